@@ -1,0 +1,190 @@
+#include "lib/config/params.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <utility>
+
+#include "lib/core/error.h"
+#include "lib/core/text.h"
+
+namespace s2o {
+namespace {
+
+const ParamSpec& find_spec(const std::vector<ParamSpec>& specs, const std::string& name,
+                           const std::string& path) {
+  std::vector<std::string> names;
+  for (const ParamSpec& spec : specs) {
+    if (spec.name == name) return spec;
+    names.push_back(spec.name);
+  }
+  const std::string nearest = nearest_name(name, names);
+  throw ConfigError(fmt::format(
+      "{}.{}: unknown key{}; known keys: {}", path, name,
+      nearest.empty() ? "" : fmt::format(", did you mean '{}'?", nearest), join(names)));
+}
+
+void check_range(const ParamSpec& spec, double value, const std::string& where) {
+  // The negated form also rejects NaN.
+  if (value >= spec.min && value <= spec.max) return;
+  std::string expected;
+  if (std::isfinite(spec.min) && std::isfinite(spec.max)) {
+    expected = fmt::format("between {} and {}", spec.min, spec.max);
+  } else if (std::isfinite(spec.min)) {
+    expected = fmt::format(">= {}", spec.min);
+  } else {
+    expected = fmt::format("<= {}", spec.max);
+  }
+  throw ConfigError(fmt::format("{}: found {}, expected a value {}", where, value, expected));
+}
+
+[[noreturn]] void wrong_type(const std::string& where, const nlohmann::json& value,
+                             const char* expected) {
+  throw ConfigError(fmt::format("{}: found {} ({}), expected {}", where, value.dump(),
+                                value.type_name(), expected));
+}
+
+ParamValue parse_value(const ParamSpec& spec, const nlohmann::json& value,
+                       const std::string& where) {
+  const bool may_be_null = std::holds_alternative<std::monostate>(spec.value);
+  if (value.is_null() && may_be_null) return std::monostate{};
+  switch (spec.type) {
+    case ParamType::kBool:
+      if (!value.is_boolean()) wrong_type(where, value, "true or false");
+      return value.get<bool>();
+    case ParamType::kInt: {
+      if (value.is_number_integer()) {
+        check_range(spec, value.get<double>(), where);
+        return value.get<std::int64_t>();
+      }
+      // 1e3 is an integer too.
+      if (value.is_number_float() && std::nearbyint(value.get<double>()) == value.get<double>() &&
+          std::abs(value.get<double>()) < 0x1p53) {
+        check_range(spec, value.get<double>(), where);
+        return static_cast<std::int64_t>(value.get<double>());
+      }
+      wrong_type(where, value, "an integer");
+    }
+    case ParamType::kReal:
+      if (!value.is_number()) wrong_type(where, value, "a number");
+      check_range(spec, value.get<double>(), where);
+      return value.get<double>();
+    case ParamType::kChoice: {
+      if (!value.is_string()) wrong_type(where, value, "a string");
+      const auto text = value.get<std::string>();
+      for (const std::string& choice : spec.choices) {
+        if (choice == text) return text;
+      }
+      const std::string nearest = nearest_name(text, spec.choices);
+      throw ConfigError(fmt::format(
+          "{}: unknown value '{}'{}; expected one of: {}", where, text,
+          nearest.empty() ? "" : fmt::format(", did you mean '{}'?", nearest), join(spec.choices)));
+    }
+  }
+  wrong_type(where, value, "another type");
+}
+
+}  // namespace
+
+ParamSpec ParamSpec::boolean(std::string name, bool value, std::string help) {
+  return {.name = std::move(name), .type = ParamType::kBool, .value = value, .help = std::move(help)};
+}
+
+ParamSpec ParamSpec::integer(std::string name, std::int64_t value, std::string help, double min,
+                             double max) {
+  return {.name = std::move(name), .type = ParamType::kInt, .value = value,
+          .help = std::move(help), .min = min, .max = max};
+}
+
+ParamSpec ParamSpec::real(std::string name, double value, std::string help, double min,
+                          double max) {
+  return {.name = std::move(name), .type = ParamType::kReal, .value = value,
+          .help = std::move(help), .min = min, .max = max};
+}
+
+ParamSpec ParamSpec::optional_real(std::string name, std::string help, double min, double max) {
+  return {.name = std::move(name), .type = ParamType::kReal, .value = std::monostate{},
+          .help = std::move(help), .min = min, .max = max};
+}
+
+ParamSpec ParamSpec::choice(std::string name, std::string value, std::vector<std::string> choices,
+                            std::string help) {
+  return {.name = std::move(name), .type = ParamType::kChoice, .value = std::move(value),
+          .help = std::move(help), .choices = std::move(choices)};
+}
+
+ParamSet::ParamSet(const std::vector<ParamSpec>& specs) {
+  for (const ParamSpec& spec : specs) values_.emplace_back(spec.name, spec.value);
+}
+
+void ParamSet::set(const std::vector<ParamSpec>& specs, const std::string& name,
+                   const nlohmann::json& value, const std::string& path) {
+  const ParamSpec& spec = find_spec(specs, name, path);
+  ParamValue parsed = parse_value(spec, value, path + "." + name);
+  for (auto& [key, stored] : values_) {
+    if (key == name) stored = std::move(parsed);
+  }
+}
+
+const ParamValue& ParamSet::at(const std::string& name) const {
+  for (const auto& [key, value] : values_) {
+    if (key == name) return value;
+  }
+  throw ConfigError(fmt::format("parameter '{}' is not declared by this method", name));
+}
+
+bool ParamSet::get_bool(const std::string& name) const { return std::get<bool>(at(name)); }
+std::int64_t ParamSet::get_int(const std::string& name) const {
+  return std::get<std::int64_t>(at(name));
+}
+double ParamSet::get_real(const std::string& name) const { return std::get<double>(at(name)); }
+const std::string& ParamSet::get_choice(const std::string& name) const {
+  return std::get<std::string>(at(name));
+}
+bool ParamSet::is_set(const std::string& name) const {
+  return !std::holds_alternative<std::monostate>(at(name));
+}
+
+nlohmann::ordered_json ParamSet::to_json() const {
+  auto object = nlohmann::ordered_json::object();
+  for (const auto& [name, value] : values_) {
+    std::visit(
+        [&object, &key = name](const auto& held) {
+          if constexpr (std::is_same_v<std::decay_t<decltype(held)>, std::monostate>) {
+            object[key] = nullptr;
+          } else {
+            object[key] = held;
+          }
+        },
+        value);
+  }
+  return object;
+}
+
+std::vector<ParamSet> expand_params(const std::vector<ParamSpec>& specs,
+                                    const nlohmann::ordered_json& object,
+                                    const std::string& skip_key, const std::string& path) {
+  std::vector<ParamSet> settings = {ParamSet(specs)};
+  for (const auto& [name, value] : object.items()) {
+    if (name == skip_key) continue;
+    if (!value.is_array()) {
+      for (ParamSet& setting : settings) setting.set(specs, name, value, path);
+      continue;
+    }
+    if (value.empty()) {
+      find_spec(specs, name, path);
+      throw ConfigError(fmt::format("{}.{}: empty sweep, expected at least one value", path, name));
+    }
+    std::vector<ParamSet> expanded;
+    for (const ParamSet& setting : settings) {
+      for (const auto& choice : value) {
+        expanded.push_back(setting);
+        expanded.back().set(specs, name, choice, path);
+      }
+    }
+    settings = std::move(expanded);
+  }
+  return settings;
+}
+
+}  // namespace s2o

@@ -1,0 +1,41 @@
+#include "lib/core/log.h"
+
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <memory>
+#include <string>
+
+namespace s2o {
+namespace {
+
+spdlog::logger& logger() {
+  static const std::shared_ptr<spdlog::logger> instance = [] {
+    auto created = std::make_shared<spdlog::logger>(
+        "s2o", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
+    created->set_pattern("s2o: %^%l%$: %v");
+    created->set_level(spdlog::level::warn);
+    return created;
+  }();
+  return *instance;
+}
+
+spdlog::level::level_enum to_spdlog(LogLevel level) {
+  switch (level) {
+    case LogLevel::kQuiet: return spdlog::level::err;
+    case LogLevel::kWarning: return spdlog::level::warn;
+    case LogLevel::kInfo: return spdlog::level::info;
+    case LogLevel::kDebug: return spdlog::level::debug;
+  }
+  return spdlog::level::warn;
+}
+
+}  // namespace
+
+void set_log_level(LogLevel level) { logger().set_level(to_spdlog(level)); }
+void log_message(LogLevel level, std::string_view message) {
+  logger().log(to_spdlog(level), message);
+}
+void log_error(std::string_view message) { logger().error(message); }
+
+}  // namespace s2o

@@ -1,0 +1,43 @@
+// File formats that hold named tensors. To add one: write lib/input/formats/baz.cpp that defines
+// `const Format& format_baz()`, and add S2O_FORMAT(baz) to formats.def.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lib/core/host_tensor.h"
+
+namespace s2o {
+
+class TensorFile {
+ public:
+  virtual ~TensorFile() = default;
+  // In file order, or sorted by name where a format has no order.
+  virtual const std::vector<TensorInfo>& tensors() const = 0;
+  // InputError when there is no such tensor (nearest name suggested) or its bytes are not there.
+  virtual HostTensor read(const std::string& name) const = 0;
+};
+
+class Format {
+ public:
+  virtual ~Format() = default;
+  virtual std::string name() const = 0;                     // "safetensors"
+  virtual std::vector<std::string> extensions() const = 0;  // {".safetensors"}
+  virtual std::string summary() const = 0;
+  virtual bool can_write() const = 0;
+  // Parses and checks the header; InputError for anything broken. Never allocates by a length that
+  // the file's size does not cover.
+  virtual std::unique_ptr<TensorFile> open(const std::filesystem::path& path) const = 0;
+  // Written to a temporary file beside `path`, then renamed.
+  virtual void write(const std::filesystem::path& path,
+                     const std::vector<HostTensor>& tensors) const = 0;
+};
+
+const std::vector<const Format*>& all_formats();
+// By extension; InputError listing the known extensions when none fits.
+const Format& format_of(const std::filesystem::path& path);
+std::unique_ptr<TensorFile> open_tensor_file(const std::filesystem::path& path);
+
+}  // namespace s2o

@@ -1,0 +1,60 @@
+// A method decides which keys each query tile visits, and in which order. It never computes
+// attention: it fills a SparsePlan, and one attention kernel runs it.
+//
+// To add a method: write lib/methods/foo.cpp that defines `const Method& method_foo()`, and add
+// S2O_METHOD(foo) to methods.def. The contract tests in lib/methods/tests then run on it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "lib/config/params.h"
+#include "lib/input/attention_input.h"
+#include "lib/plan/sparse_plan.h"
+
+namespace s2o {
+
+// Dense attention of the same stored inputs, fp32.
+struct DenseReference {
+  std::vector<float> out;  // [num_q_heads, seqlen, head_dim]
+  std::vector<float> lse;  // [num_q_heads, seqlen], natural log
+};
+
+struct PlanContext {
+  const AttentionInput& input;
+  const DenseReference& reference;  // for oracles only; a real method must not look
+};
+
+// Where a contract test expects a method to equal dense attention.
+struct FullBudget {
+  bool exists = false;
+  nlohmann::ordered_json params;  // settings under which every causal key is visited
+};
+
+struct MethodInfo {
+  std::string name;         // "xattention"
+  std::string title;        // "XAttention"
+  std::string source;       // paper, arXiv id
+  std::string summary;      // one line
+  std::vector<ParamSpec> params;
+  std::string knob;         // the parameter that traces the error-density curve; "" for none
+  std::vector<double> knob_sweep;  // >= 6 values from dense to sparse for a frontier
+  FullBudget full_budget;
+  bool is_oracle = false;           // needs the dense reference; its planning time means nothing
+};
+
+class Method {
+ public:
+  virtual ~Method() = default;
+  virtual const MethodInfo& info() const = 0;
+  // Throws UnsupportedError when the settings cannot run on this input (say why). Checks between
+  // parameters that a ParamSpec cannot express are ConfigErrors.
+  virtual SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const = 0;
+};
+
+// All methods, in the order of methods.def.
+const std::vector<const Method*>& all_methods();
+// ConfigError with the nearest name when there is none.
+const Method& find_method(const std::string& name);
+
+}  // namespace s2o

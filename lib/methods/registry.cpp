@@ -1,0 +1,34 @@
+#include <fmt/format.h>
+
+#include "lib/core/error.h"
+#include "lib/core/text.h"
+#include "lib/methods/method.h"
+
+namespace s2o {
+
+#define S2O_METHOD(name) const Method& method_##name();
+#include "lib/methods/methods.def"
+#undef S2O_METHOD
+
+const std::vector<const Method*>& all_methods() {
+  static const std::vector<const Method*> methods = {
+#define S2O_METHOD(name) &method_##name(),
+#include "lib/methods/methods.def"
+#undef S2O_METHOD
+  };
+  return methods;
+}
+
+const Method& find_method(const std::string& name) {
+  std::vector<std::string> names;
+  for (const Method* method : all_methods()) {
+    if (method->info().name == name) return *method;
+    names.push_back(method->info().name);
+  }
+  const std::string nearest = nearest_name(name, names);
+  throw ConfigError(fmt::format("unknown method '{}'{}; methods: {}", name,
+                                nearest.empty() ? "" : fmt::format(", did you mean '{}'?", nearest),
+                                join(names)));
+}
+
+}  // namespace s2o

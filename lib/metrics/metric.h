@@ -1,0 +1,62 @@
+// A metric turns one executed cell into named numbers. To add one: write lib/metrics/bar.cpp that
+// defines `const Metric& metric_bar()`, and add S2O_METRIC(bar) to metrics.def. Its columns then
+// appear in the text table, JSON and HDF5.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lib/input/attention_input.h"
+#include "lib/methods/method.h"
+#include "lib/plan/work.h"
+
+namespace s2o {
+
+struct Timings {
+  // Milliseconds; empty when not measured.
+  std::vector<double> plan_ms;
+  std::vector<double> attention_ms;
+  std::optional<double> dense_attention_ms;  // median of dense on the same input, same backend
+};
+
+struct MetricContext {
+  const AttentionInput& input;
+  const DenseReference& reference;
+  const std::vector<float>& out;  // [num_q_heads, seqlen, head_dim]
+  const std::vector<float>& lse;  // [num_q_heads, seqlen]
+  const Work& work;
+  const Timings& timings;
+  std::int64_t workspace_bytes;
+};
+
+struct MetricColumn {
+  std::string name;  // JSON key, HDF5 dataset and table header
+  std::string unit;  // "", "ms", "bytes", "TFLOP/s"
+  std::string help;
+  bool per_head = false;      // also written as /rows/<i>/per_head/<name> [num_q_heads]
+  bool in_text_table = true;  // shown by `s2o eval` on stdout
+};
+
+struct MetricValue {
+  std::optional<double> value;     // null = not measured
+  std::vector<double> per_head;    // [num_q_heads] if the column says so
+};
+
+class Metric {
+ public:
+  virtual ~Metric() = default;
+  virtual const std::vector<MetricColumn>& columns() const = 0;
+  // One value per column.
+  virtual std::vector<MetricValue> compute(const MetricContext& context) const = 0;
+};
+
+// All metrics, in the order of metrics.def.
+const std::vector<const Metric*>& all_metrics();
+// The columns of all metrics, in order.
+const std::vector<MetricColumn>& metric_columns();
+
+}  // namespace s2o
