@@ -26,8 +26,7 @@ class PlanChecker {
       std::vector<std::uint8_t> visited(static_cast<std::size_t>(problem_.seqlen));
       for (int tile = 0; tile < header.num_q_tiles; ++tile) {
         for (std::size_t p = 0; p < plan_.passes.size(); ++p) {
-          // Passes of different query orders have different rows: keys may repeat between them only
-          // if rows do not, which check_pass_rows of the tests covers; within a pass never.
+          // Keys may repeat between passes (they see different rows), never inside one.
           std::fill(visited.begin(), visited.end(), std::uint8_t{0});
           check_tile(p, static_cast<int>(head), tile, visited);
         }
