@@ -1,0 +1,38 @@
+// The planner behind `s2o` (the paper) and `s2o_plus` (what this project adds): segments, query
+// order, ranked history, early stop.
+#pragma once
+
+#include <vector>
+
+#include "lib/methods/method.h"
+
+namespace s2o {
+
+enum class QueryGuide { kNone, kPrefixMeanKey, kGlobalMeanKey, kSegmentMeanQuery };
+enum class HistoryOrder { kRanked, kRecent, kNone };
+// Second-order part of the key score, see rank_history in s2o_planner.cpp.
+enum class Ranking { kMean, kDiagonal, kLowRank, kFull };
+
+struct S2oSettings {
+  std::int64_t segment_size = 1024;  // tokens, a multiple of block_m
+  int block_m = 128;                 // query rows of a tile
+  int block_n = 128;                 // keys of a step
+  QueryGuide query_guide = QueryGuide::kNone;
+  HistoryOrder history_order = HistoryOrder::kRanked;
+  bool share_key_order_in_group = false;  // one order for all query heads of a KV head
+  StopRule stop;
+  // Beyond the paper:
+  Ranking ranking = Ranking::kMean;
+  int low_rank = 8;                // eigenvectors kept by Ranking::kLowRank
+  std::int64_t local_window = 0;   // tokens before the segment that are always visited
+  FoldRule fold;
+  bool natural_pass1 = false;  // pass 1 in natural order with its own tiles, merged by LSE
+};
+
+// The parameters of the paper's method, in interface order; and reading them back.
+std::vector<ParamSpec> s2o_param_specs();
+S2oSettings s2o_settings(const ParamSet& params);
+
+SparsePlan plan_s2o(const AttentionInput& input, const S2oSettings& settings);
+
+}  // namespace s2o

@@ -1,0 +1,82 @@
+// S2O with what this project adds; every part is a parameter, and with all of them off it is `s2o`.
+//
+//   ranking        second-order key scores: the covariance of the segment's queries tells which
+//                  keys some of its queries want although the mean query does not
+//   local_window   the tokens just before the segment are visited in place, unranked
+//   compensation   the unvisited history enters as folded columns (kernels/attention/fold_columns.h)
+//   pass1_order    "natural": the own segment runs in natural order and is merged with the permuted
+//                  history pass by log-sum-exp, so that a query order costs no density in pass 1
+#include "lib/methods/common/s2o_planner.h"
+
+namespace s2o {
+namespace {
+
+std::vector<ParamSpec> plus_specs() {
+  std::vector<ParamSpec> specs = s2o_param_specs();
+  specs.push_back(ParamSpec::choice("ranking", "diagonal", {"mean", "diagonal", "low_rank", "full"},
+                                    "second-order part of the key score"));
+  specs.push_back(ParamSpec::integer("low_rank", 8, "eigenvectors kept by ranking low_rank", 1, 1024));
+  specs.push_back(ParamSpec::integer("local_window", 128,
+                                     "tokens before the segment that are always visited", 0,
+                                     1 << 24));
+  specs.push_back(ParamSpec::choice("compensation", "blocks_variance",
+                                    {"none", "centroid", "blocks", "blocks_variance"},
+                                    "what stands in for the unvisited history"));
+  specs.push_back(ParamSpec::integer("fold_block", 128, "key slots per folded column", 1, 1 << 20));
+  specs.push_back(ParamSpec::choice("pass1_order", "natural", {"natural", "permuted"},
+                                    "row order of the pass over the own segment"));
+  for (ParamSpec& spec : specs) {
+    // The tile is the natural segment here: ranking is sharpest and pass 1 shortest.
+    if (spec.name == "segment_size") spec.value = std::int64_t{128};
+  }
+  return specs;
+}
+
+Ranking parse_ranking(const std::string& name) {
+  if (name == "mean") return Ranking::kMean;
+  if (name == "diagonal") return Ranking::kDiagonal;
+  return name == "low_rank" ? Ranking::kLowRank : Ranking::kFull;
+}
+
+Compensation parse_compensation(const std::string& name) {
+  if (name == "none") return Compensation::kNone;
+  if (name == "centroid") return Compensation::kCentroid;
+  return name == "blocks" ? Compensation::kBlocks : Compensation::kBlocksVariance;
+}
+
+class S2oPlus final : public Method {
+ public:
+  const MethodInfo& info() const override {
+    static const MethodInfo kInfo = {
+        .name = "s2o_plus",
+        .title = "S2O+",
+        .source = "S2O with second-order ranking, local window and tail compensation",
+        .summary = "s2o with sharper ranking and the unvisited history folded into a few columns",
+        .params = plus_specs(),
+        .knob = "tau",
+        .knob_sweep = {0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.12, 0.3},
+        .full_budget = {.exists = true, .params = {{"tau", 0.0}}},
+    };
+    return kInfo;
+  }
+
+  SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const override {
+    S2oSettings settings = s2o_settings(params);
+    settings.ranking = parse_ranking(params.get_choice("ranking"));
+    settings.low_rank = static_cast<int>(params.get_int("low_rank"));
+    settings.local_window = params.get_int("local_window");
+    settings.fold.kind = parse_compensation(params.get_choice("compensation"));
+    settings.fold.fold_block = static_cast<int>(params.get_int("fold_block"));
+    settings.natural_pass1 = params.get_choice("pass1_order") == "natural";
+    return plan_s2o(context.input, settings);
+  }
+};
+
+}  // namespace
+
+const Method& method_s2o_plus() {
+  static const S2oPlus kMethod;
+  return kMethod;
+}
+
+}  // namespace s2o
