@@ -38,17 +38,17 @@ struct Inputs {
 // Everything one tile needs; reused by the thread for its next tile.
 template <class Scalar>
 struct TileState {
-  std::vector<std::int64_t> position;    // [rows] original query positions
-  std::vector<std::int64_t> out_row;     // [rows] row of q, out and lse: head * seqlen + position
-  RowMatrix<Scalar> q;                   // [rows, head_dim], scaled by softmax_scale
-  std::vector<Scalar> row_max;           // m
-  std::vector<Scalar> row_sum;           // l
-  std::vector<Scalar> step_sum;          // p_blk of the last step
-  RowMatrix<Scalar> acc;                 // [rows, head_dim]
-  RowMatrix<Scalar> logits;              // [rows, keys], then probabilities
-  RowMatrix<Scalar> k;                   // [keys, head_dim], gathered or converted
+  std::vector<std::int64_t> position;  // [rows] original query positions
+  std::vector<std::int64_t> out_row;   // [rows] row of q, out and lse: head * seqlen + position
+  RowMatrix<Scalar> q;                 // [rows, head_dim], scaled by softmax_scale
+  std::vector<Scalar> row_max;         // m
+  std::vector<Scalar> row_sum;         // l
+  std::vector<Scalar> step_sum;        // p_blk of the last step
+  RowMatrix<Scalar> acc;               // [rows, head_dim]
+  RowMatrix<Scalar> logits;            // [rows, keys], then probabilities
+  RowMatrix<Scalar> k;                 // [keys, head_dim], gathered or converted
   RowMatrix<Scalar> v;
-  std::vector<std::int64_t> tokens;      // [keys] original key positions of the chunk
+  std::vector<std::int64_t> tokens;  // [keys] original key positions of the chunk
   TileStats stats;
 };
 
@@ -72,9 +72,8 @@ class AttentionRef {
     const int kv_head = kv_head_of(plan_head);
     return {.k = inputs_.k + problem_.row_offset(kv_head, 0),
             .v = inputs_.v + problem_.row_offset(kv_head, 0),
-            .key_order = pass.key_order == nullptr
-                             ? nullptr
-                             : pass.key_order + plan_head * problem_.seqlen,
+            .key_order =
+                pass.key_order == nullptr ? nullptr : pass.key_order + plan_head * problem_.seqlen,
             .seqlen = problem_.seqlen,
             .head_dim = problem_.head_dim};
   }
@@ -86,10 +85,9 @@ class AttentionRef {
     if (plan_.fold.kind != Compensation::kNone && pass.fold_end != nullptr) {
       // One set of sums per key order: per KV head, or per plan head where keys are permuted.
       const bool per_plan_head = pass.key_order != nullptr;
-      block_sums_.resize(static_cast<std::size_t>(per_plan_head ? plan_.num_plan_heads
-                                                                : problem_.num_kv_heads));
-      const int heads_per_set =
-          per_plan_head ? 1 : plan_.num_plan_heads / problem_.num_kv_heads;
+      block_sums_.resize(
+          static_cast<std::size_t>(per_plan_head ? plan_.num_plan_heads : problem_.num_kv_heads));
+      const int heads_per_set = per_plan_head ? 1 : plan_.num_plan_heads / problem_.num_kv_heads;
       parallel_for(static_cast<std::int64_t>(block_sums_.size()), [&](std::int64_t set) {
         block_sums_[static_cast<std::size_t>(set)] =
             sum_blocks(slot_rows(pass, static_cast<int>(set) * heads_per_set), plan_.fold);
@@ -175,8 +173,8 @@ class AttentionRef {
     }
   }
 
-  void visit_items(const PassView& pass, std::int64_t tile, const SlotRows& rows,
-                   FoldColumns* fold, TileState<Scalar>& state) {
+  void visit_items(const PassView& pass, std::int64_t tile, const SlotRows& rows, FoldColumns* fold,
+                   TileState<Scalar>& state) {
     const std::int64_t begin = pass.item_offsets[tile];
     const std::int64_t end = pass.item_offsets[tile + 1];
     std::int64_t steps_left = 0;  // for the exemption of the last steps from the PV skip
@@ -204,8 +202,8 @@ class AttentionRef {
         if (item.stoppable) {
           ++state.stats.stop_steps;
           small_steps = gain_is_small(state) ? small_steps + 1 : 0;
-          stopped = small_steps >= plan_.stop.patience &&
-                    state.stats.stop_steps >= plan_.stop.min_steps;
+          stopped =
+              small_steps >= plan_.stop.patience && state.stats.stop_steps >= plan_.stop.min_steps;
         }
       }
     }

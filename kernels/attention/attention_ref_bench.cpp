@@ -39,10 +39,9 @@ void sgemm(benchmark::State& state) {
       benchmark::DoNotOptimize(c[t].data());
     });
   }
-  state.counters["GFLOP/s"] =
-      benchmark::Counter(2e-9 * static_cast<double>(n) * static_cast<double>(n) *
-                             static_cast<double>(n) * threads,
-                         benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["GFLOP/s"] = benchmark::Counter(
+      2e-9 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) * threads,
+      benchmark::Counter::kIsIterationInvariantRate);
 }
 
 void dense_attention(benchmark::State& state) {
@@ -56,8 +55,9 @@ void dense_attention(benchmark::State& state) {
   for (int head = 0; head < problem.num_q_heads; ++head) {
     for (int tile = 0; tile < plan.header.num_q_tiles; ++tile) {
       const TileRows rows = tile_rows(problem, plan.header, tile);
-      builder.add(head, tile, {.count = static_cast<std::int32_t>(rows.last_position + 1),
-                               .mask = MaskClass::kCausal});
+      builder.add(
+          head, tile,
+          {.count = static_cast<std::int32_t>(rows.last_position + 1), .mask = MaskClass::kCausal});
     }
   }
   builder.finish(plan.passes[0]);
@@ -73,7 +73,8 @@ void dense_attention(benchmark::State& state) {
     benchmark::DoNotOptimize(out.data());
   }
   // Causal pairs only: 2 products of 2 * head_dim FLOPs each.
-  const double flops = 4.0 * 128 * static_cast<double>(problem.causal_pairs()) * problem.num_q_heads;
+  const double flops =
+      4.0 * 128 * static_cast<double>(problem.causal_pairs()) * problem.num_q_heads;
   state.counters["GFLOP/s"] =
       benchmark::Counter(1e-9 * flops, benchmark::Counter::kIsIterationInvariantRate);
 }

@@ -128,8 +128,10 @@ FoldColumns::Columns FoldColumns::finish() const {
       if (remaining_[block] == 0) continue;
       n += static_cast<double>(remaining_[block]);
       for (int i = 0; i < d; ++i) {
-        k[static_cast<std::size_t>(i)] += k_[block * static_cast<std::size_t>(d) + static_cast<std::size_t>(i)];
-        v[static_cast<std::size_t>(i)] += v_[block * static_cast<std::size_t>(d) + static_cast<std::size_t>(i)];
+        k[static_cast<std::size_t>(i)] +=
+            k_[block * static_cast<std::size_t>(d) + static_cast<std::size_t>(i)];
+        v[static_cast<std::size_t>(i)] +=
+            v_[block * static_cast<std::size_t>(d) + static_cast<std::size_t>(i)];
       }
     }
     if (n > 0.0) emit(n, k.data(), v.data(), nullptr);

@@ -47,7 +47,8 @@ TEST(AttentionRef, empty_rows_give_zero_and_minus_infinity) {
   builder.finish(plan.passes[0]);
   const testing::Executed result = testing::execute(input, plan);
   for (int t = 0; t < 200; ++t) {
-    EXPECT_EQ(result.lse[static_cast<std::size_t>(t)], -std::numeric_limits<float>::infinity()) << t;
+    EXPECT_EQ(result.lse[static_cast<std::size_t>(t)], -std::numeric_limits<float>::infinity())
+        << t;
     EXPECT_EQ(result.out[static_cast<std::size_t>(t) * 64], 0.0f) << t;
   }
   EXPECT_TRUE(std::isfinite(result.lse[200]));
@@ -88,7 +89,8 @@ TEST(AttentionRef, fold_blocks_of_one_key_equal_dense) {
         const TileRows rows = tile_rows(input.problem, plan.header, tile);
         // Part of the history is visited, the rest is folded.
         if (tile > 0) builder.add(head, tile, {.begin = 30, .count = 50});
-        builder.add(head, tile, {.begin = rows.first_slot, .count = 128, .mask = MaskClass::kCausal});
+        builder.add(head, tile,
+                    {.begin = rows.first_slot, .count = 128, .mask = MaskClass::kCausal});
         plan.passes[0].fold_end.push_back(static_cast<std::int32_t>(rows.first_slot));
       }
     }
@@ -117,20 +119,24 @@ TEST(AttentionRef, fold_centroid_follows_formula) {
   std::vector<double> mean_v(64, 0.0);
   for (int x = 0; x < 128; ++x) {
     for (int i = 0; i < 64; ++i) {
-      mean_k[static_cast<std::size_t>(i)] += static_cast<double>(input.k[static_cast<std::size_t>(x * 64 + i)]) / 128;
-      mean_v[static_cast<std::size_t>(i)] += static_cast<double>(input.v[static_cast<std::size_t>(x * 64 + i)]) / 128;
+      mean_k[static_cast<std::size_t>(i)] +=
+          static_cast<double>(input.k[static_cast<std::size_t>(x * 64 + i)]) / 128;
+      mean_v[static_cast<std::size_t>(i)] +=
+          static_cast<double>(input.v[static_cast<std::size_t>(x * 64 + i)]) / 128;
     }
   }
   double folded = std::log(128.0);
   double own = 0.0;
   for (int i = 0; i < 64; ++i) {
     folded += static_cast<double>(q[i]) * mean_k[static_cast<std::size_t>(i)] / 8.0;
-    own += static_cast<double>(q[i]) * static_cast<double>(input.k[128 * 64 + static_cast<std::size_t>(i)]) / 8.0;
+    own += static_cast<double>(q[i]) *
+           static_cast<double>(input.k[128 * 64 + static_cast<std::size_t>(i)]) / 8.0;
   }
   const double weight = 1.0 / (1.0 + std::exp(folded - own));
   for (int i = 0; i < 64; ++i) {
-    const double expected = weight * static_cast<double>(input.v[128 * 64 + static_cast<std::size_t>(i)]) +
-                            (1.0 - weight) * mean_v[static_cast<std::size_t>(i)];
+    const double expected =
+        weight * static_cast<double>(input.v[128 * 64 + static_cast<std::size_t>(i)]) +
+        (1.0 - weight) * mean_v[static_cast<std::size_t>(i)];
     EXPECT_NEAR(result.out[128 * 64 + static_cast<std::size_t>(i)], expected, 1e-5);
   }
 }
@@ -163,8 +169,9 @@ TEST(AttentionRef, packed_rows_equal_plain_rows) {
   for (int head = 0; head < 2; ++head) {
     for (int tile = 0; tile < plan.header.num_q_tiles; ++tile) {
       const TileRows rows = tile_rows(input.problem, plan.header, tile);
-      builder.add(head, tile, {.count = static_cast<std::int32_t>(rows.last_position + 1),
-                               .mask = MaskClass::kCausal});
+      builder.add(
+          head, tile,
+          {.count = static_cast<std::int32_t>(rows.last_position + 1), .mask = MaskClass::kCausal});
     }
   }
   builder.finish(plan.passes[0]);

@@ -19,9 +19,9 @@ const ParamSpec& find_spec(const std::vector<ParamSpec>& specs, const std::strin
     names.push_back(spec.name);
   }
   const std::string nearest = nearest_name(name, names);
-  throw ConfigError(fmt::format(
-      "{}.{}: unknown key{}; known keys: {}", path, name,
-      nearest.empty() ? "" : fmt::format(", did you mean '{}'?", nearest), join(names)));
+  throw ConfigError(fmt::format("{}.{}: unknown key{}; known keys: {}", path, name,
+                                nearest.empty() ? "" : fmt::format(", did you mean '{}'?", nearest),
+                                join(names)));
 }
 
 void check_range(const ParamSpec& spec, double value, const std::string& where) {
@@ -87,30 +87,46 @@ ParamValue parse_value(const ParamSpec& spec, const nlohmann::json& value,
 }  // namespace
 
 ParamSpec ParamSpec::boolean(std::string name, bool value, std::string help) {
-  return {.name = std::move(name), .type = ParamType::kBool, .value = value, .help = std::move(help)};
+  return {
+      .name = std::move(name), .type = ParamType::kBool, .value = value, .help = std::move(help)};
 }
 
 ParamSpec ParamSpec::integer(std::string name, std::int64_t value, std::string help, double min,
                              double max) {
-  return {.name = std::move(name), .type = ParamType::kInt, .value = value,
-          .help = std::move(help), .min = min, .max = max};
+  return {.name = std::move(name),
+          .type = ParamType::kInt,
+          .value = value,
+          .help = std::move(help),
+          .min = min,
+          .max = max};
 }
 
 ParamSpec ParamSpec::real(std::string name, double value, std::string help, double min,
                           double max) {
-  return {.name = std::move(name), .type = ParamType::kReal, .value = value,
-          .help = std::move(help), .min = min, .max = max};
+  return {.name = std::move(name),
+          .type = ParamType::kReal,
+          .value = value,
+          .help = std::move(help),
+          .min = min,
+          .max = max};
 }
 
 ParamSpec ParamSpec::optional_real(std::string name, std::string help, double min, double max) {
-  return {.name = std::move(name), .type = ParamType::kReal, .value = std::monostate{},
-          .help = std::move(help), .min = min, .max = max};
+  return {.name = std::move(name),
+          .type = ParamType::kReal,
+          .value = std::monostate{},
+          .help = std::move(help),
+          .min = min,
+          .max = max};
 }
 
 ParamSpec ParamSpec::choice(std::string name, std::string value, std::vector<std::string> choices,
                             std::string help) {
-  return {.name = std::move(name), .type = ParamType::kChoice, .value = std::move(value),
-          .help = std::move(help), .choices = std::move(choices)};
+  return {.name = std::move(name),
+          .type = ParamType::kChoice,
+          .value = std::move(value),
+          .help = std::move(help),
+          .choices = std::move(choices)};
 }
 
 ParamSet::ParamSet(const std::vector<ParamSpec>& specs) {

@@ -45,9 +45,10 @@ class ParamSet {
   ParamSet() = default;
 
   // Throws ConfigError "<path>.<name>: ..." for an unknown name (nearest name suggested), a wrong
-  // type, a value out of range or an unknown choice. `path` is where the value stands in the config.
-  void set(const std::vector<ParamSpec>& specs, const std::string& name, const nlohmann::json& value,
-           const std::string& path);
+  // type, a value out of range or an unknown choice. `path` is where the value stands in the
+  // config.
+  void set(const std::vector<ParamSpec>& specs, const std::string& name,
+           const nlohmann::json& value, const std::string& path);
 
   bool get_bool(const std::string& name) const;
   std::int64_t get_int(const std::string& name) const;

@@ -10,7 +10,20 @@
 
 namespace s2o {
 
-enum class DType : std::uint8_t { kF64, kF32, kF16, kBF16, kI64, kI32, kU32, kU16, kI16, kU8, kI8, kBool };
+enum class DType : std::uint8_t {
+  kF64,
+  kF32,
+  kF16,
+  kBF16,
+  kI64,
+  kI32,
+  kU32,
+  kU16,
+  kI16,
+  kU8,
+  kI8,
+  kBool
+};
 
 // "F32", "BF16", ... as in the safetensors format.
 std::string_view dtype_name(DType dtype);

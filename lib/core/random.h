@@ -21,7 +21,9 @@ class CounterRandom {
   constexpr CounterRandom(std::uint64_t seed, std::uint64_t stream)
       : key_(mix_bits(mix_bits(seed) ^ (stream * 0xd1342543de82ef95ull + 1))) {}
 
-  constexpr std::uint64_t bits(std::uint64_t index) const { return mix_bits(key_ ^ mix_bits(index)); }
+  constexpr std::uint64_t bits(std::uint64_t index) const {
+    return mix_bits(key_ ^ mix_bits(index));
+  }
   // Uniform in (0, 1).
   constexpr double uniform(std::uint64_t index) const {
     return (static_cast<double>(bits(index) >> 11) + 0.5) * 0x1.0p-53;

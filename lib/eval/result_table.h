@@ -19,11 +19,12 @@ struct ResultRow {
   int head_dim = 0;
   std::string method;
   nlohmann::ordered_json params = nlohmann::ordered_json::object();
-  std::string kernel;   // "attention_ref", "attention_sm90"
-  std::string backend;  // "cpu", "cuda"
-  std::map<std::string, std::optional<double>> metrics;        // by column name
-  std::map<std::string, std::vector<double>> per_head;         // by column name, [num_q_heads]
-  std::vector<std::int32_t> stop_steps;  // [num_plan_heads * num_q_tiles], empty without a stop rule
+  std::string kernel;                                    // "attention_ref", "attention_sm90"
+  std::string backend;                                   // "cpu", "cuda"
+  std::map<std::string, std::optional<double>> metrics;  // by column name
+  std::map<std::string, std::vector<double>> per_head;   // by column name, [num_q_heads]
+  std::vector<std::int32_t>
+      stop_steps;  // [num_plan_heads * num_q_tiles], empty without a stop rule
   std::optional<std::string> error;
 };
 

@@ -41,9 +41,12 @@ void check_finite(const AttentionInput& input, const char* tensor,
 
 std::string_view storage_dtype_name(StorageDType dtype) {
   switch (dtype) {
-    case StorageDType::kF32: return "fp32";
-    case StorageDType::kBF16: return "bf16";
-    case StorageDType::kF16: return "fp16";
+    case StorageDType::kF32:
+      return "fp32";
+    case StorageDType::kBF16:
+      return "bf16";
+    case StorageDType::kF16:
+      return "fp16";
   }
   return "?";
 }

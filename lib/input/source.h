@@ -28,9 +28,9 @@ struct InputCell {
   std::function<AttentionInput()> load;
 };
 
-// The "inputs" entry of a config, checked against its keys, expanded over its lists (seqlen, layers).
-// Each function throws ConfigError for a wrong key or value (`path` is its place in the config) and
-// InputError for files that are missing or broken, as early as possible.
+// The "inputs" entry of a config, checked against its keys, expanded over its lists (seqlen,
+// layers). Each function throws ConfigError for a wrong key or value (`path` is its place in the
+// config) and InputError for files that are missing or broken, as early as possible.
 std::vector<InputCell> expand_dump_source(const nlohmann::ordered_json& entry,
                                           const std::string& path, const SourceOptions& options);
 std::vector<InputCell> expand_weights_source(const nlohmann::ordered_json& entry,

@@ -41,7 +41,8 @@ class Synthesizer {
   Synthesizer(const ParamSet& params, std::uint64_t seed)
       : seed_(seed),
         pattern_(params.get_choice("pattern")),
-        // Parts add up in "mixed": a smaller boost each keeps its maps from collapsing to a few keys.
+        // Parts add up in "mixed": a smaller boost each keeps its maps from collapsing to a few
+        // keys.
         strength_(params.get_real("strength") * (pattern_ == "mixed" ? 0.6 : 1.0)),
         noise_(params.get_real("noise")) {
     input_.name = "synthetic/" + pattern_;
@@ -51,8 +52,9 @@ class Synthesizer {
     input_.problem.num_kv_heads = static_cast<int>(params.get_int("num_kv_heads"));
     input_.problem.head_dim = static_cast<int>(params.get_int("head_dim"));
     if (input_.problem.num_q_heads % input_.problem.num_kv_heads != 0) {
-      throw ConfigError(fmt::format("synthetic: num_q_heads {} is not a multiple of num_kv_heads {}",
-                                    input_.problem.num_q_heads, input_.problem.num_kv_heads));
+      throw ConfigError(
+          fmt::format("synthetic: num_q_heads {} is not a multiple of num_kv_heads {}",
+                      input_.problem.num_q_heads, input_.problem.num_kv_heads));
     }
   }
 
@@ -64,7 +66,8 @@ class Synthesizer {
     input_.v.resize(kv_size);
     input_.q.resize(kv_size * static_cast<std::size_t>(problem.group_size()));
     draw_topics();
-    parallel_for(problem.num_kv_heads, [this](std::int64_t h) { fill_kv_head(static_cast<int>(h)); });
+    parallel_for(problem.num_kv_heads,
+                 [this](std::int64_t h) { fill_kv_head(static_cast<int>(h)); });
     parallel_for(problem.num_q_heads, [this](std::int64_t h) { fill_q_head(static_cast<int>(h)); });
     return std::move(input_);
   }
@@ -105,9 +108,9 @@ class Synthesizer {
     const CounterRandom random(seed_, kStreamTopic);
     topic_.resize(static_cast<std::size_t>(input_.problem.seqlen));
     for (std::size_t x = 0; x < topic_.size(); ++x) {
-      topic_[x] = static_cast<int>(std::lower_bound(cumulative.begin(), cumulative.end(),
-                                                    random.uniform(x) * total) -
-                                   cumulative.begin());
+      topic_[x] = static_cast<int>(
+          std::lower_bound(cumulative.begin(), cumulative.end(), random.uniform(x) * total) -
+          cumulative.begin());
     }
   }
 
@@ -122,8 +125,7 @@ class Synthesizer {
   void add_rotation(float* row, double position, double scale) const {
     const int planes = std::min(kSlashPlanes, input_.problem.head_dim / 2);
     for (int f = 0; f < planes; ++f) {
-      const double frequency =
-          std::numbers::pi * std::pow(1.0e-2, static_cast<double>(f) / planes);
+      const double frequency = std::numbers::pi * std::pow(1.0e-2, static_cast<double>(f) / planes);
       row[2 * f] += static_cast<float>(scale * std::cos(frequency * position) / std::sqrt(planes));
       row[2 * f + 1] +=
           static_cast<float>(scale * std::sin(frequency * position) / std::sqrt(planes));
@@ -137,7 +139,8 @@ class Synthesizer {
   };
   Needle needle(int kv_head, std::int64_t n) const {
     const CounterRandom random(seed_, kStreamNeedle);
-    const std::uint64_t base = static_cast<std::uint64_t>(kv_head) << 40 | static_cast<std::uint64_t>(2 * n);
+    const std::uint64_t base =
+        static_cast<std::uint64_t>(kv_head) << 40 | static_cast<std::uint64_t>(2 * n);
     const std::int64_t first_query = n * kNeedleRun;
     return {.key = random.below(base, std::max<std::int64_t>(first_query, 1)),
             .first_query = first_query};
@@ -165,8 +168,10 @@ class Synthesizer {
       for (int i = 0; i < d; ++i) {
         const auto c = static_cast<std::uint64_t>(i);
         k[i] = static_cast<float>(noise * key_norm * key_random.normal(row + c));
-        const double mean = topic_value.normal(static_cast<std::uint64_t>(kv_head * kNumTopics + topic) *
-                                                   static_cast<std::uint64_t>(d) + c);
+        const double mean =
+            topic_value.normal(static_cast<std::uint64_t>(kv_head * kNumTopics + topic) *
+                                   static_cast<std::uint64_t>(d) +
+                               c);
         v[i] = static_cast<float>((sink ? 0.05 : 1.0) * (value_random.normal(row + c) + mean));
       }
       if (sink || (has("stripes") && is_stripe(kv_head, x))) add(k, shared, amplitude(strength_));
@@ -200,7 +205,9 @@ class Synthesizer {
       if (has_shared) add(q, shared, amplitude(strength_));
       if (has("slashes")) add_slashes(q_head, t, q);
       if (has("heavy_tail")) {
-        add(q, direction(kStreamTopicDirection, topic_id(kv_head, topic_[static_cast<std::size_t>(t)])),
+        add(q,
+            direction(kStreamTopicDirection,
+                      topic_id(kv_head, topic_[static_cast<std::size_t>(t)])),
             amplitude(strength_));
       }
       if (has("needles") && t >= kNeedleRun) {
@@ -223,7 +230,8 @@ class Synthesizer {
     return static_cast<std::uint64_t>(kv_head * kNumTopics + topic);
   }
   static std::uint64_t needle_id(int kv_head, std::int64_t n) {
-    return (1ull << 32) + (static_cast<std::uint64_t>(kv_head) << 24) + static_cast<std::uint64_t>(n);
+    return (1ull << 32) + (static_cast<std::uint64_t>(kv_head) << 24) +
+           static_cast<std::uint64_t>(n);
   }
 
   const std::uint64_t seed_;
@@ -238,9 +246,10 @@ class Synthesizer {
 
 const std::vector<ParamSpec>& synthetic_param_specs() {
   static const std::vector<ParamSpec> kSpecs = {
-      ParamSpec::choice("pattern", "mixed",
-                        {"sinks", "stripes", "slashes", "needles", "heavy_tail", "mixed", "uniform"},
-                        "structure of the attention map"),
+      ParamSpec::choice(
+          "pattern", "mixed",
+          {"sinks", "stripes", "slashes", "needles", "heavy_tail", "mixed", "uniform"},
+          "structure of the attention map"),
       ParamSpec::integer("seqlen", 8192, "tokens", 1, 1 << 24),
       ParamSpec::integer("num_q_heads", 8, "query heads", 1, 4096),
       ParamSpec::integer("num_kv_heads", 2, "KV heads; a divisor of num_q_heads", 1, 4096),

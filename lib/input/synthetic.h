@@ -11,7 +11,8 @@
 //   slashes       4 distances per head (seeded, distance 0 among them): + strength for the keys at
 //                 that distance, by 48 rotating planes of geometric frequencies, as RoPE does it
 //   needles       seqlen / 64 pairs (run of 64 queries, one earlier key): + 1.5 strength
-//   heavy_tail    topics: token x has a topic drawn from a Zipf law over 64 topics; query and key of
+//   heavy_tail    topics: token x has a topic drawn from a Zipf law over 64 topics; query and key
+//   of
 //                 one topic gain + strength: important keys are scattered single tokens
 //   mixed         all of them, each with 0.6 strength
 //   uniform       no structure and no noise in k: every causal key has the same mass

@@ -32,15 +32,15 @@ struct FullBudget {
 };
 
 struct MethodInfo {
-  std::string name;         // "xattention"
-  std::string title;        // "XAttention"
-  std::string source;       // paper, arXiv id
-  std::string summary;      // one line
+  std::string name;     // "xattention"
+  std::string title;    // "XAttention"
+  std::string source;   // paper, arXiv id
+  std::string summary;  // one line
   std::vector<ParamSpec> params;
-  std::string knob;         // the parameter that traces the error-density curve; "" for none
+  std::string knob;                // the parameter that traces the error-density curve; "" for none
   std::vector<double> knob_sweep;  // >= 6 values from dense to sparse for a frontier
   FullBudget full_budget;
-  bool is_oracle = false;           // needs the dense reference; its planning time means nothing
+  bool is_oracle = false;  // needs the dense reference; its planning time means nothing
 };
 
 class Method {

@@ -49,7 +49,8 @@ class OracleBlock final : public Method {
     for (int head = 0; head < problem.num_q_heads; ++head) {
       block_mass(context, plan, head, mass);
       std::vector<std::uint8_t> selected(mass.size(), 0);
-      for (std::int64_t i = 0; i < num_tiles; ++i) selected[static_cast<std::size_t>(i * num_tiles + i)] = 1;
+      for (std::int64_t i = 0; i < num_tiles; ++i)
+        selected[static_cast<std::size_t>(i * num_tiles + i)] = 1;
       std::vector<std::int64_t> candidates;
       for (std::int64_t i = 0; i < num_tiles; ++i) {
         for (std::int64_t j = 0; j < i; ++j) candidates.push_back(i * num_tiles + j);

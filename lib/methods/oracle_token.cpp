@@ -35,8 +35,8 @@ class OracleToken final : public Method {
         .title = "Oracle (tokens)",
         .source = "ceiling: true attention mass per key and query tile",
         .summary = "the single keys that hold the most true mass for a query tile",
-        .params = {ParamSpec::real("density", 0.1, "share of the keys before the tile that are kept",
-                                   0.0, 1.0),
+        .params = {ParamSpec::real("density", 0.1,
+                                   "share of the keys before the tile that are kept", 0.0, 1.0),
                    ParamSpec::choice("scope", "head", {"row", "head"},
                                      "budget per query tile, or per head")},
         .knob = "density",
@@ -125,7 +125,8 @@ class OracleToken final : public Method {
                      [](const auto& a, const auto& b) { return a.first > b.first; });
     const std::int64_t count =
         std::min<std::int64_t>(steps_of(total_keys), static_cast<std::int64_t>(steps.size()));
-    for (std::int64_t i = 0; i < count; ++i) ++tiles[steps[static_cast<std::size_t>(i)].second].steps_kept;
+    for (std::int64_t i = 0; i < count; ++i)
+      ++tiles[steps[static_cast<std::size_t>(i)].second].steps_kept;
   }
 };
 

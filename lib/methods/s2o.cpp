@@ -18,7 +18,8 @@ class S2o final : public Method {
         .name = "s2o",
         .title = "S2O",
         .source = "S2O, ACL 2026, arXiv 2602.22575",
-        .summary = "own segment, then history from most to least important until a step adds little",
+        .summary =
+            "own segment, then history from most to least important until a step adds little",
         .params = s2o_param_specs(),
         .knob = "tau",
         .knob_sweep = {0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.12, 0.3},

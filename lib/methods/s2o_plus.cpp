@@ -3,8 +3,9 @@
 //   ranking        second-order key scores: the covariance of the segment's queries tells which
 //                  keys some of its queries want although the mean query does not
 //   local_window   the tokens just before the segment are visited in place, unranked
-//   compensation   the unvisited history enters as folded columns (kernels/attention/fold_columns.h)
-//   pass1_order    "natural": the own segment runs in natural order and is merged with the permuted
+//   compensation   the unvisited history enters as folded columns
+//   (kernels/attention/fold_columns.h) pass1_order    "natural": the own segment runs in natural
+//   order and is merged with the permuted
 //                  history pass by log-sum-exp, so that a query order costs no density in pass 1
 #include "lib/methods/common/s2o_planner.h"
 
@@ -15,10 +16,10 @@ std::vector<ParamSpec> plus_specs() {
   std::vector<ParamSpec> specs = s2o_param_specs();
   specs.push_back(ParamSpec::choice("ranking", "diagonal", {"mean", "diagonal", "low_rank", "full"},
                                     "second-order part of the key score"));
-  specs.push_back(ParamSpec::integer("low_rank", 8, "eigenvectors kept by ranking low_rank", 1, 1024));
-  specs.push_back(ParamSpec::integer("local_window", 128,
-                                     "tokens before the segment that are always visited", 0,
-                                     1 << 24));
+  specs.push_back(
+      ParamSpec::integer("low_rank", 8, "eigenvectors kept by ranking low_rank", 1, 1024));
+  specs.push_back(ParamSpec::integer(
+      "local_window", 128, "tokens before the segment that are always visited", 0, 1 << 24));
   specs.push_back(ParamSpec::choice("compensation", "blocks_variance",
                                     {"none", "centroid", "blocks", "blocks_variance"},
                                     "what stands in for the unvisited history"));

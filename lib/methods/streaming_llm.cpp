@@ -59,8 +59,8 @@ class StreamingLlm final : public Method {
       if (block >= sink_blocks && block < window_block) continue;
       const std::int64_t begin = block * kBlock;
       const std::int64_t end = std::min(begin + kBlock, problem.seqlen);
-      const bool whole = end <= rows.first_position + 1 &&
-                         (end <= sink || rows.last_position - begin < window);
+      const bool whole =
+          end <= rows.first_position + 1 && (end <= sink || rows.last_position - begin < window);
       const MaskClass mask = whole ? MaskClass::kNone : MaskClass::kWindow;
       if (run.count > 0 && run.begin + run.count == begin && run.mask == mask) {
         run.count += static_cast<std::int32_t>(end - begin);

@@ -42,8 +42,8 @@ struct MetricColumn {
 };
 
 struct MetricValue {
-  std::optional<double> value;     // null = not measured
-  std::vector<double> per_head;    // [num_q_heads] if the column says so
+  std::optional<double> value;   // null = not measured
+  std::vector<double> per_head;  // [num_q_heads] if the column says so
 };
 
 class Metric {

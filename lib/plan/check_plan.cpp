@@ -125,8 +125,8 @@ class PlanChecker {
                                 problem_.seqlen));
       }
       if (item.mask == MaskClass::kNone && key > first) {
-        throw Error(fmt::format("{}: unmasked key {} is after query {}", where(p, head, tile), key,
-                                first));
+        throw Error(
+            fmt::format("{}: unmasked key {} is after query {}", where(p, head, tile), key, first));
       }
       if (visited[static_cast<std::size_t>(key)]++ != 0) {
         throw Error(fmt::format("{}: key {} is visited twice", where(p, head, tile), key));

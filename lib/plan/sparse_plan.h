@@ -11,12 +11,12 @@
 namespace s2o {
 
 struct PlanPass {
-  std::vector<std::int32_t> query_order;    // [num_plan_heads, seqlen], may be empty
-  std::vector<std::int32_t> key_order;      // [num_plan_heads, seqlen], may be empty
-  std::vector<std::int64_t> item_offsets;   // [num_plan_heads * num_q_tiles + 1]
-  std::vector<PlanItem> items;              // tiles in (plan head, tile) order
-  std::vector<std::int32_t> gather_indices; // shared by items, original token indices
-  std::vector<std::int32_t> fold_end;       // [num_plan_heads * num_q_tiles], may be empty
+  std::vector<std::int32_t> query_order;     // [num_plan_heads, seqlen], may be empty
+  std::vector<std::int32_t> key_order;       // [num_plan_heads, seqlen], may be empty
+  std::vector<std::int64_t> item_offsets;    // [num_plan_heads * num_q_tiles + 1]
+  std::vector<PlanItem> items;               // tiles in (plan head, tile) order
+  std::vector<std::int32_t> gather_indices;  // shared by items, original token indices
+  std::vector<std::int32_t> fold_end;        // [num_plan_heads * num_q_tiles], may be empty
 };
 
 struct SparsePlan {

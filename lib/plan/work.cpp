@@ -34,8 +34,7 @@ class WorkCounter {
     const PlanPass& pass = plan_.passes[p];
     const TileRows rows = tile_rows(problem_, header, tile);
     const auto index = static_cast<std::size_t>(plan_.tile_index(plan_head, tile));
-    const TileStats& stats =
-        stats_[p * static_cast<std::size_t>(plan_.num_tiles()) + index];
+    const TileStats& stats = stats_[p * static_cast<std::size_t>(plan_.num_tiles()) + index];
 
     std::int64_t steps = 0;
     std::int64_t stoppable_left = stats.stop_steps;
@@ -114,8 +113,8 @@ class WorkCounter {
     const std::int64_t causal = below(t + 1);
     if (mask == MaskClass::kCausal) return causal;
     const std::int64_t sink = std::min<std::int64_t>(below(plan_.header.window_sink), causal);
-    const std::int64_t before_window = std::max<std::int64_t>(
-        below(t - plan_.header.window_size + 1), sink);
+    const std::int64_t before_window =
+        std::max<std::int64_t>(below(t - plan_.header.window_size + 1), sink);
     return sink + std::max<std::int64_t>(causal - before_window, 0);
   }
 

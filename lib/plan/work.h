@@ -42,6 +42,7 @@ struct Work {
 };
 
 // `stats` is what attention reported: [num_passes, num_plan_heads, num_q_tiles].
-Work count_work(const Problem& problem, const SparsePlan& plan, const std::vector<TileStats>& stats);
+Work count_work(const Problem& problem, const SparsePlan& plan,
+                const std::vector<TileStats>& stats);
 
 }  // namespace s2o

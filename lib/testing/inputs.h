@@ -88,7 +88,8 @@ inline DenseReference naive_dense(const AttentionInput& input) {
         const double weight = std::exp(p[static_cast<std::size_t>(x)] - largest);
         sum += weight;
         const float* v = input.v_head(kv_head) + x * d;
-        for (int i = 0; i < d; ++i) row[static_cast<std::size_t>(i)] += weight * static_cast<double>(v[i]);
+        for (int i = 0; i < d; ++i)
+          row[static_cast<std::size_t>(i)] += weight * static_cast<double>(v[i]);
       }
       for (int i = 0; i < d; ++i) {
         reference.out[static_cast<std::size_t>(problem.row_offset(head, t) + i)] =
@@ -104,7 +105,8 @@ inline DenseReference naive_dense(const AttentionInput& input) {
 // Dense attention by the CPU reference kernel: fast enough for long inputs.
 inline DenseReference dense_reference(const AttentionInput& input) {
   DenseReference none;
-  const SparsePlan plan = find_method("dense").plan_cpu({.input = input, .reference = none}, ParamSet());
+  const SparsePlan plan =
+      find_method("dense").plan_cpu({.input = input, .reference = none}, ParamSet());
   Executed executed = execute(input, plan);
   return {.out = std::move(executed.out), .lse = std::move(executed.lse)};
 }

@@ -24,9 +24,10 @@ double share_of_keys_for_95_percent(const AttentionInput& input) {
         const float* k = input.k_head(head / problem.group_size()) + x * problem.head_dim;
         double dot = 0.0;
         for (int i = 0; i < problem.head_dim; ++i) dot += static_cast<double>(q[i] * k[i]);
-        mass.push_back(std::exp(dot * static_cast<double>(problem.softmax_scale) -
-                                static_cast<double>(reference.lse[static_cast<std::size_t>(
-                                    head * problem.seqlen + t)])));
+        mass.push_back(
+            std::exp(dot * static_cast<double>(problem.softmax_scale) -
+                     static_cast<double>(
+                         reference.lse[static_cast<std::size_t>(head * problem.seqlen + t)])));
       }
       std::sort(mass.begin(), mass.end(), std::greater<>());
       double sum = 0.0;
@@ -38,8 +39,7 @@ double share_of_keys_for_95_percent(const AttentionInput& input) {
   return total / rows;
 }
 
-class SyntheticMass
-    : public ::testing::TestWithParam<std::tuple<const char*, double, double>> {};
+class SyntheticMass : public ::testing::TestWithParam<std::tuple<const char*, double, double>> {};
 
 // Pins the documented distribution of mass at 2,048 tokens, default strength and noise.
 TEST_P(SyntheticMass, lies_in_documented_range) {
@@ -51,14 +51,12 @@ TEST_P(SyntheticMass, lies_in_documented_range) {
   EXPECT_LE(share, high) << pattern << " " << share;
 }
 
-INSTANTIATE_TEST_SUITE_P(patterns, SyntheticMass,
-                         ::testing::Values(std::tuple("uniform", 0.945, 0.955),
-                                           std::tuple("sinks", 0.18, 0.28),
-                                           std::tuple("stripes", 0.13, 0.21),
-                                           std::tuple("slashes", 0.010, 0.018),
-                                           std::tuple("needles", 0.10, 0.16),
-                                           std::tuple("heavy_tail", 0.07, 0.12),
-                                           std::tuple("mixed", 0.006, 0.012)));
+INSTANTIATE_TEST_SUITE_P(
+    patterns, SyntheticMass,
+    ::testing::Values(std::tuple("uniform", 0.945, 0.955), std::tuple("sinks", 0.18, 0.28),
+                      std::tuple("stripes", 0.13, 0.21), std::tuple("slashes", 0.010, 0.018),
+                      std::tuple("needles", 0.10, 0.16), std::tuple("heavy_tail", 0.07, 0.12),
+                      std::tuple("mixed", 0.006, 0.012)));
 
 TEST(Synthetic, same_seed_gives_identical_values_and_other_seeds_differ) {
   ParamSet params(synthetic_param_specs());
@@ -84,7 +82,8 @@ TEST(Synthetic, stripe_keys_outrank_all_others) {
         dot += static_cast<double>(input.q[static_cast<std::size_t>(t * 128 + i)]) *
                static_cast<double>(input.k[static_cast<std::size_t>(x * 128 + i)]);
       }
-      mean[static_cast<std::size_t>(x)] += dot * static_cast<double>(input.problem.softmax_scale) / 128;
+      mean[static_cast<std::size_t>(x)] +=
+          dot * static_cast<double>(input.problem.softmax_scale) / 128;
     }
   }
   const auto stripes = std::count_if(mean.begin(), mean.end(), [](double m) { return m > 4.0; });

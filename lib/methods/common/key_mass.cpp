@@ -24,8 +24,8 @@ std::vector<float> key_mass(const PlanContext& context, int q_head, std::int64_t
   RowMatrixXf p;
   for (std::int64_t begin = 0; begin < end; begin += kChunk) {
     const std::int64_t count = std::min(kChunk, end - begin);
-    const Eigen::Map<const RowMatrixXf> k(
-        input.k_head(q_head / problem.group_size()) + begin * d, count, d);
+    const Eigen::Map<const RowMatrixXf> k(input.k_head(q_head / problem.group_size()) + begin * d,
+                                          count, d);
     p.noalias() = q * k.transpose();
     p = (p.colwise() - lse_rows).array().exp();
     for (std::int64_t r = 0; r < num_rows; ++r) {

@@ -165,7 +165,8 @@ class S2oPlanner {
     const float scale = problem_.softmax_scale;
     Eigen::VectorXf scores = keys * (mean * scale);
     if (settings_.ranking == Ranking::kDiagonal) {
-      const Eigen::VectorXf variance = covariance(first_q_head, num_heads, segment, mean).diagonal();
+      const Eigen::VectorXf variance =
+          covariance(first_q_head, num_heads, segment, mean).diagonal();
       scores += keys.cwiseAbs2() * (0.5f * scale * scale * variance);
     } else if (settings_.ranking != Ranking::kMean) {
       scores += 0.5f * scale * scale *
@@ -181,8 +182,7 @@ class S2oPlanner {
     Eigen::MatrixXf sum = Eigen::MatrixXf::Zero(d, d);
     std::int64_t count = 0;
     for (int h = 0; h < num_heads; ++h) {
-      const RowMatrixXf centred =
-          queries(first_q_head + h, segment).rowwise() - mean.transpose();
+      const RowMatrixXf centred = queries(first_q_head + h, segment).rowwise() - mean.transpose();
       if (settings_.ranking == Ranking::kDiagonal) {
         sum.diagonal() += centred.cwiseAbs2().colwise().sum().transpose();
       } else {
@@ -265,8 +265,8 @@ class S2oPlanner {
 
 std::vector<ParamSpec> s2o_param_specs() {
   return {
-      ParamSpec::real("tau", 0.01, "stop once a step adds less than this share of softmax mass", 0.0,
-                      1.0),
+      ParamSpec::real("tau", 0.01, "stop once a step adds less than this share of softmax mass",
+                      0.0, 1.0),
       ParamSpec::integer("segment_size", 256, "tokens per segment, a multiple of block_m", 16,
                          1 << 24),
       ParamSpec::choice("query_guide", "none",

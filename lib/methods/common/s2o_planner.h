@@ -23,8 +23,8 @@ struct S2oSettings {
   StopRule stop;
   // Beyond the paper:
   Ranking ranking = Ranking::kMean;
-  int low_rank = 8;                // eigenvectors kept by Ranking::kLowRank
-  std::int64_t local_window = 0;   // tokens before the segment that are always visited
+  int low_rank = 8;               // eigenvectors kept by Ranking::kLowRank
+  std::int64_t local_window = 0;  // tokens before the segment that are always visited
   FoldRule fold;
   bool natural_pass1 = false;  // pass 1 in natural order with its own tiles, merged by LSE
 };

@@ -58,10 +58,12 @@ INSTANTIATE_TEST_SUITE_P(long_5000, S2oTauZero,
 TEST(S2o, plus_with_everything_off_is_s2o) {
   const AttentionInput input = testing::structured_input({1000, 4, 2, 64});
   const DenseReference reference = testing::dense_reference(input);
-  const nlohmann::ordered_json shared = {{"tau", 0.05}, {"segment_size", 256},
-                                         {"query_guide", "prefix_mean_key"}};
+  const nlohmann::ordered_json shared = {
+      {"tau", 0.05}, {"segment_size", 256}, {"query_guide", "prefix_mean_key"}};
   nlohmann::ordered_json plus = shared;
-  plus.update({{"ranking", "mean"}, {"local_window", 0}, {"compensation", "none"},
+  plus.update({{"ranking", "mean"},
+               {"local_window", 0},
+               {"compensation", "none"},
                {"pass1_order", "permuted"}});
   const PlanContext context{.input = input, .reference = reference};
   const Method& s2o = find_method("s2o");
@@ -105,8 +107,9 @@ TEST(S2o, ranked_history_beats_recent_history) {
   const AttentionInput input = testing::structured_input({4096, 2, 1, 64}, "stripes");
   const DenseReference reference = testing::dense_reference(input);
   const auto error = [&](const char* order) {
-    return error_at(input, reference, "s2o",
-                    {{"tau", 1.0}, {"min_steps", 4}, {"segment_size", 256}, {"history_order", order}});
+    return error_at(
+        input, reference, "s2o",
+        {{"tau", 1.0}, {"min_steps", 4}, {"segment_size", 256}, {"history_order", order}});
   };
   EXPECT_LT(2.0 * error("ranked"), error("recent"));
   EXPECT_LT(error("recent"), error("none"));
@@ -153,8 +156,8 @@ TEST(Oracles, have_less_error_than_real_methods_at_equal_density) {
   const DenseReference reference = testing::dense_reference(input);
   const auto run = [&](const char* method, const nlohmann::ordered_json& params) {
     const Method& m = find_method(method);
-    const SparsePlan plan = m.plan_cpu({.input = input, .reference = reference},
-                                       testing::settings_of(m, params));
+    const SparsePlan plan =
+        m.plan_cpu({.input = input, .reference = reference}, testing::settings_of(m, params));
     const auto result = testing::execute(input, plan);
     return std::pair(count_work(input.problem, plan, result.stats).total.compute_density(),
                      testing::relative_l2(result.out, reference.out));

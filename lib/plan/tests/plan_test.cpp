@@ -34,11 +34,13 @@ TEST(CheckPlan, finds_every_broken_invariant) {
   EXPECT_NE(check_message(problem, one_tile_plan(problem, {{.count = 130}}))
                 .find("unmasked key 129 is after query 128"),
             std::string::npos);
-  EXPECT_NE(check_message(problem, one_tile_plan(problem, {{.count = 64}, {.begin = 63, .count = 2}}))
-                .find("key 63 is visited twice"),
-            std::string::npos);
-  EXPECT_NE(check_message(problem, one_tile_plan(problem, {{.begin = 200, .count = 100,
-                                                             .mask = MaskClass::kCausal}}))
+  EXPECT_NE(
+      check_message(problem, one_tile_plan(problem, {{.count = 64}, {.begin = 63, .count = 2}}))
+          .find("key 63 is visited twice"),
+      std::string::npos);
+  EXPECT_NE(check_message(
+                problem,
+                one_tile_plan(problem, {{.begin = 200, .count = 100, .mask = MaskClass::kCausal}}))
                 .find("outside [0, 256)"),
             std::string::npos);
   EXPECT_NE(check_message(problem, one_tile_plan(problem, {{.count = 0}})).find("outside"),
@@ -77,10 +79,10 @@ TEST(Work, dense_plan_has_density_one_on_ragged_lengths) {
 
 TEST(Work, partial_steps_masks_stops_and_folds_are_counted_as_defined) {
   const Problem problem = problem_of(256);
-  SparsePlan plan = one_tile_plan(problem, {{.begin = 100, .count = 1},  // a whole step
-                                            {.begin = 128, .count = 128, .mask = MaskClass::kCausal},
-                                            {.begin = 0, .count = 3, .kind = ItemKind::kGather,
-                                             .stoppable = true}});
+  SparsePlan plan = one_tile_plan(
+      problem, {{.begin = 100, .count = 1},  // a whole step
+                {.begin = 128, .count = 128, .mask = MaskClass::kCausal},
+                {.begin = 0, .count = 3, .kind = ItemKind::kGather, .stoppable = true}});
   plan.passes[0].gather_indices = {1, 2, 3};
   std::vector<TileStats> stats(2);
   stats[1] = {.stop_steps = 0, .total_steps = 2, .fold_columns = 3};

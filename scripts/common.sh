@@ -1,0 +1,46 @@
+# Shared by quickstart.sh and test.sh: packages, CUDA detection, configure. Source it, do not run it.
+
+S2O_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+# What a build needs, and what the tests need beside it (Debian 12 names).
+S2O_BUILD_PACKAGES=(g++ cmake ninja-build git pkg-config libcli11-dev nlohmann-json3-dev
+  libeigen3-dev libfmt-dev libspdlog-dev libhdf5-dev zlib1g-dev libpng-dev python3-matplotlib
+  python3-numpy python3-h5py)
+S2O_TEST_PACKAGES=(libgtest-dev libgmock-dev libbenchmark-dev clang-format-14)
+
+# Installs the packages that are missing; says what to run when it may not.
+s2o_ensure_packages() {
+  local missing=()
+  local package
+  for package in "$@"; do
+    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "ok installed" ||
+      missing+=("$package")
+  done
+  [ "${#missing[@]}" -eq 0 ] && return 0
+  if ! command -v apt-get >/dev/null; then
+    echo "missing: ${missing[*]} (Debian names); no apt-get here, install their equivalents" >&2
+    return 1
+  fi
+  if [ "$(id -u)" -ne 0 ]; then
+    echo "missing packages; as root run:" >&2
+    echo "  apt-get update && apt-get install -y ${missing[*]}" >&2
+    return 1
+  fi
+  echo "installing: ${missing[*]}" >&2
+  apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+}
+
+# Puts nvcc on the PATH where the toolkit is installed; fails where it is not.
+s2o_find_nvcc() {
+  command -v nvcc >/dev/null && return 0
+  if [ -x /usr/local/cuda/bin/nvcc ]; then
+    PATH="/usr/local/cuda/bin:$PATH"
+    export PATH
+    return 0
+  fi
+  return 1
+}
+
+# A GPU and its driver are here.
+s2o_has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; }
