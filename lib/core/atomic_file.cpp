@@ -1,0 +1,88 @@
+#include "lib/core/atomic_file.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "lib/core/error.h"
+
+namespace s2o {
+namespace {
+
+// Linux writes at most 2^31 - 4096 bytes a call.
+constexpr std::size_t kMaxWriteBytes = std::size_t{1} << 30;
+constexpr int kMaxNameAttempts = 100;
+
+std::filesystem::path folder_of(const std::filesystem::path& path) {
+  return path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+}
+
+}  // namespace
+
+AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+  const std::filesystem::path folder = folder_of(path_);
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(folder, ignored)) {
+    throw ConfigError(
+        fmt::format("{}: cannot be written: no folder '{}'", path_.string(), folder.string()));
+  }
+  if (!path_.has_filename() || std::filesystem::is_directory(path_, ignored)) {
+    throw ConfigError(fmt::format("{}: cannot be written: is a folder", path_.string()));
+  }
+  for (int attempt = 0; attempt < kMaxNameAttempts && fd_ < 0; ++attempt) {
+    temporary_ =
+        folder / fmt::format(".{}.tmp-{}-{}", path_.filename().string(), ::getpid(), attempt);
+    fd_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd_ < 0 && errno != EEXIST) break;
+  }
+  if (fd_ < 0) {
+    throw ConfigError(
+        fmt::format("{}: cannot be written: {}", path_.string(), std::strerror(errno)));
+  }
+}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ < 0) return;
+  ::close(fd_);
+  ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::write(const void* data, std::size_t num_bytes) {
+  const auto* bytes = static_cast<const char*>(data);
+  while (num_bytes > 0) {
+    const ssize_t written = ::write(fd_, bytes, std::min(num_bytes, kMaxWriteBytes));
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) {
+      throw UnsupportedError(fmt::format("{}: writing failed with {} bytes to go: {}",
+                                         path_.string(), num_bytes, std::strerror(errno)));
+    }
+    bytes += written;
+    num_bytes -= static_cast<std::size_t>(written);
+  }
+}
+
+void AtomicFile::commit() {
+  if (::fsync(fd_) != 0) {
+    throw UnsupportedError(
+        fmt::format("{}: writing failed: {}", path_.string(), std::strerror(errno)));
+  }
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
+    throw ConfigError(
+        fmt::format("{}: cannot be replaced: {}", path_.string(), std::strerror(errno)));
+  }
+  ::close(std::exchange(fd_, -1));
+  // The rename itself is durable once the folder is flushed; a file system that cannot do that
+  // has still renamed.
+  const int folder = ::open(folder_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder >= 0) {
+    ::fsync(folder);
+    ::close(folder);
+  }
+}
+
+}  // namespace s2o

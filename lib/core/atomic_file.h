@@ -1,0 +1,34 @@
+// A file that appears whole or not at all: written beside its place, flushed to disk, renamed.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <string_view>
+
+namespace s2o {
+
+// Errors: ConfigError when the file cannot be created or replaced (no such folder, no permission,
+// the path is a folder): the user named it. UnsupportedError when writing fails (disk full).
+class AtomicFile {
+ public:
+  // Creates the temporary file, in the folder of `path`.
+  explicit AtomicFile(std::filesystem::path path);
+  // Removes the temporary file unless it was committed.
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void write(const void* data, std::size_t num_bytes);
+  void write(std::string_view text) { write(text.data(), text.size()); }
+  // For writers that open files themselves (HDF5): they write here, close, then commit() is called.
+  const std::filesystem::path& temporary_path() const { return temporary_; }
+  // Flushes to disk and renames over the target.
+  void commit();
+
+ private:
+  std::filesystem::path path_;
+  std::filesystem::path temporary_;
+  int fd_ = -1;
+};
+
+}  // namespace s2o

@@ -1,0 +1,66 @@
+// RAII over the C interface of HDF5. Included by exactly two sources: the HDF5 tensor format and
+// the results writer.
+//
+// NOTE: the library is not thread-safe as Debian builds it: call it from one thread at a time.
+#pragma once
+
+#include <hdf5.h>
+
+#include <string>
+#include <utility>
+
+namespace s2o {
+
+// Owns one HDF5 id of any kind; the library counts references, so one call closes every kind.
+class Hdf5Handle {
+ public:
+  Hdf5Handle() = default;
+  // Takes ownership; a negative id (the call failed) is kept as invalid.
+  explicit Hdf5Handle(hid_t id) : id_(id) {}
+  Hdf5Handle(Hdf5Handle&& other) noexcept : id_(std::exchange(other.id_, H5I_INVALID_HID)) {}
+  Hdf5Handle& operator=(Hdf5Handle&& other) noexcept {
+    std::swap(id_, other.id_);
+    return *this;
+  }
+  ~Hdf5Handle() { reset(); }
+
+  hid_t get() const { return id_; }
+  bool valid() const { return id_ >= 0; }
+  explicit operator bool() const { return valid(); }
+  // Closes now. False when the library reports a failure: the last bytes of a file are written
+  // here, so a writer has to look.
+  bool reset() { return id_ < 0 || H5Idec_ref(std::exchange(id_, H5I_INVALID_HID)) >= 0; }
+
+ private:
+  hid_t id_ = H5I_INVALID_HID;
+};
+
+// While it lives, HDF5 prints nothing on stderr; the errors stay on its stack for hdf5_error_text.
+class Hdf5QuietErrors {
+ public:
+  Hdf5QuietErrors() {
+    H5Eget_auto2(H5E_DEFAULT, &function_, &data_);
+    H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+  }
+  ~Hdf5QuietErrors() { H5Eset_auto2(H5E_DEFAULT, function_, data_); }
+  Hdf5QuietErrors(const Hdf5QuietErrors&) = delete;
+  Hdf5QuietErrors& operator=(const Hdf5QuietErrors&) = delete;
+
+ private:
+  H5E_auto2_t function_ = nullptr;
+  void* data_ = nullptr;
+};
+
+// What the last failed call says went wrong, innermost first: "file signature not found".
+inline std::string hdf5_error_text() {
+  std::string text;
+  const auto take_first = [](unsigned, const H5E_error2_t* entry, void* out) -> herr_t {
+    auto& message = *static_cast<std::string*>(out);
+    if (message.empty() && entry->desc != nullptr) message = entry->desc;
+    return 0;
+  };
+  H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_first, &text);
+  return text.empty() ? "HDF5 gives no reason" : text;
+}
+
+}  // namespace s2o
