@@ -177,13 +177,8 @@ ParamSpec compensation_spec() {
       "one per block with the variance of its logits");
 }
 
-void apply_compensation(const ParamSet& params, const Problem& problem, int block,
-                        SparsePlan& plan) {
-  const std::string& kind = params.get_choice("compensation");
-  if (kind == "none") return;
-  plan.header.fold.kind = kind == "centroid" ? Compensation::kCentroid
-                          : kind == "blocks" ? Compensation::kBlocks
-                                             : Compensation::kBlocksVariance;
+void set_compensation(Compensation kind, const Problem& problem, int block, SparsePlan& plan) {
+  plan.header.fold.kind = kind;
   plan.header.fold.fold_block = block;
   for (PlanPass& pass : plan.passes) {
     pass.fold_end.resize(static_cast<std::size_t>(plan.num_tiles()));
@@ -195,6 +190,16 @@ void apply_compensation(const ParamSet& params, const Problem& problem, int bloc
       }
     }
   }
+}
+
+void apply_compensation(const ParamSet& params, const Problem& problem, int block,
+                        SparsePlan& plan) {
+  const std::string& kind = params.get_choice("compensation");
+  if (kind == "none") return;
+  set_compensation(kind == "centroid" ? Compensation::kCentroid
+                   : kind == "blocks" ? Compensation::kBlocks
+                                      : Compensation::kBlocksVariance,
+                   problem, block, plan);
 }
 
 }  // namespace s2o

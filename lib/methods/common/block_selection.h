@@ -105,8 +105,10 @@ SparsePlan plan_from_block_masks(const Problem& problem, int block_m, int block_
 
 // Parameter `compensation`: "none" (default), "centroid", "blocks", "blocks_variance".
 ParamSpec compensation_spec();
-// Fills header.fold and fold_end of every pass from that parameter: unvisited key blocks may be
-// folded when they lie wholly before the first query of their tile. Needs num_plan_heads set.
+// Fills header.fold and fold_end of every pass: unvisited key blocks may be folded when they lie
+// wholly before the first query of their tile.
+void set_compensation(Compensation kind, const Problem& problem, int block, SparsePlan& plan);
+// The same from the parameter; "none" leaves the plan as it is.
 void apply_compensation(const ParamSet& params, const Problem& problem, int block,
                         SparsePlan& plan);
 
