@@ -26,8 +26,9 @@ CLI::App* add_command(CLI::App& app, const std::string& name, const std::string&
       "-v,--verbose",
       [](std::int64_t count) { set_log_level(count > 1 ? LogLevel::kDebug : LogLevel::kInfo); },
       "Log what happens to stderr; -vv logs more");
-  command->add_flag_callback(
-             "-q,--quiet", [] { set_log_level(LogLevel::kQuiet); }, "Log errors only")
+  command
+      ->add_flag_callback(
+          "-q,--quiet", [] { set_log_level(LogLevel::kQuiet); }, "Log errors only")
       ->excludes(verbose);
   return command;
 }

@@ -14,8 +14,9 @@ int run(int argc, char** argv) {
   CLI::App app("Sparse attention for LLM prefill: evaluates S2O and its rivals.", "s2o");
   app.set_version_flag("--version", version_text());
   app.require_subcommand(1);
-  app.footer("Example:\n  s2o eval --config quickstart --out results/quickstart\n"
-             "`s2o COMMAND --help` explains a command.");
+  app.footer(
+      "Example:\n  s2o eval --config quickstart --out results/quickstart\n"
+      "`s2o COMMAND --help` explains a command.");
   int exit_code = kExitDone;
 #define S2O_COMMAND(name) add_##name##_command(app, exit_code);
 #include "app/commands.def"
