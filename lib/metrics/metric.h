@@ -21,6 +21,9 @@ struct Timings {
   std::vector<double> plan_ms;
   std::vector<double> attention_ms;
   std::optional<double> dense_attention_ms;  // median of dense on the same input, same backend
+
+  // Planning and attention of each repeat; empty unless both were measured equally often.
+  std::vector<double> total_ms() const;
 };
 
 struct MetricContext {
@@ -39,6 +42,7 @@ struct MetricColumn {
   std::string help;
   bool per_head = false;      // also written as /rows/<i>/per_head/<name> [num_q_heads]
   bool in_text_table = true;  // shown by `s2o eval` on stdout
+  bool is_column = true;      // false: only the per-head vector is written
 };
 
 struct MetricValue {
@@ -56,7 +60,11 @@ class Metric {
 
 // All metrics, in the order of metrics.def.
 const std::vector<const Metric*>& all_metrics();
-// The columns of all metrics, in order.
+// The columns of all metrics, in order, without those that are no table columns.
 const std::vector<MetricColumn>& metric_columns();
+
+// The value below which a fraction `q` of the samples lies, interpolated linearly between order
+// statistics; null for no samples.
+std::optional<double> quantile(std::vector<double> samples, double q);
 
 }  // namespace s2o

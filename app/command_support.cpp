@@ -1,0 +1,46 @@
+#include <csignal>
+#include <cstdio>
+
+#include "app/commands.h"
+#include "kernels/common/parallel.h"
+#include "lib/core/error.h"
+#include "lib/core/log.h"
+
+namespace s2o {
+namespace {
+
+extern "C" void request_cancel(int signal_number) {
+  // Only lock-free operations are safe here.
+  static_assert(std::atomic<bool>::is_always_lock_free);
+  g_cancel_requested.store(true, std::memory_order_relaxed);
+  std::signal(signal_number, SIG_DFL);
+}
+
+}  // namespace
+
+CLI::App* add_command(CLI::App& app, const std::string& name, const std::string& description,
+                      const std::string& example) {
+  CLI::App* command = app.add_subcommand(name, description);
+  command->footer("Example:\n  " + example);
+  CLI::Option* verbose = command->add_flag_function(
+      "-v,--verbose",
+      [](std::int64_t count) { set_log_level(count > 1 ? LogLevel::kDebug : LogLevel::kInfo); },
+      "Log what happens to stderr; -vv logs more");
+  command
+      ->add_flag_callback(
+          "-q,--quiet", [] { set_log_level(LogLevel::kQuiet); }, "Log errors only")
+      ->excludes(verbose);
+  return command;
+}
+
+void handle_interrupts() {
+  std::signal(SIGINT, request_cancel);
+  std::signal(SIGTERM, request_cancel);
+}
+
+void print_result(const std::string& text) {
+  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
+  if (!written || std::fflush(stdout) != 0) throw Error("cannot write the result to stdout");
+}
+
+}  // namespace s2o

@@ -1,0 +1,45 @@
+// The subcommands of `s2o`. One subcommand = one file app/command_<name>.cpp that defines
+// add_<name>_command, plus one line in commands.def.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+namespace s2o {
+
+// Exit codes of interface.md. An Error that leaves a command becomes 2..5 or 130 in main.cpp.
+inline constexpr int kExitDone = 0;
+inline constexpr int kExitSomeCellsFailed = 1;
+inline constexpr int kExitConfig = 2;
+inline constexpr int kExitInput = 3;
+inline constexpr int kExitUnsupported = 4;
+inline constexpr int kExitCuda = 5;
+inline constexpr int kExitInterrupted = 130;
+
+// Adds subcommand `name` with the options that every command has (-v, -q) and an example below its
+// help text. The caller adds its own options and a callback. Pattern:
+//
+//   void add_match_command(CLI::App& app, int& exit_code) {
+//     auto options = std::make_shared<MatchOptions>();
+//     CLI::App* command = add_command(app, "match", "...", "s2o match results/run --sparsity 0.9");
+//     command->add_option("results", options->results, "...")->required();
+//     command->callback([options, &exit_code] { exit_code = run_match(*options); });
+//   }
+//
+// The callback runs while the command line is parsed, after all options are set. Usage errors found
+// later are ConfigErrors.
+CLI::App* add_command(CLI::App& app, const std::string& name, const std::string& description,
+                      const std::string& example);
+
+// From now on the first SIGINT or SIGTERM sets g_cancel_requested, so that loops end with an
+// InterruptedError; a second one ends the process.
+void handle_interrupts();
+
+// Writes a result to stdout and throws Error when that fails (closed pipe, full disk).
+void print_result(const std::string& text);
+
+#define S2O_COMMAND(name) void add_##name##_command(CLI::App& app, int& exit_code);
+#include "app/commands.def"
+#undef S2O_COMMAND
+
+}  // namespace s2o
