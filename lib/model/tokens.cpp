@@ -109,8 +109,8 @@ std::vector<std::int32_t> select_tokens(const TokenFile& file, std::int64_t offs
                                         std::int64_t seqlen, int vocab_size) {
   const auto size = static_cast<std::int64_t>(file.ids.size());
   if (offset < 0 || seqlen < 1 || offset > size || seqlen > size - offset) {
-    throw InputError(fmt::format("{}: {} token ids, expected at least {} (offset {} + seqlen {})",
-                                 file.file, size, offset + seqlen, offset, seqlen));
+    throw InputError(fmt::format("{}: {} token ids, expected at least offset {} + seqlen {}",
+                                 file.file, size, offset, seqlen));
   }
   std::vector<std::int32_t> tokens(static_cast<std::size_t>(seqlen));
   for (std::int64_t i = 0; i < seqlen; ++i) {

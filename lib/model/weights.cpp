@@ -2,11 +2,11 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <memory>
 #include <set>
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include "lib/core/error.h"
 #include "lib/core/log.h"
@@ -24,17 +24,15 @@ class WeightFile {
   explicit WeightFile(const std::filesystem::path& folder) : path_(find(folder)) {
     file_ = open_tensor_file(path_);
     for (const TensorInfo& info : file_->tensors()) unused_.insert(info.name);
-    names_.assign(unused_.begin(), unused_.end());
   }
 
   HostTensor read(const std::string& name, const Shape& shape) {
-    if (!std::binary_search(names_.begin(), names_.end(), name)) {
-      const std::string nearest = nearest_name(name, names_);
+    if (unused_.erase(name) == 0) {
+      const std::string nearest = nearest_name(name, {unused_.begin(), unused_.end()});
       throw InputError(fmt::format("{}: tensor '{}': missing, expected {} (from config.json){}",
                                    path_.string(), name, shape_text(shape),
                                    nearest.empty() ? "" : "; nearest name: '" + nearest + "'"));
     }
-    unused_.erase(name);
     HostTensor tensor = file_->read(name);
     if (tensor.info.shape != shape) {
       throw InputError(fmt::format("{}: tensor '{}': shape is {}, expected {} (from config.json)",
@@ -74,7 +72,6 @@ class WeightFile {
 
   std::filesystem::path path_;
   std::unique_ptr<TensorFile> file_;
-  std::vector<std::string> names_;  // sorted
   std::set<std::string> unused_;
 };
 

@@ -14,7 +14,8 @@
 namespace s2o {
 namespace {
 
-const std::filesystem::path kModels = std::filesystem::path(S2O_SOURCE_DIR) / "data/fixtures/models";
+const std::filesystem::path kModels =
+    std::filesystem::path(S2O_SOURCE_DIR) / "data/fixtures/models";
 constexpr int kCapturedLayer = 1;
 
 // Largest difference relative to the largest expected magnitude.
@@ -66,7 +67,7 @@ TEST_P(Agreement, layer_input_fp32_equals_transformers) {
 
 INSTANTIATE_TEST_SUITE_P(transformers, Agreement,
                          testing::Values("llama_tied", "llama_untied", "llama3_rope", "qwen3"),
-                         [](const auto& info) { return info.param; });
+                         [](const auto& test) { return test.param; });
 
 }  // namespace
 }  // namespace s2o
