@@ -1,0 +1,54 @@
+// Where attention runs. The evaluator plans, runs and measures through this interface alone.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "lib/config/run_config.h"
+#include "lib/input/attention_input.h"
+#include "lib/plan/sparse_plan.h"
+
+namespace s2o {
+
+// What one plan did. Buffers are reused from cell to cell.
+struct AttentionRun {
+  std::vector<float> out;            // [num_q_heads, seqlen, head_dim]
+  std::vector<float> lse;            // [num_q_heads, seqlen]
+  std::vector<TileStats> stats;      // [num_passes, num_plan_heads, num_q_tiles]
+  std::vector<double> attention_ms;  // one per repeat
+  std::int64_t workspace_bytes = 0;  // beyond q, k, v, out and lse
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string name() const = 0;    // "cpu", "cuda"
+  virtual std::string kernel() const = 0;  // "attention_ref"
+  // The context fields device, driver, cuda and sm_clock_mhz; null where they mean nothing.
+  virtual nlohmann::ordered_json context() const = 0;
+  // Timed runs of each cell, out of the config.
+  virtual int repeats(const TimingConfig& timing) const = 0;
+  // The input of the runs that follow; it must stay alive until the next call.
+  virtual void set_input(const AttentionInput& input) = 0;
+  // Runs the plan repeats() times. Before each run, out and lse hold NaN everywhere, so that a row
+  // that the kernel forgets cannot pass for a result.
+  virtual void run(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) = 0;
+};
+
+// `auto` is CUDA if this build has kernels that run here, else the CPU; the log says which.
+// UnsupportedError when a CUDA device is asked for and cannot be used.
+std::unique_ptr<Backend> make_backend(const DeviceChoice& device);
+
+// One line of `s2o list kernels` or `s2o list devices`.
+struct BackendItem {
+  std::string name;     // "attention_ref", "cpu"
+  bool usable = false;  // on this machine, by this build
+  std::string detail;   // what it is, or why it cannot be used
+};
+std::vector<BackendItem> list_kernels();
+std::vector<BackendItem> list_devices();
+
+}  // namespace s2o

@@ -1,0 +1,71 @@
+// The CPU backend: the Eigen reference kernel, in fp32.
+#include <omp.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <limits>
+
+#include "kernels/attention/attention.h"
+#include "lib/core/memory.h"
+#include "lib/eval/backend_cpu.h"
+
+namespace s2o {
+namespace {
+
+class CpuBackend final : public Backend {
+ public:
+  std::string name() const override { return "cpu"; }
+  std::string kernel() const override { return "attention_ref"; }
+
+  nlohmann::ordered_json context() const override {
+    return {{"device", cpu_description()},
+            {"driver", nullptr},
+            {"cuda", nullptr},
+            {"sm_clock_mhz", nullptr}};
+  }
+
+  int repeats(const TimingConfig& timing) const override { return timing.cpu_repeats; }
+
+  void set_input(const AttentionInput& input) override { input_ = &input; }
+
+  void run(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) override {
+    const Problem& problem = input_->problem;
+    const auto rows = static_cast<std::size_t>(problem.num_q_heads * problem.seqlen);
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    const PlanPointers pointers(plan);
+    result.attention_ms.clear();
+    result.workspace_bytes = plan.workspace_bytes();
+    for (int repeat = 0; repeat < repeats(timing); ++repeat) {
+      result.out.assign(rows * static_cast<std::size_t>(problem.head_dim), nan);
+      result.lse.assign(rows, nan);
+      result.stats.assign(plan.passes.size() * static_cast<std::size_t>(plan.num_tiles()), {});
+      const auto begin = std::chrono::steady_clock::now();
+      attention_ref(problem, pointers.view(), input_->q.data(), input_->k.data(), input_->v.data(),
+                    result.out.data(), result.lse.data(), result.stats.data());
+      const auto end = std::chrono::steady_clock::now();
+      result.attention_ms.push_back(std::chrono::duration<double, std::milli>(end - begin).count());
+    }
+  }
+
+ private:
+  const AttentionInput* input_ = nullptr;
+};
+
+}  // namespace
+
+std::string cpu_description() {
+  std::string model = "unknown processor";
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    const std::size_t colon = line.find(": ");
+    if (!line.starts_with("model name") || colon == std::string::npos) continue;
+    model = line.substr(colon + 2);
+    break;
+  }
+  return "cpu: " + model + ", " + std::to_string(omp_get_max_threads()) + " threads";
+}
+
+std::unique_ptr<Backend> make_cpu_backend() { return std::make_unique<CpuBackend>(); }
+
+}  // namespace s2o

@@ -1,0 +1,15 @@
+// The CPU backend; see backend.h.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "lib/eval/backend.h"
+
+namespace s2o {
+
+std::unique_ptr<Backend> make_cpu_backend();
+// "cpu: <processor>, 2 threads"
+std::string cpu_description();
+
+}  // namespace s2o

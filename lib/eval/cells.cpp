@@ -1,0 +1,78 @@
+#include "lib/eval/cells.h"
+
+#include <fmt/format.h>
+
+#include "lib/config/json_reader.h"
+#include "lib/core/error.h"
+
+namespace s2o {
+namespace {
+
+StorageDType parse_dtype(const std::string& name) {
+  for (const StorageDType dtype : {StorageDType::kF32, StorageDType::kBF16, StorageDType::kF16}) {
+    if (storage_dtype_name(dtype) == name) return dtype;
+  }
+  throw ConfigError(fmt::format("unknown dtype '{}'", name));
+}
+
+const Method& resolve_method(const std::string& name, const std::string& path) {
+  try {
+    return find_method(name);
+  } catch (const ConfigError& error) {
+    throw ConfigError(fmt::format("{}: {}", path, error.what()));
+  }
+}
+
+// The entry as given, then the parameters that it leaves out, with their defaults. The given ones
+// keep their place because it decides the order of a sweep over several lists.
+nlohmann::ordered_json with_defaults(const nlohmann::ordered_json& entry, const Method& method) {
+  nlohmann::ordered_json complete = entry;
+  const nlohmann::ordered_json defaults = ParamSet(method.info().params).to_json();
+  for (const auto& [name, value] : defaults.items()) {
+    if (!complete.contains(name)) complete[name] = value;
+  }
+  return complete;
+}
+
+}  // namespace
+
+EvalCells expand_cells(const RunConfig& config) {
+  EvalCells cells;
+  cells.config = config;
+  for (std::size_t i = 0; i < config.methods.size(); ++i) {
+    const nlohmann::ordered_json& entry = config.methods[i];
+    const std::string path = method_path(config, i);
+    const Method& method = resolve_method(entry["name"].get<std::string>(), path);
+    for (ParamSet& params : expand_params(method.info().params, entry, "name", path)) {
+      cells.settings.push_back({.method = &method, .params = std::move(params)});
+    }
+    cells.config.methods[i] = with_defaults(entry, method);
+  }
+  const SourceOptions options = {.base_folder = config.base_folder,
+                                 .dtype = parse_dtype(config.dtype),
+                                 .seed = config.seed,
+                                 .allow_nonfinite = config.allow_nonfinite};
+  for (std::size_t i = 0; i < config.inputs.size(); ++i) {
+    const std::string path = fmt::format("{}: inputs[{}]", config.file, i);
+    for (InputCell& cell : expand_source(config.inputs[i], path, options)) {
+      cells.inputs.push_back(std::move(cell));
+    }
+  }
+  if (cells.inputs.empty()) {
+    throw ConfigError(fmt::format("{}: inputs: no layer and no sequence is left", config.file));
+  }
+  return cells;
+}
+
+std::string setting_text(const std::string& method, const nlohmann::ordered_json& params) {
+  for (const Method* known : all_methods()) {
+    if (known->info().name != method) continue;
+    const std::string& knob = known->info().knob;
+    if (!knob.empty() && params.contains(knob)) {
+      return fmt::format("{} {}={}", method, knob, params[knob].dump());
+    }
+  }
+  return method;
+}
+
+}  // namespace s2o

@@ -1,0 +1,35 @@
+// A run config, expanded: which inputs and which settings of which methods make up the sweep.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "lib/config/run_config.h"
+#include "lib/input/source.h"
+#include "lib/methods/method.h"
+
+namespace s2o {
+
+struct MethodSetting {
+  const Method* method = nullptr;
+  ParamSet params;
+};
+
+// Cell i is input i / settings.size() with setting i % settings.size(): the order of the rows.
+struct EvalCells {
+  RunConfig config;  // with every parameter of every method written out
+  std::vector<InputCell> inputs;
+  std::vector<MethodSetting> settings;
+
+  std::size_t size() const { return inputs.size() * settings.size(); }
+  const InputCell& input(std::size_t cell) const { return inputs[cell / settings.size()]; }
+  const MethodSetting& setting(std::size_t cell) const { return settings[cell % settings.size()]; }
+};
+
+// ConfigError for wrong keys and values, InputError for files that are missing or broken.
+EvalCells expand_cells(const RunConfig& config);
+
+// "s2o tau=0.01": the method and its knob.
+std::string setting_text(const std::string& method, const nlohmann::ordered_json& params);
+
+}  // namespace s2o

@@ -1,0 +1,275 @@
+#include "lib/eval/evaluator.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cmath>
+#include <new>
+#include <optional>
+
+#include "kernels/common/parallel.h"
+#include "lib/core/error.h"
+#include "lib/core/log.h"
+#include "lib/core/memory.h"
+#include "lib/core/text.h"
+#include "lib/metrics/metric.h"
+
+namespace s2o {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double milliseconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+}
+
+// "" or what is wrong with the values: the first bad one and how many there are.
+std::string describe_nonfinite(const Problem& problem, const AttentionRun& run) {
+  const auto is_bad_lse = [](float x) { return std::isnan(x) || x == HUGE_VALF; };
+  std::size_t bad = 0;
+  std::optional<std::size_t> first;
+  for (std::size_t i = 0; i < run.out.size(); ++i) {
+    if (std::isfinite(run.out[i])) continue;
+    if (!first) first = i;
+    ++bad;
+  }
+  if (first) {
+    const auto row = static_cast<std::int64_t>(*first) / problem.head_dim;
+    return fmt::format(
+        "{} of {} output values are not finite, the first is {} at head {}, token {}", bad,
+        run.out.size(), run.out[*first], row / problem.seqlen, row % problem.seqlen);
+  }
+  for (std::size_t i = 0; i < run.lse.size(); ++i) {
+    // -infinity is legal: a row that visits no key.
+    if (!is_bad_lse(run.lse[i])) continue;
+    const auto row = static_cast<std::int64_t>(i);
+    return fmt::format("the lse is {} at head {}, token {}", run.lse[i], row / problem.seqlen,
+                       row % problem.seqlen);
+  }
+  return "";
+}
+
+// Steps that each tile of a stop rule took, summed over passes; empty for a plan without one.
+std::vector<std::int32_t> collect_stop_steps(const SparsePlan& plan, const AttentionRun& run) {
+  bool stoppable = false;
+  for (const PlanPass& pass : plan.passes) {
+    for (const PlanItem& item : pass.items) stoppable = stoppable || item.stoppable;
+  }
+  if (!stoppable) return {};
+  const auto tiles = static_cast<std::size_t>(plan.num_tiles());
+  std::vector<std::int32_t> steps(tiles, 0);
+  for (std::size_t i = 0; i < run.stats.size(); ++i) steps[i % tiles] += run.stats[i].stop_steps;
+  return steps;
+}
+
+std::string failure_text(const std::exception_ptr& failure, const std::string& kernel,
+                         std::int64_t buffer_bytes) {
+  try {
+    std::rethrow_exception(failure);
+  } catch (const std::bad_alloc&) {
+    return fmt::format("{}: out of memory beyond the {} bytes of inputs and outputs", kernel,
+                       buffer_bytes);
+  } catch (const std::exception& error) {
+    return error.what();
+  } catch (...) {
+    return "unknown failure";
+  }
+}
+
+// Evaluates the cells of one input after the other; holds what the cells of an input share.
+class Evaluator {
+ public:
+  Evaluator(const EvalCells& cells, Backend& backend, const EvaluateOptions& options,
+            EvalSink& sink)
+      : cells_(cells), backend_(backend), options_(options), sink_(sink) {}
+
+  EvalSummary run() {
+    for (std::size_t i = 0; i < cells_.inputs.size(); ++i) {
+      throw_if_cancelled();
+      run_input(i);
+    }
+    return summary_;
+  }
+
+ private:
+  void run_input(std::size_t index) {
+    const std::size_t begin = index * cells_.settings.size();
+    const std::size_t end = begin + cells_.settings.size();
+    std::size_t first = begin;
+    while (first < end && sink_.has_row(first)) ++first;
+    if (first == end) return;
+    try {
+      load(first);
+    } catch (const InterruptedError&) {
+      throw;
+    } catch (...) {
+      const std::exception_ptr failure = std::current_exception();
+      for (std::size_t cell = first; cell < end; ++cell) {
+        if (!sink_.has_row(cell)) fail(cell, failure, "loading");
+      }
+      return;
+    }
+    for (std::size_t cell = first; cell < end; ++cell) {
+      if (!sink_.has_row(cell)) run_cell(cell);
+    }
+  }
+
+  // Loads the input of `cell` and computes its dense reference.
+  void load(std::size_t cell) {
+    const InputCell& source = cells_.input(cell);
+    sink_.start(cell, fmt::format("loading {} layer {}", source.name, source.layer));
+    input_.reset();
+    reference_ = {};
+    input_ = source.load();
+    const Problem& problem = input_->problem;
+    // The reference and the output of a method, each with its lse.
+    require_memory(2 * output_bytes(), fmt::format("{} layer {}, seqlen {}: outputs", source.name,
+                                                   source.layer, problem.seqlen));
+    sink_.start(cell, fmt::format("dense reference of {} layer {}", source.name, source.layer));
+    backend_.set_input(*input_);
+    const Method& dense = find_method("dense");
+    const ParamSet no_params(dense.info().params);
+    backend_.run(dense.plan_cpu({*input_, reference_}, no_params), cells_.config.timing, run_);
+    const std::string wrong = describe_nonfinite(problem, run_);
+    if (!wrong.empty() && !cells_.config.allow_nonfinite) {
+      throw InputError(
+          fmt::format("{} layer {}: dense attention: {}", source.name, source.layer, wrong));
+    }
+    reference_.out = run_.out;
+    reference_.lse = run_.lse;
+    dense_ms_ = quantile(run_.attention_ms, 0.5);
+    log_info("{} layer {}: seqlen {}, dense attention {:.1f} ms", source.name, source.layer,
+             problem.seqlen, dense_ms_.value_or(0.0));
+  }
+
+  std::int64_t output_bytes() const {
+    const Problem& problem = input_->problem;
+    return static_cast<std::int64_t>(sizeof(float)) * problem.num_q_heads * problem.seqlen *
+           (problem.head_dim + 1);
+  }
+
+  void run_cell(std::size_t cell) {
+    throw_if_cancelled();
+    const MethodSetting& setting = cells_.setting(cell);
+    const InputCell& source = cells_.input(cell);
+    sink_.start(cell,
+                fmt::format("{} on {} layer {}",
+                            setting_text(setting.method->info().name, setting.params.to_json()),
+                            source.name, source.layer));
+    ResultRow row = blank_row(cells_, cell, backend_, &*input_);
+    try {
+      measure(setting, row);
+    } catch (const InterruptedError&) {
+      throw;
+    } catch (...) {
+      fail(cell, std::current_exception(), setting.method->info().name);
+      return;
+    }
+    if (row.error) {
+      note_failure(std::make_exception_ptr(Error(*row.error)), cell, *row.error);
+    } else {
+      ++summary_.succeeded;
+    }
+    sink_.add(cell, row, run_.out);
+  }
+
+  // Plans, runs and fills in the row.
+  void measure(const MethodSetting& setting, ResultRow& row) {
+    const Problem& problem = input_->problem;
+    const PlanContext context = {*input_, reference_};
+    Timings timings = {.dense_attention_ms = dense_ms_};
+    std::optional<SparsePlan> plan;
+    for (int repeat = 0; repeat < backend_.repeats(cells_.config.timing); ++repeat) {
+      plan.reset();
+      const auto begin = Clock::now();
+      plan.emplace(setting.method->plan_cpu(context, setting.params));
+      timings.plan_ms.push_back(milliseconds_since(begin));
+    }
+    if (setting.method->info().is_oracle) timings.plan_ms.clear();
+    if (options_.check_plans) check_plan(problem, *plan);
+    backend_.run(*plan, cells_.config.timing, run_);
+    timings.attention_ms = run_.attention_ms;
+    const std::string wrong = describe_nonfinite(problem, run_);
+    if (!wrong.empty()) row.error = fmt::format("{}: {}", backend_.kernel(), wrong);
+    const Work work = count_work(problem, *plan, run_.stats);
+    row.stop_steps = collect_stop_steps(*plan, run_);
+    fill_metrics({*input_, reference_, run_.out, run_.lse, work, timings, run_.workspace_bytes},
+                 row);
+  }
+
+  // A value that is NaN or infinite becomes null, and the row's error names it.
+  static void fill_metrics(const MetricContext& context, ResultRow& row) {
+    for (const Metric* metric : all_metrics()) {
+      const std::vector<MetricValue> values = metric->compute(context);
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        const MetricColumn& column = metric->columns()[i];
+        if (column.per_head) row.per_head[column.name] = values[i].per_head;
+        if (!column.is_column) continue;
+        const std::optional<double>& value = values[i].value;
+        const bool usable = value && std::isfinite(*value);
+        row.metrics[column.name] = usable ? value : std::nullopt;
+        if (value && !usable && !row.error) {
+          row.error = fmt::format("metric {} is {}", column.name, *value);
+        }
+      }
+    }
+  }
+
+  void fail(std::size_t cell, const std::exception_ptr& failure, const std::string& what) {
+    const AttentionInput* input = input_ ? &*input_ : nullptr;
+    ResultRow row = blank_row(cells_, cell, backend_, input);
+    row.error = failure_text(failure, what, input != nullptr ? 2 * output_bytes() : 0);
+    note_failure(failure, cell, *row.error);
+    sink_.add(cell, row, {});
+  }
+
+  void note_failure(const std::exception_ptr& failure, std::size_t cell, const std::string& text) {
+    ++summary_.failed;
+    if (!summary_.first_failure) summary_.first_failure = failure;
+    const MethodSetting& setting = cells_.setting(cell);
+    log_error(fmt::format("{} on {} layer {}: {}",
+                          setting_text(setting.method->info().name, setting.params.to_json()),
+                          cells_.input(cell).name, cells_.input(cell).layer, text));
+  }
+
+  const EvalCells& cells_;
+  Backend& backend_;
+  const EvaluateOptions& options_;
+  EvalSink& sink_;
+  EvalSummary summary_;
+  std::optional<AttentionInput> input_;
+  DenseReference reference_;
+  std::optional<double> dense_ms_;
+  AttentionRun run_;
+};
+
+}  // namespace
+
+EvalSummary evaluate(const EvalCells& cells, Backend& backend, const EvaluateOptions& options,
+                     EvalSink& sink) {
+  return Evaluator(cells, backend, options, sink).run();
+}
+
+ResultRow blank_row(const EvalCells& cells, std::size_t cell, const Backend& backend,
+                    const AttentionInput* input) {
+  const InputCell& source = cells.input(cell);
+  const MethodSetting& setting = cells.setting(cell);
+  ResultRow row;
+  row.input = source.name;
+  row.layer = source.layer;
+  row.seqlen = source.seqlen;
+  if (input != nullptr) {
+    row.seqlen = input->problem.seqlen;
+    row.num_q_heads = input->problem.num_q_heads;
+    row.num_kv_heads = input->problem.num_kv_heads;
+    row.head_dim = input->problem.head_dim;
+  }
+  row.method = setting.method->info().name;
+  row.params = setting.params.to_json();
+  row.kernel = backend.kernel();
+  row.backend = backend.name();
+  for (const MetricColumn& column : metric_columns()) row.metrics[column.name] = std::nullopt;
+  return row;
+}
+
+}  // namespace s2o

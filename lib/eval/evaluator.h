@@ -1,0 +1,51 @@
+// The one loop of an evaluation: inputs x methods x settings -> rows.
+#pragma once
+
+#include <cstddef>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "lib/eval/backend.h"
+#include "lib/eval/cells.h"
+#include "lib/eval/result_table.h"
+
+namespace s2o {
+
+// Takes the rows. Exceptions of a sink end the evaluation.
+class EvalSink {
+ public:
+  virtual ~EvalSink() = default;
+  // True for a cell whose row is known already, from an earlier run.
+  virtual bool has_row(std::size_t cell) const = 0;
+  // A cell, or the dense reference and the loading before it, begins.
+  virtual void start(std::size_t cell, const std::string& what) = 0;
+  // `out` [num_q_heads, seqlen, head_dim] is empty for a failed cell.
+  virtual void add(std::size_t cell, const ResultRow& row, const std::vector<float>& out) = 0;
+};
+
+struct EvaluateOptions {
+  bool check_plans = false;  // every invariant of every plan (slow)
+};
+
+struct EvalSummary {
+  std::size_t failed = 0;            // cells with an error
+  std::size_t succeeded = 0;         // cells without, those of an earlier run not counted
+  std::exception_ptr first_failure;  // null if nothing failed
+};
+
+// Runs all cells that the sink does not have. A cell that fails becomes a row with an error, and
+// the loop goes on; a broken input fails all of its cells. InterruptedError ends the loop after the
+// rows so far were added.
+EvalSummary evaluate(const EvalCells& cells, Backend& backend, const EvaluateOptions& options,
+                     EvalSink& sink);
+
+// The row of a cell before it ran: names and shapes, no metrics. `input` may be null (unknown
+// shapes are 0 then).
+ResultRow blank_row(const EvalCells& cells, std::size_t cell, const Backend& backend,
+                    const AttentionInput* input);
+
+// What a config and this machine say about the results; see interface.md.
+nlohmann::ordered_json make_context(const EvalCells& cells, const Backend& backend);
+
+}  // namespace s2o
