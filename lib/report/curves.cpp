@@ -1,0 +1,246 @@
+#include "lib/report/curves.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+
+#include "lib/core/error.h"
+#include "lib/core/text.h"
+#include "lib/methods/method.h"
+#include "lib/report/settings.h"
+
+namespace s2o {
+namespace {
+
+using nlohmann::ordered_json;
+
+std::string value_text(const ordered_json& value) {
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+bool is_usable(const ResultRow& row) {
+  return !row.error && row_metric(row, "mse") && row_metric(row, "compute_density");
+}
+
+bool has_head_vectors(const ResultRow& row) {
+  const auto mse = row.per_head.find("mse");
+  const auto density = row.per_head.find("compute_density");
+  if (mse == row.per_head.end() || density == row.per_head.end()) return false;
+  return !mse->second.empty() && mse->second.size() == density->second.size();
+}
+
+MatchUnit resolve_unit(MatchUnit asked, const std::vector<const ResultRow*>& rows) {
+  if (asked == MatchUnit::kLayer) return asked;
+  for (const ResultRow* row : rows) {
+    if (has_head_vectors(*row)) continue;
+    if (asked == MatchUnit::kAuto) return MatchUnit::kLayer;
+    throw ConfigError(fmt::format(
+        "--unit head: the row of '{}' on {} layer {} has no per-head mse and compute_density; read "
+        "results.h5 (or its folder), or use --unit layer",
+        row->method, row->input, row->layer));
+  }
+  return MatchUnit::kHead;
+}
+
+// Rows of one method setting, before its points become curves.
+struct Group {
+  std::string method;
+  ordered_json params;
+  std::map<CurveUnit, std::vector<CurvePoint>> points;
+};
+
+void add_points(Group& group, const ResultRow& row, MatchUnit unit) {
+  CurveUnit key{row.input, row.layer, row.seqlen, row.backend, -1};
+  if (unit == MatchUnit::kLayer) {
+    group.points[key].push_back(
+        {1.0 - *row_metric(row, "compute_density"), *row_metric(row, "mse")});
+    return;
+  }
+  const std::vector<double>& mse = row.per_head.at("mse");
+  const std::vector<double>& density = row.per_head.at("compute_density");
+  for (std::size_t head = 0; head < mse.size(); ++head) {
+    key.head = static_cast<int>(head);
+    group.points[key].push_back({1.0 - density[head], mse[head]});
+  }
+}
+
+// Dense attention has nothing to match: no setting of it is sparse.
+bool is_dense_group(const Group& group) {
+  for (const auto& [unit, points] : group.points) {
+    for (const CurvePoint& point : points) {
+      if (point.sparsity > 0.0) return false;
+    }
+  }
+  return true;
+}
+
+bool equals_defaults(const ordered_json& params, const ordered_json& defaults) {
+  for (const auto& [key, value] : params.items()) {
+    if (!defaults.contains(key) || defaults.at(key) != value) return false;
+  }
+  return true;
+}
+
+void label_methods(std::vector<MethodCurves>& methods) {
+  std::map<std::string, std::vector<ordered_json>> params_of;
+  for (const MethodCurves& curves : methods) params_of[curves.method].push_back(curves.params);
+  for (MethodCurves& curves : methods) {
+    const std::string setting = params_label(curves.params, varying_keys(params_of[curves.method]));
+    curves.label = setting.empty() ? curves.method : curves.method + " " + setting;
+  }
+}
+
+// True if `reference` is the method's name followed by key=value words that all hold.
+bool matches_reference(const MethodCurves& curves, const std::string& reference) {
+  std::size_t begin = 0;
+  bool is_first = true;
+  while (begin <= reference.size()) {
+    const std::size_t end = std::min(reference.find(' ', begin), reference.size());
+    const std::string word = reference.substr(begin, end - begin);
+    begin = end + 1;
+    if (word.empty()) continue;
+    if (is_first) {
+      if (word != curves.method) return false;
+      is_first = false;
+      continue;
+    }
+    const std::size_t equals = word.find('=');
+    if (equals == std::string::npos) return false;
+    const std::string key = word.substr(0, equals);
+    if (!curves.params.contains(key)) return false;
+    if (value_text(curves.params.at(key)) != word.substr(equals + 1)) return false;
+  }
+  return !is_first;
+}
+
+}  // namespace
+
+MethodFacts registry_method_facts(const std::string& method) {
+  const std::vector<const Method*>& methods = all_methods();
+  for (std::size_t i = 0; i < methods.size(); ++i) {
+    const MethodInfo& info = methods[i]->info();
+    if (info.name != method) continue;
+    return {info.knob, ParamSet(info.params).to_json(), info.is_oracle, static_cast<int>(i)};
+  }
+  return {"", ordered_json::object(), false, static_cast<int>(methods.size())};
+}
+
+MatchUnit parse_match_unit(const std::string& name) {
+  if (name == "auto") return MatchUnit::kAuto;
+  if (name == "layer") return MatchUnit::kLayer;
+  if (name == "head") return MatchUnit::kHead;
+  throw ConfigError(fmt::format("--unit {}: expected auto, layer or head", name));
+}
+
+ordered_json params_without(const ordered_json& params, const std::string& knob) {
+  ordered_json rest = ordered_json::object();
+  for (const auto& [key, value] : params.items()) {
+    if (key != knob) rest[key] = value;
+  }
+  return rest;
+}
+
+bool is_compensated(const ordered_json& params) {
+  if (params.contains("compensation") && params.at("compensation") != "none") return true;
+  return params.contains("mean_correction") && params.at("mean_correction") == true;
+}
+
+std::string params_label(const ordered_json& params, const std::vector<std::string>& keys) {
+  std::vector<std::string> parts;
+  for (const std::string& key : keys) {
+    if (params.contains(key)) parts.push_back(key + "=" + value_text(params.at(key)));
+  }
+  return join(parts, " ");
+}
+
+std::vector<std::string> varying_keys(const std::vector<ordered_json>& params) {
+  std::vector<std::string> keys;
+  std::set<std::string> seen;
+  for (const ordered_json& object : params) {
+    for (const auto& [key, value] : object.items()) {
+      if (!seen.insert(key).second) continue;
+      const auto differs = [&key = key, &value = value](const ordered_json& other) {
+        return !other.contains(key) || other.at(key) != value;
+      };
+      if (std::any_of(params.begin(), params.end(), differs)) keys.push_back(key);
+    }
+  }
+  return keys;
+}
+
+CurveSet build_curves(const ResultTable& table, const CurveOptions& options) {
+  std::vector<const ResultRow*> rows;
+  for (const ResultRow& row : table.rows) {
+    if (is_usable(row)) rows.push_back(&row);
+  }
+  CurveSet set;
+  set.unit = resolve_unit(options.unit, rows);
+
+  std::map<std::string, MethodFacts> facts;
+  std::map<std::string, std::size_t> group_index;
+  std::vector<Group> groups;
+  for (const ResultRow* row : rows) {
+    if (!facts.contains(row->method)) {
+      facts[row->method] = options.facts(row->method);
+      const auto knob = options.knobs.find(row->method);
+      if (knob != options.knobs.end()) facts[row->method].knob = knob->second;
+    }
+    const ordered_json params = params_without(row->params, facts[row->method].knob);
+    const std::string key = row->method + params.dump();
+    const auto [place, is_new] = group_index.try_emplace(key, groups.size());
+    if (is_new) groups.push_back({row->method, params, {}});
+    add_points(groups[place->second], *row, set.unit);
+  }
+
+  std::stable_sort(groups.begin(), groups.end(), [&facts](const Group& a, const Group& b) {
+    return facts.at(a.method).rank < facts.at(b.method).rank;
+  });
+  std::set<CurveUnit> units;
+  for (const Group& group : groups) {
+    if (is_dense_group(group)) continue;
+    MethodCurves curves;
+    curves.method = group.method;
+    curves.params = group.params;
+    curves.has_default_params = equals_defaults(group.params, facts[group.method].defaults);
+    curves.is_oracle = facts[group.method].is_oracle;
+    curves.is_compensated = is_compensated(group.params);
+    for (const auto& [unit, points] : group.points) {
+      curves.curves.emplace(unit, MonotoneCurve(points));
+      units.insert(unit);
+    }
+    set.methods.push_back(std::move(curves));
+  }
+  if (set.methods.empty()) {
+    throw ConfigError(fmt::format(
+        "the results hold no sparse method with mse and compute_density ({} rows, {} usable)",
+        table.rows.size(), rows.size()));
+  }
+  label_methods(set.methods);
+  set.units.assign(units.begin(), units.end());
+  return set;
+}
+
+const MethodCurves& find_curves(const CurveSet& set, const std::string& reference) {
+  std::vector<const MethodCurves*> found;
+  std::vector<std::string> labels, found_labels;
+  for (const MethodCurves& curves : set.methods) {
+    labels.push_back(fmt::format("'{}'", curves.label));
+    if (curves.label == reference) return curves;
+    if (!matches_reference(curves, reference)) continue;
+    found.push_back(&curves);
+    found_labels.push_back(labels.back());
+  }
+  if (found.size() == 1) return *found.front();
+  if (found.empty()) {
+    throw ConfigError(fmt::format("reference '{}': not among the results; there are {}", reference,
+                                  join(labels)));
+  }
+  for (const MethodCurves* curves : found) {
+    if (curves->has_default_params) return *curves;
+  }
+  throw ConfigError(fmt::format("reference '{}': several settings fit, name one of {}", reference,
+                                join(found_labels)));
+}
+
+}  // namespace s2o

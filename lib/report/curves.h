@@ -1,0 +1,90 @@
+// Result rows grouped into error curves: one per method setting and unit, traced by the method's
+// knob.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lib/eval/result_table.h"
+#include "lib/report/interpolate.h"
+
+namespace s2o {
+
+// What a report must know of a method, besides its rows.
+struct MethodFacts {
+  std::string knob;                 // parameter that traces the curve; "" = none
+  nlohmann::ordered_json defaults;  // of its parameters
+  bool is_oracle = false;
+  int rank = 0;  // place in methods.def; unknown methods come last
+};
+using MethodFactsLookup = std::function<MethodFacts(const std::string& method)>;
+
+// From the registry. A method that this build does not know has no knob: each setting stands alone.
+MethodFacts registry_method_facts(const std::string& method);
+
+// What error and density are measured on, and what is resampled.
+enum class MatchUnit {
+  kAuto,   // kHead if every row has per-head mse and compute_density, otherwise kLayer
+  kLayer,  // (input, layer): the columns mse and compute_density of a row
+  kHead,   // (input, layer, head): its per-head vectors
+};
+// ConfigError unless "auto", "layer" or "head".
+MatchUnit parse_match_unit(const std::string& name);
+
+struct CurveUnit {
+  std::string input;
+  int layer = 0;
+  std::int64_t seqlen = 0;
+  std::string backend;
+  int head = -1;  // -1 for kLayer
+  auto operator<=>(const CurveUnit&) const = default;
+};
+
+// One method with one choice of everything but its knob.
+struct MethodCurves {
+  std::string label;  // "s2o", or with what distinguishes it: "s2o segment_size=256"
+  std::string method;
+  nlohmann::ordered_json params;  // without the knob
+  bool has_default_params = false;
+  bool is_oracle = false;
+  bool is_compensated = false;  // unvisited keys are represented, not dropped
+  std::map<CurveUnit, MonotoneCurve> curves;
+};
+
+struct CurveSet {
+  MatchUnit unit = MatchUnit::kLayer;  // never kAuto
+  std::vector<MethodCurves> methods;   // in the order of methods.def, then as the rows come
+  std::vector<CurveUnit> units;        // every unit of any method, sorted
+};
+
+struct CurveOptions {
+  MatchUnit unit = MatchUnit::kAuto;
+  std::map<std::string, std::string> knobs;  // method -> parameter, in place of the registry's knob
+  MethodFactsLookup facts = registry_method_facts;
+};
+
+// Rows with an error, and rows without mse or compute_density, are left out. Dense rows (no knob
+// and no error to plot) make no curve. ConfigError when kHead is asked for and a row has no
+// per-head vectors, or when nothing is left.
+CurveSet build_curves(const ResultTable& table, const CurveOptions& options);
+
+// The parameters of a row without the knob.
+nlohmann::ordered_json params_without(const nlohmann::ordered_json& params,
+                                      const std::string& knob);
+// True for compensation other than "none", and for FlashPrefill's mean correction.
+bool is_compensated(const nlohmann::ordered_json& params);
+// "key=value key=value" of the named keys.
+std::string params_label(const nlohmann::ordered_json& params,
+                         const std::vector<std::string>& keys);
+// Keys whose values differ among the parameter objects, in their order of appearance.
+std::vector<std::string> varying_keys(const std::vector<nlohmann::ordered_json>& params);
+
+// Finds the curves that `reference` names: a label, or "method key=value ...". Of several, the one
+// with default parameters. ConfigError listing the candidates when none or several remain.
+const MethodCurves& find_curves(const CurveSet& set, const std::string& reference);
+
+}  // namespace s2o

@@ -1,0 +1,66 @@
+// Methods compared at equal sparsity and at equal error.
+//
+// In each unit (layer or head of one input) every method's error curve is interpolated
+// (interpolate.h), and the ratio to the reference method's curve in the same unit is taken. Ratios
+// are averaged over units as a geometric mean, with a bootstrap interval over units. A unit in
+// which either curve does not reach the level is left out, and the number of units used is stated.
+// Sequence lengths are never mixed.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "lib/report/curves.h"
+#include "lib/report/geometric_mean.h"
+#include "lib/report/report_table.h"
+
+namespace s2o {
+
+struct MatchOptions {
+  std::string reference = "s2o";  // see find_curves
+  std::vector<double> sparsity = {0.5, 0.6, 0.7, 0.8, 0.9, 0.95};
+  // Errors at which densities are compared. Empty: in each unit, the reference's own errors at the
+  // sparsities above, so that every unit is compared where it is in use.
+  std::vector<double> mse;
+  int resamples = 2000;
+  std::uint64_t seed = 0;
+  CurveOptions curves;
+};
+
+struct MatchCell {
+  GeometricMean value;  // MSE, or compute density, over the units that this method reaches
+  GeometricMean ratio;  // to the reference, over the units that both reach
+};
+
+struct MatchGrid {
+  std::int64_t seqlen = 0;
+  int num_units = 0;
+  std::vector<double> levels;                 // sparsities, or errors
+  std::vector<std::vector<MatchCell>> cells;  // [curves.methods, levels]
+};
+
+// At each sparsity the MSE of each method; ratio = MSE / the reference's MSE. One grid per seqlen,
+// ascending.
+std::vector<MatchGrid> match_sparsity(const CurveSet& set, const MatchOptions& options);
+// At each error the compute density of each method; ratio = density / the reference's density.
+// With options.mse empty the levels are the sparsities of the reference.
+std::vector<MatchGrid> match_mse(const CurveSet& set, const MatchOptions& options);
+
+// The baseline (not an oracle, not of the S2O family) with the smallest ratio at a level, among
+// those that share at least half of the units that the reference reaches; -1 without one.
+int best_baseline(const CurveSet& set, const MatchGrid& grid, std::size_t level,
+                  const MethodCurves& reference, bool compensated);
+
+// "3.82 [3.10, 4.61] (28)": value, interval, and the number of units if not all of `num_units`.
+ReportCell ratio_cell(const GeometricMean& ratio, int num_units);
+
+Report matched_sparsity_report(const ResultTable& table, const MatchOptions& options);
+Report matched_mse_report(const ResultTable& table, const MatchOptions& options);
+
+// "--sparsity 0.7,0.8": sorted, each once. ConfigError unless every level is in (0, 1).
+std::vector<double> parse_sparsity_levels(const std::string& text);
+// "--mse 1e-4,1e-5", or "auto" (empty). ConfigError unless every level is > 0.
+std::vector<double> parse_mse_levels(const std::string& text);
+
+}  // namespace s2o

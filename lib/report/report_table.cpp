@@ -1,0 +1,279 @@
+#include "lib/report/report_table.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "lib/core/error.h"
+#include "lib/core/text.h"
+
+namespace s2o {
+namespace {
+
+std::string header_text(const ReportColumn& column) {
+  return column.unit.empty() ? column.name : fmt::format("{} [{}]", column.name, column.unit);
+}
+
+// Columns of a terminal, not bytes: continuation bytes of UTF-8 take no room.
+std::size_t display_width(const std::string& text) {
+  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+    return (static_cast<unsigned char>(c) & 0xc0u) != 0x80u;
+  }));
+}
+
+std::string padded(const std::string& text, std::size_t width, bool left_aligned) {
+  const std::string space(width - std::min(width, display_width(text)), ' ');
+  return left_aligned ? text + space : space + text;
+}
+
+std::vector<std::size_t> column_widths(const ReportTable& table) {
+  std::vector<std::size_t> widths;
+  for (std::size_t c = 0; c < table.columns.size(); ++c) {
+    std::size_t width = display_width(header_text(table.columns[c]));
+    for (const auto& row : table.rows) width = std::max(width, display_width(row[c].text));
+    widths.push_back(width);
+  }
+  return widths;
+}
+
+std::string without_trailing_space(std::string line) {
+  line.erase(line.find_last_not_of(' ') + 1);
+  return line;
+}
+
+std::string render_text(const ReportTable& table) {
+  const std::vector<std::size_t> widths = column_widths(table);
+  std::string out = table.title + "\n\n";
+  std::string header, rule;
+  for (std::size_t c = 0; c < widths.size(); ++c) {
+    const ReportColumn& column = table.columns[c];
+    const std::string gap = c == 0 ? "" : "  ";
+    header += gap + padded(header_text(column), widths[c], column.left_aligned);
+    rule += gap + std::string(widths[c], '-');
+  }
+  out += without_trailing_space(header) + "\n" + rule + "\n";
+  for (const auto& row : table.rows) {
+    std::string line;
+    for (std::size_t c = 0; c < widths.size(); ++c) {
+      if (c > 0) line += "  ";
+      line += padded(row[c].text, widths[c], table.columns[c].left_aligned);
+    }
+    out += without_trailing_space(line) + "\n";
+  }
+  if (!table.notes.empty()) out += "\n";
+  for (const std::string& note : table.notes) out += note + "\n";
+  return out;
+}
+
+std::string markdown_escape(const std::string& text) {
+  std::string out;
+  for (char c : text) {
+    if (c == '|' || c == '*' || c == '_' || c == '\\') out += '\\';
+    out += c;
+  }
+  return out;
+}
+
+std::string render_markdown(const ReportTable& table) {
+  std::string out = fmt::format("**{}**\n\n|", markdown_escape(table.title));
+  for (const ReportColumn& column : table.columns) {
+    out += fmt::format(" {} |", markdown_escape(header_text(column)));
+  }
+  out += "\n|";
+  for (const ReportColumn& column : table.columns) out += column.left_aligned ? "---|" : "---:|";
+  out += "\n";
+  for (const auto& row : table.rows) {
+    out += "|";
+    for (const ReportCell& cell : row) out += fmt::format(" {} |", markdown_escape(cell.text));
+    out += "\n";
+  }
+  if (!table.notes.empty()) out += "\n";
+  for (const std::string& note : table.notes) out += markdown_escape(note) + "  \n";
+  return out;
+}
+
+std::string latex_escape(const std::string& text) {
+  std::string out;
+  for (char c : text) {
+    switch (c) {
+      case '_':
+      case '%':
+      case '&':
+      case '#':
+      case '$':
+      case '{':
+      case '}':
+        out += '\\';
+        out += c;
+        break;
+      case '\\':
+        out += "\\textbackslash{}";
+        break;
+      case '~':
+        out += "\\textasciitilde{}";
+        break;
+      case '^':
+        out += "\\textasciicircum{}";
+        break;
+      case '<':
+        out += "$<$";
+        break;
+      case '>':
+        out += "$>$";
+        break;
+      default:
+        out += c;
+    }
+  }
+  return out;
+}
+
+// Needs the booktabs package.
+std::string render_latex(const ReportTable& table) {
+  std::string alignment;
+  for (const ReportColumn& column : table.columns) alignment += column.left_aligned ? 'l' : 'r';
+  std::string out = fmt::format("% {}\n", table.title);
+  for (const std::string& note : table.notes) out += fmt::format("% {}\n", note);
+  out += fmt::format("\\begin{{tabular}}{{{}}}\n\\toprule\n", alignment);
+  for (std::size_t c = 0; c < table.columns.size(); ++c) {
+    if (c > 0) out += " & ";
+    out += latex_escape(header_text(table.columns[c]));
+  }
+  out += " \\\\\n\\midrule\n";
+  for (const auto& row : table.rows) {
+    for (std::size_t c = 0; c < row.size(); ++c) {
+      // A row that starts with "[" would be read as an argument of the line break before it.
+      const std::string text = latex_escape(row[c].text);
+      out += c == 0 ? (text.starts_with('[') ? "{}" + text : text) : " & " + text;
+    }
+    out += " \\\\\n";
+  }
+  return out + "\\bottomrule\n\\end{tabular}\n";
+}
+
+std::string csv_field(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string out = "\"";
+  for (char c : text) {
+    if (c == '"') out += '"';
+    out += c;
+  }
+  return out + "\"";
+}
+
+std::string csv_value(const nlohmann::ordered_json& value) {
+  if (value.is_null()) return "";
+  // Nine digits: what follows is rounding noise of the sums, and differs between machines.
+  if (value.is_number_float()) return fmt::format("{:.9g}", value.get<double>());
+  return csv_field(value.is_string() ? value.get<std::string>() : value.dump());
+}
+
+std::string render_csv(const ReportTable& table) {
+  std::string out = fmt::format("# {}\n", table.title);
+  for (const std::string& note : table.notes) out += fmt::format("# {}\n", note);
+  for (std::size_t c = 0; c < table.columns.size(); ++c) {
+    if (c > 0) out += ",";
+    out += csv_field(table.columns[c].name);
+  }
+  out += "\n";
+  for (const auto& row : table.rows) {
+    for (std::size_t c = 0; c < row.size(); ++c) {
+      if (c > 0) out += ",";
+      out += csv_value(row[c].value);
+    }
+    out += "\n";
+  }
+  return out;
+}
+
+nlohmann::ordered_json table_json(const ReportTable& table) {
+  nlohmann::ordered_json columns = nlohmann::ordered_json::array();
+  for (const ReportColumn& column : table.columns) {
+    columns.push_back({{"name", column.name}, {"unit", column.unit}});
+  }
+  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  for (const auto& row : table.rows) {
+    nlohmann::ordered_json object = nlohmann::ordered_json::object();
+    for (std::size_t c = 0; c < row.size(); ++c) object[table.columns[c].name] = row[c].value;
+    rows.push_back(std::move(object));
+  }
+  return {{"name", table.name},
+          {"title", table.title},
+          {"notes", table.notes},
+          {"columns", columns},
+          {"rows", std::move(rows)}};
+}
+
+std::string render_json(const std::vector<ReportTable>& tables) {
+  nlohmann::ordered_json out = {{"tables", nlohmann::ordered_json::array()}};
+  for (const ReportTable& table : tables) out["tables"].push_back(table_json(table));
+  return out.dump(1) + "\n";
+}
+
+}  // namespace
+
+ReportCell missing_cell() { return {"n/a", nullptr}; }
+
+ReportCell text_cell(const std::string& text) { return {text, text}; }
+
+ReportCell integer_cell(std::int64_t value) { return {fmt::format("{}", value), value}; }
+
+ReportCell number_cell(std::optional<double> value, int digits) {
+  if (!value || !std::isfinite(*value)) return missing_cell();
+  // The exponent after rounding: 0.9996 is 1.00.
+  const std::string scientific = fmt::format("{:.{}e}", *value, digits - 1);
+  const int exponent = std::stoi(scientific.substr(scientific.find('e') + 1));
+  if (*value != 0.0 && (exponent < -3 || exponent >= 5)) return {scientific, *value};
+  return {fmt::format("{:.{}f}", *value, std::max(0, digits - 1 - exponent)), *value};
+}
+
+ReportCell fixed_cell(std::optional<double> value, int digits) {
+  if (!value || !std::isfinite(*value)) return missing_cell();
+  return {fmt::format("{:.{}f}", *value, digits), *value};
+}
+
+ReportFormat parse_report_format(const std::string& name, const std::vector<std::string>& allowed) {
+  const std::vector<std::pair<std::string, ReportFormat>> formats = {
+      {"text", ReportFormat::kText},
+      {"markdown", ReportFormat::kMarkdown},
+      {"csv", ReportFormat::kCsv},
+      {"latex", ReportFormat::kLatex},
+      {"json", ReportFormat::kJson}};
+  for (const auto& [format_name, format] : formats) {
+    const bool is_allowed = std::find(allowed.begin(), allowed.end(), name) != allowed.end();
+    if (format_name == name && is_allowed) return format;
+  }
+  const std::string nearest = nearest_name(name, allowed);
+  throw ConfigError(fmt::format("--format {}: unknown format{}; formats: {}", name,
+                                nearest.empty() ? "" : fmt::format(", did you mean '{}'?", nearest),
+                                join(allowed)));
+}
+
+std::string render_report(const Report& report, ReportFormat format) {
+  const std::vector<ReportTable>& data = report.data.empty() ? report.view : report.data;
+  if (format == ReportFormat::kJson) return render_json(data);
+  std::string out;
+  for (const ReportTable& table : format == ReportFormat::kCsv ? data : report.view) {
+    if (!out.empty()) out += "\n";
+    switch (format) {
+      case ReportFormat::kText:
+        out += render_text(table);
+        break;
+      case ReportFormat::kMarkdown:
+        out += render_markdown(table);
+        break;
+      case ReportFormat::kCsv:
+        out += render_csv(table);
+        break;
+      case ReportFormat::kLatex:
+        out += render_latex(table);
+        break;
+      case ReportFormat::kJson:
+        break;
+    }
+  }
+  return out;
+}
+
+}  // namespace s2o

@@ -1,0 +1,47 @@
+// Result rows grouped by method setting, for tables that show settings as they were run.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "lib/report/curves.h"
+
+namespace s2o {
+
+// All rows of one setting (every parameter fixed, the knob too) at one sequence length on one
+// backend: one row per input and layer.
+struct Setting {
+  std::string label;  // as in MethodCurves: without the knob
+  std::string method;
+  nlohmann::ordered_json params;
+  std::string knob;                   // "" = none
+  nlohmann::ordered_json knob_value;  // null without a knob
+  std::int64_t seqlen = 0;
+  std::string backend;
+  std::string kernel;
+  std::vector<const ResultRow*> rows;  // point into the table
+
+  // "s2o segment_size=256 tau=0.01"
+  std::string full_label() const;
+};
+
+// Rows with an error are left out. Ordered by seqlen, backend, methods.def, first appearance of the
+// label, then from dense to sparse.
+std::vector<Setting> group_settings(const ResultTable& table, const CurveOptions& options);
+
+// Over the rows that have the metric; empty when none has it.
+std::optional<double> mean_metric(const Setting& setting, const std::string& metric);
+// As above; 0 as soon as one value is 0.
+std::optional<double> geometric_mean_metric(const Setting& setting, const std::string& metric);
+
+// The value of a metric column in a row, or empty.
+std::optional<double> row_metric(const ResultRow& row, const std::string& metric);
+
+// ConfigError when there is no setting at all: "the results hold no ... (N rows, M failed)".
+void require_settings(const std::vector<Setting>& settings, const ResultTable& table,
+                      const std::string& what);
+
+// "layers 0,1,2,3; inputs tiny-llama/book" of these settings.
+std::string coverage_text(const std::vector<Setting>& settings);
+
+}  // namespace s2o
