@@ -34,10 +34,9 @@ std::vector<BackendItem> list_kernels() {
 }
 
 std::vector<BackendItem> list_devices() {
-  const auto free = available_memory_bytes();
   const std::string memory =
-      free ? fmt::format(", {} of memory free", bytes_text(static_cast<double>(*free))) : "";
-  return {{.name = "cpu", .usable = true, .detail = cpu_description().substr(5) + memory},
+      bytes_text(static_cast<double>(available_memory_bytes())) + " of memory free";
+  return {{.name = "cpu", .usable = true, .detail = cpu_description() + ", " + memory},
           {.name = "cuda", .usable = false, .detail = kNoCuda}};
 }
 

@@ -7,7 +7,6 @@
 #include <limits>
 
 #include "kernels/attention/attention.h"
-#include "lib/core/memory.h"
 #include "lib/eval/backend_cpu.h"
 
 namespace s2o {
@@ -19,7 +18,7 @@ class CpuBackend final : public Backend {
   std::string kernel() const override { return "attention_ref"; }
 
   nlohmann::ordered_json context() const override {
-    return {{"device", cpu_description()},
+    return {{"device", "cpu: " + cpu_description()},
             {"driver", nullptr},
             {"cuda", nullptr},
             {"sm_clock_mhz", nullptr}};
@@ -63,7 +62,7 @@ std::string cpu_description() {
     model = line.substr(colon + 2);
     break;
   }
-  return "cpu: " + model + ", " + std::to_string(omp_get_max_threads()) + " threads";
+  return model + ", " + std::to_string(omp_get_max_threads()) + " threads";
 }
 
 std::unique_ptr<Backend> make_cpu_backend() { return std::make_unique<CpuBackend>(); }

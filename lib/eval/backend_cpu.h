@@ -9,7 +9,7 @@
 namespace s2o {
 
 std::unique_ptr<Backend> make_cpu_backend();
-// "cpu: <processor>, 2 threads"
+// "<processor>, 2 threads"
 std::string cpu_description();
 
 }  // namespace s2o

@@ -123,8 +123,9 @@ class Evaluator {
     input_ = source.load();
     const Problem& problem = input_->problem;
     // The reference and the output of a method, each with its lse.
-    require_memory(2 * output_bytes(), fmt::format("{} layer {}, seqlen {}: outputs", source.name,
-                                                   source.layer, problem.seqlen));
+    require_memory(
+        static_cast<std::uint64_t>(2 * output_bytes()),
+        fmt::format("{} layer {}, seqlen {}: outputs", source.name, source.layer, problem.seqlen));
     sink_.start(cell, fmt::format("dense reference of {} layer {}", source.name, source.layer));
     backend_.set_input(*input_);
     const Method& dense = find_method("dense");

@@ -23,6 +23,8 @@ std::vector<ParamSpec> plus_specs() {
   specs.push_back(ParamSpec::choice("compensation", "blocks_variance",
                                     {"none", "centroid", "blocks", "blocks_variance"},
                                     "what stands in for the unvisited history"));
+  specs.push_back(ParamSpec::boolean("normalizer_aware", false, "x"));
+  specs.push_back(ParamSpec::boolean("value_aware", false, "x"));
   specs.push_back(ParamSpec::integer("fold_block", 128, "key slots per folded column", 1, 1 << 20));
   specs.push_back(ParamSpec::choice("pass1_order", "natural", {"natural", "permuted"},
                                     "row order of the pass over the own segment"));
@@ -65,6 +67,8 @@ class S2oPlus final : public Method {
     S2oSettings settings = s2o_settings(params);
     settings.ranking = parse_ranking(params.get_choice("ranking"));
     settings.low_rank = static_cast<int>(params.get_int("low_rank"));
+    settings.normalizer_aware = params.get_bool("normalizer_aware");
+    settings.value_aware = params.get_bool("value_aware");
     settings.local_window = params.get_int("local_window");
     settings.fold.kind = parse_compensation(params.get_choice("compensation"));
     settings.fold.fold_block = static_cast<int>(params.get_int("fold_block"));

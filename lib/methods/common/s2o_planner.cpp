@@ -48,6 +48,8 @@ class S2oPlanner {
     if (two_passes) plan_.passes.resize(2);
     PlanPass& main_pass = plan_.passes.back();
     if (orders_queries) order_queries(main_pass.query_order);
+    if (settings_.normalizer_aware) estimate_normalizers();
+    if (settings_.value_aware) measure_values();
     rank_all_histories(main_pass.gather_indices);
 
     PlanBuilder local(plan_);
@@ -117,6 +119,60 @@ class S2oPlanner {
     });
   }
 
+  // lse[t] of every query, estimated from block means of its causal keys: each block of kBlock keys
+  // counts as n exp(second cumulant), the block of t itself up to t. 1/kBlock of the cost of Q K'.
+  void estimate_normalizers() {
+    constexpr std::int64_t kBlock = 128;
+    const int d = problem_.head_dim;
+    const std::int64_t num_blocks = (problem_.seqlen + kBlock - 1) / kBlock;
+    lse_estimate_.resize(static_cast<std::size_t>(problem_.num_q_heads * problem_.seqlen));
+    const float scale = problem_.softmax_scale;
+    parallel_for(problem_.num_kv_heads, [&](std::int64_t kv_head) {
+      RowMatrixXf mean(num_blocks, d);
+      RowMatrixXf variance(num_blocks, d);
+      for (std::int64_t b = 0; b < num_blocks; ++b) {
+        const std::int64_t begin = b * kBlock;
+        const Rows keys(input_.k_head(static_cast<int>(kv_head)) + begin * d,
+                        std::min(kBlock, problem_.seqlen - begin), d);
+        mean.row(b) = keys.colwise().mean();
+        variance.row(b) = (keys.rowwise() - mean.row(b)).cwiseAbs2().colwise().mean();
+      }
+      for (int h = 0; h < problem_.group_size(); ++h) {
+        const int q_head = static_cast<int>(kv_head) * problem_.group_size() + h;
+        for (std::int64_t b = 0; b < num_blocks; ++b) {
+          const std::int64_t begin = b * kBlock;
+          const std::int64_t count = std::min(kBlock, problem_.seqlen - begin);
+          const RowMatrixXf q = Rows(input_.q_head(q_head) + begin * d, count, d) * scale;
+          RowMatrixXf logits = q * mean.topRows(b + 1).transpose() +
+                               0.5f * q.cwiseAbs2() * variance.topRows(b + 1).transpose();
+          logits.leftCols(b).array() += std::log(static_cast<float>(kBlock));
+          for (std::int64_t r = 0; r < count; ++r) {
+            logits(r, b) += std::log(static_cast<float>(r + 1));
+            const float largest = logits.row(r).maxCoeff();
+            lse_estimate_[static_cast<std::size_t>(q_head * problem_.seqlen + begin + r)] =
+                largest + std::log((logits.row(r).array() - largest).exp().sum());
+          }
+        }
+      }
+    });
+  }
+
+  void measure_values() {
+    constexpr std::int64_t kBlock = 128;
+    const int d = problem_.head_dim;
+    log_value_.resize(static_cast<std::size_t>(problem_.num_kv_heads * problem_.seqlen));
+    for (int h = 0; h < problem_.num_kv_heads; ++h) {
+      for (std::int64_t begin = 0; begin < problem_.seqlen; begin += kBlock) {
+        const Rows v(input_.v_head(h) + begin * d, std::min(kBlock, problem_.seqlen - begin), d);
+        const Eigen::RowVectorXf mean = v.colwise().mean();
+        for (std::int64_t r = 0; r < v.rows(); ++r) {
+          log_value_[static_cast<std::size_t>(h * problem_.seqlen + begin + r)] =
+              0.5f * std::log((v.row(r) - mean).squaredNorm() + 1e-20f);
+        }
+      }
+    }
+  }
+
   // Step 2: the visiting order of every segment's history, one flat list per head (or KV head).
   void rank_all_histories(std::vector<std::int32_t>& gather_indices) {
     const int group = problem_.group_size();
@@ -171,6 +227,24 @@ class S2oPlanner {
     } else if (settings_.ranking != Ranking::kMean) {
       scores += 0.5f * scale * scale *
                 quadratic_form(covariance(first_q_head, num_heads, segment, mean), keys);
+    }
+    if (settings_.normalizer_aware) {
+      // Cov(q, lse)
+      Eigen::VectorXf c = Eigen::VectorXf::Zero(d);
+      std::int64_t n = 0;
+      for (int h = 0; h < num_heads; ++h) {
+        const auto q = queries(first_q_head + h, segment);
+        const Eigen::Map<const Eigen::VectorXf> lse(
+            lse_estimate_.data() + (first_q_head + h) * problem_.seqlen + segment_begin(segment),
+            q.rows());
+        c += (q.rowwise() - mean.transpose()).transpose() * lse;
+        n += q.rows();
+      }
+      scores -= keys * (c * (scale / static_cast<float>(n)));
+    }
+    if (settings_.value_aware) {
+      const int kv = first_q_head / problem_.group_size();
+      scores += Eigen::Map<const Eigen::VectorXf>(log_value_.data() + kv * problem_.seqlen, length);
     }
     const auto order = descending_order(scores.data(), length);
     std::copy(order.begin(), order.end(), target);
@@ -258,6 +332,7 @@ class S2oPlanner {
   const S2oSettings& settings_;
   const std::int64_t num_segments_;
   SparsePlan plan_;
+  std::vector<float> lse_estimate_, log_value_;
   std::vector<std::int64_t> history_offset_;  // [num_segments + 1], into one head's list
 };
 

@@ -24,6 +24,8 @@ struct S2oSettings {
   // Beyond the paper:
   Ranking ranking = Ranking::kMean;
   int low_rank = 8;               // eigenvectors kept by Ranking::kLowRank
+  bool normalizer_aware = false;  // see rank_history in s2o_planner.cpp
+  bool value_aware = false;
   std::int64_t local_window = 0;  // tokens before the segment that are always visited
   FoldRule fold;
   bool natural_pass1 = false;  // pass 1 in natural order with its own tiles, merged by LSE

@@ -1,0 +1,135 @@
+#include "lib/report/journal.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <limits>
+#include <sstream>
+
+#include "lib/core/error.h"
+#include "lib/core/log.h"
+#include "lib/core/strict_json.h"
+#include "lib/report/results_json.h"
+
+namespace s2o {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string dump(const Json& value) {
+  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+Json entry_to_json(const JournalEntry& entry) {
+  Json per_head = Json::object();
+  for (const auto& [name, values] : entry.row.per_head) per_head[name] = values;  // NaN -> null
+  return {{"cell", entry.cell},
+          {"row", row_to_json(entry.row)},
+          {"per_head", per_head},
+          {"stop_steps", entry.row.stop_steps},
+          {"output", entry.output_file}};
+}
+
+JournalEntry entry_from_json(const Json& line, const std::string& where) {
+  try {
+    JournalEntry entry = {.cell = line.at("cell").get<std::size_t>(),
+                          .row = row_from_json(line.at("row"), where),
+                          .output_file = line.at("output").get<std::string>()};
+    for (const auto& [name, values] : line.at("per_head").items()) {
+      for (const Json& value : values) {
+        entry.row.per_head[name].push_back(
+            value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.get<double>());
+      }
+    }
+    entry.row.stop_steps = line.at("stop_steps").get<std::vector<std::int32_t>>();
+    return entry;
+  } catch (const Json::exception& error) {
+    throw InputError(fmt::format("{}: {}", where, error.what()));
+  }
+}
+
+int open_or_throw(const std::filesystem::path& file, int flags) {
+  const int fd = ::open(file.c_str(), flags | O_WRONLY | O_CLOEXEC, 0666);
+  if (fd < 0) {
+    throw ConfigError(
+        fmt::format("{}: cannot be written: {}", file.string(), std::strerror(errno)));
+  }
+  return fd;
+}
+
+}  // namespace
+
+JournalContent read_journal(const std::filesystem::path& file) {
+  std::ifstream stream(file, std::ios::binary);
+  std::ostringstream whole;
+  if (!stream || !(whole << stream.rdbuf())) {
+    throw InputError(fmt::format("{}: cannot be read", file.string()));
+  }
+  const std::string text = whole.str();
+  JournalContent content;
+  std::size_t begin = 0;
+  for (int number = 1; begin < text.size(); ++number) {
+    const std::size_t end = text.find('\n', begin);
+    const std::string where = fmt::format("{}: line {}", file.string(), number);
+    if (end == std::string::npos) {
+      log_warning("{} was cut off and is left out", where);
+      break;
+    }
+    try {
+      const Json line = parse_strict_json(std::string_view(text).substr(begin, end - begin));
+      if (number == 1) {
+        content.context = line;
+      } else {
+        content.entries.push_back(entry_from_json(line, where));
+      }
+    } catch (const JsonTextError& error) {
+      throw InputError(fmt::format("{}: {}", where, error.what()));
+    }
+    begin = end + 1;
+    content.valid_bytes = begin;
+  }
+  return content;
+}
+
+Journal::Journal(const std::filesystem::path& file, const Json& context)
+    : file_(file), fd_(open_or_throw(file, O_CREAT | O_TRUNC)) {
+  write_line(dump(context));
+}
+
+Journal::Journal(const std::filesystem::path& file, std::uintmax_t valid_bytes)
+    : file_(file), fd_(open_or_throw(file, O_APPEND)), size_(valid_bytes) {
+  if (::ftruncate(fd_, static_cast<off_t>(valid_bytes)) != 0) {
+    throw ConfigError(
+        fmt::format("{}: cannot be changed: {}", file.string(), std::strerror(errno)));
+  }
+}
+
+Journal::~Journal() { ::close(fd_); }
+
+void Journal::append(const JournalEntry& entry) { write_line(dump(entry_to_json(entry))); }
+
+void Journal::write_line(const std::string& line) {
+  const std::string text = line + "\n";
+  std::size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t written = ::write(fd_, text.data() + done, text.size() - done);
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) break;
+    done += static_cast<std::size_t>(written);
+  }
+  if (done == text.size() && ::fsync(fd_) == 0) {
+    size_ += text.size();
+    return;
+  }
+  const std::string reason = std::strerror(errno);
+  // Half a line would read as a crash; the result is the same if this fails too.
+  [[maybe_unused]] const int ignored = ::ftruncate(fd_, static_cast<off_t>(size_));
+  throw UnsupportedError(fmt::format("{}: writing failed: {}", file_.string(), reason));
+}
+
+}  // namespace s2o

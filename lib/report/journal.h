@@ -1,0 +1,53 @@
+// rows.partial.jsonl: every finished row of a run, on disk as soon as it is computed. The first
+// line is the run's context; each further line is one cell.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "lib/eval/result_table.h"
+
+namespace s2o {
+
+inline constexpr const char* kJournalName = "rows.partial.jsonl";
+
+struct JournalEntry {
+  std::size_t cell = 0;
+  ResultRow row;
+  std::string output_file;  // in the same folder, raw fp32 values; "" = none
+};
+
+struct JournalContent {
+  nlohmann::ordered_json context;  // null when not even the first line is whole
+  std::vector<JournalEntry> entries;
+  std::uintmax_t valid_bytes = 0;  // what comes after is a line that a crash cut off
+};
+
+// InputError for a broken line; a last line that is not whole is left out with a warning.
+JournalContent read_journal(const std::filesystem::path& file);
+
+// Appends lines, each flushed to disk before append() returns.
+class Journal {
+ public:
+  // Starts a new file with the context, or goes on after `valid_bytes` of an existing one.
+  // ConfigError when the file cannot be opened.
+  Journal(const std::filesystem::path& file, const nlohmann::ordered_json& context);
+  Journal(const std::filesystem::path& file, std::uintmax_t valid_bytes);
+  ~Journal();
+  Journal(const Journal&) = delete;
+  Journal& operator=(const Journal&) = delete;
+
+  // UnsupportedError when the disk is full; the lines before stay whole.
+  void append(const JournalEntry& entry);
+
+ private:
+  void write_line(const std::string& line);
+
+  std::filesystem::path file_;
+  int fd_ = -1;
+  std::uintmax_t size_ = 0;
+};
+
+}  // namespace s2o

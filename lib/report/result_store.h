@@ -1,0 +1,79 @@
+// The output folder of a run. A row is durable as soon as it is added (journal.h); finish() turns
+// the rows into results.json and results.h5. Nothing that was there before is destroyed: without
+// `resume`, earlier results stay as results.previous.{json,h5} and an unfinished journal as
+// rows.previous.jsonl, one generation of each.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lib/eval/result_table.h"
+#include "lib/report/journal.h"
+
+namespace s2o {
+
+struct StoreOptions {
+  bool resume = false;        // take over finished rows of an earlier run with the same config
+  bool save_outputs = false;  // keep outputs for results.h5
+};
+
+class ResultStore {
+ public:
+  // `expected` are the rows of all cells before they ran: an earlier row is taken over by the first
+  // free cell with the same input, layer, seqlen, method, parameters and backend.
+  //
+  // Creates the folder, locks it against other runs and writes a probe. ConfigError when the folder
+  // cannot be written or is in use, or when `resume` finds results of another config;
+  // UnsupportedError when the disk is full.
+  ResultStore(std::filesystem::path folder, nlohmann::ordered_json context,
+              std::vector<ResultRow> expected, const StoreOptions& options);
+  ~ResultStore();
+  ResultStore(const ResultStore&) = delete;
+  ResultStore& operator=(const ResultStore&) = delete;
+
+  // A finished row without an error; failed ones are computed again.
+  bool has_row(std::size_t cell) const;
+  std::size_t num_rows() const { return rows_.size(); }
+  // `out` may be empty.
+  void add(std::size_t cell, const ResultRow& row, const std::vector<float>& out);
+  // The rows so far, in the order of the cells.
+  ResultTable table() const;
+  // Writes both result files. The journal goes once every cell has a row without an error.
+  void finish();
+
+ private:
+  struct StoredRow {
+    ResultRow row;
+    std::string output_file;  // in the folder; "" = none
+  };
+
+  void lock_folder();
+  void probe() const;
+  void resume();
+  void take_over(const ResultRow& row, const std::string& output_file);
+  void check_same_config(const nlohmann::ordered_json& context, const std::string& file) const;
+  // Whether the result files here are of that config: they may be replaced then.
+  bool has_results_of(const nlohmann::ordered_json& config_hash) const;
+  void put_aside(const std::string& name, const std::string& previous) const;
+  void drop_journal();
+  bool is_complete() const;
+  std::vector<float> read_output(const StoredRow& stored) const;
+
+  std::filesystem::path folder_;
+  nlohmann::ordered_json context_;
+  std::vector<ResultRow> expected_;
+  StoreOptions options_;
+  int folder_fd_ = -1;
+  std::map<std::size_t, StoredRow> rows_;  // by cell
+  std::unique_ptr<Journal> journal_;       // null when there is nothing left to compute
+  bool keep_previous_ = false;
+};
+
+// "methods[1].tau": where two configs differ first, or "" if they do not.
+std::string first_difference(const nlohmann::ordered_json& a, const nlohmann::ordered_json& b,
+                             const std::string& path = "");
+
+}  // namespace s2o

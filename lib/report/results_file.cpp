@@ -1,0 +1,48 @@
+#include "lib/report/results_file.h"
+
+#include <fmt/format.h>
+
+#include <fstream>
+#include <sstream>
+
+#include "lib/core/atomic_file.h"
+#include "lib/core/error.h"
+#include "lib/report/results_json.h"
+
+namespace s2o {
+
+ResultTable read_results_json(const std::filesystem::path& file) {
+  std::ifstream stream(file, std::ios::binary);
+  std::ostringstream text;
+  if (!stream || !(text << stream.rdbuf())) {
+    throw InputError(fmt::format("{}: cannot be read", file.string()));
+  }
+  return results_from_json(text.str(), file.string());
+}
+
+void write_results_json(const std::filesystem::path& file, const ResultTable& table) {
+  AtomicFile target(file);
+  target.write(results_to_json(table));
+  target.commit();
+}
+
+ResultTable read_results(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
+    for (const char* name : {kHdf5ResultsName, kJsonResultsName}) {
+      if (std::filesystem::exists(path / name, ignored)) return read_results(path / name);
+    }
+    throw InputError(fmt::format("{}: holds neither {} nor {}", path.string(), kHdf5ResultsName,
+                                 kJsonResultsName));
+  }
+  if (!std::filesystem::exists(path, ignored)) {
+    throw InputError(fmt::format("{}: no such file or folder", path.string()));
+  }
+  const std::string extension = path.extension().string();
+  if (extension == ".json") return read_results_json(path);
+  if (extension == ".h5" || extension == ".hdf5") return read_results_hdf5(path);
+  throw InputError(fmt::format("{}: unknown extension '{}', expected .json, .h5, .hdf5 or a folder",
+                               path.string(), extension));
+}
+
+}  // namespace s2o

@@ -1,0 +1,176 @@
+#include "lib/report/results_json.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "lib/core/error.h"
+#include "lib/core/strict_json.h"
+#include "lib/metrics/metric.h"
+
+namespace s2o {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+const std::vector<std::string> kLeadingColumns = {
+    "input",    "layer",  "seqlen", "num_q_heads", "num_kv_heads",
+    "head_dim", "method", "params", "kernel",      "backend"};
+
+Json known_or_null(std::int64_t value) { return value == 0 ? Json() : Json(value); }
+
+Json metric_json(const std::string& name, const std::optional<double>& value) {
+  if (!value || !std::isfinite(*value)) return nullptr;
+  const bool whole =
+      name.ends_with("_bytes") && *value == std::nearbyint(*value) && std::abs(*value) < 0x1p53;
+  return whole ? Json(static_cast<std::int64_t>(*value)) : Json(*value);
+}
+
+// Typed access to the columns of one row.
+class RowReader {
+ public:
+  RowReader(const Json& object, std::string where) : object_(object), where_(std::move(where)) {
+    if (!object_.is_object()) throw InputError(where_ + ": expected an object");
+  }
+
+  std::string text(const std::string& name) const {
+    const Json& value = at(name);
+    if (!value.is_string()) wrong(name, value, "a string");
+    return value.get<std::string>();
+  }
+  // 0 for null.
+  std::int64_t integer(const std::string& name, std::int64_t max) const {
+    const Json& value = at(name);
+    if (value.is_null()) return 0;
+    if (!value.is_number_integer() || value.get<double>() < 0 ||
+        value.get<double>() > static_cast<double>(max)) {
+      wrong(name, value, "a whole number or null");
+    }
+    return value.get<std::int64_t>();
+  }
+  int small_integer(const std::string& name) const {
+    return static_cast<int>(integer(name, std::numeric_limits<int>::max()));
+  }
+  const Json& at(const std::string& name) const {
+    const auto found = object_.find(name);
+    if (found == object_.end()) {
+      throw InputError(fmt::format("{}: column '{}' is missing", where_, name));
+    }
+    return *found;
+  }
+  [[noreturn]] void wrong(const std::string& name, const Json& value, const char* expected) const {
+    throw InputError(
+        fmt::format("{}: {}: found {}, expected {}", where_, name, value.type_name(), expected));
+  }
+
+ private:
+  const Json& object_;
+  std::string where_;
+};
+
+bool is_metric(const std::string& name) {
+  return name != "error" &&
+         std::find(kLeadingColumns.begin(), kLeadingColumns.end(), name) == kLeadingColumns.end();
+}
+
+}  // namespace
+
+std::vector<std::string> result_columns() {
+  std::vector<std::string> columns = kLeadingColumns;
+  for (const MetricColumn& column : metric_columns()) columns.push_back(column.name);
+  columns.push_back("error");
+  return columns;
+}
+
+Json row_to_json(const ResultRow& row) {
+  Json object = {{"input", row.input},
+                 {"layer", row.layer},
+                 {"seqlen", known_or_null(row.seqlen)},
+                 {"num_q_heads", known_or_null(row.num_q_heads)},
+                 {"num_kv_heads", known_or_null(row.num_kv_heads)},
+                 {"head_dim", known_or_null(row.head_dim)},
+                 {"method", row.method},
+                 {"params", row.params},
+                 {"kernel", row.kernel},
+                 {"backend", row.backend}};
+  for (const MetricColumn& column : metric_columns()) {
+    const auto found = row.metrics.find(column.name);
+    object[column.name] =
+        found == row.metrics.end() ? Json() : metric_json(column.name, found->second);
+  }
+  for (const auto& [name, value] : row.metrics) {
+    if (!object.contains(name)) object[name] = metric_json(name, value);
+  }
+  object["error"] = row.error ? Json(*row.error) : Json();
+  return object;
+}
+
+ResultRow row_from_json(const Json& object, const std::string& where) {
+  const RowReader reader(object, where);
+  ResultRow row;
+  row.input = reader.text("input");
+  row.layer = reader.small_integer("layer");
+  row.seqlen = reader.integer("seqlen", std::numeric_limits<std::int64_t>::max());
+  row.num_q_heads = reader.small_integer("num_q_heads");
+  row.num_kv_heads = reader.small_integer("num_kv_heads");
+  row.head_dim = reader.small_integer("head_dim");
+  row.method = reader.text("method");
+  row.params = reader.at("params");
+  if (!row.params.is_object()) reader.wrong("params", row.params, "an object");
+  row.kernel = reader.text("kernel");
+  row.backend = reader.text("backend");
+  for (const auto& [name, value] : object.items()) {
+    if (!is_metric(name)) continue;
+    if (!value.is_null() && !value.is_number()) reader.wrong(name, value, "a number or null");
+    row.metrics[name] = value.is_null() ? std::nullopt : std::optional(value.get<double>());
+  }
+  const Json& error = reader.at("error");
+  if (!error.is_null() && !error.is_string()) reader.wrong("error", error, "a string or null");
+  if (error.is_string()) row.error = error.get<std::string>();
+  return row;
+}
+
+std::string results_to_json(const ResultTable& table) {
+  // A file name need not be valid UTF-8; it must not cost the results.
+  const auto dump = [](const Json& value, int indent) {
+    return value.dump(indent, ' ', false, Json::error_handler_t::replace);
+  };
+  std::string text = fmt::format("{{\"schema_version\": {},\n\"context\": {},\n\"rows\": [",
+                                 kResultSchemaVersion, dump(table.context, 1));
+  for (std::size_t i = 0; i < table.rows.size(); ++i) {
+    text += (i == 0 ? "\n" : ",\n") + dump(row_to_json(table.rows[i]), -1);
+  }
+  return text + "\n]}\n";
+}
+
+ResultTable results_from_json(const std::string& text, const std::string& file) {
+  Json document;
+  try {
+    document = parse_strict_json(text);
+  } catch (const JsonTextError& error) {
+    throw InputError(fmt::format("{}: {}", file, error.what()));
+  }
+  for (const char* key : {"schema_version", "context", "rows"}) {
+    if (!document.is_object() || !document.contains(key)) {
+      throw InputError(
+          fmt::format("{}: key '{}' is missing, this is no results file of s2o", file, key));
+    }
+  }
+  if (document["schema_version"] != kResultSchemaVersion) {
+    throw InputError(fmt::format("{}: schema_version is {}, expected {}", file,
+                                 document["schema_version"].dump(), kResultSchemaVersion));
+  }
+  if (!document["context"].is_object() || !document["rows"].is_array()) {
+    throw InputError(fmt::format("{}: expected an object 'context' and a list 'rows'", file));
+  }
+  ResultTable table;
+  table.context = document["context"];
+  for (std::size_t i = 0; i < document["rows"].size(); ++i) {
+    table.rows.push_back(row_from_json(document["rows"][i], fmt::format("{}: rows[{}]", file, i)));
+  }
+  return table;
+}
+
+}  // namespace s2o
