@@ -1,7 +1,9 @@
 // `s2o list`: what this build holds and what this machine can run.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <memory>
 
 #include "app/commands.h"
@@ -21,7 +23,10 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json number_or_null(double value) { return std::isfinite(value) ? Json(value) : Json(); }
+Json limit_json(const ParamSpec& spec, double value) {
+  if (!std::isfinite(value)) return nullptr;
+  return spec.type == ParamType::kInt ? Json(static_cast<std::int64_t>(value)) : Json(value);
+}
 
 Json describe_params(const MethodInfo& info) {
   constexpr std::array kTypeNames = {"bool", "int", "real", "choice"};
@@ -31,8 +36,8 @@ Json describe_params(const MethodInfo& info) {
     params.push_back({{"name", spec.name},
                       {"type", kTypeNames[static_cast<std::size_t>(spec.type)]},
                       {"default", defaults[spec.name]},
-                      {"min", number_or_null(spec.min)},
-                      {"max", number_or_null(spec.max)},
+                      {"min", limit_json(spec, spec.min)},
+                      {"max", limit_json(spec, spec.max)},
                       {"choices", spec.choices},
                       {"help", spec.help}});
   }
