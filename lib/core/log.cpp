@@ -9,6 +9,8 @@
 namespace s2o {
 namespace {
 
+LogLevel g_level = LogLevel::kWarning;
+
 spdlog::logger& logger() {
   static const std::shared_ptr<spdlog::logger> instance = [] {
     auto created = std::make_shared<spdlog::logger>(
@@ -36,7 +38,11 @@ spdlog::level::level_enum to_spdlog(LogLevel level) {
 
 }  // namespace
 
-void set_log_level(LogLevel level) { logger().set_level(to_spdlog(level)); }
+void set_log_level(LogLevel level) {
+  g_level = level;
+  logger().set_level(to_spdlog(level));
+}
+LogLevel log_level() { return g_level; }
 void log_message(LogLevel level, std::string_view message) {
   logger().log(to_spdlog(level), message);
 }

@@ -12,6 +12,7 @@ enum class LogLevel { kQuiet, kWarning, kInfo, kDebug };
 
 // Default: kWarning. -q is kQuiet (errors only), -v kInfo, -vv kDebug.
 void set_log_level(LogLevel level);
+LogLevel log_level();
 void log_message(LogLevel level, std::string_view message);
 void log_error(std::string_view message);
 

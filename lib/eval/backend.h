@@ -27,6 +27,7 @@ class Backend {
   virtual ~Backend() = default;
   virtual std::string name() const = 0;    // "cpu", "cuda"
   virtual std::string kernel() const = 0;  // "attention_ref"
+  virtual DeviceChoice device() const = 0;
   // The context fields device, driver, cuda and sm_clock_mhz; null where they mean nothing.
   virtual nlohmann::ordered_json context() const = 0;
   // Timed runs of each cell, out of the config.

@@ -16,6 +16,7 @@ class CpuBackend final : public Backend {
  public:
   std::string name() const override { return "cpu"; }
   std::string kernel() const override { return "attention_ref"; }
+  DeviceChoice device() const override { return {.kind = DeviceKind::kCpu}; }
 
   nlohmann::ordered_json context() const override {
     return {{"device", "cpu: " + cpu_description()},

@@ -11,6 +11,8 @@
 namespace s2o {
 namespace {
 
+constexpr std::size_t kWrapWidth = 10;
+
 std::string header_text(const ReportColumn& column) {
   return column.unit.empty() ? column.name : fmt::format("{} [{}]", column.name, column.unit);
 }
@@ -27,10 +29,31 @@ std::string padded(const std::string& text, std::size_t width, bool left_aligned
   return left_aligned ? text + space : space + text;
 }
 
+// The lines of a header in text: as few as keep each within kWrapWidth, broken after underscores.
+std::vector<std::string> header_lines(const ReportColumn& column) {
+  const std::string text = header_text(column);
+  if (!column.wrapped) return {text};
+  std::vector<std::string> lines = {""};
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t underscore = text.find('_', begin);
+    const std::size_t end = underscore == std::string::npos ? text.size() : underscore + 1;
+    const std::string part = text.substr(begin, end - begin);
+    if (!lines.back().empty() && lines.back().size() + part.size() > kWrapWidth) {
+      lines.emplace_back();
+    }
+    lines.back() += part;
+    begin = end;
+  }
+  return lines;
+}
+
 std::vector<std::size_t> column_widths(const ReportTable& table) {
   std::vector<std::size_t> widths;
   for (std::size_t c = 0; c < table.columns.size(); ++c) {
-    std::size_t width = display_width(header_text(table.columns[c]));
+    std::size_t width = 0;
+    for (const std::string& line : header_lines(table.columns[c])) {
+      width = std::max(width, display_width(line));
+    }
     for (const auto& row : table.rows) width = std::max(width, display_width(row[c].text));
     widths.push_back(width);
   }
@@ -44,15 +67,26 @@ std::string without_trailing_space(std::string line) {
 
 std::string render_text(const ReportTable& table) {
   const std::vector<std::size_t> widths = column_widths(table);
-  std::string out = table.title + "\n\n";
-  std::string header, rule;
-  for (std::size_t c = 0; c < widths.size(); ++c) {
-    const ReportColumn& column = table.columns[c];
-    const std::string gap = c == 0 ? "" : "  ";
-    header += gap + padded(header_text(column), widths[c], column.left_aligned);
-    rule += gap + std::string(widths[c], '-');
+  std::string out = table.title.empty() ? "" : table.title + "\n\n";
+  std::size_t num_header_lines = 0;
+  for (const ReportColumn& column : table.columns) {
+    num_header_lines = std::max(num_header_lines, header_lines(column).size());
   }
-  out += without_trailing_space(header) + "\n" + rule + "\n";
+  for (std::size_t i = 0; i < num_header_lines; ++i) {
+    std::string header;
+    for (std::size_t c = 0; c < widths.size(); ++c) {
+      const ReportColumn& column = table.columns[c];
+      const std::vector<std::string> lines = header_lines(column);
+      const std::size_t above = num_header_lines - lines.size();  // headers stand on the rule
+      header += (c == 0 ? "" : "  ") +
+                padded(i < above ? "" : lines[i - above], widths[c], column.left_aligned);
+    }
+    out += without_trailing_space(header) + "\n";
+  }
+  for (std::size_t c = 0; c < widths.size(); ++c) {
+    out += (c == 0 ? "" : "  ") + std::string(widths[c], '-');
+  }
+  out += "\n";
   for (const auto& row : table.rows) {
     std::string line;
     for (std::size_t c = 0; c < widths.size(); ++c) {
@@ -76,7 +110,8 @@ std::string markdown_escape(const std::string& text) {
 }
 
 std::string render_markdown(const ReportTable& table) {
-  std::string out = fmt::format("**{}**\n\n|", markdown_escape(table.title));
+  std::string out =
+      table.title.empty() ? "|" : fmt::format("**{}**\n\n|", markdown_escape(table.title));
   for (const ReportColumn& column : table.columns) {
     out += fmt::format(" {} |", markdown_escape(header_text(column)));
   }
@@ -170,7 +205,7 @@ std::string csv_value(const nlohmann::ordered_json& value) {
 }
 
 std::string render_csv(const ReportTable& table) {
-  std::string out = fmt::format("# {}\n", table.title);
+  std::string out = table.title.empty() ? "" : fmt::format("# {}\n", table.title);
   for (const std::string& note : table.notes) out += fmt::format("# {}\n", note);
   for (std::size_t c = 0; c < table.columns.size(); ++c) {
     if (c > 0) out += ",";

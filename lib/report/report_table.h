@@ -28,11 +28,12 @@ struct ReportColumn {
   std::string name;
   std::string unit;  // may be empty
   bool left_aligned = false;
+  bool wrapped = false;  // in text, the header may break after an underscore
 };
 
 struct ReportTable {
   std::string name;   // "matched_sparsity"
-  std::string title;  // one line
+  std::string title;  // one line; may be empty
   std::vector<ReportColumn> columns;
   std::vector<std::vector<ReportCell>> rows;  // each with one cell per column
   std::vector<std::string> notes;             // how the numbers are defined, what was left out

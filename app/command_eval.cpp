@@ -1,0 +1,145 @@
+// `s2o eval`: inputs x methods x settings -> a table on stdout, results.json and results.h5.
+#include <fmt/format.h>
+
+#include <csignal>
+#include <exception>
+#include <memory>
+
+#include "app/commands.h"
+#include "app/progress.h"
+#include "lib/core/error.h"
+#include "lib/core/log.h"
+#include "lib/eval/evaluator.h"
+#include "lib/report/eval_table.h"
+#include "lib/report/result_store.h"
+
+namespace s2o {
+namespace {
+
+struct EvalOptions {
+  std::string config;
+  std::vector<std::string> sets;
+  std::string out;
+  std::string device;
+  std::string format = "text";
+  bool resume = false;
+  bool allow_nonfinite = false;
+  bool check = false;
+  std::size_t stop_after_rows = 0;
+};
+
+// Rows go to the store, what happens to the progress bar.
+class StoreSink final : public EvalSink {
+ public:
+  StoreSink(ResultStore& store, ProgressBar& progress, std::size_t stop_after_rows)
+      : store_(store), progress_(progress), rows_left_(stop_after_rows) {}
+
+  bool has_row(std::size_t cell) const override { return store_.has_row(cell); }
+  void start(std::size_t, const std::string& what) override {
+    log_debug("{}", what);
+    progress_.show(what);
+  }
+  void add(std::size_t cell, const ResultRow& row, const std::vector<float>& out) override {
+    store_.add(cell, row, out);
+    progress_.step();
+    if (rows_left_ > 0 && --rows_left_ == 0) std::raise(SIGINT);
+  }
+
+ private:
+  ResultStore& store_;
+  ProgressBar& progress_;
+  std::size_t rows_left_;  // 0 = no limit
+};
+
+RunConfig load_config(const EvalOptions& options) {
+  RunConfig config = load_run_config(options.config, options.sets);
+  if (!options.device.empty()) config.device = parse_device(options.device, "--device");
+  config.allow_nonfinite = config.allow_nonfinite || options.allow_nonfinite;
+  return config;
+}
+
+std::vector<ResultRow> expected_rows(const EvalCells& cells, const Backend& backend) {
+  std::vector<ResultRow> rows;
+  for (std::size_t cell = 0; cell < cells.size(); ++cell) {
+    rows.push_back(blank_row(cells, cell, backend, nullptr));
+  }
+  return rows;
+}
+
+std::size_t count_missing(const ResultStore& store, std::size_t num_cells) {
+  std::size_t missing = 0;
+  for (std::size_t cell = 0; cell < num_cells; ++cell) missing += store.has_row(cell) ? 0 : 1;
+  return missing;
+}
+
+// 0 and 1 as in interface.md; when no cell at all succeeded, the cause of the first failure
+// decides.
+int exit_code_of(const EvalSummary& summary, const ResultTable& table) {
+  if (summary.failed == 0) return kExitDone;
+  for (const ResultRow& row : table.rows) {
+    if (!row.error) return kExitSomeCellsFailed;
+  }
+  std::rethrow_exception(summary.first_failure);
+}
+
+int run_eval(const EvalOptions& options) {
+  const ReportFormat format = parse_report_format(options.format, kEvalFormats);
+  RunConfig config = load_config(options);
+  const std::unique_ptr<Backend> backend = make_backend(config.device);
+  // The hash of the config must tell a CPU run from a CUDA run.
+  config.device = backend->device();
+  const EvalCells cells = expand_cells(config);
+  const std::filesystem::path folder = options.out.empty()
+                                           ? std::filesystem::path("results") / config.name
+                                           : std::filesystem::path(options.out);
+  handle_interrupts();
+  ResultStore store(folder, make_context(cells, *backend), expected_rows(cells, *backend),
+                    {.resume = options.resume, .save_outputs = config.save_outputs});
+  EvalSummary summary;
+  std::exception_ptr stopped;
+  try {
+    ProgressBar progress(count_missing(store, cells.size()),
+                         stderr_is_terminal() && log_level() != LogLevel::kQuiet);
+    StoreSink sink(store, progress, options.stop_after_rows);
+    summary = evaluate(cells, *backend, {.check_plans = options.check}, sink);
+  } catch (...) {
+    stopped = std::current_exception();
+  }
+  // Whatever ended the sweep, the rows so far are printed and written.
+  const ResultTable table = store.table();
+  print_result(render_results(table, format));
+  store.finish();
+  log_info("{} rows in {}", table.rows.size(), folder.string());
+  if (stopped) std::rethrow_exception(stopped);
+  return exit_code_of(summary, table);
+}
+
+}  // namespace
+
+void add_eval_command(CLI::App& app, int& exit_code) {
+  auto options = std::make_shared<EvalOptions>();
+  CLI::App* command =
+      add_command(app, "eval", "Run methods on inputs; measure error, density and time",
+                  "s2o eval --config quickstart --set methods.s2o.tau=0.03,0.01 --out results/tau\n"
+                  "Exit code 1 means that some cells failed; their rows carry the error.");
+  command->add_option("-c,--config", options->config, "Name (configs/NAME.json) or file")
+      ->required();
+  command
+      ->add_option("--set", options->sets,
+                   "path=value: change a config value, or make it a sweep (v1,v2,...)")
+      ->allow_extra_args(false);
+  command->add_option("-o,--out", options->out, "Folder of the result files [results/NAME]");
+  command->add_option("--device", options->device, "auto, cpu, cuda or cuda:N, over the config's");
+  command->add_option("--format", options->format, "Of the table: text, json, csv, markdown")
+      ->capture_default_str();
+  command->add_flag("--resume", options->resume,
+                    "Go on with the rows in --out that the same config has left there");
+  command->add_flag("--allow-nonfinite", options->allow_nonfinite,
+                    "Go on when Q, K or V hold NaN or infinity");
+  command->add_flag("--check", options->check, "Check every invariant of every plan (slow)");
+  // For tests of the interrupt: behaves as Ctrl-C after that many rows.
+  command->add_option("--stop-after-rows", options->stop_after_rows)->group("");
+  command->callback([options, &exit_code] { exit_code = run_eval(*options); });
+}
+
+}  // namespace s2o
