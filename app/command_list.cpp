@@ -1,27 +1,227 @@
 // `s2o list`: what this build holds and what this machine can run.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <memory>
+
 #include "app/commands.h"
+#include "lib/config/params.h"
+#include "lib/core/error.h"
+#include "lib/core/text.h"
+#include "lib/eval/backend.h"
+#include "lib/eval/config_schema.h"
+#include "lib/input/formats/format.h"
 #include "lib/methods/method.h"
+#include "lib/metrics/metric.h"
+#include "lib/report/paper_table.h"
+#include "lib/report/report_table.h"
 
 namespace s2o {
 namespace {
 
-int run_list() {
-  std::string text;
-  for (const Method* method : all_methods()) {
-    text += fmt::format("{:<16} {}\n", method->info().name, method->info().summary);
+using Json = nlohmann::ordered_json;
+
+Json limit_json(const ParamSpec& spec, double value) {
+  if (!std::isfinite(value)) return nullptr;
+  return spec.type == ParamType::kInt ? Json(static_cast<std::int64_t>(value)) : Json(value);
+}
+
+Json describe_params(const MethodInfo& info) {
+  constexpr std::array kTypeNames = {"bool", "int", "real", "choice"};
+  const Json defaults = ParamSet(info.params).to_json();
+  Json params = Json::array();
+  for (const ParamSpec& spec : info.params) {
+    params.push_back({{"name", spec.name},
+                      {"type", kTypeNames[static_cast<std::size_t>(spec.type)]},
+                      {"default", defaults[spec.name]},
+                      {"min", limit_json(spec, spec.min)},
+                      {"max", limit_json(spec, spec.max)},
+                      {"choices", spec.choices},
+                      {"help", spec.help}});
   }
-  print_result(text);
+  return params;
+}
+
+Json describe_methods() {
+  Json items = Json::array();
+  for (const Method* method : all_methods()) {
+    const MethodInfo& info = method->info();
+    items.push_back({{"name", info.name},
+                     {"knob", info.knob},
+                     {"summary", info.summary},
+                     {"title", info.title},
+                     {"source", info.source},
+                     {"is_oracle", info.is_oracle},
+                     {"knob_sweep", info.knob_sweep},
+                     {"params", describe_params(info)}});
+  }
+  return items;
+}
+
+Json describe_metrics() {
+  Json items = Json::array();
+  for (const Metric* metric : all_metrics()) {
+    for (const MetricColumn& column : metric->columns()) {
+      items.push_back({{"name", column.name},
+                       {"unit", column.unit},
+                       {"per_head", column.per_head},
+                       {"is_column", column.is_column},
+                       {"summary", column.help}});
+    }
+  }
+  return items;
+}
+
+Json describe_formats() {
+  Json items = Json::array();
+  for (const Format* format : all_formats()) {
+    items.push_back({{"name", format->name()},
+                     {"extensions", join(format->extensions())},
+                     {"can_write", format->can_write()},
+                     {"summary", format->summary()}});
+  }
+  return items;
+}
+
+Json describe_tables() {
+  Json items = Json::array();
+  for (const PaperTable* table : all_paper_tables()) {
+    items.push_back({{"name", table->name}, {"summary", table->summary}});
+  }
+  return items;
+}
+
+Json describe_backend_items(const std::vector<BackendItem>& list) {
+  Json items = Json::array();
+  for (const BackendItem& item : list) {
+    items.push_back({{"name", item.name}, {"usable", item.usable}, {"detail", item.detail}});
+  }
+  return items;
+}
+Json describe_kernels() { return describe_backend_items(list_kernels()); }
+Json describe_devices() { return describe_backend_items(list_devices()); }
+
+struct Topic {
+  const char* name;
+  const char* title;
+  Json (*describe)();
+  std::vector<std::string> text_columns;
+};
+
+const std::vector<Topic>& all_topics() {
+  static const std::vector<Topic> kTopics = {
+      {"methods", "Methods", describe_methods, {"name", "knob", "summary"}},
+      {"metrics", "Metrics", describe_metrics, {"name", "unit", "per_head", "summary"}},
+      {"formats",
+       "Tensor file formats",
+       describe_formats,
+       {"name", "extensions", "can_write", "summary"}},
+      {"kernels", "Attention kernels", describe_kernels, {"name", "usable", "detail"}},
+      {"tables", "Paper tables (s2o table --table NAME)", describe_tables, {"name", "summary"}},
+      {"devices", "Devices", describe_devices, {"name", "usable", "detail"}}};
+  return kTopics;
+}
+
+std::string cell_text(const Json& value) {
+  if (value.is_boolean()) return value.get<bool>() ? "yes" : "no";
+  if (value.is_string()) return value.get<std::string>();
+  if (value.is_array()) {
+    std::vector<std::string> parts;
+    for (const Json& element : value) parts.push_back(cell_text(element));
+    return join(parts);
+  }
+  return value.is_null() ? "" : value.dump();
+}
+
+std::string render_text(const std::string& title, const Json& items,
+                        const std::vector<std::string>& columns) {
+  ReportTable table = {.title = title};
+  for (const std::string& column : columns) {
+    table.columns.push_back({.name = column, .left_aligned = true});
+  }
+  for (const Json& item : items) {
+    std::vector<ReportCell> row;
+    for (const std::string& column : columns) row.push_back(text_cell(cell_text(item[column])));
+    table.rows.push_back(std::move(row));
+  }
+  return render_report({.view = {table}}, ReportFormat::kText);
+}
+
+// One method with its parameters.
+std::string render_method(const Json& method) {
+  std::string text = fmt::format("{}: {}\nSource: {}\nKnob: {}\n", cell_text(method["title"]),
+                                 cell_text(method["summary"]), cell_text(method["source"]),
+                                 method["knob"] == "" ? "none" : cell_text(method["knob"]));
+  if (method["params"].empty()) return text + "Parameters: none\n";
+  return text + "\n" +
+         render_text("Parameters", method["params"],
+                     {"name", "default", "type", "min", "max", "choices", "help"});
+}
+
+struct ListOptions {
+  std::string topic;
+  std::string method;
+  std::string format = "text";
+};
+
+const Topic& find_topic(const std::string& name) {
+  std::vector<std::string> names;
+  for (const Topic& topic : all_topics()) {
+    if (topic.name == name) return topic;
+    names.emplace_back(topic.name);
+  }
+  const std::string nearest = nearest_name(name, names);
+  throw ConfigError(fmt::format("list {}: unknown topic{}; topics: {}", name,
+                                nearest.empty() ? "" : fmt::format(", did you mean '{}'?", nearest),
+                                join(names)));
+}
+
+int run_list(const ListOptions& options) {
+  const bool as_json = parse_report_format(options.format, {"text", "json"}) == ReportFormat::kJson;
+  if (options.topic == "schema") {
+    print_result(config_schema().dump(2) + "\n");
+    return kExitDone;
+  }
+  std::vector<Topic> topics = all_topics();
+  if (!options.topic.empty()) topics = {find_topic(options.topic)};
+  if (!options.method.empty()) {
+    if (options.topic != "methods") {
+      throw ConfigError(
+          fmt::format("list {} {}: only methods have details", options.topic, options.method));
+    }
+    find_method(options.method);
+  }
+  Json document = Json::object();
+  std::vector<std::string> blocks;
+  for (const Topic& topic : topics) {
+    Json items = topic.describe();
+    if (!options.method.empty()) {
+      items = Json::array({*std::find_if(items.begin(), items.end(), [&](const Json& item) {
+        return item["name"] == options.method;
+      })});
+      blocks.push_back(render_method(items[0]));
+    } else {
+      blocks.push_back(render_text(topic.title, items, topic.text_columns));
+    }
+    document[topic.name] = std::move(items);
+  }
+  print_result(as_json ? document.dump(1) + "\n" : join(blocks, "\n"));
   return kExitDone;
 }
 
 }  // namespace
 
 void add_list_command(CLI::App& app, int& exit_code) {
-  CLI::App* command =
-      add_command(app, "list", "What this build and this machine can do", "s2o list methods");
-  command->callback([&exit_code] { exit_code = run_list(); });
+  auto options = std::make_shared<ListOptions>();
+  CLI::App* command = add_command(app, "list", "What this build and this machine can do",
+                                  "s2o list methods\n  s2o list methods s2o");
+  command->add_option("topic", options->topic,
+                      "methods, metrics, formats, kernels, tables or devices [all]");
+  command->add_option("method", options->method, "A method, to see its parameters");
+  command->add_option("--format", options->format, "text or json")->capture_default_str();
+  command->callback([options, &exit_code] { exit_code = run_list(*options); });
 }
 
 }  // namespace s2o

@@ -51,7 +51,9 @@ void ProgressBar::show(const std::string& what) {
   std::fflush(stderr);
 }
 
-void ProgressBar::step() { done_ = std::min(done_ + 1, total_); }
+void ProgressBar::advance_to(std::size_t done) { done_ = std::min(done, total_); }
+
+void ProgressBar::step() { advance_to(done_ + 1); }
 
 bool stderr_is_terminal() { return ::isatty(STDERR_FILENO) != 0; }
 

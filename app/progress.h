@@ -17,6 +17,7 @@ class ProgressBar {
   ProgressBar& operator=(const ProgressBar&) = delete;
 
   void show(const std::string& what);
+  void advance_to(std::size_t done);
   void step();   // one more step is done
   void clear();  // before other text goes to the terminal
 

@@ -12,8 +12,6 @@
 namespace s2o {
 namespace {
 
-constexpr int kMaxRepeats = 1'000'000;
-
 // Results land in results/<name>, so the name has to be one plain path component.
 void check_name(const std::string& name, const std::string& path) {
   const bool plain = !name.empty() && name != "." && name != ".." &&

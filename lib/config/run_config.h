@@ -22,6 +22,8 @@ struct DeviceChoice {
 DeviceChoice parse_device(const std::string& text, const std::string& path);
 std::string device_text(const DeviceChoice& device);
 
+inline constexpr int kMaxRepeats = 1'000'000;
+
 struct TimingConfig {
   int warmup = 3;       // untimed runs before the timed ones, on CUDA
   int repeats = 20;     // timed runs on CUDA

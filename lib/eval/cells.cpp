@@ -8,13 +8,6 @@
 namespace s2o {
 namespace {
 
-StorageDType parse_dtype(const std::string& name) {
-  for (const StorageDType dtype : {StorageDType::kF32, StorageDType::kBF16, StorageDType::kF16}) {
-    if (storage_dtype_name(dtype) == name) return dtype;
-  }
-  throw ConfigError(fmt::format("unknown dtype '{}'", name));
-}
-
 const Method& resolve_method(const std::string& name, const std::string& path) {
   try {
     return find_method(name);
@@ -49,7 +42,7 @@ EvalCells expand_cells(const RunConfig& config) {
     cells.config.methods[i] = with_defaults(entry, method);
   }
   const SourceOptions options = {.base_folder = config.base_folder,
-                                 .dtype = parse_dtype(config.dtype),
+                                 .dtype = parse_storage_dtype(config.dtype, config.file + ": dtype"),
                                  .seed = config.seed,
                                  .allow_nonfinite = config.allow_nonfinite};
   for (std::size_t i = 0; i < config.inputs.size(); ++i) {

@@ -51,6 +51,14 @@ std::string_view storage_dtype_name(StorageDType dtype) {
   return "?";
 }
 
+StorageDType parse_storage_dtype(const std::string& name, const std::string& path) {
+  for (const StorageDType dtype : {StorageDType::kF32, StorageDType::kBF16, StorageDType::kF16}) {
+    if (storage_dtype_name(dtype) == name) return dtype;
+  }
+  throw ConfigError(
+      fmt::format("{}: unknown dtype '{}'; expected one of: fp32, bf16, fp16", path, name));
+}
+
 void round_to_dtype(std::vector<float>& values, StorageDType dtype, const std::string& what) {
   if (dtype == StorageDType::kF32) return;
   for (std::size_t i = 0; i < values.size(); ++i) {

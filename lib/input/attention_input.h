@@ -12,6 +12,8 @@ namespace s2o {
 // Precision in which Q, K and V are stored before attention reads them.
 enum class StorageDType { kF32, kBF16, kF16 };
 std::string_view storage_dtype_name(StorageDType dtype);  // "fp32", "bf16", "fp16"
+// ConfigError "<path>: ..." for any other name.
+StorageDType parse_storage_dtype(const std::string& name, const std::string& path);
 
 struct AttentionInput {
   std::string name;  // "tiny-llama/war_and_peace", "dump/layer0", "synthetic/stripes"

@@ -8,7 +8,6 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
-#include <utility>
 
 #include "lib/core/atomic_file.h"
 #include "lib/core/error.h"
@@ -145,13 +144,24 @@ bool ResultStore::has_results_of(const Json& config_hash) const {
   }
 }
 
-void ResultStore::take_over(const ResultRow& row, const std::string& output_file) {
-  if (options_.save_outputs && !row.error && output_file.empty()) return;
-  for (std::size_t cell = 0; cell < expected_.size(); ++cell) {
-    if (has_row(cell) || !same_cell(expected_[cell], row)) continue;
-    rows_[cell] = {row, output_file};
+void ResultStore::take_over(const ResultTable& earlier) {
+  for (const ResultRow& row : earlier.rows) {
+    for (std::size_t cell = 0; cell < expected_.size(); ++cell) {
+      if (rows_.contains(cell) || !same_cell(expected_[cell], row)) continue;
+      rows_[cell] = {row, ""};
+      break;
+    }
+  }
+}
+
+void ResultStore::take_over(const JournalEntry& entry) {
+  const bool lacks_output = options_.save_outputs && !entry.row.error && entry.output_file.empty();
+  // An input file may have changed between the runs, and with it what the cell is.
+  if (lacks_output || entry.cell >= expected_.size() ||
+      !same_cell(expected_[entry.cell], entry.row)) {
     return;
   }
+  rows_[entry.cell] = {entry.row, entry.output_file};
 }
 
 void ResultStore::resume() {
@@ -160,7 +170,7 @@ void ResultStore::resume() {
     if (!content.context.is_null()) {
       check_same_config(content.context, kJournalName);
       keep_previous_ = !has_results_of(content.context["config_hash"]);
-      for (const JournalEntry& entry : content.entries) take_over(entry.row, entry.output_file);
+      for (const JournalEntry& entry : content.entries) take_over(entry);
       journal_ = std::make_unique<Journal>(folder_ / kJournalName, content.valid_bytes);
       log_info("--resume: {} of {} rows are there", rows_.size(), expected_.size());
       return;
@@ -170,15 +180,13 @@ void ResultStore::resume() {
     check_same_config(earlier.context, "results");
     // Outputs stay in results.h5 alone; a complete file needs no change, from others they are
     // computed again.
-    const bool save_outputs = std::exchange(options_.save_outputs, false);
-    for (const ResultRow& row : earlier.rows) take_over(row, "");
+    take_over(earlier);
     if (is_complete()) {
       context_ = earlier.context;
       log_info("--resume: all {} rows are there, nothing is left to do", rows_.size());
       return;
     }
-    options_.save_outputs = save_outputs;
-    if (save_outputs) rows_.clear();
+    if (options_.save_outputs) rows_.clear();
   }
   journal_ = std::make_unique<Journal>(folder_ / kJournalName, context_);
   for (const auto& [cell, stored] : rows_) journal_->append({cell, stored.row, ""});

@@ -22,8 +22,8 @@ struct StoreOptions {
 
 class ResultStore {
  public:
-  // `expected` are the rows of all cells before they ran: an earlier row is taken over by the first
-  // free cell with the same input, layer, seqlen, method, parameters and backend.
+  // `expected` are the rows of all cells before they ran: an earlier row counts only where input,
+  // layer, seqlen, method, parameters and backend still agree.
   //
   // Creates the folder, locks it against other runs and writes a probe. ConfigError when the folder
   // cannot be written or is in use, or when `resume` finds results of another config;
@@ -53,7 +53,8 @@ class ResultStore {
   void lock_folder();
   void probe() const;
   void resume();
-  void take_over(const ResultRow& row, const std::string& output_file);
+  void take_over(const ResultTable& earlier);
+  void take_over(const JournalEntry& entry);
   void check_same_config(const nlohmann::ordered_json& context, const std::string& file) const;
   // Whether the result files here are of that config: they may be replaced then.
   bool has_results_of(const nlohmann::ordered_json& config_hash) const;
