@@ -203,7 +203,7 @@ Image draw_heatmap(const Heatmap& heatmap, int pixels) {
 
   const MassScale scale = mass_scale(heatmap.attention);
   PanelPlace place = panel_place(0, pixels);
-  draw_label(image, place, pixels, "attention", "log scale");
+  draw_label(image, place, pixels, "attention", "softmax mass, log scale");
   draw_grid(image, place, pixels, heatmap.attention,
             [&scale](double mass) { return map_color(ColorMap::kMass, scale(mass)); });
   int index = 1;
@@ -215,8 +215,11 @@ Image draw_heatmap(const Heatmap& heatmap, int pixels) {
               [](double share) { return map_color(ColorMap::kShare, share); });
     if (!panel.visiting) continue;
     place = panel_place(index++, pixels);
-    draw_label(image, place, pixels, panel.label, "query tiles x keys as visited");
-    draw_visiting(image, place, pixels, *panel.visiting, mass_scale(panel.visiting->mass));
+    const MassScale step_scale = mass_scale(panel.visiting->mass);
+    draw_label(image, place, pixels, panel.label,
+               fmt::format("tiles x steps, mass {} .. {}",
+                           power_text(step_scale.top - kMassDecades), power_text(step_scale.top)));
+    draw_visiting(image, place, pixels, *panel.visiting, step_scale);
   }
   draw_legend(image, heatmap, scale, legend_y);
   return image;

@@ -80,7 +80,7 @@ TEST(VisitedShare, window_plan_leaves_out_what_lies_before_the_window) {
 
 TEST(VisitedShare, pairs_agree_with_the_work_counter_for_a_permuted_plan_with_a_stop) {
   const AttentionInput input = sample_input(kSeqlen);
-  const SparsePlan plan = plan_of(input, "s2o", {{"segment_size", 128}, {"tau", 0.3}});
+  const SparsePlan plan = plan_of(input, "s2o", {{"segment_size", 128}, {"tau", 0.9}});
   const ExecutedHead head = execute_head(input, plan, 1);
   EXPECT_LT(head.work.compute_density(), 1.0) << "the stop must have an effect here";
   EXPECT_NEAR(visited_pairs(visited_share(head, kPixels)),
@@ -97,7 +97,7 @@ TEST(VisitedShare, pairs_of_packed_tiles_are_those_of_the_head) {
 
 TEST(ExecuteHead, stop_steps_are_those_of_the_whole_plan) {
   const AttentionInput input = sample_input(kSeqlen);
-  const SparsePlan plan = plan_of(input, "s2o", {{"segment_size", 128}, {"tau", 0.3}});
+  const SparsePlan plan = plan_of(input, "s2o", {{"segment_size", 128}, {"tau", 0.9}});
   std::vector<TileStats> stats(static_cast<std::size_t>(plan.num_tiles()) * plan.passes.size());
   std::vector<float> out(input.q.size()), lse(2 * kSeqlen);
   attention_ref(input.problem, PlanPointers(plan).view(), input.q.data(), input.k.data(),
@@ -138,7 +138,7 @@ TEST(DenseLse, agrees_with_dense_attention) {
 
 TEST(VisitingView, all_steps_of_a_row_hold_its_whole_mass) {
   const AttentionInput input = sample_input(kSeqlen);
-  const SparsePlan plan = plan_of(input, "s2o", {{"segment_size", 128}, {"tau", 0.3}});
+  const SparsePlan plan = plan_of(input, "s2o", {{"segment_size", 128}, {"tau", 0.9}});
   const VisitingView view = visiting_view(execute_head(input, plan, 0), dense_lse(input, 0));
   ASSERT_EQ(view.mass.rows, 4);
   for (int tile = 0; tile < view.mass.rows; ++tile) {
