@@ -6,6 +6,7 @@
 #include <cstddef>
 
 #include "kernels/common/parallel.h"
+#include "kernels/common/plan_view.h"
 
 namespace s2o {
 namespace {
@@ -119,8 +120,9 @@ std::vector<float> estimate_lse(const AttentionInput& input) {
 
       const RowMatrixXf q =
           Rows(input.q_head(q_head) + begin * d, count, d) * problem.softmax_scale;
-      RowMatrixXf logits = q * mean.topRows(b + 1).transpose() +
-                           0.5f * q.cwiseAbs2() * variance.topRows(b + 1).transpose();
+      const RowMatrixXf spread = q.cwiseAbs2() * variance.topRows(b + 1).transpose();
+      RowMatrixXf logits = q * mean.topRows(b + 1).transpose();
+      logits += spread.unaryExpr([](float x) { return spread_logit(x); });
       logits.leftCols(b).array() += std::log(static_cast<float>(kBlock));
       for (std::int64_t r = 0; r < count; ++r) {
         logits(r, b) += std::log(static_cast<float>(r + 1));
