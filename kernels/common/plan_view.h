@@ -55,7 +55,7 @@ enum class Compensation : std::uint8_t {
 // log mean exp(x) - mean(x) of logits with the given variance: half the variance (the second
 // cumulant) up to a standard deviation of 1, linear beyond. The Gaussian cumulant overshoots for
 // wide blocks, whose logits are bounded: for uniformly spread logits the exact value is
-// log(sinh(sqrt(3) s) / (sqrt(3) s)), and this form stays within 0.06 of it up to s = 2.
+// log(sinh(sqrt(3) s) / (sqrt(3) s)), and this form stays within 0.07 of it up to s = 2.
 template <class Scalar>
 constexpr Scalar spread_logit(Scalar variance) {
   if (variance <= Scalar(1)) return Scalar(0.5) * variance;
