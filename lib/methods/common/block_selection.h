@@ -49,6 +49,10 @@ void rounded_scores(const float* a, std::int64_t num_a, const float* b, std::int
 // x = r(x * factor)
 void scale_rounded(std::span<float> x, float factor, const Rounder& round);
 
+// x = exp(x - shift). The result for a value depends neither on where it stands nor on the address
+// of the buffer, so equal scores stay equal and ties stay ties.
+void exp_shifted(std::span<float> x, float shift);
+
 // Softmax in place, fp32; -infinity becomes exactly 0. A row without a finite largest entry (all
 // -infinity, or any NaN) becomes all zeros and the result is false.
 bool softmax_row(std::span<float> row);

@@ -142,7 +142,8 @@ TEST(RadiusWeights, equal_quantiles_mark_only_what_exceeds_them) {
   EXPECT_TRUE(radius_weights({}).empty());
 }
 
-// Trap 22.15: the quantiles see the whole prompt, so later blocks change the weight of earlier ones.
+// Trap 22.15: the quantiles see the whole prompt, so later blocks change the weight of earlier
+// ones.
 TEST(RadiusWeights, later_blocks_change_earlier_weights) {
   EXPECT_FLOAT_EQ(radius_weights({1, 2, 3})[1], 0.0f);
   EXPECT_GT(radius_weights({1, 2, 3, 0.5f, 0.5f, 0.5f})[1], 0.3f);

@@ -41,6 +41,20 @@ TEST(SelectCrossIn, threshold_one_selects_all) {
   EXPECT_THAT(cross_in({0, 0, 0}, 1.0), ElementsAre(1, 1, 1));
 }
 
+// Equal scores must stay equal wherever they stand and however the buffer is aligned: otherwise
+// ties would go by address instead of by index.
+TEST(SoftmaxRow, equal_scores_have_equal_probabilities) {
+  for (std::size_t offset = 0; offset < 8; ++offset) {
+    std::vector<float> buffer(offset + 203, -31.7f);
+    const std::span<float> row = std::span(buffer).subspan(offset);
+    row[77] = 0.3f;
+    ASSERT_TRUE(softmax_row(row));
+    for (std::size_t j = 0; j < row.size(); ++j) {
+      ASSERT_EQ(row[j], j == 77 ? row[77] : row[0]) << "offset " << offset << " index " << j;
+    }
+  }
+}
+
 // Trap 13.3: the softmax runs over the allowed blocks alone; the rest has no mass and no vote.
 TEST(SelectPooledRow, mass_base_is_the_allowed_blocks) {
   const std::vector<float> scores = {0.0f, 1.0f, 0.0f, 50.0f};
@@ -69,8 +83,7 @@ TEST(PooledScores, official_level_rounds_means_products_and_scaled_scores) {
   EXPECT_GT(pooled_scores(x.data(), x.data(), 2, 1, 2, 1.0f, {})[0], 1.007f);
   // r(3 * 3) = 9, then r(9 * 0.7) = 6.3125 in bf16 (step 1/32); fp32 gives 6.3.
   const std::vector<float> three = {3.0f};
-  EXPECT_THAT(pooled_scores(three.data(), three.data(), 1, 1, 1, 0.7f, bf16),
-              ElementsAre(6.3125f));
+  EXPECT_THAT(pooled_scores(three.data(), three.data(), 1, 1, 1, 0.7f, bf16), ElementsAre(6.3125f));
 }
 
 TEST(OrderInsideSegments, sorts_each_complete_segment_with_ties_by_token) {

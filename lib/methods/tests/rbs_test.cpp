@@ -23,8 +23,11 @@ constexpr int kB = 128;
 
 // Nothing forced but the diagonal block.
 Json bare(double alpha_base = 0.22, bool rescue = true) {
-  return {{"alpha_base", alpha_base}, {"rescue", rescue},  {"sink_blocks", 0},
-          {"window_blocks", 1},       {"last_tiles", 0}};
+  return {{"alpha_base", alpha_base},
+          {"rescue", rescue},
+          {"sink_blocks", 0},
+          {"window_blocks", 1},
+          {"last_tiles", 0}};
 }
 
 struct Rule {
@@ -40,7 +43,8 @@ double quantile(std::vector<double> values, double fraction) {
   const double place = fraction * (static_cast<double>(values.size()) - 1.0);
   const auto low = static_cast<std::size_t>(std::floor(place));
   const auto high = static_cast<std::size_t>(std::ceil(place));
-  return values[low] * (1.0 - (place - std::floor(place))) + values[high] * (place - std::floor(place));
+  return values[low] * (1.0 - (place - std::floor(place))) +
+         values[high] * (place - std::floor(place));
 }
 
 // The rule of one head, transcribed scalar by scalar.
@@ -82,7 +86,8 @@ class ScalarRbs {
     keep_loud(tile, true, rule_.alpha_rescue, kept, open);
     const auto num_tiles = static_cast<int>((input_.problem.seqlen + kB - 1) / kB);
     for (int b = 0; b <= tile; ++b) {
-      if (b < rule_.sink || tile - b < rule_.window || tile >= num_tiles - rule_.tail) kept.insert(b);
+      if (b < rule_.sink || tile - b < rule_.window || tile >= num_tiles - rule_.tail)
+        kept.insert(b);
     }
     return kept;
   }
@@ -96,7 +101,8 @@ class ScalarRbs {
     std::vector<std::vector<double>> logits(static_cast<std::size_t>(tile));
     double largest = -1e300;
     for (int b = 0; b < tile; ++b) {
-      for (int t = tile * kB; t < std::min<std::int64_t>((tile + 1) * kB, input_.problem.seqlen); ++t) {
+      for (int t = tile * kB; t < std::min<std::int64_t>((tile + 1) * kB, input_.problem.seqlen);
+           ++t) {
         const float* q = input_.q_head(q_head_) + t * d;
         double dot = 0.0;
         double norm = 0.0;
@@ -145,7 +151,8 @@ TEST(Rbs, selection_equals_scalar_transcription) {
                        .sink = static_cast<int>(random.below(4, 3)),
                        .window = 1 + static_cast<int>(random.below(5, 3)),
                        .tail = static_cast<int>(random.below(6, 3))};
-    const AttentionInput input = random_input({1 + random.below(7, 1800), g * kv_heads, kv_heads, 16}, seed, 0.7);
+    const AttentionInput input =
+        random_input({1 + random.below(7, 1800), g * kv_heads, kv_heads, 16}, seed, 0.7);
     const SparsePlan plan = plan_of("rbs", input,
                                     {{"alpha_base", rule.alpha_base},
                                      {"alpha_rescue", rule.alpha_rescue},
@@ -178,8 +185,8 @@ TEST(Rbs, selection_equals_scalar_transcription) {
 AttentionInput loud_and_wide() {
   AttentionInput input = zero_input({1024, 2, 1, 16});
   set_q(input, 0, 1024, 0, 8.0f);
-  set_k(input, 128, 256, 0, 4.0f);       // base logit 8 * 4 / 4 = 8
-  set_k(input, 384, 385, 1, 20.0f);      // radius 20, lifted logit 8 * 20 / 4 = 40
+  set_k(input, 128, 256, 0, 4.0f);   // base logit 8 * 4 / 4 = 8
+  set_k(input, 384, 385, 1, 20.0f);  // radius 20, lifted logit 8 * 20 / 4 = 40
   set_k(input, 385, 386, 1, -20.0f);
   return input;
 }
@@ -246,8 +253,8 @@ TEST(Rbs, last_tiles_are_dense_and_window_and_sink_forced) {
   AttentionInput input = zero_input({1024, 1, 1, 16});
   set_q(input, 0, 1024, 0, 8.0f);
   set_k(input, 256, 384, 0, 8.0f);
-  const SparsePlan plan = plan_of(
-      "rbs", input, {{"sink_blocks", 1}, {"window_blocks", 2}, {"last_tiles", 2}});
+  const SparsePlan plan =
+      plan_of("rbs", input, {{"sink_blocks", 1}, {"window_blocks", 2}, {"last_tiles", 2}});
   EXPECT_THAT(visited_blocks(input.problem, plan, 0, 5), ElementsAre(0, 2, 4, 5));
   EXPECT_EQ(visited_blocks(input.problem, plan, 0, 6), block_range(0, 7));
   EXPECT_EQ(visited_blocks(input.problem, plan, 0, 7), block_range(0, 8));
@@ -283,8 +290,8 @@ TEST(Rbs, slash_is_found) {
   }
 }
 
-// One key of block 1, which its mean hardly shows: 16 / 128 = 0.125, logit 16 * 0.125 / 4 = 0.5. The
-// radius shows it: lifted by 16 * 16 / 4 = 64.
+// One key of block 1, which its mean hardly shows: 16 / 128 = 0.125, logit 16 * 0.125 / 4 = 0.5.
+// The radius shows it: lifted by 16 * 16 / 4 = 64.
 TEST(Rbs, needle_that_the_centroid_misses_is_rescued) {
   AttentionInput input = zero_input({1024, 2, 1, 16});
   set_k(input, 200, 201, 5, 16.0f);

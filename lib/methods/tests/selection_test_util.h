@@ -3,8 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -32,8 +34,9 @@ inline AttentionInput zero_input(const Shape& shape, StorageDType dtype = Storag
   return input;
 }
 
-// Normal Q, K, V. Rows of Q have norms that differ by token, so that no per-token factor can be pulled
-// out of a sum unnoticed; Q and K have means that change every 64 tokens, so that blocks differ.
+// Normal Q, K, V. Rows of Q have norms that differ by token, so that no per-token factor can be
+// pulled out of a sum unnoticed; Q and K have means that change every 64 tokens, so that blocks
+// differ.
 inline AttentionInput random_input(const Shape& shape, std::uint64_t seed, double q_scale = 1.0,
                                    StorageDType dtype = StorageDType::kBF16) {
   AttentionInput input = zero_input(shape, dtype);
@@ -47,8 +50,8 @@ inline AttentionInput random_input(const Shape& shape, std::uint64_t seed, doubl
       const std::uint64_t row = i / static_cast<std::size_t>(d);
       const std::uint64_t axis = i % static_cast<std::size_t>(d);
       const double norm = scale * std::exp(spread * norms.normal(row));
-      x[i] = static_cast<float>(
-          norm * (noise.normal(i) + drift * means.normal(row / 64 * 1024 + axis)));
+      x[i] = static_cast<float>(norm *
+                                (noise.normal(i) + drift * means.normal(row / 64 * 1024 + axis)));
     }
     round_to_dtype(x, dtype, "test");
   };
@@ -90,8 +93,7 @@ inline SparsePlan plan_of(const std::string& method, const AttentionInput& input
                           const nlohmann::ordered_json& params) {
   const DenseReference none;
   const Method& found = find_method(method);
-  SparsePlan plan =
-      found.plan_cpu({.input = input, .reference = none}, settings_of(found, params));
+  SparsePlan plan = found.plan_cpu({.input = input, .reference = none}, settings_of(found, params));
   check_plan(input.problem, plan);
   return plan;
 }
@@ -120,13 +122,51 @@ inline std::vector<int> visited_blocks(const Problem& problem, const SparsePlan&
   for (std::int64_t first = 0; first < problem.seqlen; first += block) {
     const std::int64_t end = std::min<std::int64_t>(first + block, problem.seqlen);
     int sum = 0;
-    for (std::int64_t slot = first; slot < end; ++slot) sum += visits[static_cast<std::size_t>(slot)];
-    EXPECT_TRUE(sum == 0 || sum == end - first)
-        << "head " << head << " tile " << tile << " visits " << sum << " keys of block "
-        << first / block;
+    for (std::int64_t slot = first; slot < end; ++slot)
+      sum += visits[static_cast<std::size_t>(slot)];
+    EXPECT_TRUE(sum == 0 || sum == end - first) << "head " << head << " tile " << tile << " visits "
+                                                << sum << " keys of block " << first / block;
     if (sum > 0) blocks.push_back(static_cast<int>(first / block));
   }
   return blocks;
+}
+
+// Row top-cdf by its definition, fp64: blocks of the best scores until their softmax mass reaches
+// the threshold, that one included. `open`: too close to the threshold to call.
+struct CrossIn {
+  std::set<int> blocks;
+  bool open = false;
+};
+inline CrossIn cross_in_by_definition(const std::vector<double>& scores, double threshold) {
+  CrossIn result;
+  std::set<int> left;
+  double total = 0.0;
+  for (std::size_t j = 0; j < scores.size(); ++j) {
+    left.insert(static_cast<int>(j));
+    total += std::exp(scores[j]);
+  }
+  const auto score = [&](int j) { return scores[static_cast<std::size_t>(j)]; };
+  double mass = 0.0;
+  while (mass < threshold && !left.empty()) {
+    const int best = *std::max_element(left.begin(), left.end(),
+                                       [&](int a, int b) { return score(a) < score(b); });
+    left.erase(best);
+    result.blocks.insert(best);
+    mass += std::exp(score(best)) / total;
+    result.open = result.open || std::abs(mass - threshold) < 1e-5;
+  }
+  return result;
+}
+
+// Zero-padded mean of axis `axis` over rows [b * block, (b + 1) * block) of x [seqlen, head_dim].
+inline double padded_mean(const float* x, const Problem& problem, std::int64_t b, int block,
+                          int axis) {
+  double sum = 0.0;
+  for (std::int64_t t = b * block; t < std::min<std::int64_t>((b + 1) * block, problem.seqlen);
+       ++t) {
+    sum += x[t * problem.head_dim + axis];
+  }
+  return sum / block;
 }
 
 inline std::vector<int> block_range(int begin, int end) {
