@@ -24,8 +24,11 @@ try:
 except ImportError as error:
     sys.exit(f"plot.py: error: {error}; install python3-matplotlib and python3-h5py")
 
-import plot_figures
+import plot_curves
+import plot_panels
 from plot_data import PlotError
+
+FIGURES = {**plot_curves.FIGURES, **plot_panels.FIGURES}
 
 STYLE = {
     "font.size": 8,
@@ -51,7 +54,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("figure", choices=sorted(plot_figures.FIGURES))
+    parser.add_argument("figure", choices=sorted(FIGURES))
     parser.add_argument("inputs", nargs="+", metavar="INPUT")
     parser.add_argument("--out", required=True, metavar="PREFIX", help="PREFIX.pdf and PREFIX.png")
     parser.add_argument("--title", help="in place of what the results say they are")
@@ -87,7 +90,7 @@ def main():
     arguments = parse_arguments()
     plt.rcParams.update(STYLE)
     try:
-        figure = plot_figures.FIGURES[arguments.figure](arguments)
+        figure = FIGURES[arguments.figure](arguments)
         folder = os.path.dirname(arguments.out)
         if folder:
             os.makedirs(folder, exist_ok=True)

@@ -1,40 +1,11 @@
-"""Reads result files and exported tables of s2o for plot.py, and fixes how methods look."""
+"""Reads result files and exported tables of s2o for plot.py."""
 
 import json
-import math
 import os
 
 
 class PlotError(Exception):
     """What the user asked for cannot be drawn; the message says why."""
-
-
-# One colour and marker per method, the same in every figure. S2O stands out, oracles are grey.
-METHOD_STYLES = {
-    "dense": ("#000000", "x"),
-    "streaming_llm": ("#8c6d31", "v"),
-    "minference": ("#e377c2", "<"),
-    "flexprefill": ("#ff7f0e", ">"),
-    "xattention": ("#2ca02c", "s"),
-    "pbs_attn": ("#1f77b4", "D"),
-    "mean_pooling": ("#17becf", "p"),
-    "sparge_attn": ("#bcbd22", "h"),
-    "flash_prefill": ("#9467bd", "^"),
-    "rbs": ("#8c564b", "P"),
-    "oracle_block": ("#a0a0a0", "s"),
-    "oracle_token": ("#606060", "o"),
-    "s2o": ("#d62728", "o"),
-    "s2o_plus": ("#67000d", "*"),
-}
-LINE_STYLES = ["-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3))]
-
-
-def method_style(method):
-    """(colour, marker); a colour of its own for a method that this list does not know."""
-    if method in METHOD_STYLES:
-        return METHOD_STYLES[method]
-    spare = ["#393b79", "#637939", "#843c39", "#7b4173", "#3182bd"]
-    return spare[sum(map(ord, method)) % len(spare)], "d"
 
 
 def _load_json(path):
@@ -165,13 +136,6 @@ class Setting:
     def mean(self, column):
         values = [row[column] for row in self.rows if row.get(column) is not None]
         return sum(values) / len(values) if values else None
-
-    def geometric_mean(self, column):
-        """None where nothing was measured or one value is 0 (it has no logarithm)."""
-        values = [row[column] for row in self.rows if row.get(column) is not None]
-        if not values or min(values) <= 0:
-            return None
-        return math.exp(sum(math.log(value) for value in values) / len(values))
 
 
 def group_settings(rows, overrides):

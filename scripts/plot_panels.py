@@ -1,4 +1,4 @@
-"""The figures of plot.py. Each takes the parsed arguments and returns a matplotlib figure."""
+"""Figures (d) and (e), compensation and latency."""
 
 import math
 
@@ -6,227 +6,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import ticker
 
-from plot_data import (
-    LINE_STYLES,
-    METHOD_STYLES,
-    PlotError,
-    coverage,
-    group_settings,
-    method_style,
-    nearest_settings,
-    read_rows,
-    read_tables,
-)
+from plot_common import PAGE_WIDTH, load_settings, method_style, set_title, side_legend
+from plot_data import PlotError, coverage, nearest_settings, read_tables
 
-PAGE_WIDTH = 7.0  # inches: two columns of a paper
-ERROR_NAMES = {"mse": "MSE (geometric mean)", "relative_l2": "relative L2 error (geometric mean)"}
 COMPENSATIONS = ["none", "centroid", "blocks", "blocks_variance"]
-
-
-def _in_paper_order(items, methods, method_of):
-    """`items` of the methods asked for (all if none), in the order of METHOD_STYLES."""
-    known = {method_of(item) for item in items}
-    for method in methods:
-        if method not in known:
-            raise PlotError(f"--methods {method}: not in the results, they hold {sorted(known)}")
-    order = list(METHOD_STYLES)
-    kept = [item for item in items if not methods or method_of(item) in methods]
-    return sorted(
-        kept, key=lambda item: order.index(method_of(item)) if method_of(item) in order else len(order)
-    )
-
-
-def _load_settings(arguments, needs=None):
-    """(rows, settings) of the result files; `needs` is a part that only results.h5 holds."""
-    rows = read_rows(arguments.inputs)
-    if needs and not any(row.get(needs) is not None for row in rows):
-        raise PlotError(
-            f"{', '.join(arguments.inputs)}: no {needs} in these results; it is in results.h5"
-        )
-    rows = _in_paper_order(rows, arguments.methods, lambda row: row["method"])
-    return rows, group_settings(rows, arguments.knobs)
-
-
-def _line_styles(labelled):
-    """{label: line style} of (label, method) pairs: the n-th curve of a method gets the n-th."""
-    count, styles = {}, {}
-    for label, method in dict.fromkeys(labelled):
-        styles[label] = LINE_STYLES[count.get(method, 0) % len(LINE_STYLES)]
-        count[method] = count.get(method, 0) + 1
-    return styles
-
-
-def _title(figure, arguments, text):
-    figure.suptitle(arguments.title or text, fontsize=8, x=0.01, ha="left")
-
-
-def _side_legend(axes, all_axes):
-    """One legend right of `axes` for the curves of all panels."""
-    handles = {}
-    for each in all_axes:
-        for handle, label in zip(*each.get_legend_handles_labels()):
-            handles.setdefault(label, handle)
-    axes.legend(
-        handles.values(),
-        handles.keys(),
-        loc="upper left",
-        bbox_to_anchor=(1.02, 1.0),
-        borderaxespad=0,
-    )
-
-
-def _curve_look(method):
-    color, marker = method_style(method)
-    front = method.startswith("s2o")
-    return {
-        "color": color,
-        "marker": marker,
-        "zorder": 3 if front else 2,
-        "linewidth": 1.8 if front else 1.1,
-        "markersize": 6 if marker == "*" else 3.5,
-    }
-
-
-# ---- (a) error against density ----
-
-
-def _draw_frontier(axes, settings, metric, styles):
-    curves = {}
-    for setting in settings:
-        x, y = setting.mean("compute_density"), setting.geometric_mean(metric)
-        if x is not None and y is not None and x < 1:
-            curves.setdefault((setting.label, setting.method), []).append((x, y))
-    for (label, method), points in curves.items():
-        axes.plot(*zip(*sorted(points)), linestyle=styles[label], label=label, **_curve_look(method))
-    axes.set_yscale("log")
-    axes.xaxis.set_major_formatter(ticker.PercentFormatter(xmax=1, decimals=0))
-    axes.grid(True)
-    return bool(curves)
-
-
-def _frontier_panels(arguments, rows):
-    """[(title, keep(row))]: one panel per sequence length, or per length and layer."""
-    seqlens = sorted({row["seqlen"] for row in rows})
-    panels = []
-    for seqlen in seqlens:
-        title = f"{seqlen:,} tokens" if len(seqlens) > 1 else ""
-        if arguments.by == "all":
-            panels.append((title, lambda row, s=seqlen: row["seqlen"] == s))
-            continue
-        for layer in sorted({row["layer"] for row in rows}):
-            layer_title = ", ".join(filter(None, [title, f"layer {layer}"]))
-            panels.append(
-                (layer_title, lambda row, s=seqlen, l=layer: row["seqlen"] == s and row["layer"] == l)
-            )
-    return panels
-
-
-def frontier(arguments):
-    rows, settings = _load_settings(arguments)
-    styles = _line_styles((setting.label, setting.method) for setting in settings)
-    panels = _frontier_panels(arguments, rows)
-    columns = min(len(panels), 2)
-    lines = math.ceil(len(panels) / columns)
-    figure, grid = plt.subplots(
-        lines,
-        columns,
-        figsize=(PAGE_WIDTH if columns > 1 else 5.4, 0.5 + 2.8 * lines),
-        squeeze=False,
-        sharex=True,
-    )
-    drawn = False
-    for axes, (title, keep) in zip(grid.flat, panels):
-        kept = [setting.restricted(keep) for setting in settings]
-        drawn |= _draw_frontier(axes, [s for s in kept if s], arguments.metric, styles)
-        axes.set_title(title, loc="left")
-    if not drawn:
-        raise PlotError("no sparse setting with an error above 0 to draw")
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
-    grid[0, 0].set_xlim(left=0)
-    for axes in grid[-1]:
-        axes.set_xlabel("compute density")
-    for axes in grid[:, 0]:
-        axes.set_ylabel(ERROR_NAMES[arguments.metric])
-    _side_legend(grid[0, -1], grid.flat)
-    _title(figure, arguments, coverage(rows))
-    return figure
-
-
-# ---- (b), (c) matched curves ----
-
-
-def _matched_figure(arguments, table, level, quantity, xlabel, ylabel):
-    """Left: the quantity itself; right: its ratio to the reference with its bootstrap interval."""
-    rows, notes, title = read_tables(arguments.inputs, table)
-    if level not in rows[0]:
-        level = "mse"  # explicit error levels
-        xlabel = "MSE"
-    rows = _in_paper_order(rows, arguments.methods, lambda row: row["method"])
-    seqlens = sorted({row["seqlen"] for row in rows})
-    labelled = list(dict.fromkeys((row["label"], row["method"]) for row in rows))
-    styles = _line_styles(labelled)
-    figure, grid = plt.subplots(
-        len(seqlens), 2, figsize=(PAGE_WIDTH, 0.5 + 2.9 * len(seqlens)), squeeze=False, sharex=True
-    )
-    for (left, right), seqlen in zip(grid, seqlens):
-        for label, method in labelled:
-            curve = [r for r in rows if r["label"] == label and r["seqlen"] == seqlen]
-            curve.sort(key=lambda row: row[level])
-            look = dict(_curve_look(method), linestyle=styles[label], label=label)
-            value = [(r[level], r[quantity]) for r in curve if r[quantity] is not None]
-            ratio = [r for r in curve if r["ratio"] is not None]
-            if value:
-                left.plot(*zip(*value), **look)
-            if ratio:
-                x = [r[level] for r in ratio]
-                right.plot(x, [r["ratio"] for r in ratio], **look)
-                bounded = [r for r in ratio if r["ratio_low"] is not None]
-                right.fill_between(
-                    [r[level] for r in bounded],
-                    [r["ratio_low"] for r in bounded],
-                    [r["ratio_high"] for r in bounded],
-                    color=look["color"],
-                    alpha=0.12,
-                    linewidth=0,
-                )
-        for axes in (left, right):
-            axes.set_yscale("log")
-            axes.grid(True)
-            axes.set_title(f"{seqlen:,} tokens", loc="left")
-            if level == "mse":
-                axes.set_xscale("log")
-        right.axhline(1, color="#000000", linewidth=0.6, zorder=1)
-        right.yaxis.set_major_formatter(ticker.FuncFormatter(lambda y, _: f"{y:g}"))
-        right.yaxis.set_minor_formatter(ticker.NullFormatter())
-        left.set_ylabel(ylabel)
-        right.set_ylabel("ratio, with 95 % bootstrap interval")
-    for axes in grid[-1]:
-        axes.set_xlabel(xlabel)
-    _side_legend(grid[0, 1], grid.flat)
-    units = next((note for note in notes if "units" in note), "")
-    _title(figure, arguments, f"{title}\n{units}")
-    return figure
-
-
-def matched_sparsity(arguments):
-    return _matched_figure(
-        arguments, "matched_sparsity", "sparsity", "mse", "sparsity", "MSE (geometric mean)"
-    )
-
-
-def matched_mse(arguments):
-    return _matched_figure(
-        arguments,
-        "matched_mse",
-        "reference_sparsity",
-        "compute_density",
-        "error level: that of the reference at this sparsity",
-        "compute density (geometric mean)",
-    )
-
-
-# ---- (d) ablations, compensation ----
 
 
 def _nearest_level(rows, sparsity):
@@ -278,8 +61,8 @@ def ablations(arguments):
             axes.axhline(y - 0.5, color="#bbbbbb", linewidth=0.6)
     grid[0, 0].set_yticks(range(len(ordered)), ordered)
     grid[0, 0].invert_yaxis()
-    _side_legend(grid[0, 1], grid.flat)
-    _title(figure, arguments, f"{title}; left of 1 is better")
+    side_legend(grid[0, 1], grid.flat)
+    set_title(figure, arguments, f"{title}; left of 1 is better")
     return figure
 
 
@@ -306,17 +89,14 @@ def compensation(arguments):
     axes.axvline(1, color="#000000", linewidth=0.6, zorder=1)
     axes.grid(True, axis="x", which="both")
     axes.set_xlabel(f"MSE at sparsity {level:g} / reference, with 95 % bootstrap interval")
-    _side_legend(axes, [axes])
+    side_legend(axes, [axes])
     axes.get_legend().set_title("compensation")
-    _title(figure, arguments, title)
+    set_title(figure, arguments, title)
     return figure
 
 
-# ---- (e) heads and stop depth ----
-
-
 def density_by_head(arguments):
-    rows, settings = _load_settings(arguments, needs="per_head")
+    rows, settings = load_settings(arguments, needs="per_head")
     shown = []
     for setting in nearest_settings(settings, arguments.sparsity):
         part = setting.restricted(lambda row: len(row.get("per_head", {}).get("compute_density", ())))
@@ -357,10 +137,14 @@ def density_by_head(arguments):
         axes.tick_params(length=0)
     for axes in grid.flat[len(shown) :]:
         axes.set_visible(False)
-    figure.supxlabel("query head", fontsize=8)
-    figure.supylabel("layer", fontsize=8)
+    for column in grid.T:
+        lowest = [axes for axes in column if axes.get_visible()][-1]
+        lowest.set_xlabel("query head")
+        lowest.tick_params(labelbottom=True)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("layer")
     figure.colorbar(image, ax=grid, label="compute density", shrink=0.8, pad=0.01)
-    _title(
+    set_title(
         figure,
         arguments,
         f"Each method at the setting nearest to sparsity {arguments.sparsity:g}; {coverage(rows)}",
@@ -385,7 +169,7 @@ def _tile_depths(row):
 
 
 def stop_depth(arguments):
-    rows, settings = _load_settings(arguments, needs="stop_steps")
+    rows, settings = load_settings(arguments, needs="stop_steps")
     shown = []
     for setting in nearest_settings(settings, arguments.sparsity):
         part = setting.restricted(lambda row: len(row.get("stop_steps", ())))
@@ -430,7 +214,7 @@ def stop_depth(arguments):
     for axes in grid[-1, :-1]:
         axes.set_xlabel("query (Ki tokens)")
     grid[-1, -1].set_xlabel("share of tiles")
-    _title(
+    set_title(
         figure,
         arguments,
         "Thin: heads; black: median; dashed: the whole history. " + coverage(rows),
@@ -438,16 +222,13 @@ def stop_depth(arguments):
     return figure
 
 
-# ---- time ----
-
-
 def latency(arguments):
-    rows, settings = _load_settings(arguments)
+    rows, settings = load_settings(arguments)
     timed = [s for s in settings if s.mean("total_latency_ms") is not None]
     if not timed:
         raise PlotError("no latencies in the results")
     shown = nearest_settings(timed, arguments.sparsity)
-    backends = ", ".join(sorted({str(row.get("backend")) for row in rows}))
+    backends = ", ".join(sorted({str(row.get("backend")).upper() for row in rows}))
     groups = sorted({setting.seqlen for setting in shown})
     figure, grid = plt.subplots(
         1,
@@ -476,7 +257,7 @@ def latency(arguments):
     plain = plt.Rectangle((0, 0), 1, 1, color="#666666")
     hatched = plt.Rectangle((0, 0), 1, 1, facecolor="#bbbbbb", hatch="////", edgecolor="white")
     grid[0, -1].legend([plain, hatched], ["attention", "planning (share at the bar)"], loc="lower right")
-    _title(
+    set_title(
         figure,
         arguments,
         f"Setting nearest to sparsity {arguments.sparsity:g} (density in brackets); {coverage(rows)}",
@@ -485,9 +266,6 @@ def latency(arguments):
 
 
 FIGURES = {
-    "frontier": frontier,
-    "matched_sparsity": matched_sparsity,
-    "matched_mse": matched_mse,
     "ablations": ablations,
     "compensation": compensation,
     "density_by_head": density_by_head,
