@@ -177,7 +177,7 @@ void ResultStore::resume() {
     }
   } else if (file_exists(folder_ / kHdf5ResultsName) || file_exists(folder_ / kJsonResultsName)) {
     const ResultTable earlier = read_results(folder_);
-    check_same_config(earlier.context, "results");
+    check_same_config(earlier.context, kJsonResultsName);
     // Outputs stay in results.h5 alone; a complete file needs no change, from others they are
     // computed again.
     take_over(earlier);
