@@ -352,8 +352,9 @@ class AttentionRef {
     state.logits.resize(state.q.rows(), columns.count);
     state.logits.noalias() = state.q * state.k.transpose();
     if (!columns.variance.empty()) {
-      state.logits.noalias() +=
-          Scalar(0.5) * state.q.cwiseAbs2() * to_matrix(columns.variance).transpose();
+      const RowMatrix<Scalar> variance =
+          state.q.cwiseAbs2() * to_matrix(columns.variance).transpose();
+      state.logits += variance.unaryExpr([](Scalar x) { return spread_logit(x); });
     }
     state.logits.rowwise() +=
         Eigen::Map<const Eigen::RowVectorXd>(columns.log_n.data(), columns.count)

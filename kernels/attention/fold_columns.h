@@ -3,8 +3,9 @@
 //
 // For a set U of n unvisited keys (all of them for kCentroid, those of one block of fold_block
 // consecutive slots otherwise) the column has key mean(U), value mean of the values of U and logit
-//   q . mean(U) * scale + log n            [+ 0.5 * scale^2 * sum_d q_d^2 var_d(U)]
-// The bracket is the second cumulant of log mean exp with a diagonal covariance (kBlocksVariance).
+//   q . mean(U) * scale + log n            [+ spread_logit(scale^2 * sum_d q_d^2 var_d(U))]
+// The bracket (kBlocksVariance) is what the spread of the logits adds to the log of their mean
+// exponential, with a diagonal covariance of the keys.
 #pragma once
 
 #include <cstdint>

@@ -9,6 +9,7 @@
 // plan_head * pack + r % pack.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 namespace s2o {
@@ -48,8 +49,22 @@ enum class Compensation : std::uint8_t {
   kNone,
   kCentroid,        // all unvisited keys below fold_end: one column (mean k, mean v, log count)
   kBlocks,          // one such column per fold_block consecutive key slots
-  kBlocksVariance,  // and + 0.5 * scale^2 * sum_d q_d^2 var_d on the logit
+  kBlocksVariance,  // and + spread_logit(scale^2 * sum_d q_d^2 var_d) on the logit
 };
+
+// log mean exp(x) - mean(x) of logits with the given variance: half the variance (the second
+// cumulant) up to a standard deviation of 1, linear beyond. The Gaussian cumulant overshoots for
+// wide blocks, whose logits are bounded: for uniformly spread logits the exact value is
+// log(sinh(sqrt(3) s) / (sqrt(3) s)), and this form stays within 0.07 of it up to s = 2.
+template <class Scalar>
+constexpr Scalar spread_logit(Scalar variance) {
+  if (variance <= Scalar(1)) return Scalar(0.5) * variance;
+#if defined(__CUDA_ARCH__)
+  return sqrtf(variance) - Scalar(0.5);
+#else
+  return std::sqrt(variance) - Scalar(0.5);
+#endif
+}
 
 // What stands in for the keys that a tile did not visit. Folded columns are derived after the stop
 // from what the tile visited; keys at or beyond fold_end[tile] are never folded.

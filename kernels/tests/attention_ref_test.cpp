@@ -141,6 +141,16 @@ TEST(AttentionRef, fold_centroid_follows_formula) {
   }
 }
 
+// Against the exact value for uniformly spread logits, and continuous where its branches meet.
+TEST(AttentionRef, spread_logit_follows_uniform_spread) {
+  for (double s = 0.1; s <= 2.0; s += 0.1) {
+    const double x = std::sqrt(3.0) * s;
+    EXPECT_NEAR(spread_logit(s * s), std::log(std::sinh(x) / x), 0.07) << s;
+  }
+  EXPECT_NEAR(spread_logit(1.0 - 1e-9), spread_logit(1.0 + 1e-9), 1e-8);
+  EXPECT_EQ(spread_logit(0.0), 0.0);
+}
+
 TEST(AttentionRef, stop_rule_counts_the_small_step_and_honours_patience) {
   const AttentionInput input = testing::structured_input({1024, 1, 1, 64}, "uniform");
   const auto steps = [&input](float tau, int patience, int min_steps) {

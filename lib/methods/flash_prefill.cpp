@@ -3,26 +3,31 @@
 //
 // Faithful: estimate, selection, forced blocks and mean correction as the released code computes
 // them, V2's sequence-first packing of the query heads of a group included.
+//
 // Deviates: the plan works in steps of 128 keys (the release: 64) and visits blocks in ascending
-// order (the release: descending); the released fall-backs to dense for short prompts and for the
-// first layers are off, since every layer is measured. fp16 inputs: the means that are folded are
-// not rounded to fp16.
+// order (the release: descending); the release's fall-backs to dense for short prompts and for the
+// first layers are off, since every layer is measured; fp16 inputs fold unrounded means.
+//
 // Defaults: the V2 paper's, one setting for all models. It states neither last_tiles (8 is the
-// README's) nor dense layers (none here). V1's published Llama-3.1-8B setting is
-// {version: "v1", alpha: 0.18, last_tiles: 2, mean_correction: false}; V1 has no correction.
+// README's) nor dense layers (none here). V1's published Llama-3.1-8B setting is version "v1",
+// alpha 0.18, last_tiles 2, mean_correction false; the correction is V2's, but works with both.
 // Level A ("official") rounds the block means to the activation type; level B keeps fp32.
 //
-// Definition. Key blocks have B = 128 tokens, kbar_j is the mean key of block j.
-// V2: a query tile is 128 consecutive packed rows of a KV head, row r being position r / g of query
-//   head r mod g of the group, with one selection for all of them. t0 and t1 are the positions of
-//   its first and last row. V1: a tile is 128 positions of one query head.
+// Definition. Key blocks have B = 128 tokens, kbar_j is the mean key of block j. V2: a query tile
+// is 128 consecutive packed rows of a KV head, row r being position r / g of query head r mod g of
+// its group, with one selection for all of them; t0 and t1 are the positions of its first and last
+// row. V1: a tile is 128 positions of one query head.
+//
 // 1. x[r, j] = softmax_scale * (q_r . kbar_j). V2: for j < A = floor((t1 + 1) / B), and row r takes
 //    part iff it sees the first key of j. V1: for j <= floor(t0 / B), and row t takes part iff it
 //    sees the last key of j; rows beyond the sequence are zero queries.
+//
 // 2. S_j = sum_r exp(x[r, j] - M), M the maximum over all participating (r, j) of the tile.
+//
 // 3. Keep j iff S_j >= alpha * max_j S_j, or j < sink_blocks,
 //    or floor(t0 / B) - window_blocks < j <= floor(t1 / B), or the tile is one of the last
 //    `last_tiles` (dense).
+//
 // 4. Mean correction: every block j < floor(t0 / B) that is not kept enters as one column with key
 //    kbar_j, value vbar_j and logit bias ln B, so each visible key counts exactly once.
 #include <fmt/format.h>
@@ -38,7 +43,7 @@
 namespace s2o {
 namespace {
 
-constexpr int kBlock = 128;       // keys of a block, and rows of a query tile
+constexpr int kBlock = 128;  // keys of a block, and rows of a query tile
 constexpr double kMaxBlocks = 1 << 24;
 
 // Steps 1 and 2 of V2 for one packed tile.
@@ -78,8 +83,9 @@ class FlashPrefill final : public Method {
         .name = "flash_prefill",
         .title = "FlashPrefill",
         .source = "FlashPrefill V2, arXiv 2608.19758; V1, arXiv 2603.06199",
-        .summary = "key blocks whose energy against mean keys is within alpha of the loudest; the "
-                   "rest enters as block means",
+        .summary =
+            "key blocks whose energy against mean keys is within alpha of the loudest; the "
+            "rest enters as block means",
         .params =
             {ParamSpec::real("alpha", 0.1,
                              "keep blocks with energy >= alpha * the tile's maximum; 0 is dense "
@@ -95,11 +101,12 @@ class FlashPrefill final : public Method {
              ParamSpec::boolean("mean_correction", true,
                                 "fold every unselected past block in as its mean (off in V1); same "
                                 "as compensation 'blocks', with the official rounding"),
-             ParamSpec::choice("version", "v2", {"v2", "v1"},
-                               "v2: packed tiles, one mask per KV head; v1: one mask per query head"),
+             ParamSpec::choice(
+                 "version", "v2", {"v2", "v1"},
+                 "v2: packed tiles, one mask per KV head; v1: one mask per query head"),
              rounding_spec(), compensation_spec()},
         .knob = "alpha",
-        .knob_sweep = {0.001, 0.003, 0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8},
+        .knob_sweep = {0.003, 0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 1.0},
         .full_budget = {.exists = true, .params = {{"alpha", 0.0}}},
     };
     return kInfo;

@@ -3,15 +3,20 @@
 //
 // Faithful: pooling with zero padding, rounding, row-wise top-cdf over all causal blocks with the
 // crossing block kept, forced column 0 and diagonal.
+//
 // Deviates: threshold = 1 selects every block, where the original's floating-point sum may miss 1
 // and select nothing but the forced blocks; ties go to the lower index (the original: undefined);
 // running sums are fp64, rounded to fp32 before each comparison (the original: an fp32 scan).
-// Defaults: block_size 128, threshold 0.9, as run on Llama-3.1-8B.
-// Level A ("official") rounds pooled means, products and scaled scores to the activation type.
+//
+// Defaults: block_size 128, threshold 0.9, as run on Llama-3.1-8B. Level A ("official") rounds
+// pooled means, products and scaled scores to the activation type.
 //
 // Definition. Per query head, blocks of B tokens, T = ceil(seqlen / B):
+//
 // 1. qhat_i, khat_j = r(sum over the block / B): a partial last block counts missing rows as zeros.
+//
 // 2. A[i, j] = r(r(qhat_i . khat_j) * softmax_scale) for j <= i; P = softmax over those j.
+//
 // 3. Keep the blocks of row i in descending P until their sum reaches the threshold, that one
 //    included; then block 0 and block i.
 #include <vector>
@@ -27,9 +32,9 @@ namespace {
 BlockMask select_blocks(const AttentionInput& input, int q_head, int block, double threshold,
                         const Rounder& round) {
   const Problem& problem = input.problem;
-  const std::vector<float> scores = pooled_scores(
-      input.q_head(q_head), input.k_head(q_head / problem.group_size()), problem.seqlen,
-      problem.head_dim, block, problem.softmax_scale, round);
+  const std::vector<float> scores =
+      pooled_scores(input.q_head(q_head), input.k_head(q_head / problem.group_size()),
+                    problem.seqlen, problem.head_dim, block, problem.softmax_scale, round);
   const std::int64_t count = num_blocks(problem.seqlen, block);
   BlockMask mask(count, count);
   for (std::int64_t i = 0; i < count; ++i) {
@@ -54,7 +59,7 @@ class MeanPooling final : public Method {
                                    1.0),
                    pooled_block_size_spec(), rounding_spec(), compensation_spec()},
         .knob = "threshold",
-        .knob_sweep = {0.99, 0.97, 0.94, 0.9, 0.85, 0.8, 0.7, 0.6, 0.45, 0.3, 0.15},
+        .knob_sweep = {0.99, 0.97, 0.94, 0.9, 0.85, 0.8, 0.7, 0.6, 0.45, 0.3},
         .full_budget = {.exists = true, .params = {{"threshold", 1.0}}},
     };
     return kInfo;

@@ -1,25 +1,35 @@
 // RBS-Attention, radius-bounded scores (arXiv 2609.20971): our reading.
 //
 // No official code exists and the paper's text was not at hand: the rule is rebuilt from published
-// summaries and two independent re-implementations, so results must be labelled "RBS (our reading)".
+// summaries and two independent re-implementations, so results must be labelled
+// "RBS (our reading)".
+//
 // Faithful, as far as those sources agree: centroid, radius and its quantile weights; the two
 // branches with a maximum each; their union with sink, local window and recent blocks.
+//
 // Decided here, since no source says: post-RoPE keys, one selection per query head over 128 x 128
-// blocks, the score GEMM with centroids rounded to the activation type (radii use the fp32 centroid),
-// candidates wholly before the tile, quantiles over complete blocks of the whole prompt, the sizes of
-// sink, window and dense tail, and the softmax scale on both terms of the lifted logit.
-// Defaults: alpha_base 0.22, alpha_rescue 0.18 come from Qwen3 models (second hand); there is no
+// blocks, the score GEMM with centroids rounded to the activation type at level A (radii always use
+// the fp32 centroid), candidates wholly before the tile, quantiles over complete blocks of the
+// whole prompt, the sizes of sink, window and dense tail, and the softmax scale on both terms of
+// the lifted logit.
+//
+// Defaults: alpha_base 0.22 and alpha_rescue 0.18 come from Qwen3 models, second hand; there is no
 // published Llama value. The knob moves both by the same factor.
 //
 // Definition. B = 128, query tile i = positions [iB, (i + 1)B) of one query head, key block b.
+//
 // 1. c_b = mean of the keys, r_b = max_k |k - c_b|, low and high = median and 90th percentile of r
 //    over the complete blocks of the KV head, beta_b = clip((r_b - low) / (high - low), 0, 1)
 //    (high = low: 1 iff r_b > low).
-// 2. base[t, b]   = softmax_scale * (q_t . c_b)
-//    rescue[t, b] = softmax_scale * (q_t . c_b + |q_t| r_b beta_b)      for b < i, all rows t.
+//
+// 2. base[t, b] = softmax_scale * (q_t . c_b) and
+//    rescue[t, b] = softmax_scale * (q_t . c_b + |q_t| r_b beta_b), for b < i and all rows t.
+//
 // 3. S_x[b] = sum_t exp(x[t, b] - M_x), M_x the maximum of branch x over the tile.
-// 4. Keep b iff S_base[b] >= alpha_base * max S_base, or S_rescue[b] >= alpha_rescue * max S_rescue,
-//    or b < sink_blocks, or i - window_blocks < b <= i, or the tile is one of the last `last_tiles`.
+//
+// 4. Keep b iff S_base[b] >= alpha_base * max S_base, or S_rescue[b] >= alpha_rescue * max
+//    S_rescue, or b < sink_blocks, or i - window_blocks < b <= i, or the tile is one of the last
+//    `last_tiles`.
 #include <optional>
 #include <vector>
 
@@ -59,8 +69,9 @@ class Rbs final : public Method {
         .name = "rbs",
         .title = "RBS (our reading)",
         .source = "RBS-Attention, arXiv 2609.20971, rebuilt from second-hand descriptions",
-        .summary = "key blocks whose centroid energy, or energy lifted by the block's radius, is "
-                   "within alpha of the loudest",
+        .summary =
+            "key blocks whose centroid energy, or energy lifted by the block's radius, is "
+            "within alpha of the loudest",
         .params =
             {ParamSpec::real("alpha_base", kAlphaBase,
                              "keep blocks with centroid energy >= alpha_base * the tile's maximum; "
@@ -78,7 +89,7 @@ class Rbs final : public Method {
              ParamSpec::integer("last_tiles", 2, "dense query tiles at the end", 0, kMaxBlocks),
              rounding_spec(), compensation_spec()},
         .knob = "alpha_base",
-        .knob_sweep = {0.001, 0.003, 0.01, 0.03, 0.06, 0.12, 0.22, 0.4, 0.7, 1.0},
+        .knob_sweep = {0.01, 0.03, 0.045, 0.06, 0.09, 0.12, 0.22, 0.4, 1.0},
         .full_budget = {.exists = true, .params = {{"alpha_base", 0.0}}},
     };
     return kInfo;
@@ -102,9 +113,8 @@ class Rbs final : public Method {
         block_mean_keys(input, kBlock, make_rounder(params, input));
     std::vector<std::vector<float>> lifts(static_cast<std::size_t>(problem.num_kv_heads));
     parallel_for(problem.num_kv_heads, [&](std::int64_t kv_head) {
-      lifts[static_cast<std::size_t>(kv_head)] =
-          radius_lifts(block_radii(input.k_head(static_cast<int>(kv_head)), problem.seqlen,
-                                   problem.head_dim, kBlock));
+      lifts[static_cast<std::size_t>(kv_head)] = radius_lifts(block_radii(
+          input.k_head(static_cast<int>(kv_head)), problem.seqlen, problem.head_dim, kBlock));
     });
 
     SparsePlan plan(problem, kBlock, kBlock);

@@ -1,7 +1,8 @@
 // S2O with what this project adds; every part is a parameter, and with all of them off it is `s2o`.
 //
 //   ranking        second-order key scores: the covariance of the segment's queries tells which
-//                  keys some of its queries want although the mean query does not
+//                  keys some of its queries want although the mean query does not; and
+//   normalizer_aware, value_aware   its other terms (lib/methods/common/key_ranking.h)
 //   local_window   the tokens just before the segment are visited in place, unranked
 //   compensation   the unvisited history enters as folded columns
 //   (kernels/attention/fold_columns.h) pass1_order    "natural": the own segment runs in natural
@@ -23,15 +24,13 @@ std::vector<ParamSpec> plus_specs() {
   specs.push_back(ParamSpec::choice("compensation", "blocks_variance",
                                     {"none", "centroid", "blocks", "blocks_variance"},
                                     "what stands in for the unvisited history"));
-  specs.push_back(ParamSpec::boolean("normalizer_aware", false, "x"));
-  specs.push_back(ParamSpec::boolean("value_aware", false, "x"));
+  specs.push_back(ParamSpec::boolean("normalizer_aware", true,
+                                     "weigh queries by their estimated softmax normaliser"));
+  specs.push_back(ParamSpec::boolean(
+      "value_aware", true, "rank keys by mass times distance of their value to its block"));
   specs.push_back(ParamSpec::integer("fold_block", 128, "key slots per folded column", 1, 1 << 20));
   specs.push_back(ParamSpec::choice("pass1_order", "natural", {"natural", "permuted"},
                                     "row order of the pass over the own segment"));
-  for (ParamSpec& spec : specs) {
-    // The tile is the natural segment here: ranking is sharpest and pass 1 shortest.
-    if (spec.name == "segment_size") spec.value = std::int64_t{128};
-  }
   return specs;
 }
 
@@ -65,10 +64,10 @@ class S2oPlus final : public Method {
 
   SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const override {
     S2oSettings settings = s2o_settings(params);
-    settings.ranking = parse_ranking(params.get_choice("ranking"));
-    settings.low_rank = static_cast<int>(params.get_int("low_rank"));
-    settings.normalizer_aware = params.get_bool("normalizer_aware");
-    settings.value_aware = params.get_bool("value_aware");
+    settings.ranking.form = parse_ranking(params.get_choice("ranking"));
+    settings.ranking.low_rank = static_cast<int>(params.get_int("low_rank"));
+    settings.ranking.normalizer_aware = params.get_bool("normalizer_aware");
+    settings.ranking.value_aware = params.get_bool("value_aware");
     settings.local_window = params.get_int("local_window");
     settings.fold.kind = parse_compensation(params.get_choice("compensation"));
     settings.fold.fold_block = static_cast<int>(params.get_int("fold_block"));

@@ -205,7 +205,7 @@ class SpargeAttn final : public Method {
                                      "query rows x keys; 64x128 is the official sm_90 shape"),
                    rounding_spec(), compensation_spec()},
         .knob = "topk",
-        .knob_sweep = {0.5, 0.37, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.015},
+        .knob_sweep = {0.5, 0.37, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02},
         .full_budget = {.exists = true, .params = {{"topk", 1.0}}},
     };
     return kInfo;

@@ -88,8 +88,10 @@ void add_view(Report& report, const CurveSet& set, const MatchGrid& grid,
     }
   }
   add_best_rows(ratios, set, grid, reference);
-  values.notes = {words.level_note, "Geometric mean over " + units_text(set, grid) + ".",
-                  "(n): only n units reach this level; n/a: none does."};
+  values.notes = {
+      words.level_note, "Geometric mean over " + units_text(set, grid) + ".",
+      "(n): only n units reach this level, so the mean is not comparable with its neighbours "
+      "(ratios are: they pair units); n/a: none does."};
   ratios.notes = {
       words.level_note,
       "Geometric mean of the ratios in each unit [2.5 %, 97.5 % bootstrap over units]; " +

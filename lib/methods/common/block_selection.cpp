@@ -105,6 +105,21 @@ void scale_rounded(std::span<float> x, float factor, const Rounder& round) {
   round.apply(x);
 }
 
+void exp_shifted(std::span<float> x, float shift) {
+  // Whole aligned chunks of a fixed size: on a plain buffer, elements before the first aligned
+  // address and after the last whole vector would take the scalar exp, which rounds differently.
+  constexpr std::size_t kChunk = 64;
+  Eigen::Array<float, kChunk, 1> chunk = Eigen::Array<float, kChunk, 1>::Zero();
+  for (std::size_t first = 0; first < x.size(); first += kChunk) {
+    const std::size_t count = std::min(kChunk, x.size() - first);
+    std::copy_n(x.begin() + static_cast<std::ptrdiff_t>(first), count, chunk.data());
+    chunk = (chunk - shift).exp();
+    // exp(-inf) must be exactly 0; the vectorised exp may return the smallest normal instead.
+    chunk = (chunk > std::numeric_limits<float>::min()).select(chunk, 0.0f);
+    std::copy_n(chunk.data(), count, x.begin() + static_cast<std::ptrdiff_t>(first));
+  }
+}
+
 bool softmax_row(std::span<float> row) {
   Eigen::Map<Eigen::ArrayXf> x(row.data(), static_cast<Eigen::Index>(row.size()));
   const float largest =
@@ -113,10 +128,9 @@ bool softmax_row(std::span<float> row) {
     x.setZero();
     return false;
   }
-  x = (x - largest).exp();
-  // exp(-inf) must be exactly 0; a vectorised exp may return the smallest normal instead.
-  x = (x > std::numeric_limits<float>::min()).select(x, 0.0f);
-  x /= x.sum();
+  exp_shifted(row, largest);
+  // fp64 and in order: a vectorised sum would depend on the address of the buffer.
+  x /= static_cast<float>(std::accumulate(row.begin(), row.end(), 0.0));
   return true;
 }
 
@@ -186,7 +200,7 @@ void set_compensation(Compensation kind, const Problem& problem, int block, Spar
       const std::int64_t first = tile_rows(problem, plan.header, tile).first_position;
       for (int head = 0; head < plan.header.num_plan_heads; ++head) {
         pass.fold_end[static_cast<std::size_t>(plan.tile_index(head, tile))] =
-            static_cast<std::int32_t>(first / block * block);
+            static_cast<std::int32_t>(fold_end_of(first, block));
       }
     }
   }

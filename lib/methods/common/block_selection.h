@@ -49,6 +49,10 @@ void rounded_scores(const float* a, std::int64_t num_a, const float* b, std::int
 // x = r(x * factor)
 void scale_rounded(std::span<float> x, float factor, const Rounder& round);
 
+// x = exp(x - shift). The result for a value depends neither on where it stands nor on the address
+// of the buffer, so equal scores stay equal and ties stay ties.
+void exp_shifted(std::span<float> x, float shift);
+
 // Softmax in place, fp32; -infinity becomes exactly 0. A row without a finite largest entry (all
 // -infinity, or any NaN) becomes all zeros and the result is false.
 bool softmax_row(std::span<float> row);
@@ -105,6 +109,11 @@ SparsePlan plan_from_block_masks(const Problem& problem, int block_m, int block_
 
 // Parameter `compensation`: "none" (default), "centroid", "blocks", "blocks_variance".
 ParamSpec compensation_spec();
+// Leading keys that a tile may fold: the blocks that end at or before its first position, which lie
+// in the past of every row (equality included).
+inline std::int64_t fold_end_of(std::int64_t first_position, int block) {
+  return first_position / block * block;
+}
 // Fills header.fold and fold_end of every pass: unvisited key blocks may be folded when they lie
 // wholly before the first query of their tile.
 void set_compensation(Compensation kind, const Problem& problem, int block, SparsePlan& plan);

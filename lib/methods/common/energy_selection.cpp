@@ -49,10 +49,12 @@ std::vector<float> tile_energies(const Eigen::Ref<const LogitMatrix>& logits,
     }
   }
   std::vector<float> energies(static_cast<std::size_t>(num_candidates), 0.0f);
-  Eigen::Map<Eigen::Array<float, 1, Eigen::Dynamic>> sums(energies.data(), num_candidates);
+  std::vector<float> terms;
   for (Eigen::Index row = 0; row < num_rows; ++row) {
-    const Eigen::Index count = blocks_of(row);
-    if (count > 0) sums.head(count) += (logits.row(row).head(count).array() - largest).exp();
+    const float* first = logits.row(row).data();
+    terms.assign(first, first + blocks_of(row));
+    exp_shifted(terms, largest);
+    for (std::size_t j = 0; j < terms.size(); ++j) energies[j] += terms[j];
   }
   return energies;
 }
@@ -67,8 +69,7 @@ void select_by_energy(std::span<const float> energies, float alpha, std::uint8_t
 
 void force_blocks(const ForcedBlocks& forced, int first_block, int last_block, bool is_last_tile,
                   std::uint8_t* selected) {
-  const int window_begin =
-      is_last_tile ? 0 : std::max(first_block - forced.window_blocks + 1, 0);
+  const int window_begin = is_last_tile ? 0 : std::max(first_block - forced.window_blocks + 1, 0);
   const int sink_end = std::min(forced.sink_blocks, last_block + 1);
   std::fill(selected, selected + sink_end, std::uint8_t{1});
   for (int j = window_begin; j <= last_block; ++j) selected[j] = 1;
@@ -85,8 +86,8 @@ float quantile_linear(std::vector<float> values, double fraction) {
 
 std::vector<float> block_radii(const float* keys, std::int64_t seqlen, int head_dim, int block) {
   const std::int64_t complete = seqlen / block;
-  const std::vector<float> means = pooled_means(keys, complete * block, head_dim, block,
-                                                PoolDivisor::kRealTokens, Rounder());
+  const std::vector<float> means =
+      pooled_means(keys, complete * block, head_dim, block, PoolDivisor::kRealTokens, Rounder());
   std::vector<float> radii(static_cast<std::size_t>(complete));
   for (std::int64_t b = 0; b < complete; ++b) {
     const Eigen::Map<const Eigen::RowVectorXf> mean(means.data() + b * head_dim, head_dim);

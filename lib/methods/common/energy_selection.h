@@ -38,8 +38,8 @@ std::vector<LogitMatrix> block_mean_keys(const AttentionInput& input, int block,
 std::vector<float> tile_energies(const Eigen::Ref<const LogitMatrix>& logits,
                                  std::span<const std::int32_t> row_blocks, int num_candidates);
 
-// ORs selected[j] |= S_j >= alpha * max_j S_j over all candidates, forced ones included. There is no
-// ranking, hence no tie rule. alpha = 0 keeps every candidate, alpha = 1 the loudest only.
+// ORs selected[j] |= S_j >= alpha * max_j S_j over all candidates, forced ones included. There is
+// no ranking, hence no tie rule. alpha = 0 keeps every candidate, alpha = 1 the loudest only.
 void select_by_energy(std::span<const float> energies, float alpha, std::uint8_t* selected);
 
 // Blocks that are kept whatever their energy.
@@ -64,17 +64,10 @@ inline int v2_row_blocks(std::int64_t position, int block) {
   return static_cast<int>(position / block + 1);
 }
 
-// FlashPrefill V1: candidates are all blocks up to the diagonal one, and a row takes part in a block
-// iff it sees the block's LAST key, so only the tile's last row votes on the diagonal block.
+// FlashPrefill V1: candidates are all blocks up to the diagonal one, and a row takes part in a
+// block iff it sees the block's LAST key, so only the tile's last row votes on the diagonal block.
 inline int v1_row_blocks(std::int64_t position, int block) {
   return static_cast<int>((position + 1) / block);
-}
-
-// Blocks that end at or before the first position of the tile, in keys: these may be folded, since
-// they lie in the past of every row. Differs from v2_candidates * block where a tile straddles or
-// completes a block (traps 4 and 8).
-inline std::int32_t fold_end_of(std::int64_t first_position, int block) {
-  return static_cast<std::int32_t>(first_position / block * block);
 }
 
 // Quantile of `values` at `fraction` in [0, 1] with linear interpolation between order statistics

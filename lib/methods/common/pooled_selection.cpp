@@ -10,8 +10,8 @@
 namespace s2o {
 
 ParamSpec pooled_block_size_spec() {
-  return ParamSpec::integer("block_size", 128, "tokens of a query and a key block: 16, 32, 64 or 128",
-                            16, 128);
+  return ParamSpec::integer("block_size", 128,
+                            "tokens of a query and a key block: 16, 32, 64 or 128", 16, 128);
 }
 
 int pooled_block_size(const ParamSet& params, const std::string& method) {

@@ -23,9 +23,9 @@ std::vector<float> pooled_scores(const float* q, const float* k, std::int64_t se
                                  int block, float scale, const Rounder& round);
 
 // Row top-cdf, cross-in: probabilities in descending order (ties by lower index) are kept until
-// their running sum first reaches `threshold`, the crossing item included; if it never does, NOTHING
-// is kept. threshold == 1 means "all": a running sum in floating point may miss 1 (trap 16).
-// ORs into selected [probability.size()].
+// their running sum first reaches `threshold`, the crossing item included; if it never does,
+// NOTHING is kept. threshold == 1 means "all": a running sum in floating point may miss 1 (trap
+// 16). ORs into selected [probability.size()].
 void select_cross_in(std::span<const float> probability, double threshold, std::uint8_t* selected);
 
 // Softmax over the first `allowed` scores of a row, then select_cross_in among them. The mass base

@@ -48,8 +48,6 @@ class S2oPlanner {
     if (two_passes) plan_.passes.resize(2);
     PlanPass& main_pass = plan_.passes.back();
     if (orders_queries) order_queries(main_pass.query_order);
-    if (settings_.normalizer_aware) estimate_normalizers();
-    if (settings_.value_aware) measure_values();
     rank_all_histories(main_pass.gather_indices);
 
     PlanBuilder local(plan_);
@@ -119,60 +117,6 @@ class S2oPlanner {
     });
   }
 
-  // lse[t] of every query, estimated from block means of its causal keys: each block of kBlock keys
-  // counts as n exp(second cumulant), the block of t itself up to t. 1/kBlock of the cost of Q K'.
-  void estimate_normalizers() {
-    constexpr std::int64_t kBlock = 128;
-    const int d = problem_.head_dim;
-    const std::int64_t num_blocks = (problem_.seqlen + kBlock - 1) / kBlock;
-    lse_estimate_.resize(static_cast<std::size_t>(problem_.num_q_heads * problem_.seqlen));
-    const float scale = problem_.softmax_scale;
-    parallel_for(problem_.num_kv_heads, [&](std::int64_t kv_head) {
-      RowMatrixXf mean(num_blocks, d);
-      RowMatrixXf variance(num_blocks, d);
-      for (std::int64_t b = 0; b < num_blocks; ++b) {
-        const std::int64_t begin = b * kBlock;
-        const Rows keys(input_.k_head(static_cast<int>(kv_head)) + begin * d,
-                        std::min(kBlock, problem_.seqlen - begin), d);
-        mean.row(b) = keys.colwise().mean();
-        variance.row(b) = (keys.rowwise() - mean.row(b)).cwiseAbs2().colwise().mean();
-      }
-      for (int h = 0; h < problem_.group_size(); ++h) {
-        const int q_head = static_cast<int>(kv_head) * problem_.group_size() + h;
-        for (std::int64_t b = 0; b < num_blocks; ++b) {
-          const std::int64_t begin = b * kBlock;
-          const std::int64_t count = std::min(kBlock, problem_.seqlen - begin);
-          const RowMatrixXf q = Rows(input_.q_head(q_head) + begin * d, count, d) * scale;
-          RowMatrixXf logits = q * mean.topRows(b + 1).transpose() +
-                               0.5f * q.cwiseAbs2() * variance.topRows(b + 1).transpose();
-          logits.leftCols(b).array() += std::log(static_cast<float>(kBlock));
-          for (std::int64_t r = 0; r < count; ++r) {
-            logits(r, b) += std::log(static_cast<float>(r + 1));
-            const float largest = logits.row(r).maxCoeff();
-            lse_estimate_[static_cast<std::size_t>(q_head * problem_.seqlen + begin + r)] =
-                largest + std::log((logits.row(r).array() - largest).exp().sum());
-          }
-        }
-      }
-    });
-  }
-
-  void measure_values() {
-    constexpr std::int64_t kBlock = 128;
-    const int d = problem_.head_dim;
-    log_value_.resize(static_cast<std::size_t>(problem_.num_kv_heads * problem_.seqlen));
-    for (int h = 0; h < problem_.num_kv_heads; ++h) {
-      for (std::int64_t begin = 0; begin < problem_.seqlen; begin += kBlock) {
-        const Rows v(input_.v_head(h) + begin * d, std::min(kBlock, problem_.seqlen - begin), d);
-        const Eigen::RowVectorXf mean = v.colwise().mean();
-        for (std::int64_t r = 0; r < v.rows(); ++r) {
-          log_value_[static_cast<std::size_t>(h * problem_.seqlen + begin + r)] =
-              0.5f * std::log((v.row(r) - mean).squaredNorm() + 1e-20f);
-        }
-      }
-    }
-  }
-
   // Step 2: the visiting order of every segment's history, one flat list per head (or KV head).
   void rank_all_histories(std::vector<std::int32_t>& gather_indices) {
     const int group = problem_.group_size();
@@ -186,6 +130,7 @@ class S2oPlanner {
           history_offset_[static_cast<std::size_t>(segment)] + length;
     }
     gather_indices.resize(static_cast<std::size_t>(history_offset_.back() * num_lists));
+    const KeyRanking ranking(input_, settings_.ranking);
     parallel_for(num_lists * num_segments_, [&](std::int64_t task) {
       const std::int64_t list = task / num_segments_;
       // Late segments have the longest histories: start with them.
@@ -193,15 +138,12 @@ class S2oPlanner {
       const int first_q_head = static_cast<int>(shared ? list * group : list);
       std::int32_t* target = gather_indices.data() + list * history_offset_.back() +
                              history_offset_[static_cast<std::size_t>(segment)];
-      rank_history(first_q_head, shared ? group : 1, segment, target);
+      rank_history(ranking, first_q_head, shared ? group : 1, segment, target);
     });
   }
 
-  // score(x) = scale * mean_i(q_i) . k_x + 0.5 * scale^2 * k_x' C k_x, where C is the covariance
-  // of the segment's queries: the first two cumulants of log mean_i exp(scale * q_i . k_x), i.e. of
-  // the mass that key x would receive. The paper's ranking is the first term (kMean).
-  void rank_history(int first_q_head, int num_heads, std::int64_t segment,
-                    std::int32_t* target) const {
+  void rank_history(const KeyRanking& ranking, int first_q_head, int num_heads,
+                    std::int64_t segment, std::int32_t* target) const {
     const std::int64_t length = history_offset_[static_cast<std::size_t>(segment) + 1] -
                                 history_offset_[static_cast<std::size_t>(segment)];
     if (length == 0) return;
@@ -211,73 +153,10 @@ class S2oPlanner {
       }
       return;
     }
-    const int d = problem_.head_dim;
-    const Rows keys(input_.k_head(first_q_head / problem_.group_size()), length, d);
-    Eigen::VectorXf mean = Eigen::VectorXf::Zero(d);
-    for (int h = 0; h < num_heads; ++h) {
-      mean += queries(first_q_head + h, segment).colwise().mean().transpose() /
-              static_cast<float>(num_heads);
-    }
-    const float scale = problem_.softmax_scale;
-    Eigen::VectorXf scores = keys * (mean * scale);
-    if (settings_.ranking == Ranking::kDiagonal) {
-      const Eigen::VectorXf variance =
-          covariance(first_q_head, num_heads, segment, mean).diagonal();
-      scores += keys.cwiseAbs2() * (0.5f * scale * scale * variance);
-    } else if (settings_.ranking != Ranking::kMean) {
-      scores += 0.5f * scale * scale *
-                quadratic_form(covariance(first_q_head, num_heads, segment, mean), keys);
-    }
-    if (settings_.normalizer_aware) {
-      // Cov(q, lse)
-      Eigen::VectorXf c = Eigen::VectorXf::Zero(d);
-      std::int64_t n = 0;
-      for (int h = 0; h < num_heads; ++h) {
-        const auto q = queries(first_q_head + h, segment);
-        const Eigen::Map<const Eigen::VectorXf> lse(
-            lse_estimate_.data() + (first_q_head + h) * problem_.seqlen + segment_begin(segment),
-            q.rows());
-        c += (q.rowwise() - mean.transpose()).transpose() * lse;
-        n += q.rows();
-      }
-      scores -= keys * (c * (scale / static_cast<float>(n)));
-    }
-    if (settings_.value_aware) {
-      const int kv = first_q_head / problem_.group_size();
-      scores += Eigen::Map<const Eigen::VectorXf>(log_value_.data() + kv * problem_.seqlen, length);
-    }
+    const std::vector<float> scores = ranking.scores(
+        first_q_head, num_heads, segment_begin(segment), segment_end(segment), length);
     const auto order = descending_order(scores.data(), length);
     std::copy(order.begin(), order.end(), target);
-  }
-
-  Eigen::MatrixXf covariance(int first_q_head, int num_heads, std::int64_t segment,
-                             const Eigen::VectorXf& mean) const {
-    const int d = problem_.head_dim;
-    Eigen::MatrixXf sum = Eigen::MatrixXf::Zero(d, d);
-    std::int64_t count = 0;
-    for (int h = 0; h < num_heads; ++h) {
-      const RowMatrixXf centred = queries(first_q_head + h, segment).rowwise() - mean.transpose();
-      if (settings_.ranking == Ranking::kDiagonal) {
-        sum.diagonal() += centred.cwiseAbs2().colwise().sum().transpose();
-      } else {
-        sum.noalias() += centred.transpose() * centred;
-      }
-      count += centred.rows();
-    }
-    return sum / static_cast<float>(count);
-  }
-
-  // k' C k of every key; the low-rank form keeps the largest eigenvalues of C.
-  Eigen::VectorXf quadratic_form(const Eigen::MatrixXf& c, const Rows& keys) const {
-    if (settings_.ranking == Ranking::kFull) {
-      return (keys * c).cwiseProduct(keys).rowwise().sum();
-    }
-    const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXf> solver(c);
-    const int rank = std::min<int>(settings_.low_rank, static_cast<int>(c.rows()));
-    const Eigen::MatrixXf basis =
-        solver.eigenvectors().rightCols(rank) *
-        solver.eigenvalues().tail(rank).cwiseMax(0.0f).cwiseSqrt().asDiagonal();
-    return (keys * basis).rowwise().squaredNorm();
   }
 
   // Step 3: the segment itself, in place, up to the largest position among the tile's rows.
@@ -332,7 +211,6 @@ class S2oPlanner {
   const S2oSettings& settings_;
   const std::int64_t num_segments_;
   SparsePlan plan_;
-  std::vector<float> lse_estimate_, log_value_;
   std::vector<std::int64_t> history_offset_;  // [num_segments + 1], into one head's list
 };
 
@@ -342,7 +220,7 @@ std::vector<ParamSpec> s2o_param_specs() {
   return {
       ParamSpec::real("tau", 0.01, "stop once a step adds less than this share of softmax mass",
                       0.0, 1.0),
-      ParamSpec::integer("segment_size", 256, "tokens per segment, a multiple of block_m", 16,
+      ParamSpec::integer("segment_size", 128, "tokens per segment, a multiple of block_m", 16,
                          1 << 24),
       ParamSpec::choice("query_guide", "none",
                         {"none", "prefix_mean_key", "global_mean_key", "segment_mean_query"},

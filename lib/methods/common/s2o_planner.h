@@ -4,14 +4,13 @@
 
 #include <vector>
 
+#include "lib/methods/common/key_ranking.h"
 #include "lib/methods/method.h"
 
 namespace s2o {
 
 enum class QueryGuide { kNone, kPrefixMeanKey, kGlobalMeanKey, kSegmentMeanQuery };
 enum class HistoryOrder { kRanked, kRecent, kNone };
-// Second-order part of the key score, see rank_history in s2o_planner.cpp.
-enum class Ranking { kMean, kDiagonal, kLowRank, kFull };
 
 struct S2oSettings {
   std::int64_t segment_size = 1024;  // tokens, a multiple of block_m
@@ -22,10 +21,7 @@ struct S2oSettings {
   bool share_key_order_in_group = false;  // one order for all query heads of a KV head
   StopRule stop;
   // Beyond the paper:
-  Ranking ranking = Ranking::kMean;
-  int low_rank = 8;               // eigenvectors kept by Ranking::kLowRank
-  bool normalizer_aware = false;  // see rank_history in s2o_planner.cpp
-  bool value_aware = false;
+  RankingSettings ranking;
   std::int64_t local_window = 0;  // tokens before the segment that are always visited
   FoldRule fold;
   bool natural_pass1 = false;  // pass 1 in natural order with its own tiles, merged by LSE

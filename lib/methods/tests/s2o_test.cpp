@@ -62,6 +62,8 @@ TEST(S2o, plus_with_everything_off_is_s2o) {
       {"tau", 0.05}, {"segment_size", 256}, {"query_guide", "prefix_mean_key"}};
   nlohmann::ordered_json plus = shared;
   plus.update({{"ranking", "mean"},
+               {"normalizer_aware", false},
+               {"value_aware", false},
                {"local_window", 0},
                {"compensation", "none"},
                {"pass1_order", "permuted"}});

@@ -1,0 +1,107 @@
+// `s2o heatmap`: a picture of one head's attention and of what each method visits of it.
+#include <fmt/format.h>
+
+#include <memory>
+#include <optional>
+
+#include "app/commands.h"
+#include "lib/core/error.h"
+#include "lib/core/log.h"
+#include "lib/eval/cells.h"
+#include "lib/report/heatmap.h"
+
+namespace s2o {
+namespace {
+
+constexpr int kMinPixels = 64;
+constexpr int kMaxPixels = 4096;
+
+struct HeatmapOptions {
+  std::string config;
+  std::vector<std::string> sets;
+  std::optional<int> layer;
+  int head = 0;
+  std::string input;
+  std::optional<std::int64_t> seqlen;
+  std::string out;
+  int pixels = 480;
+};
+
+std::string cell_text(const InputCell& cell) {
+  return fmt::format("'{}' layer {} seqlen {}", cell.name, cell.layer, cell.seqlen);
+}
+
+// The first input of the config that fits.
+const InputCell& select_input(const EvalCells& cells, const HeatmapOptions& options) {
+  std::string known;
+  for (const InputCell& cell : cells.inputs) {
+    known += (known.empty() ? "" : ", ") + cell_text(cell);
+    if (!options.input.empty() && cell.name != options.input) continue;
+    if (options.layer && cell.layer != *options.layer) continue;
+    if (options.seqlen && cell.seqlen != *options.seqlen) continue;
+    return cell;
+  }
+  throw ConfigError(fmt::format("{}: no input fits{}{}{}; the config has {}", cells.config.file,
+                                options.input.empty() ? "" : " --input " + options.input,
+                                options.layer ? fmt::format(" --layer {}", *options.layer) : "",
+                                options.seqlen ? fmt::format(" --seqlen {}", *options.seqlen) : "",
+                                known));
+}
+
+std::vector<HeatmapMethod> select_methods(const EvalCells& cells) {
+  std::vector<HeatmapMethod> methods;
+  for (const MethodSetting& setting : cells.settings) {
+    const std::string& name = setting.method->info().name;
+    // The attention map itself stands for dense attention.
+    if (name == "dense") continue;
+    methods.push_back(
+        {setting_text(name, setting.params.to_json()), setting.method, setting.params});
+  }
+  return methods;
+}
+
+int run_heatmap(const HeatmapOptions& options) {
+  if (!options.out.ends_with(".png")) {
+    throw ConfigError(fmt::format("--out {}: expected a name that ends in .png", options.out));
+  }
+  const EvalCells cells = expand_cells(load_run_config(options.config, options.sets));
+  const InputCell& cell = select_input(cells, options);
+  handle_interrupts();
+  const AttentionInput input = cell.load();
+  if (options.head >= input.problem.num_q_heads) {
+    throw ConfigError(fmt::format("--head {}: {} has {} query heads, counted from 0", options.head,
+                                  cell_text(cell), input.problem.num_q_heads));
+  }
+  const Heatmap heatmap =
+      compute_heatmap(input, options.head, select_methods(cells), options.pixels);
+  draw_heatmap(heatmap, options.pixels).write_png(options.out);
+  log_info("{} written", options.out);
+  return kExitDone;
+}
+
+}  // namespace
+
+void add_heatmap_command(CLI::App& app, int& exit_code) {
+  auto options = std::make_shared<HeatmapOptions>();
+  CLI::App* command = add_command(
+      app, "heatmap", "Draw one head's attention map beside the tiles that each method visits",
+      "s2o heatmap --config quickstart --layer 2 --head 5 --out heatmap.png");
+  command->add_option("--config", options->config, "Config file, or its name in configs/")
+      ->required();
+  command->add_option("--set", options->sets, "Change a value of the config: path=value")
+      ->allow_extra_args(false);
+  command->add_option("--layer", options->layer, "Layer of the input; default: its first");
+  command->add_option("--head", options->head, "Query head, from 0")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--input", options->input,
+                      "Name of the input; default: the first of the config");
+  command->add_option("--seqlen", options->seqlen, "Length of the input; default: its first");
+  command->add_option("--pixels", options->pixels, "Side of a panel")
+      ->check(CLI::Range(kMinPixels, kMaxPixels))
+      ->capture_default_str();
+  command->add_option("--out", options->out, "PNG file to write")->required();
+  command->callback([options, &exit_code] { exit_code = run_heatmap(*options); });
+}
+
+}  // namespace s2o

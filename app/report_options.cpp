@@ -1,0 +1,61 @@
+#include "app/report_options.h"
+
+#include <fmt/format.h>
+
+#include "lib/core/error.h"
+#include "lib/core/text.h"
+
+namespace s2o {
+
+void add_report_options(CLI::App& command, ReportFlags& flags) {
+  command
+      .add_option("results", flags.results,
+                  "Result files or folders of `s2o eval`; several are joined")
+      ->required();
+  command.add_option("--format", flags.format, "Output: " + join(kReportFormats))
+      ->capture_default_str();
+  command
+      .add_option("--reference", flags.reference,
+                  "What ratios are relative to: a method, or \"method param=value ...\"")
+      ->capture_default_str();
+  command.add_option("--sparsity", flags.sparsity, "Sparsities to compare at, with commas")
+      ->capture_default_str();
+  command
+      .add_option("--mse", flags.mse,
+                  "Errors to compare at, with commas; auto: in each unit, the reference's errors "
+                  "at the sparsities above")
+      ->capture_default_str();
+  command
+      .add_option("--unit", flags.unit,
+                  "What is compared and resampled: layer, head (needs results.h5), or auto")
+      ->capture_default_str();
+  command
+      .add_option("--knob", flags.knobs,
+                  "METHOD=PARAM: trace the method's curve by this parameter instead of its own "
+                  "knob")
+      ->allow_extra_args(false);
+  command.add_option("--resamples", flags.resamples, "Bootstrap resamples")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  command.add_option("--seed", flags.seed, "Of the bootstrap")->capture_default_str();
+}
+
+MatchOptions match_options(const ReportFlags& flags) {
+  MatchOptions options;
+  options.reference = flags.reference;
+  options.sparsity = parse_sparsity_levels(flags.sparsity);
+  options.mse = parse_mse_levels(flags.mse);
+  options.resamples = flags.resamples;
+  options.seed = flags.seed;
+  options.curves.unit = parse_match_unit(flags.unit);
+  for (const std::string& knob : flags.knobs) {
+    const std::size_t equals = knob.find('=');
+    if (equals == std::string::npos || equals == 0 || equals + 1 == knob.size()) {
+      throw ConfigError(fmt::format("--knob {}: expected METHOD=PARAM", knob));
+    }
+    options.curves.knobs[knob.substr(0, equals)] = knob.substr(equals + 1);
+  }
+  return options;
+}
+
+}  // namespace s2o

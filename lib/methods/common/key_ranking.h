@@ -1,0 +1,51 @@
+// Scores that rank the history of a segment: an estimate of the log of the softmax mass that key x
+// receives from the queries of the segment, up to a constant.
+//
+// Paper (kMean):                 s(x) = scale qbar . k_x
+// Second order, by the cumulants of log mean_i exp(scale q_i . k_x - lse_i):
+//   kDiagonal, kLowRank, kFull   + 0.5 scale^2 k_x' C k_x       C = covariance of the queries
+//   normalizer_aware             - scale Cov(q, lse) . k_x      queries whose mass is spread over
+//                                                               many keys have less to give to x
+//   value_aware                  + log |v_x - mean v of its block|, the output error that a skipped
+//                                  key causes once its block's mean stands in for it
+// The lse of the queries are estimated from block means (estimate_lse).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "lib/input/attention_input.h"
+
+namespace s2o {
+
+// Form of the second-order term.
+enum class Ranking { kMean, kDiagonal, kLowRank, kFull };
+
+struct RankingSettings {
+  Ranking form = Ranking::kMean;
+  int low_rank = 8;  // eigenvectors of C that kLowRank keeps
+  bool normalizer_aware = false;
+  bool value_aware = false;
+};
+
+class KeyRanking {
+ public:
+  KeyRanking(const AttentionInput& input, const RankingSettings& settings);
+
+  // Scores of keys [0, num_keys) for the queries [begin, end) of `num_heads` query heads from
+  // `first_q_head` on, which share a KV head.
+  std::vector<float> scores(int first_q_head, int num_heads, std::int64_t begin, std::int64_t end,
+                            std::int64_t num_keys) const;
+
+ private:
+  const AttentionInput& input_;
+  const RankingSettings settings_;
+  std::vector<float> lse_;        // [num_q_heads, seqlen], empty unless normalizer_aware
+  std::vector<float> log_value_;  // [num_kv_heads, seqlen], empty unless value_aware
+};
+
+// lse[t] of every query, [num_q_heads, seqlen], from the mean and the diagonal variance of its
+// causal keys in blocks of 128; the block that holds t counts up to t. Costs 2/128 of Q K'.
+std::vector<float> estimate_lse(const AttentionInput& input);
+
+}  // namespace s2o

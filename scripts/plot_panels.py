@@ -1,0 +1,274 @@
+"""Figures (d) and (e), compensation and latency."""
+
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import ticker
+
+from plot_common import PAGE_WIDTH, load_settings, method_style, set_title, side_legend
+from plot_data import PlotError, coverage, nearest_settings, read_tables
+
+COMPENSATIONS = ["none", "centroid", "blocks", "blocks_variance"]
+
+
+def _nearest_level(rows, sparsity):
+    levels = sorted({row["sparsity"] for row in rows})
+    return min(levels, key=lambda level: abs(level - sparsity))
+
+
+def ablations(arguments):
+    rows, notes, title = read_tables(arguments.inputs, "ablations")
+    changes = list(dict.fromkeys(row["change"] for row in rows))
+    changes = [change for change in changes if change != "(reference)"]
+    if not changes:
+        raise PlotError("the table holds the reference alone, no other setting")
+    levels = sorted({row["sparsity"] for row in rows})
+    parameters = {}
+    for change in changes:
+        parameters.setdefault(change.split("=")[0].split(":")[0], []).append(change)
+    ordered = [change for group in parameters.values() for change in group]
+    figure, grid = plt.subplots(
+        1,
+        2,
+        figsize=(PAGE_WIDTH, 0.9 + 0.24 * len(ordered)),
+        sharey=True,
+        squeeze=False,
+    )
+    colors = plt.get_cmap("viridis")(np.linspace(0.05, 0.85, len(levels)))
+    for axes, quantity, name in (
+        (grid[0, 0], "mse_ratio", "MSE at equal sparsity / reference"),
+        (grid[0, 1], "density_ratio", "density at equal MSE / reference"),
+    ):
+        for i, level in enumerate(levels):
+            for y, change in enumerate(ordered):
+                row = next(r for r in rows if r["change"] == change and r["sparsity"] == level)
+                if row[quantity] is None:
+                    continue
+                offset = y + 0.6 * ((i + 0.5) / len(levels) - 0.5)
+                low, high = row[quantity + "_low"], row[quantity + "_high"]
+                if low is not None:
+                    axes.plot([low, high], [offset, offset], color=colors[i], linewidth=1)
+                label = f"sparsity {level:g}" if y == 0 else None
+                axes.plot(row[quantity], offset, "o", color=colors[i], markersize=3.5, label=label)
+        axes.axvline(1, color="#000000", linewidth=0.6, zorder=1)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_minor_formatter(ticker.FuncFormatter(lambda x, _: ""))
+        axes.set_xlabel(name)
+        axes.grid(True, axis="x", which="both")
+        for y in np.cumsum([len(group) for group in parameters.values()])[:-1]:
+            axes.axhline(y - 0.5, color="#bbbbbb", linewidth=0.6)
+    grid[0, 0].set_yticks(range(len(ordered)), ordered)
+    grid[0, 0].invert_yaxis()
+    side_legend(grid[0, 1], grid.flat)
+    set_title(figure, arguments, f"{title}; left of 1 is better")
+    return figure
+
+
+def compensation(arguments):
+    rows, notes, title = read_tables(arguments.inputs, "compensation")
+    level = _nearest_level(rows, arguments.sparsity)
+    rows = [row for row in rows if row["sparsity"] == level and row["ratio"] is not None]
+    if not rows:
+        raise PlotError(f"no method reaches sparsity {level:g}")
+    selections = list(dict.fromkeys(row["selection"] for row in rows))
+    figure, axes = plt.subplots(figsize=(PAGE_WIDTH, 0.9 + 0.3 * len(selections)))
+    colors = dict(zip(COMPENSATIONS, plt.get_cmap("viridis")(np.linspace(0.05, 0.85, 4))))
+    for row in rows:
+        y = selections.index(row["selection"]) + 0.18 * (COMPENSATIONS.index(row["compensation"]) - 1.5)
+        color = colors[row["compensation"]]
+        if row["ratio_low"] is not None:
+            axes.plot([row["ratio_low"], row["ratio_high"]], [y, y], color=color, linewidth=1)
+        axes.plot(row["ratio"], y, "o", color=color, markersize=4, label=row["compensation"])
+    axes.set_yticks(range(len(selections)), selections)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.axvline(1, color="#000000", linewidth=0.6, zorder=1)
+    axes.grid(True, axis="x", which="both")
+    axes.set_xlabel(f"MSE at sparsity {level:g} / reference, with 95 % bootstrap interval")
+    side_legend(axes, [axes])
+    axes.get_legend().set_title("compensation")
+    set_title(figure, arguments, title)
+    return figure
+
+
+def density_by_head(arguments):
+    rows, settings = load_settings(arguments, needs="per_head")
+    shown = []
+    for setting in nearest_settings(settings, arguments.sparsity):
+        part = setting.restricted(lambda row: len(row.get("per_head", {}).get("compute_density", ())))
+        if part and part.mean("compute_density") < 1:
+            shown.append(part)
+    if not shown:
+        raise PlotError("no sparse setting with the density of its heads")
+    layers = sorted({row["layer"] for setting in shown for row in setting.rows})
+    columns = min(len(shown), 4)
+    lines = math.ceil(len(shown) / columns)
+    figure, grid = plt.subplots(
+        lines,
+        columns,
+        figsize=(PAGE_WIDTH, 0.6 + lines * (0.55 + 0.22 * len(layers))),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+    )
+    image = None
+    for axes, setting in zip(grid.flat, shown):
+        heads = max(len(row["per_head"]["compute_density"]) for row in setting.rows)
+        sums, counts = np.zeros((len(layers), heads)), np.zeros((len(layers), heads))
+        for row in setting.rows:
+            values = row["per_head"]["compute_density"]
+            sums[layers.index(row["layer"]), : len(values)] += values
+            counts[layers.index(row["layer"]), : len(values)] += 1
+        mean = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+        image = axes.imshow(mean, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        if heads <= 8:
+            for (layer, head), value in np.ndenumerate(mean):
+                if not np.isnan(value):
+                    color = "white" if value < 0.6 else "black"
+                    text = f"{100 * value:.0f}"
+                    axes.text(head, layer, text, ha="center", va="center", fontsize=5, color=color)
+        axes.set_title(f"{setting.full_label()}\nmean {mean[~np.isnan(mean)].mean():.2f}", fontsize=6.5)
+        axes.set_yticks(range(len(layers)), layers)
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        axes.tick_params(length=0)
+    for axes in grid.flat[len(shown) :]:
+        axes.set_visible(False)
+    for column in grid.T:
+        lowest = [axes for axes in column if axes.get_visible()][-1]
+        lowest.set_xlabel("query head")
+        lowest.tick_params(labelbottom=True)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("layer")
+    figure.colorbar(image, ax=grid, label="compute density", shrink=0.8, pad=0.01)
+    set_title(
+        figure,
+        arguments,
+        f"Each method at the setting nearest to sparsity {arguments.sparsity:g}; {coverage(rows)}",
+    )
+    return figure
+
+
+def _tile_depths(row):
+    """(history, depth) in keys, [heads, tiles]: what each query tile could and did walk."""
+    heads = row["num_q_heads"]
+    steps = np.asarray(row["stop_steps"])
+    if steps.size == 0 or steps.size % heads:
+        return None
+    steps = steps.reshape(heads, -1)
+    params = row["params"]
+    block_m, block_n = params.get("block_m", 128), params.get("block_n", 128)
+    segment = params.get("segment_size", block_m)
+    first_token = np.arange(steps.shape[1]) * block_m
+    history = first_token // segment * segment - params.get("local_window", 0)
+    history = np.maximum(history, 0)
+    return np.broadcast_to(history, steps.shape), np.minimum(steps * block_n, history)
+
+
+def stop_depth(arguments):
+    rows, settings = load_settings(arguments, needs="stop_steps")
+    shown = []
+    for setting in nearest_settings(settings, arguments.sparsity):
+        part = setting.restricted(lambda row: len(row.get("stop_steps", ())))
+        if part:
+            shown.append(part)
+    if not shown:
+        raise PlotError("no setting with stop steps; only s2o and s2o_plus have them")
+    layers = sorted({row["layer"] for setting in shown for row in setting.rows})
+    figure, grid = plt.subplots(
+        len(shown),
+        len(layers) + 1,
+        figsize=(PAGE_WIDTH, 0.5 + 1.6 * len(shown)),
+        squeeze=False,
+        sharey="row",
+    )
+    colors = plt.get_cmap("viridis")(np.linspace(0.05, 0.85, len(layers)))
+    for line, setting in zip(grid, shown):
+        block_m = setting.params.get("block_m", 128)
+        for axes, layer, color in zip(line, layers, colors):
+            depths = [_tile_depths(row) for row in setting.rows if row["layer"] == layer]
+            depths = [pair for pair in depths if pair is not None]
+            if not depths:
+                continue
+            history = depths[0][0][0]
+            walked = np.concatenate([pair[1] for pair in depths])
+            tokens = np.arange(walked.shape[1]) * block_m / 1024
+            axes.plot(tokens, history / 1024, "--", color="#888888", linewidth=0.8)
+            axes.plot(tokens, walked.T / 1024, color=color, alpha=0.35, linewidth=0.5)
+            axes.plot(tokens, np.median(walked, axis=0) / 1024, color="#000000", linewidth=1.3)
+            axes.set_title(f"layer {layer}", loc="left")
+            axes.grid(True)
+            past = np.concatenate([(d[h > 0] / h[h > 0]) for h, d in depths])
+            share = np.sort(past)
+            line[-1].plot(np.linspace(0, 1, share.size), share * history.max() / 1024, color=color)
+        line[0].set_ylabel(f"{setting.full_label()}\nhistory keys visited (Ki)", fontsize=7)
+        twin = line[-1].secondary_yaxis(
+            "right", functions=(lambda y, m=history.max() / 1024: y / m, lambda y, m=history.max() / 1024: y * m)
+        )
+        twin.set_ylabel("share of the history", fontsize=7)
+        line[-1].set_title("tiles, sorted", loc="left")
+        line[-1].grid(True)
+    for axes in grid[-1, :-1]:
+        axes.set_xlabel("query (Ki tokens)")
+    grid[-1, -1].set_xlabel("share of tiles")
+    set_title(
+        figure,
+        arguments,
+        "Thin: heads; black: median; dashed: the whole history. " + coverage(rows),
+    )
+    return figure
+
+
+def latency(arguments):
+    rows, settings = load_settings(arguments)
+    timed = [s for s in settings if s.mean("total_latency_ms") is not None]
+    if not timed:
+        raise PlotError("no latencies in the results")
+    shown = nearest_settings(timed, arguments.sparsity)
+    backends = ", ".join(sorted({str(row.get("backend")).upper() for row in rows}))
+    groups = sorted({setting.seqlen for setting in shown})
+    figure, grid = plt.subplots(
+        1,
+        len(groups),
+        figsize=(PAGE_WIDTH, 0.8 + 0.22 * len({s.label for s in shown})),
+        squeeze=False,
+    )
+    for axes, seqlen in zip(grid[0], groups):
+        bars = [setting for setting in shown if setting.seqlen == seqlen]
+        for y, setting in enumerate(bars):
+            plan = setting.mean("plan_latency_ms") or 0.0
+            attention = setting.mean("attention_latency_ms")
+            color = method_style(setting.method)[0]
+            axes.barh(y, attention, color=color, height=0.65)
+            axes.barh(y, plan, left=attention, color=color, alpha=0.45, hatch="////", height=0.65,
+                      edgecolor="white", linewidth=0)
+            share = plan / (plan + attention)
+            axes.text(plan + attention, y, f" {100 * share:.0f} %", va="center", fontsize=6)
+        labels = [f"{s.full_label()} ({s.mean('compute_density'):.2f})" for s in bars]
+        axes.set_yticks(range(len(bars)), labels)
+        axes.invert_yaxis()
+        axes.margins(x=0.12)
+        axes.set_xlabel(f"milliseconds a layer, {seqlen:,} tokens, {backends}")
+        axes.grid(True, axis="x")
+        axes.set_axisbelow(True)
+    plain = plt.Rectangle((0, 0), 1, 1, color="#666666")
+    hatched = plt.Rectangle((0, 0), 1, 1, facecolor="#bbbbbb", hatch="////", edgecolor="white")
+    grid[0, -1].legend([plain, hatched], ["attention", "planning (share at the bar)"], loc="lower right")
+    set_title(
+        figure,
+        arguments,
+        f"Setting nearest to sparsity {arguments.sparsity:g} (density in brackets); {coverage(rows)}",
+    )
+    return figure
+
+
+FIGURES = {
+    "ablations": ablations,
+    "compensation": compensation,
+    "density_by_head": density_by_head,
+    "stop_depth": stop_depth,
+    "latency": latency,
+}
