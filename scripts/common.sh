@@ -44,3 +44,15 @@ s2o_find_nvcc() {
 
 # A GPU and its driver are here.
 s2o_has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; }
+
+# Builds the program, with CUDA where toolkit and GPU are here, and sets S2O to its path.
+s2o_build_program() {
+  local preset=cpu
+  s2o_ensure_packages "${S2O_BUILD_PACKAGES[@]}"
+  if s2o_find_nvcc && s2o_has_gpu; then preset=cuda; fi
+  echo "building s2o ($preset)" >&2
+  local folder=$S2O_ROOT/build/quickstart-$preset
+  cmake --preset "$preset" -S "$S2O_ROOT" -DS2O_TESTS=OFF -DS2O_BENCHMARKS=OFF -B "$folder" >/dev/null
+  cmake --build "$folder" --target s2o >&2
+  S2O=$folder/s2o
+}

@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# Regenerates the paper's tables and figures for a model and its tokens. Safe to interrupt and to
+# run again: what was computed is kept.
+#
+#   scripts/make_tables.sh MODEL TOKENS SEQLEN [OUT] [-- EVAL_OPTION...]
+#   scripts/make_tables.sh data/tiny-llama data/tokens/war_and_peace.safetensors 8192
+#
+# MODEL is a Hugging Face folder; TOKENS a token file, or several with commas (each is one more
+# input). OUT: default results/tables. EVAL_OPTIONs go to every `s2o eval`, for instance
+# --set inputs.0.layers=0,8,16 --device cuda. Tables: OUT/tables/*.{txt,md,csv,tex,json}; figures:
+# OUT/figures/*.{pdf,png}.
+set -euo pipefail
+invoked_from=$PWD
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+if [ $# -lt 3 ]; then
+  sed -n '2,/^set/p' "${BASH_SOURCE[0]}" | sed -n 's/^# \{0,1\}//p' >&2
+  exit 2
+fi
+model=$(realpath "$1")
+IFS=, read -r -a token_files <<<"$2"
+for i in "${!token_files[@]}"; do token_files[i]=$(realpath "${token_files[i]}"); done
+seqlen=$3
+shift 3
+out=$S2O_ROOT/results/tables
+if [ $# -gt 0 ] && [ "$1" != "--" ]; then
+  [[ $1 == /* ]] && out=$1 || out=$invoked_from/$1
+  shift
+fi
+if [ $# -gt 0 ] && [ "$1" = "--" ]; then shift; fi
+eval_options=("$@")
+
+cd "$S2O_ROOT"
+s2o_build_program
+mkdir -p "$out/runs" "$out/tables" "$out/figures"
+failed=0  # a table or figure that the results cannot fill does not keep back the others
+
+# runs CONFIG: evaluates it on every token file, and leaves its result folders in ${run_folders[@]}.
+runs() {
+  run_folders=()
+  local tokens status
+  for tokens in "${token_files[@]}"; do
+    local name
+    name=$(basename "${tokens%.*}")
+    run_folders+=("$out/runs/$1-$name")
+    echo "$1 on $name, $seqlen tokens" >&2
+    status=0
+    "$S2O" eval --config "configs/tables/$1.json" --set "inputs.0.model=$model" \
+      --set "inputs.0.tokens=$tokens" --set "inputs.0.seqlen=$seqlen" "${eval_options[@]}" \
+      --out "$out/runs/$1-$name" --resume >"$out/runs/$1-$name.txt" || status=$?
+    # 1: some cells failed; the tables say which units they lack.
+    [ "$status" -le 1 ] || exit "$status"
+  done
+}
+
+# table NAME FILE [OPTION...]: one table in all formats from ${run_folders[@]}.
+table() {
+  local name=$1 file=$2 format extension
+  shift 2
+  for format in text:txt markdown:md csv:csv latex:tex json:json; do
+    extension=${format#*:}
+    "$S2O" table "${run_folders[@]}" --table "$name" --format "${format%:*}" "$@" \
+      >"$out/tables/$file.$extension" || failed=1
+  done
+}
+
+# figure KIND NAME INPUT... [OPTION...]
+figure() {
+  local kind=$1 name=$2
+  shift 2
+  /usr/bin/python3 scripts/plot.py "$kind" "$@" --out "$out/figures/$name" || failed=1
+}
+
+runs frontier
+frontier_folders=("${run_folders[@]}")
+table frontier frontier
+table matched_sparsity matched_sparsity
+table matched_sparsity matched_sparsity_by_layer --unit layer
+table matched_mse matched_mse
+table matched_mse matched_mse_by_layer --unit layer
+table per_head per_head --sparsity 0.8
+table latency latency
+figure frontier frontier "${run_folders[@]}"
+figure frontier frontier_by_layer "${run_folders[@]}" --by layer
+figure density_by_head density_by_head "${run_folders[@]}"
+figure stop_depth stop_depth "${run_folders[@]}"
+figure latency latency "${run_folders[@]}"
+for name in matched_sparsity matched_mse; do
+  figure "$name" "$name" "$out/tables/$name.json"
+  figure "$name" "${name}_by_layer" "$out/tables/${name}_by_layer.json"
+done
+
+runs ablations
+table ablations ablations --sparsity 0.6,0.7,0.8,0.9
+figure ablations ablations "$out/tables/ablations.json"
+
+runs compensation
+run_folders+=("${frontier_folders[@]}")
+table compensation compensation --sparsity 0.7,0.8,0.9
+figure compensation compensation "$out/tables/compensation.json"
+
+# A local head and one that reads by content, in the shipped model.
+for layer in 1 3; do
+  "$S2O" heatmap --config configs/tables/heatmap.json --set "inputs.0.model=$model" \
+    --set "inputs.0.tokens=${token_files[0]}" --set "inputs.0.seqlen=$seqlen" \
+    --layer "$layer" --head 0 --out "$out/figures/heatmap_layer$layer.png" || failed=1
+done
+echo "tables:  $out/tables" >&2
+echo "figures: $out/figures" >&2
+exit "$failed"
