@@ -16,9 +16,11 @@
 #include "lib/core/atomic_file.h"
 #include "lib/core/error.h"
 #include "lib/core/hdf5_handle.h"
+#include "lib/core/isolated.h"
 #include "lib/core/mapped_file.h"
 #include "lib/core/memory.h"
 #include "lib/core/text.h"
+#include "lib/input/formats/hdf5_listing.h"
 #include "lib/input/formats/tensor_table.h"
 
 namespace s2o {
@@ -27,6 +29,9 @@ namespace {
 constexpr const char* kDTypeAttribute = "dtype";
 constexpr std::string_view kBFloat16 = "bfloat16";
 constexpr std::size_t kMaxTextBytes = 1 << 20;  // of one attribute
+// Processor time after which a file counts as damaged; reading is ten times as fast at least.
+constexpr std::uint64_t kMaxListingSeconds = 60;
+constexpr std::uint64_t kMinBytesPerSecond = 10'000'000;
 
 [[noreturn]] void throw_input(const std::string& where, const char* doing) {
   throw InputError(fmt::format("{}: {} failed: {}", where, doing, hdf5_error_text()));
@@ -191,7 +196,6 @@ void require_written(hid_t dataset, const std::string& where, const TensorInfo& 
 
 // For reading: no lock, so that files on read-only or network file systems open too.
 Hdf5Handle open_file(const std::string& file) {
-  require_regular_file(file);
   const Hdf5Handle access(H5Pcreate(H5P_FILE_ACCESS));
   H5Pset_file_locking(access.get(), false, true);
   H5Pset_fclose_degree(access.get(), H5F_CLOSE_STRONG);
@@ -232,66 +236,93 @@ TensorMetadata read_metadata(hid_t file) {
   return metadata;
 }
 
+// Adds the dataset to the tensors, or to those that are no arrays of numbers.
+void inspect(hid_t file, const std::string& file_name, const std::string& name,
+             Hdf5Listing& listing) {
+  const std::string where = tensor_place(file_name, name);
+  const Hdf5Handle dataset = checked(H5Dopen2(file, name.c_str(), H5P_DEFAULT), where, "opening");
+  const Hdf5Handle type = checked(H5Dget_type(dataset.get()), where, "reading the type");
+  auto shape = shape_of(dataset.get(), where);
+  std::optional<DType> dtype = dtype_of(type.get());
+  // h5py stores numpy's bool as an enumeration over int8.
+  if (H5Tget_class(type.get()) == H5T_ENUM && H5Tget_size(type.get()) == 1) dtype = DType::kBool;
+  if (!dtype || !shape) {
+    listing.skipped[name] = where + ": is of another HDF5 type, expected an array of numbers";
+    return;
+  }
+  if (dtype == DType::kU16 && read_text(dataset.get(), kDTypeAttribute) == kBFloat16) {
+    dtype = DType::kBF16;
+  }
+  TensorInfo info{.name = name, .dtype = *dtype, .shape = *std::move(shape)};
+  info.num_bytes = checked_tensor_bytes(where, info.shape, info.dtype);
+  try {
+    require_written(dataset.get(), where, info);
+    listing.tensors.push_back(std::move(info));
+  } catch (const InputError& error) {
+    listing.skipped[name] = error.what();
+  }
+}
+
+std::string list_file(const std::string& file_name) {
+  const Hdf5QuietErrors quiet;
+  const Hdf5Handle file = open_file(file_name);
+  Hdf5Listing listing;
+  listing.metadata = read_metadata(file.get());
+  for (const std::string& name : dataset_names(file.get(), file_name)) {
+    inspect(file.get(), file_name, name, listing);
+  }
+  return listing_text(listing);
+}
+
+// Reads the dataset that `info` describes to `out`.
+void read_dataset(const std::string& file_name, const TensorInfo& info, std::byte* out) {
+  const std::string where = tensor_place(file_name, info.name);
+  const Hdf5QuietErrors quiet;
+  const Hdf5Handle file = open_file(file_name);
+  const Hdf5Handle dataset =
+      checked(H5Dopen2(file.get(), info.name.c_str(), H5P_DEFAULT), where, "opening");
+  // `out` has the size that was listed, when the file was opened first.
+  if (shape_of(dataset.get(), where) != info.shape) {
+    throw InputError(where + ": shape has changed while the file was in use");
+  }
+  require_written(dataset.get(), where, info);
+  if (H5Dread(dataset.get(), memory_type(info.dtype).get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, out) <
+      0) {
+    throw_input(where, "reading");
+  }
+}
+
+// The library follows the lengths and offsets of a damaged file without much care, and crashes:
+// every read happens in a process of its own, which fills shared memory.
 class Hdf5File : public TensorTable {
  public:
   explicit Hdf5File(const std::filesystem::path& path) : TensorTable(path.string()) {
-    const Hdf5QuietErrors quiet;
-    handle_ = open_file(file());
-    metadata_ = read_metadata(handle_.get());
-    for (const std::string& name : dataset_names(handle_.get(), file())) inspect(name);
-  }
-  ~Hdf5File() override {
-    const Hdf5QuietErrors quiet;
-    handle_.reset();
+    require_regular_file(path);
+    const std::string text =
+        run_isolated(file(), kMaxListingSeconds, [this] { return list_file(file()); });
+    Hdf5Listing listing = parse_listing(file(), text);
+    metadata_ = std::move(listing.metadata);
+    skipped_ = std::move(listing.skipped);
+    for (TensorInfo& info : listing.tensors) add(std::move(info));
   }
 
   HostTensor read(const std::string& name) const override {
     const auto skipped = skipped_.find(name);
-    if (skipped != skipped_.end()) {
-      throw InputError(fmt::format("{}: is {}, expected an array of numbers",
-                                   tensor_place(file(), name), skipped->second));
-    }
+    if (skipped != skipped_.end()) throw InputError(skipped->second);
     const TensorInfo& info = tensors()[index_of(name)];
     const std::string where = tensor_place(file(), name);
-    const Hdf5QuietErrors quiet;
-    const Hdf5Handle dataset =
-        checked(H5Dopen2(handle_.get(), name.c_str(), H5P_DEFAULT), where, "opening");
-    require_written(dataset.get(), where, info);
     require_memory(info.num_bytes, where);
-    std::shared_ptr<std::byte[]> data(new std::byte[std::max<std::size_t>(info.num_bytes, 1)]);
-    if (H5Dread(dataset.get(), memory_type(info.dtype).get(), H5S_ALL, H5S_ALL, H5P_DEFAULT,
-                data.get()) < 0) {
-      throw_input(where, "reading");
-    }
-    return {.info = info, .file = file(), .data = {data, data.get()}};
+    const std::shared_ptr<std::byte> data = allocate_shared(where, info.num_bytes);
+    const std::uint64_t max_seconds = kMaxListingSeconds + info.num_bytes / kMinBytesPerSecond;
+    run_isolated(where, max_seconds, [&] {
+      read_dataset(file(), info, data.get());
+      return std::string();
+    });
+    return {.info = info, .file = file(), .data = data};
   }
 
  private:
-  // Adds the dataset to the table, or to those that are no arrays of numbers.
-  void inspect(const std::string& name) {
-    const std::string where = tensor_place(file(), name);
-    const Hdf5Handle dataset =
-        checked(H5Dopen2(handle_.get(), name.c_str(), H5P_DEFAULT), where, "opening");
-    const Hdf5Handle type = checked(H5Dget_type(dataset.get()), where, "reading the type");
-    auto shape = shape_of(dataset.get(), where);
-    std::optional<DType> dtype = dtype_of(type.get());
-    // h5py stores numpy's bool as an enumeration over int8.
-    if (H5Tget_class(type.get()) == H5T_ENUM && H5Tget_size(type.get()) == 1) {
-      dtype = DType::kBool;
-    }
-    if (!dtype || !shape) {
-      skipped_[name] = !shape ? "without a shape" : "of another HDF5 type";
-      return;
-    }
-    if (dtype == DType::kU16 && read_text(dataset.get(), kDTypeAttribute) == kBFloat16) {
-      dtype = DType::kBF16;
-    }
-    const std::size_t num_bytes = checked_tensor_bytes(where, *shape, *dtype);
-    add({.name = name, .dtype = *dtype, .shape = *std::move(shape), .num_bytes = num_bytes});
-  }
-
-  Hdf5Handle handle_;
-  std::map<std::string, std::string> skipped_;  // dataset and what it is
+  std::map<std::string, std::string> skipped_;  // datasets that cannot be read, and why
 };
 
 [[noreturn]] void throw_output(const std::string& where) {
