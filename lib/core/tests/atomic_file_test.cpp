@@ -74,5 +74,13 @@ TEST(atomic_file, full_disk_is_reported_and_leaves_nothing) {
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
 }
 
+TEST(atomic_file, more_than_the_disk_holds_names_needed_and_free_bytes) {
+  const TempFolder folder;
+  EXPECT_NO_THROW(require_disk_space(folder / "x", 1));
+  EXPECT_THAT(message_of<UnsupportedError>(
+                  [&] { require_disk_space(folder / "x", std::uint64_t{1} << 60); }),
+              HasSubstr("x: needs 1152921504606846976 bytes"));
+}
+
 }  // namespace
 }  // namespace s2o

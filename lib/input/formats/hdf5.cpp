@@ -19,7 +19,6 @@
 #include "lib/core/isolated.h"
 #include "lib/core/mapped_file.h"
 #include "lib/core/memory.h"
-#include "lib/core/text.h"
 #include "lib/input/formats/hdf5_listing.h"
 #include "lib/input/formats/tensor_table.h"
 
@@ -51,6 +50,17 @@ Hdf5Handle half_type() {
   return type;
 }
 
+// numpy's bool, as h5py stores it.
+Hdf5Handle bool_type() {
+  Hdf5Handle type(H5Tenum_create(H5T_STD_I8LE));
+  std::int8_t value = 0;
+  for (const char* name : {"FALSE", "TRUE"}) {
+    H5Tenum_insert(type.get(), name, &value);
+    ++value;
+  }
+  return type;
+}
+
 // As it stands in memory; HDF5 converts from the byte order of the file.
 Hdf5Handle memory_type(DType dtype) {
   switch (dtype) {
@@ -72,6 +82,7 @@ Hdf5Handle memory_type(DType dtype) {
     case DType::kU16:
       return Hdf5Handle(H5Tcopy(H5T_STD_U16LE));
     case DType::kBool:
+      return bool_type();
     case DType::kU8:
       return Hdf5Handle(H5Tcopy(H5T_STD_U8LE));
     case DType::kI8:
@@ -99,6 +110,7 @@ std::optional<DType> dtype_of(hid_t type) {
         return std::nullopt;
     }
   }
+  if (kind == H5T_ENUM && H5Tequal(type, bool_type().get()) > 0) return DType::kBool;
   if (kind == H5T_FLOAT) {
     for (const DType dtype : {DType::kF64, DType::kF32, DType::kF16}) {
       const Hdf5Handle known = memory_type(dtype);
@@ -244,8 +256,6 @@ void inspect(hid_t file, const std::string& file_name, const std::string& name,
   const Hdf5Handle type = checked(H5Dget_type(dataset.get()), where, "reading the type");
   auto shape = shape_of(dataset.get(), where);
   std::optional<DType> dtype = dtype_of(type.get());
-  // h5py stores numpy's bool as an enumeration over int8.
-  if (H5Tget_class(type.get()) == H5T_ENUM && H5Tget_size(type.get()) == 1) dtype = DType::kBool;
   if (!dtype || !shape) {
     listing.skipped[name] = where + ": is of another HDF5 type, expected an array of numbers";
     return;
@@ -378,7 +388,8 @@ class Hdf5Format : public Format {
              const TensorMetadata& metadata) const override {
     check_writable(path, tensors);
     AtomicFile output(path);
-    require_disk_space(path, tensors);
+    // HDF5 does not recover well from a full disk: notice before.
+    require_disk_space(path, total_bytes(tensors));
     const Hdf5QuietErrors quiet;
     Hdf5Handle file(
         H5Fcreate(output.temporary_path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT));
@@ -389,21 +400,6 @@ class Hdf5Format : public Format {
     }
     if (H5Fflush(file.get(), H5F_SCOPE_GLOBAL) < 0 || !file.reset()) throw_output(path.string());
     output.commit();
-  }
-
- private:
-  // HDF5 does not recover well from a full disk: notice before.
-  static void require_disk_space(const std::filesystem::path& path,
-                                 const std::vector<HostTensor>& tensors) {
-    std::uint64_t needed = 0;
-    for (const HostTensor& tensor : tensors) needed += tensor.info.num_bytes;
-    std::error_code error;
-    const auto space = std::filesystem::space(std::filesystem::absolute(path).parent_path(), error);
-    if (error || needed <= space.available) return;
-    throw UnsupportedError(
-        fmt::format("{}: needs {} bytes ({}) of disk space, {} bytes ({}) are free", path.string(),
-                    needed, bytes_text(static_cast<double>(needed)), space.available,
-                    bytes_text(static_cast<double>(space.available))));
   }
 };
 

@@ -103,7 +103,7 @@ class DumpSource : public ::testing::Test {
     EXPECT_EQ(input.v, values_of(first_tensor + 2, kKvHeads));
   }
 
-  TempFolder folder_;
+  TempFolder folder_{testing_support::fast_temp_folder()};
   SourceOptions options_{.base_folder = folder_.path()};
 };
 
