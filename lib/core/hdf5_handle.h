@@ -39,6 +39,9 @@ class Hdf5Handle {
 class Hdf5QuietErrors {
  public:
   Hdf5QuietErrors() {
+    // A file whose last write failed cannot be closed, and the library's exit handler crashes on
+    // it. Handles are closed here explicitly; nothing is left for that handler to do.
+    [[maybe_unused]] static const herr_t kNoExitHandler = H5dont_atexit();
     H5Eget_auto2(H5E_DEFAULT, &function_, &data_);
     H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   }
