@@ -141,7 +141,7 @@ class ConsumerSm90 {
       }
       take_turn();
       multiply_keys(logits);
-      if (has_p) multiply_values(p);
+      if (agreed(has_p)) multiply_values(p);
       warpgroup_commit();  // possibly empty: the wait below counts groups
       allow_other();
       if (gain_posted) {
@@ -190,7 +190,6 @@ class ConsumerSm90 {
     if (has_p) {
       wait_values();
       if (p_gathered) fence_async_proxy();
-      warpgroup_fence();
       multiply_values(p);
       warpgroup_commit();
       warpgroup_wait<0>();
@@ -238,6 +237,7 @@ class ConsumerSm90 {
   S2O_DEVICE void multiply_values(std::uint32_t (&p)[kTileN / 16][4]) {
     const std::uint32_t v = shared_address(s_.v[v_count_ % kStages]);
     pin_registers(acc_);
+    warpgroup_fence();
 #pragma unroll
     for (int step = 0; step < kTileN / 16; ++step) {
       warpgroup_multiply_transposed<Element>(

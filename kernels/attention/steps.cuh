@@ -76,7 +76,7 @@ S2O_DEVICE PlanItem load_item(const PlanItem* source) {
   static_assert(sizeof(PlanItem) == 16);
   const Words4 words = load_global_16(source);
   PlanItem item;
-  memcpy(&item, &words, sizeof(item));
+  memcpy(static_cast<void*>(&item), &words, sizeof(item));
   return item;
 }
 

@@ -32,6 +32,14 @@ inline void sync_warp() {
 }
 inline void sync_named(int id, int num_threads) { simt::barrier_sync(id, num_threads); }
 inline void arrive_named(int id, int num_threads) { simt::barrier_arrive(id, num_threads); }
+inline bool agreed(bool condition) {
+  simt::warp_collective("vote", condition, [](const std::vector<bool*>& lanes) {
+    for (const bool* lane : lanes) {
+      if (*lane != *lanes[0]) throw std::runtime_error("simt: lanes do not agree");
+    }
+  });
+  return condition;
+}
 template <class T>
 T shuffle_xor(T value, int lane_mask) {
   struct Args {

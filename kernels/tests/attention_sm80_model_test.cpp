@@ -97,7 +97,7 @@ TEST_P(Sm80Model, matches_reference) {
 }
 
 INSTANTIATE_TEST_SUITE_P(cases, Sm80Model, ::testing::ValuesIn(cases()),
-                         [](const auto& info) { return testing::plan_case_name(info.param); });
+                         [](const auto& test) { return testing::plan_case_name(test.param); });
 
 TEST(Sm80ModelSchedules, any_schedule_gives_identical_bits) {
   const PlanCase plan_case{PlanKind::kS2o, {333, 2, 1, 64}, 64, 128};

@@ -1,0 +1,31 @@
+// One output row straight from the definition of a plan, fp64. Shares no code with the kernels nor
+// with attention_ref; cheap enough to sample rows of long sequences. Tests only.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/attention/launch_plan.h"
+#include "kernels/common/plan_view.h"
+
+namespace s2o::testing {
+
+struct RowReference {
+  std::vector<double> out;  // [head_dim]
+  double lse = 0.0;         // -infinity for an empty row
+};
+
+// Values of one head as a test holds them.
+struct RowInputs {
+  const std::uint16_t* q;  // [num_q_heads, seqlen, head_dim], bits of `dtype`
+  const std::uint16_t* k;  // [num_kv_heads, seqlen, head_dim]
+  const std::uint16_t* v;
+  KernelDType dtype;
+};
+
+// Row `position` of query head `q_head`, over all passes; `stats` say where tiles stopped. Plans with
+// folded columns, packed heads or the PV skip are not covered.
+RowReference reference_row(const Problem& problem, const PlanView& plan, const RowInputs& inputs,
+                           const std::vector<TileStats>& stats, int q_head, std::int64_t position);
+
+}  // namespace s2o::testing

@@ -1,0 +1,219 @@
+#include "lib/eval/backend_cuda.h"
+
+#include <cuda_runtime.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "kernels/attention/attention_cuda.h"
+#include "kernels/common/bf16.h"
+#include "kernels/common/kernel_registry.h"
+#include "kernels/common/parallel.h"
+#include "lib/core/error.h"
+#include "lib/core/log.h"
+#include "lib/core/text.h"
+
+namespace s2o {
+namespace {
+
+std::vector<std::uint16_t> to_16_bit(const std::vector<float>& values, StorageDType dtype) {
+  std::vector<std::uint16_t> bits(values.size());
+  constexpr std::int64_t kChunk = 1 << 20;
+  const auto size = static_cast<std::int64_t>(values.size());
+  parallel_for((size + kChunk - 1) / kChunk, [&](std::int64_t chunk) {
+    const std::int64_t end = std::min((chunk + 1) * kChunk, size);
+    for (std::int64_t i = chunk * kChunk; i < end; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      bits[at] = dtype == StorageDType::kBF16 ? float_to_bf16(values[at])
+                                              : float_to_fp16(values[at]);
+    }
+  });
+  return bits;
+}
+
+// Dense attention on tiles of the fp32-accurate kernel instance.
+SparsePlan accurate_dense_plan(const Problem& problem) {
+  SparsePlan plan(problem, /*block_m=*/64, /*block_n=*/64);
+  PlanBuilder builder(plan);
+  for (int head = 0; head < plan.header.num_plan_heads; ++head) {
+    for (int tile = 0; tile < plan.header.num_q_tiles; ++tile) {
+      const TileRows rows = tile_rows(problem, plan.header, tile);
+      builder.add(head, tile,
+                  {.begin = 0,
+                   .count = static_cast<std::int32_t>(rows.last_position + 1),
+                   .kind = ItemKind::kRun,
+                   .mask = MaskClass::kCausal});
+    }
+  }
+  builder.finish(plan.passes[0]);
+  return plan;
+}
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(int device_index, const std::string& variant)
+      : device_index_(device_index), variant_(variant) {
+    attention_.emplace(device_index, variant);
+    device_ = attention_->device();
+    kernel_ = attention_kernel_name(attention_->kernel());
+  }
+
+  std::string name() const override { return "cuda"; }
+  std::string kernel() const override { return kernel_; }
+
+  nlohmann::ordered_json context() const override {
+    const CudaStatus status = query_cuda();
+    const double clock_mhz = multiprocessor_clock_mhz(device_index_);
+    nlohmann::ordered_json context = {{"device", device_.name},
+                                      {"driver", status.driver_version},
+                                      {"cuda", status.runtime_version},
+                                      {"sm_clock_mhz", nullptr}};
+    if (clock_mhz > 0.0) context["sm_clock_mhz"] = clock_mhz;
+    return context;
+  }
+
+  int repeats(const TimingConfig& timing) const override { return timing.repeats; }
+
+  void set_input(const AttentionInput& input) override {
+    if (input.dtype == StorageDType::kF32) {
+      throw UnsupportedError(fmt::format("{}: dtype is fp32, supported are bf16 and fp16", kernel_));
+    }
+    input_ = &input;
+    upload();
+  }
+
+  void run(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) override {
+    guarded([&] { execute(plan, {}, timing.warmup, timing.repeats, result); });
+  }
+
+  void run_reference(const SparsePlan& dense, const TimingConfig& timing,
+                     AttentionRun& result) override {
+    guarded([&] {
+      // Times are those of the ordinary kernel, values those of the accurate one.
+      execute(dense, {}, timing.warmup, timing.repeats, result);
+      AttentionRun accurate;
+      execute(accurate_dense_plan(input_->problem), {.fp32_accuracy = true}, 0, 1, accurate);
+      result.out = std::move(accurate.out);
+      result.lse = std::move(accurate.lse);
+    });
+  }
+
+ private:
+  void upload() {
+    guarded([this] {
+      const AttentionInput& input = *input_;
+      const KernelDType dtype =
+          input.dtype == StorageDType::kBF16 ? KernelDType::kBf16 : KernelDType::kFp16;
+      const auto q = to_16_bit(input.q, input.dtype);
+      const auto k = to_16_bit(input.k, input.dtype);
+      const auto v = to_16_bit(input.v, input.dtype);
+      attention_->set_input(input.problem, dtype, q.data(), k.data(), v.data());
+    });
+  }
+
+  // A kernel that failed leaves the device unusable for this process until it is reset. The cell
+  // carries the error; the next one starts on a fresh device.
+  template <class Body>
+  void guarded(const Body& body) {
+    try {
+      if (broken_) recover();
+      body();
+    } catch (const CudaError&) {
+      broken_ = true;
+      throw;
+    }
+  }
+  void recover() {
+    log_warning("resetting CUDA device {} after a failure", device_index_);
+    attention_.reset();
+    (void)cudaDeviceReset();
+    attention_.emplace(device_index_, variant_);
+    broken_ = false;
+    if (input_ != nullptr) upload();
+  }
+
+  void execute(const SparsePlan& plan, const RunOptions& options, int warmup, int repeats,
+               AttentionRun& result) {
+    attention_->set_plan(PlanPointers(plan).view(), options);
+    for (int i = 0; i < warmup; ++i) attention_->run();
+    result.attention_ms.clear();
+    for (int i = 0; i < repeats; ++i) {
+      throw_if_cancelled();
+      attention_->poison_outputs();
+      attention_->flush_l2();
+      result.attention_ms.push_back(static_cast<double>(attention_->run()));
+    }
+    attention_->read(result.out, result.lse, result.stats);
+    result.workspace_bytes = attention_->workspace_bytes();
+  }
+
+  const int device_index_;
+  const std::string variant_;
+  std::optional<CudaAttention> attention_;
+  DeviceInfo device_;
+  std::string kernel_;
+  const AttentionInput* input_ = nullptr;
+  bool broken_ = false;
+};
+
+std::string text_of(const DeviceInfo& device) {
+  return fmt::format("{}, compute capability {}.{}, {} multiprocessors, {} of memory", device.name,
+                     device.compute_capability / 10, device.compute_capability % 10,
+                     device.num_multiprocessors, bytes_text(static_cast<double>(device.total_bytes)));
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cuda_backend(int device_index, const std::string& kernel_variant) {
+  return std::make_unique<CudaBackend>(device_index, kernel_variant);
+}
+
+std::string cuda_refusal() {
+  const CudaStatus status = query_cuda();
+  if (!status.problem.empty()) return status.problem;
+  std::string refusals;
+  for (const KernelInfo& kernel : all_kernels()) {
+    if (kernel.min_compute_capability == 0) continue;
+    const std::string refusal = kernel_refusal(kernel, status.devices[0]);
+    if (refusal.empty()) return "";
+    refusals += (refusals.empty() ? "" : "; ") + kernel.name + " " + refusal;
+  }
+  return refusals;
+}
+
+std::vector<BackendItem> list_cuda_kernels() {
+  const CudaStatus status = query_cuda();
+  std::vector<BackendItem> items;
+  for (const KernelInfo& kernel : all_kernels()) {
+    if (kernel.min_compute_capability == 0) continue;
+    const std::string refusal =
+        status.problem.empty() ? kernel_refusal(kernel, status.devices[0]) : status.problem;
+    items.push_back({.name = kernel.name,
+                     .usable = refusal.empty(),
+                     .detail = refusal.empty()
+                                   ? fmt::format("{}: {}", kernel.element_types, kernel.plan_parts)
+                                   : refusal});
+  }
+  return items;
+}
+
+std::vector<BackendItem> list_cuda_devices() {
+  const CudaStatus status = query_cuda();
+  if (!status.problem.empty()) {
+    return {{.name = "cuda", .usable = false, .detail = status.problem}};
+  }
+  std::vector<BackendItem> items;
+  for (const DeviceInfo& device : status.devices) {
+    const bool usable = std::any_of(
+        all_kernels().begin(), all_kernels().end(), [&device](const KernelInfo& kernel) {
+          return kernel.min_compute_capability > 0 && kernel_refusal(kernel, device).empty();
+        });
+    items.push_back({.name = fmt::format("cuda:{}", device.index),
+                     .usable = usable,
+                     .detail = text_of(device) + (usable ? "" : "; no kernel of this build runs on it")});
+  }
+  return items;
+}
+
+}  // namespace s2o
