@@ -5,10 +5,10 @@
 // alike about the tile: gains and maxima meet in shared memory, counted by an mbarrier, and each
 // warp sums them in the same order.
 //
-// Early stop: the gains of step j are posted after its softmax and read only after the products of
-// the next round were issued, so the tensor cores do not wait for the decision. If the tile stops,
-// the logits of step j + 1 are dropped: result and counters are those of a stop right after step j,
-// and half a step of work per tile is lost.
+// Early stop: the gains of step j are reduced and posted under the products of the next round, and
+// collected after the softmax of step j + 1, so that no warpgroup waits for the other. If the tile
+// stops, the probabilities of step j + 1 are dropped: result and counters are those of a stop right
+// after step j, and half a step of work per tile is lost.
 #pragma once
 
 #include "kernels/attention/kernel_args.h"
@@ -128,6 +128,7 @@ class ConsumerSm90 {
     std::uint32_t p[kTileN / 16][4];  // probabilities of the step before, packed
     float correction[2];
     left_ = false;
+    gain_pending_ = false;
     gain_posted_ = false;
     stopped_ = 0;
     small_steps_ = 0;
@@ -149,7 +150,6 @@ class ConsumerSm90 {
       }
       rescale(correction);
       pack(logits, p);
-      post_gain_of(flags);
       std::uint32_t waiting = flags;  // of the step whose probabilities wait
       bool has_p = true;
       for (;;) {
@@ -162,16 +162,10 @@ class ConsumerSm90 {
         if ((waiting & kStepGathered) != 0) fence_async_proxy();
         multiply_values(p);
         allow_other();
-        decide();
+        if (gain_pending_) post_gain();
         warpgroup_wait<1>();
         pin_registers(logits);
-        // A step that the decision came too late for is dropped with its logits.
-        bool added = false;
-        if ((flags & stopped_) != 0) {
-          release_keys();
-        } else {
-          added = add_step(flags, logits, correction);
-        }
+        const bool added = add_step(flags, logits, correction);
         warpgroup_wait<0>();
         pin_registers(acc_);
         pin_registers(p);
@@ -185,9 +179,7 @@ class ConsumerSm90 {
         }
         rescale(correction);
         pack(logits, p);
-        post_gain_of(flags);
       }
-      decide();
       if ((flags & kStepEndsTile) != 0) leave_tile();
       if (has_p) {
         wait_values();
@@ -210,7 +202,8 @@ class ConsumerSm90 {
     left_ = true;
   }
 
-  // Logits to probabilities; gives the K buffer back. False: the step adds nothing (PV skip).
+  // Logits to probabilities; gives the K buffer back. False: the step adds nothing, because of the
+  // PV skip or because the tile has stopped before it.
   S2O_DEVICE bool add_step(std::uint32_t flags, float (&logits)[kKeyTiles][4],
                            float (&correction)[2]) {
     const unsigned ring = k_count_ % kRing;
@@ -218,7 +211,14 @@ class ConsumerSm90 {
     if ((flags & kStepMasked) != 0) mask_logits(flags, ring, logits);
     bool skip = false;
     if ((flags & kStepMaySkip) != 0) skip = may_skip_values() && step_adds_nothing(logits);
+    const RowPair before = rows_;
     if (!skip) softmax(flags, logits, correction);
+    decide();
+    if ((flags & stopped_) != 0) {
+      rows_ = before;
+      return false;
+    }
+    gain_pending_ = (flags & kStepDecides) != 0;
     if ((flags & StepInfo::kEndsPlanStep) != 0) {
       ++stats_.total_steps;
       if ((flags & kStepStoppable) != 0) ++stats_.stop_steps;
@@ -227,10 +227,6 @@ class ConsumerSm90 {
     return !skip;
   }
 
-  S2O_DEVICE void post_gain_of(std::uint32_t flags) {
-    gain_posted_ = (flags & kStepDecides) != 0;
-    if (gain_posted_) post_gain();
-  }
   // Collects the gain posted last, if any, and decides about the rest of the tile.
   S2O_DEVICE void decide() {
     if (!gain_posted_) return;
@@ -372,18 +368,23 @@ class ConsumerSm90 {
     return s_.warp_value[reductions_++ % 2];
   }
 
-  // gain = p_blk / l_new per row, reduced over the rows of this warp (s2o.md, step 5).
+  // gain = p_blk / l_new per row, reduced over the rows of this warp (s2o.md, step 5). Even lanes
+  // of a quad gather the sums of its first row, odd lanes those of the second.
   S2O_DEVICE void post_gain() {
+    gain_pending_ = false;
+    gain_posted_ = true;
     const bool mean = args_.stop.reduce == StopReduce::kMean;
-    float reduced = 0.0f;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const float mass = quad_sum(plan_step_mass_[i]);
-      const float total = quad_sum(rows_.normaliser[i]);
-      const float gain = row_of(i) < description().num_rows && total > 0.0f ? mass / total : 0.0f;
-      reduced = mean ? reduced + gain : max_of(reduced, gain);
-    }
-    for (int mask = 4; mask < 32; mask *= 2) {
+    const int mine = thread_ % 2;
+    float mass = mine == 0 ? plan_step_mass_[0] : plan_step_mass_[1];
+    float total = mine == 0 ? rows_.normaliser[0] : rows_.normaliser[1];
+    mass += shuffle_xor(mine == 0 ? plan_step_mass_[1] : plan_step_mass_[0], 1);
+    total += shuffle_xor(mine == 0 ? rows_.normaliser[1] : rows_.normaliser[0], 1);
+    mass += shuffle_xor(mass, 2);
+    total += shuffle_xor(total, 2);
+    const bool counts = row_of(mine) < description().num_rows && total > 0.0f;
+    float reduced = counts ? divide_fast(mass, total) : 0.0f;
+    for (int mask = 1; mask < 32; mask *= 2) {
+      if (mask == 2) continue;  // the other half of the quad holds the same rows
       const float other = shuffle_xor(reduced, mask);
       reduced = mean ? reduced + other : max_of(reduced, other);
     }
@@ -488,7 +489,8 @@ class ConsumerSm90 {
   unsigned reductions_ = 0;
   std::int32_t row_index_[2];  // after leave_tile
   bool left_ = false;
-  bool gain_posted_ = false;  // and not collected yet
+  bool gain_pending_ = false;  // of the last step: to be posted
+  bool gain_posted_ = false;   // and not collected yet
   std::uint32_t stopped_ = 0;  // kStepStoppable once this tile has stopped
   unsigned tile_count_ = 0;
   int small_steps_ = 0;

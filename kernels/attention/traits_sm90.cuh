@@ -61,19 +61,11 @@ struct TraitsSm90 {
                 504);
 };
 
-// What consumers read of a step: its keys, and in one word all they must know to take their path.
-// Flags as in StepInfo, and:
-inline constexpr std::uint32_t kStepMasked = 1u << 26;    // some key may be invisible to some row
-inline constexpr std::uint32_t kStepGathered = 1u << 27;  // keys came by cp.async
-inline constexpr std::uint32_t kStepMaySkip = 1u << 28;   // the PV skip applies
-inline constexpr std::uint32_t kStepDecides = 1u << 29;   // the early stop decides after it
-inline constexpr std::uint32_t kStepEndsTile = 1u << 30;  // no step: the tile ends
-inline constexpr std::uint32_t kStepStoppable = 0xff0000u;
-
+// What consumers read of a step.
 struct alignas(16) PublishedStep {
   std::int64_t begin;  // as in StepInfo
   std::int32_t count;
-  std::uint32_t flags;
+  std::uint32_t flags;  // annotated_flags, or kStepEndsTile
 };
 
 // About a tile of queries.
