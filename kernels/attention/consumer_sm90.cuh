@@ -67,7 +67,7 @@ class ConsumerSm90 {
   // Waits for the next entry of the K pipeline, whose K buffer is then full; its flags.
   S2O_DEVICE std::uint32_t wait_step() const {
     barrier_wait(&s_.k_full[k_count_ % kStages], static_cast<int>(k_count_ / kStages % 2));
-    return uniform(load_shared(shared_address(&s_.steps[k_count_ % kRing].flags)));
+    return load_shared(shared_address(&s_.steps[k_count_ % kRing].flags));
   }
   S2O_DEVICE void release_keys() {
     give_back(&s_.k_empty[k_count_ % kStages]);
@@ -127,9 +127,7 @@ class ConsumerSm90 {
     float logits[kKeyTiles][4];
     std::uint32_t p[kTileN / 16][4];  // probabilities of the step before, packed
     float correction[2];
-    left_ = false;
-    gain_pending_ = false;
-    gain_posted_ = false;
+    bool left = false;
     stopped_ = 0;
     small_steps_ = 0;
     for (;;) {
@@ -143,11 +141,13 @@ class ConsumerSm90 {
       multiply_keys(logits);
       warpgroup_wait<0>();
       pin_registers(logits);
-      if (!add_step(flags, logits, correction)) {
-        wait_values();
-        release_values();
+      if (!prepare_step(flags, logits)) {
+        count_step(flags, true);
+        drop_values();
         continue;
       }
+      softmax(flags, logits, correction);
+      count_step(flags, false);
       rescale(correction);
       pack(logits, p);
       std::uint32_t waiting = flags;  // of the step whose probabilities wait
@@ -162,75 +162,84 @@ class ConsumerSm90 {
         if ((waiting & kStepGathered) != 0) fence_async_proxy();
         multiply_values(p);
         allow_other();
-        if (gain_pending_) post_gain();
+        if ((waiting & kStepDecides) != 0) post_gain();
         warpgroup_wait<1>();
         pin_registers(logits);
-        const bool added = add_step(flags, logits, correction);
-        warpgroup_wait<0>();
-        pin_registers(acc_);
-        pin_registers(p);
-        release_values();
-        waiting = flags;
-        if (!added) {
-          wait_values();
-          release_values();
+        if (!prepare_step(flags, logits)) {
+          finish_values(p);
+          count_step(flags, true);
+          drop_values();
           has_p = false;
           break;
         }
+        const RowPair before = rows_;
+        softmax(flags, logits, correction);
+        if ((waiting & kStepDecides) != 0) {
+          decide();
+          if ((flags & stopped_) != 0) {  // the decision came too late for this step
+            rows_ = before;
+            finish_values(p);
+            drop_values();
+            has_p = false;
+            break;
+          }
+        }
+        finish_values(p);
+        count_step(flags, false);
+        waiting = flags;
         rescale(correction);
         pack(logits, p);
       }
-      if ((flags & kStepEndsTile) != 0) leave_tile();
+      if ((flags & kStepEndsTile) != 0) {
+        leave_tile();
+        left = true;
+      }
       if (has_p) {
         wait_values();
         if ((waiting & kStepGathered) != 0) fence_async_proxy();
         multiply_values(p);
-        warpgroup_wait<0>();
-        pin_registers(acc_);
-        pin_registers(p);
-        release_values();
+        finish_values(p);
       }
     }
-    if (!left_) leave_tile();
+    if (!left) leave_tile();
     release_keys();
+  }
+  // Waits for the product of p and V; both are free then.
+  S2O_DEVICE void finish_values(std::uint32_t (&p)[kTileN / 16][4]) {
+    warpgroup_wait<0>();
+    pin_registers(acc_);
+    pin_registers(p);
+    release_values();
+  }
+  S2O_DEVICE void drop_values() {
+    wait_values();
+    release_values();
   }
   // Reads what the output needs of the tile's description, then lets the producer overwrite it.
   S2O_DEVICE void leave_tile() {
 #pragma unroll
     for (int i = 0; i < 2; ++i) row_index_[i] = description().row_index[row_of(i)];
     give_back(&s_.q_empty[tile_count_ % kQueryBuffers]);
-    left_ = true;
   }
 
-  // Logits to probabilities; gives the K buffer back. False: the step adds nothing, because of the
-  // PV skip or because the tile has stopped before it.
-  S2O_DEVICE bool add_step(std::uint32_t flags, float (&logits)[kKeyTiles][4],
-                           float (&correction)[2]) {
+  // Gives the K buffer back and masks the logits. False: the step adds nothing (PV skip).
+  S2O_DEVICE bool prepare_step(std::uint32_t flags, float (&logits)[kKeyTiles][4]) {
     const unsigned ring = k_count_ % kRing;
     release_keys();  // NOTE: the step and its keys stay in their ring beyond that (kRing)
+    if ((flags & (kStepMasked | kStepMaySkip)) == 0) [[likely]] return true;
     if ((flags & kStepMasked) != 0) mask_logits(flags, ring, logits);
-    bool skip = false;
-    if ((flags & kStepMaySkip) != 0) skip = may_skip_values() && step_adds_nothing(logits);
-    const RowPair before = rows_;
-    if (!skip) softmax(flags, logits, correction);
-    decide();
-    if ((flags & stopped_) != 0) {
-      rows_ = before;
-      return false;
-    }
-    gain_pending_ = (flags & kStepDecides) != 0;
-    if ((flags & StepInfo::kEndsPlanStep) != 0) {
-      ++stats_.total_steps;
-      if ((flags & kStepStoppable) != 0) ++stats_.stop_steps;
-      if (skip) ++stats_.pv_skipped;
-    }
-    return !skip;
+    return (flags & kStepMaySkip) == 0 || !may_skip_values() || !step_adds_nothing(logits);
+  }
+  S2O_DEVICE void count_step(std::uint32_t flags, bool skipped) {
+    static_assert(StepInfo::kEndsPlanStep == 1u << 25 && kStepStoppable >> 16 == 0xff);
+    const auto ends = static_cast<std::int32_t>(flags >> 25 & 1u);
+    stats_.total_steps += ends;
+    stats_.stop_steps += ends & static_cast<std::int32_t>(flags >> 16);
+    if (skipped) stats_.pv_skipped += ends;
   }
 
-  // Collects the gain posted last, if any, and decides about the rest of the tile.
+  // Collects the gain posted last and decides about the rest of the tile.
   S2O_DEVICE void decide() {
-    if (!gain_posted_) return;
-    gain_posted_ = false;
     small_steps_ = gain_is_small() ? small_steps_ + 1 : 0;
     const bool stop =
         small_steps_ >= args_.stop.patience && stats_.stop_steps >= args_.stop.min_steps;
@@ -243,8 +252,7 @@ class ConsumerSm90 {
 
   S2O_DEVICE void drop_step() {
     release_keys();
-    wait_values();
-    release_values();
+    drop_values();
   }
 
   // ---- products ----
@@ -371,8 +379,6 @@ class ConsumerSm90 {
   // gain = p_blk / l_new per row, reduced over the rows of this warp (s2o.md, step 5). Even lanes
   // of a quad gather the sums of its first row, odd lanes those of the second.
   S2O_DEVICE void post_gain() {
-    gain_pending_ = false;
-    gain_posted_ = true;
     const bool mean = args_.stop.reduce == StopReduce::kMean;
     const int mine = thread_ % 2;
     float mass = mine == 0 ? plan_step_mass_[0] : plan_step_mass_[1];
@@ -488,9 +494,6 @@ class ConsumerSm90 {
   unsigned v_count_ = 0;
   unsigned reductions_ = 0;
   std::int32_t row_index_[2];  // after leave_tile
-  bool left_ = false;
-  bool gain_pending_ = false;  // of the last step: to be posted
-  bool gain_posted_ = false;   // and not collected yet
   std::uint32_t stopped_ = 0;  // kStepStoppable once this tile has stopped
   unsigned tile_count_ = 0;
   int small_steps_ = 0;
