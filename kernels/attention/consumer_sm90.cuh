@@ -5,10 +5,10 @@
 // alike about the tile: gains and maxima meet in shared memory, counted by an mbarrier, and each
 // warp sums them in the same order.
 //
-// Early stop: the gains of step j are reduced and posted under the products of the next round, and
-// collected after the softmax of step j + 1, so that no warpgroup waits for the other. If the tile
-// stops, the probabilities of step j + 1 are dropped: result and counters are those of a stop right
-// after step j, and half a step of work per tile is lost.
+// Early stop (instances with kStops): the gain of step j is posted after its softmax and collected
+// two rounds later, before the turn of the round in which P(j + 1) would meet its V, where a
+// warpgroup waits for the other anyway. If the tile stops, P(j + 1) is dropped: result and counters
+// are those of a stop right after step j, and half a step of work per tile is lost.
 #pragma once
 
 #include "kernels/attention/kernel_args.h"
@@ -34,13 +34,11 @@ class ConsumerSm90 {
     for (tile_count_ = 0;; ++tile_count_) {
       const unsigned buffer = tile_count_ % kQueryBuffers;
       barrier_wait(&s_.q_full[buffer], static_cast<int>(tile_count_ / kQueryBuffers % 2));
-      const auto plan_tile = static_cast<std::int32_t>(
-          uniform(static_cast<std::uint32_t>(s_.tiles[buffer].plan_tile)));
-      if (plan_tile < 0) return;
+      if (s_.tiles[buffer].plan_tile < 0) return;
       fence_async_proxy();  // Q came by cp.async
       start_tile();
       visit_steps();
-      store_tile(plan_tile);
+      store_tile();
     }
   }
 
@@ -52,6 +50,7 @@ class ConsumerSm90 {
   static constexpr int kKeyTiles = kTileN / 8;
   static constexpr int kValueTiles = Traits::kHeadDim / 8;
   static constexpr bool kOrdered = Traits::kTuning.ordered_issue;
+  static constexpr bool kStops = Traits::kStops;
   static constexpr int kQueryBuffers = SharedSm90<Traits>::kQueryBuffers;
 
   S2O_DEVICE const TileDescription<Traits>& description() const {
@@ -147,12 +146,26 @@ class ConsumerSm90 {
         continue;
       }
       softmax(flags, logits, correction);
+      post_gain(flags);
       count_step(flags, false);
       rescale(correction);
       pack(logits, p);
       std::uint32_t waiting = flags;  // of the step whose probabilities wait
+      std::uint32_t undecided = 0;    // of the step before it
       bool has_p = true;
       for (;;) {
+        if constexpr (kStops) {
+          if ((undecided & kStepDecides) != 0) {
+            decide();
+            if ((waiting & stopped_) != 0) {  // the decision came too late for this step
+              uncount_step(waiting);
+              if ((waiting & kStepDecides) != 0) collect();
+              drop_values();
+              has_p = false;
+              break;
+            }
+          }
+        }
         flags = wait_step();
         if ((flags & (stopped_ | kStepEndsTile)) != 0) break;
         if ((flags & kStepGathered) != 0) fence_async_proxy();
@@ -162,7 +175,6 @@ class ConsumerSm90 {
         if ((waiting & kStepGathered) != 0) fence_async_proxy();
         multiply_values(p);
         allow_other();
-        if ((waiting & kStepDecides) != 0) post_gain();
         warpgroup_wait<1>();
         pin_registers(logits);
         if (!prepare_step(flags, logits)) {
@@ -172,20 +184,11 @@ class ConsumerSm90 {
           has_p = false;
           break;
         }
-        const RowPair before = rows_;
         softmax(flags, logits, correction);
-        if ((waiting & kStepDecides) != 0) {
-          decide();
-          if ((flags & stopped_) != 0) {  // the decision came too late for this step
-            rows_ = before;
-            finish_values(p);
-            drop_values();
-            has_p = false;
-            break;
-          }
-        }
+        post_gain(flags);
         finish_values(p);
         count_step(flags, false);
+        undecided = waiting;
         waiting = flags;
         rescale(correction);
         pack(logits, p);
@@ -195,6 +198,9 @@ class ConsumerSm90 {
         left = true;
       }
       if (has_p) {
+        if constexpr (kStops) {
+          if ((waiting & kStepDecides) != 0) collect();  // nothing is left to stop
+        }
         wait_values();
         if ((waiting & kStepGathered) != 0) fence_async_proxy();
         multiply_values(p);
@@ -219,6 +225,7 @@ class ConsumerSm90 {
   S2O_DEVICE void leave_tile() {
 #pragma unroll
     for (int i = 0; i < 2; ++i) row_index_[i] = description().row_index[row_of(i)];
+    plan_tile_ = description().plan_tile;
     give_back(&s_.q_empty[tile_count_ % kQueryBuffers]);
   }
 
@@ -237,12 +244,21 @@ class ConsumerSm90 {
     stats_.stop_steps += ends & static_cast<std::int32_t>(flags >> 16);
     if (skipped) stats_.pv_skipped += ends;
   }
+  // Takes back the last step, whose probabilities met no V. The maximum stays: outputs follow it.
+  S2O_DEVICE void uncount_step(std::uint32_t flags) {
+    const auto ends = static_cast<std::int32_t>(flags >> 25 & 1u);
+    stats_.total_steps -= ends;
+    stats_.stop_steps -= ends & static_cast<std::int32_t>(flags >> 16);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) rows_.normaliser[i] = earlier_normaliser_[i];
+  }
 
-  // Collects the gain posted last and decides about the rest of the tile.
+  // Collects the older of the gains posted and decides about the rest of the tile. The step after
+  // it is counted already.
   S2O_DEVICE void decide() {
     small_steps_ = gain_is_small() ? small_steps_ + 1 : 0;
     const bool stop =
-        small_steps_ >= args_.stop.patience && stats_.stop_steps >= args_.stop.min_steps;
+        small_steps_ >= args_.stop.patience && stats_.stop_steps - 1 >= args_.stop.min_steps;
     if (!agreed(stop)) return;
     stopped_ = kStepStoppable;
     if (warpgroup_ == 0 && thread_ == 0) {
@@ -329,13 +345,16 @@ class ConsumerSm90 {
   S2O_DEVICE void softmax(std::uint32_t flags, float (&logits)[kKeyTiles][4],
                           float (&correction)[2]) {
     float step_sum[2];
+    const float before[2] = {rows_.normaliser[0], rows_.normaliser[1]};
     softmax_step(logits, args_.scale_log2, rows_, step_sum, correction);
-    // A plan step may span several tile steps: its mass so far follows the maximum.
+    if constexpr (kStops) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const float before =
-          (flags & StepInfo::kStartsPlanStep) != 0 ? 0.0f : plan_step_mass_[i];
-      plan_step_mass_[i] = fused(before, correction[i], step_sum[i]);
+      for (int i = 0; i < 2; ++i) {
+        earlier_normaliser_[i] = before[i] * correction[i];
+        // A plan step may span several tile steps: its mass so far follows the maximum.
+        const float mass = (flags & StepInfo::kStartsPlanStep) != 0 ? 0.0f : plan_step_mass_[i];
+        plan_step_mass_[i] = fused(mass, correction[i], step_sum[i]);
+      }
     }
   }
 
@@ -363,22 +382,26 @@ class ConsumerSm90 {
 
   // ---- decisions of the whole tile ----
 
-  // Posts this warp's value; `collect` of the same turn sees those of all consumer warps.
-  S2O_DEVICE void post(float value) {
-    if (thread_ % 32 == 0) {
-      s_.warp_value[reductions_ % 2][warpgroup_ * 4 + thread_ / 32] = value;
-      barrier_arrive(&s_.reduced);
+  // Posts this warp's value if `really`. Two reductions may be under way: they alternate between two
+  // barriers, and values stay in place until this warp posts the fourth after.
+  S2O_DEVICE void post(float value, bool really) {
+    if (thread_ % 32 == 0 && really) {
+      s_.warp_value[posted_ % 4][warpgroup_ * 4 + thread_ / 32] = value;
+      barrier_arrive(&s_.reduced[posted_ % 2]);
     }
+    posted_ += really ? 1 : 0;
   }
-  // Waits for all warps. The values stay in place until this warp posts the value after the next.
+  // Waits for the values of all warps for the oldest reduction that was not collected.
   S2O_DEVICE const float* collect() {
-    barrier_wait(&s_.reduced, reductions_ % 2);
-    return s_.warp_value[reductions_++ % 2];
+    barrier_wait(&s_.reduced[collected_ % 2], static_cast<int>(collected_ / 2 % 2));
+    return s_.warp_value[collected_++ % 4];
   }
 
   // gain = p_blk / l_new per row, reduced over the rows of this warp (s2o.md, step 5). Even lanes
   // of a quad gather the sums of its first row, odd lanes those of the second.
-  S2O_DEVICE void post_gain() {
+  S2O_DEVICE void post_gain(std::uint32_t flags) {
+    if constexpr (!kStops) return;
+    // No branch: the shuffles run between the conversions of the probabilities.
     const bool mean = args_.stop.reduce == StopReduce::kMean;
     const int mine = thread_ % 2;
     float mass = mine == 0 ? plan_step_mass_[0] : plan_step_mass_[1];
@@ -389,21 +412,24 @@ class ConsumerSm90 {
     total += shuffle_xor(total, 2);
     const bool counts = row_of(mine) < description().num_rows && total > 0.0f;
     float reduced = counts ? divide_fast(mass, total) : 0.0f;
+#pragma unroll
     for (int mask = 1; mask < 32; mask *= 2) {
       if (mask == 2) continue;  // the other half of the quad holds the same rows
       const float other = shuffle_xor(reduced, mask);
       reduced = mean ? reduced + other : max_of(reduced, other);
     }
-    post(reduced);
+    post(reduced, (flags & kStepDecides) != 0);
   }
   S2O_DEVICE bool gain_is_small() {
-    const bool mean = args_.stop.reduce == StopReduce::kMean;
     const float* values = collect();
-    float reduced = 0.0f;
+    const bool mean = args_.stop.reduce == StopReduce::kMean;
+    float sum = 0.0f, largest = 0.0f;
     for (int warp = 0; warp < Traits::kConsumerWarps; ++warp) {
-      reduced = mean ? reduced + values[warp] : max_of(reduced, values[warp]);
+      sum += values[warp];
+      largest = max_of(largest, values[warp]);
     }
-    return reduced < args_.stop.tau * (mean ? static_cast<float>(description().num_rows) : 1.0f);
+    return mean ? sum < args_.stop.tau * static_cast<float>(description().num_rows)
+                : largest < args_.stop.tau;
   }
 
   S2O_DEVICE bool may_skip_values() const {
@@ -421,7 +447,7 @@ class ConsumerSm90 {
       }
     }
     for (int mask = 4; mask < 32; mask *= 2) excess = max_of(excess, shuffle_xor(excess, mask));
-    post(excess);
+    post(excess, true);
     const float* values = collect();
     for (int warp = 0; warp < Traits::kConsumerWarps; ++warp) {
       excess = max_of(excess, values[warp]);
@@ -432,7 +458,7 @@ class ConsumerSm90 {
   // ---- output ----
 
   // Divides by the normaliser and writes rows and lse in original order (attention.h).
-  S2O_DEVICE void store_tile(std::int32_t plan_tile) {
+  S2O_DEVICE void store_tile() {
     float lse[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -454,7 +480,7 @@ class ConsumerSm90 {
     for (int i = 0; i < 2; ++i) {
       if (row_index_[i] >= 0 && column_of() == 0) args_.lse[row_index_[i]] = lse[i];
     }
-    if (warpgroup_ == 0 && thread_ == 0) args_.stats[plan_tile] = stats_;
+    if (warpgroup_ == 0 && thread_ == 0) args_.stats[plan_tile_] = stats_;
   }
 
   S2O_DEVICE void add_resumed(const float* out, float weight, int i) {
@@ -492,8 +518,11 @@ class ConsumerSm90 {
   TileStats stats_;
   unsigned k_count_ = 0;  // K pipeline entries consumed, ends of tiles included
   unsigned v_count_ = 0;
-  unsigned reductions_ = 0;
+  float earlier_normaliser_[2];  // without the last step
+  unsigned posted_ = 0;     // reductions
+  unsigned collected_ = 0;
   std::int32_t row_index_[2];  // after leave_tile
+  std::int32_t plan_tile_ = 0;
   std::uint32_t stopped_ = 0;  // kStepStoppable once this tile has stopped
   unsigned tile_count_ = 0;
   int small_steps_ = 0;
