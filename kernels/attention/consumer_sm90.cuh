@@ -5,10 +5,10 @@
 // alike about the tile: gains and maxima meet in shared memory, counted by an mbarrier, and each
 // warp sums them in the same order.
 //
-// Early stop (instances with kStops): the gain of step j is posted after its softmax and collected
-// two rounds later, before the turn of the round in which P(j + 1) would meet its V, where a
-// warpgroup waits for the other anyway. If the tile stops, P(j + 1) is dropped: result and counters
-// are those of a stop right after step j, and half a step of work per tile is lost.
+// Early stop: the gains of step j are reduced and posted while the warpgroup waits for its turn, and
+// collected after the softmax of step j + 1, so that no warpgroup waits for the other. If the tile
+// stops, the probabilities of step j + 1 are dropped: result and counters are those of a stop right
+// after step j, and half a step of work per tile is lost.
 #pragma once
 
 #include "kernels/attention/kernel_args.h"
@@ -34,11 +34,13 @@ class ConsumerSm90 {
     for (tile_count_ = 0;; ++tile_count_) {
       const unsigned buffer = tile_count_ % kQueryBuffers;
       barrier_wait(&s_.q_full[buffer], static_cast<int>(tile_count_ / kQueryBuffers % 2));
-      if (s_.tiles[buffer].plan_tile < 0) return;
+      const auto plan_tile = static_cast<std::int32_t>(
+          uniform(static_cast<std::uint32_t>(s_.tiles[buffer].plan_tile)));
+      if (plan_tile < 0) return;
       fence_async_proxy();  // Q came by cp.async
       start_tile();
       visit_steps();
-      store_tile();
+      store_tile(plan_tile);
     }
   }
 
@@ -50,7 +52,6 @@ class ConsumerSm90 {
   static constexpr int kKeyTiles = kTileN / 8;
   static constexpr int kValueTiles = Traits::kHeadDim / 8;
   static constexpr bool kOrdered = Traits::kTuning.ordered_issue;
-  static constexpr bool kStops = Traits::kStops;
   static constexpr int kQueryBuffers = SharedSm90<Traits>::kQueryBuffers;
 
   S2O_DEVICE const TileDescription<Traits>& description() const {
@@ -99,6 +100,7 @@ class ConsumerSm90 {
   S2O_DEVICE void start_tile() {
     rows_ = empty_rows();
     stats_ = {0, 0, 0, 0};
+    row_exists_ = row_of(thread_ % 2) < description().num_rows;
     if (args_.resume_out != nullptr) {
       // Goes on from (out, lse) of an earlier launch: the state (m, l, acc) = (lse, 1, out); `out`
       // joins when the row is stored, scaled by then like everything of the start.
@@ -146,29 +148,16 @@ class ConsumerSm90 {
         continue;
       }
       softmax(flags, logits, correction);
-      post_gain(flags);
       count_step(flags, false);
       rescale(correction);
       pack(logits, p);
       std::uint32_t waiting = flags;  // of the step whose probabilities wait
-      std::uint32_t undecided = 0;    // of the step before it
       bool has_p = true;
       for (;;) {
-        if constexpr (kStops) {
-          if ((undecided & kStepDecides) != 0) {
-            decide();
-            if ((waiting & stopped_) != 0) {  // the decision came too late for this step
-              uncount_step(waiting);
-              if ((waiting & kStepDecides) != 0) collect();
-              drop_values();
-              has_p = false;
-              break;
-            }
-          }
-        }
         flags = wait_step();
         if ((flags & (stopped_ | kStepEndsTile)) != 0) break;
         if ((flags & kStepGathered) != 0) fence_async_proxy();
+        if ((waiting & kStepDecides) != 0) post_gain();
         take_turn();
         multiply_keys(logits);
         wait_values();
@@ -184,11 +173,20 @@ class ConsumerSm90 {
           has_p = false;
           break;
         }
+        const RowPair before = rows_;
         softmax(flags, logits, correction);
-        post_gain(flags);
+        if ((waiting & kStepDecides) != 0) {
+          decide();
+          if ((flags & stopped_) != 0) {  // the decision came too late for this step
+            rows_ = before;
+            finish_values(p);
+            drop_values();
+            has_p = false;
+            break;
+          }
+        }
         finish_values(p);
         count_step(flags, false);
-        undecided = waiting;
         waiting = flags;
         rescale(correction);
         pack(logits, p);
@@ -198,9 +196,6 @@ class ConsumerSm90 {
         left = true;
       }
       if (has_p) {
-        if constexpr (kStops) {
-          if ((waiting & kStepDecides) != 0) collect();  // nothing is left to stop
-        }
         wait_values();
         if ((waiting & kStepGathered) != 0) fence_async_proxy();
         multiply_values(p);
@@ -225,7 +220,6 @@ class ConsumerSm90 {
   S2O_DEVICE void leave_tile() {
 #pragma unroll
     for (int i = 0; i < 2; ++i) row_index_[i] = description().row_index[row_of(i)];
-    plan_tile_ = description().plan_tile;
     give_back(&s_.q_empty[tile_count_ % kQueryBuffers]);
   }
 
@@ -244,21 +238,12 @@ class ConsumerSm90 {
     stats_.stop_steps += ends & static_cast<std::int32_t>(flags >> 16);
     if (skipped) stats_.pv_skipped += ends;
   }
-  // Takes back the last step, whose probabilities met no V. The maximum stays: outputs follow it.
-  S2O_DEVICE void uncount_step(std::uint32_t flags) {
-    const auto ends = static_cast<std::int32_t>(flags >> 25 & 1u);
-    stats_.total_steps -= ends;
-    stats_.stop_steps -= ends & static_cast<std::int32_t>(flags >> 16);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) rows_.normaliser[i] = earlier_normaliser_[i];
-  }
 
-  // Collects the older of the gains posted and decides about the rest of the tile. The step after
-  // it is counted already.
+  // Collects the gain posted last and decides about the rest of the tile.
   S2O_DEVICE void decide() {
     small_steps_ = gain_is_small() ? small_steps_ + 1 : 0;
     const bool stop =
-        small_steps_ >= args_.stop.patience && stats_.stop_steps - 1 >= args_.stop.min_steps;
+        small_steps_ >= args_.stop.patience && stats_.stop_steps >= args_.stop.min_steps;
     if (!agreed(stop)) return;
     stopped_ = kStepStoppable;
     if (warpgroup_ == 0 && thread_ == 0) {
@@ -345,16 +330,13 @@ class ConsumerSm90 {
   S2O_DEVICE void softmax(std::uint32_t flags, float (&logits)[kKeyTiles][4],
                           float (&correction)[2]) {
     float step_sum[2];
-    const float before[2] = {rows_.normaliser[0], rows_.normaliser[1]};
     softmax_step(logits, args_.scale_log2, rows_, step_sum, correction);
-    if constexpr (kStops) {
+    // A plan step may span several tile steps: its mass so far follows the maximum.
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        earlier_normaliser_[i] = before[i] * correction[i];
-        // A plan step may span several tile steps: its mass so far follows the maximum.
-        const float mass = (flags & StepInfo::kStartsPlanStep) != 0 ? 0.0f : plan_step_mass_[i];
-        plan_step_mass_[i] = fused(mass, correction[i], step_sum[i]);
-      }
+    for (int i = 0; i < 2; ++i) {
+      const float before =
+          (flags & StepInfo::kStartsPlanStep) != 0 ? 0.0f : plan_step_mass_[i];
+      plan_step_mass_[i] = fused(before, correction[i], step_sum[i]);
     }
   }
 
@@ -382,26 +364,22 @@ class ConsumerSm90 {
 
   // ---- decisions of the whole tile ----
 
-  // Posts this warp's value if `really`. Two reductions may be under way: they alternate between two
-  // barriers, and values stay in place until this warp posts the fourth after.
-  S2O_DEVICE void post(float value, bool really) {
-    if (thread_ % 32 == 0 && really) {
-      s_.warp_value[posted_ % 4][warpgroup_ * 4 + thread_ / 32] = value;
-      barrier_arrive(&s_.reduced[posted_ % 2]);
+  // Posts this warp's value; `collect` of the same turn sees those of all consumer warps.
+  S2O_DEVICE void post(float value) {
+    if (thread_ % 32 == 0) {
+      s_.warp_value[reductions_ % 2][warpgroup_ * 4 + thread_ / 32] = value;
+      barrier_arrive(&s_.reduced);
     }
-    posted_ += really ? 1 : 0;
   }
-  // Waits for the values of all warps for the oldest reduction that was not collected.
+  // Waits for all warps. The values stay in place until this warp posts the value after the next.
   S2O_DEVICE const float* collect() {
-    barrier_wait(&s_.reduced[collected_ % 2], static_cast<int>(collected_ / 2 % 2));
-    return s_.warp_value[collected_++ % 4];
+    barrier_wait(&s_.reduced, reductions_ % 2);
+    return s_.warp_value[reductions_++ % 2];
   }
 
   // gain = p_blk / l_new per row, reduced over the rows of this warp (s2o.md, step 5). Even lanes
   // of a quad gather the sums of its first row, odd lanes those of the second.
-  S2O_DEVICE void post_gain(std::uint32_t flags) {
-    if constexpr (!kStops) return;
-    // No branch: the shuffles run between the conversions of the probabilities.
+  S2O_DEVICE void post_gain() {
     const bool mean = args_.stop.reduce == StopReduce::kMean;
     const int mine = thread_ % 2;
     float mass = mine == 0 ? plan_step_mass_[0] : plan_step_mass_[1];
@@ -410,26 +388,27 @@ class ConsumerSm90 {
     total += shuffle_xor(mine == 0 ? rows_.normaliser[1] : rows_.normaliser[0], 1);
     mass += shuffle_xor(mass, 2);
     total += shuffle_xor(total, 2);
-    const bool counts = row_of(mine) < description().num_rows && total > 0.0f;
-    float reduced = counts ? divide_fast(mass, total) : 0.0f;
+    float reduced = row_exists_ ? mass * reciprocal_fast(max_of(total, 1e-37f)) : 0.0f;
+    // Lane bit 1 is left out: the other half of the quad holds the same rows.
+    if (mean) {
 #pragma unroll
-    for (int mask = 1; mask < 32; mask *= 2) {
-      if (mask == 2) continue;  // the other half of the quad holds the same rows
-      const float other = shuffle_xor(reduced, mask);
-      reduced = mean ? reduced + other : max_of(reduced, other);
+      for (int mask : {1, 4, 8, 16}) reduced += shuffle_xor(reduced, mask);
+    } else {
+#pragma unroll
+      for (int mask : {1, 4, 8, 16}) reduced = max_of(reduced, shuffle_xor(reduced, mask));
     }
-    post(reduced, (flags & kStepDecides) != 0);
+    post(reduced);
   }
   S2O_DEVICE bool gain_is_small() {
-    const float* values = collect();
     const bool mean = args_.stop.reduce == StopReduce::kMean;
-    float sum = 0.0f, largest = 0.0f;
-    for (int warp = 0; warp < Traits::kConsumerWarps; ++warp) {
-      sum += values[warp];
-      largest = max_of(largest, values[warp]);
+    const float* values = collect();
+    float reduced = 0.0f;
+    if (mean) {
+      for (int warp = 0; warp < Traits::kConsumerWarps; ++warp) reduced += values[warp];
+    } else {
+      for (int warp = 0; warp < Traits::kConsumerWarps; ++warp) reduced = max_of(reduced, values[warp]);
     }
-    return mean ? sum < args_.stop.tau * static_cast<float>(description().num_rows)
-                : largest < args_.stop.tau;
+    return reduced < args_.stop.tau * (mean ? static_cast<float>(description().num_rows) : 1.0f);
   }
 
   S2O_DEVICE bool may_skip_values() const {
@@ -447,7 +426,7 @@ class ConsumerSm90 {
       }
     }
     for (int mask = 4; mask < 32; mask *= 2) excess = max_of(excess, shuffle_xor(excess, mask));
-    post(excess, true);
+    post(excess);
     const float* values = collect();
     for (int warp = 0; warp < Traits::kConsumerWarps; ++warp) {
       excess = max_of(excess, values[warp]);
@@ -458,7 +437,7 @@ class ConsumerSm90 {
   // ---- output ----
 
   // Divides by the normaliser and writes rows and lse in original order (attention.h).
-  S2O_DEVICE void store_tile() {
+  S2O_DEVICE void store_tile(std::int32_t plan_tile) {
     float lse[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -480,7 +459,7 @@ class ConsumerSm90 {
     for (int i = 0; i < 2; ++i) {
       if (row_index_[i] >= 0 && column_of() == 0) args_.lse[row_index_[i]] = lse[i];
     }
-    if (warpgroup_ == 0 && thread_ == 0) args_.stats[plan_tile_] = stats_;
+    if (warpgroup_ == 0 && thread_ == 0) args_.stats[plan_tile] = stats_;
   }
 
   S2O_DEVICE void add_resumed(const float* out, float weight, int i) {
@@ -518,11 +497,9 @@ class ConsumerSm90 {
   TileStats stats_;
   unsigned k_count_ = 0;  // K pipeline entries consumed, ends of tiles included
   unsigned v_count_ = 0;
-  float earlier_normaliser_[2];  // without the last step
-  unsigned posted_ = 0;     // reductions
-  unsigned collected_ = 0;
+  unsigned reductions_ = 0;
+  bool row_exists_ = true;  // the row whose gain this lane computes
   std::int32_t row_index_[2];  // after leave_tile
-  std::int32_t plan_tile_ = 0;
   std::uint32_t stopped_ = 0;  // kStepStoppable once this tile has stopped
   unsigned tile_count_ = 0;
   int small_steps_ = 0;

@@ -53,7 +53,11 @@ S2O_DEVICE float exp2_fast(float x) {
   return y;
 }
 S2O_DEVICE float log_natural(float x) { return logf(x); }
-S2O_DEVICE float divide_fast(float a, float b) { return __fdividef(a, b); }  // 2 ulp
+S2O_DEVICE float reciprocal_fast(float x) {  // 1 ulp; x normal
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 S2O_DEVICE float max_of(float a, float b) { return fmaxf(a, b); }
 S2O_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 S2O_DEVICE int atomic_add(int* address, int value) { return atomicAdd(address, value); }

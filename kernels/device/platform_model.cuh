@@ -73,7 +73,7 @@ T shuffle_xor(T value, int lane_mask) {
 
 inline float exp2_fast(float x) { return std::exp2(x); }
 inline float log_natural(float x) { return std::log(x); }
-inline float divide_fast(float a, float b) { return a / b; }
+inline float reciprocal_fast(float x) { return 1.0f / x; }
 inline float max_of(float a, float b) { return std::fmax(a, b); }
 inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
 inline int atomic_add(int* address, int value) {
