@@ -11,7 +11,7 @@ namespace s2o::device {
 inline constexpr int kSumWarps = 8;  // warps of a block of block_sums_kernel, one sum each
 
 template <class Element, int kHeadDim>
-__global__ void __launch_bounds__(32 * kSumWarps)
+__global__ void __launch_bounds__(32 * kSumWarps, 4)
     block_sums_kernel(const __grid_constant__ AttentionKernelArgs args,
                       const __grid_constant__ BlockSumsView sums, int num_sets) {
   block_sums_warp<Element, kHeadDim>(
