@@ -32,7 +32,8 @@ eval_options=("$@")
 
 cd "$S2O_ROOT"
 s2o_build_program
-mkdir -p "$out/tables" "$out/figures"
+mkdir -p "$out/runs" "$out/tables" "$out/figures"
+failed=0  # a table or figure that the results cannot fill does not keep back the others
 
 # runs CONFIG: evaluates it on every token file, and leaves its result folders in ${run_folders[@]}.
 runs() {
@@ -46,7 +47,7 @@ runs() {
     status=0
     "$S2O" eval --config "configs/tables/$1.json" --set "inputs.0.model=$model" \
       --set "inputs.0.tokens=$tokens" --set "inputs.0.seqlen=$seqlen" "${eval_options[@]}" \
-      --out "$out/runs/$1-$name" --resume >"$out/runs-$1-$name.txt" || status=$?
+      --out "$out/runs/$1-$name" --resume >"$out/runs/$1-$name.txt" || status=$?
     # 1: some cells failed; the tables say which units they lack.
     [ "$status" -le 1 ] || exit "$status"
   done
@@ -59,7 +60,7 @@ table() {
   for format in text:txt markdown:md csv:csv latex:tex json:json; do
     extension=${format#*:}
     "$S2O" table "${run_folders[@]}" --table "$name" --format "${format%:*}" "$@" \
-      >"$out/tables/$file.$extension"
+      >"$out/tables/$file.$extension" || failed=1
   done
 }
 
@@ -67,10 +68,9 @@ table() {
 figure() {
   local kind=$1 name=$2
   shift 2
-  /usr/bin/python3 scripts/plot.py "$kind" "$@" --out "$out/figures/$name"
+  /usr/bin/python3 scripts/plot.py "$kind" "$@" --out "$out/figures/$name" || failed=1
 }
 
-mkdir -p "$out/runs"
 runs frontier
 frontier_folders=("${run_folders[@]}")
 table frontier frontier
@@ -94,10 +94,6 @@ runs ablations
 table ablations ablations --sparsity 0.6,0.7,0.8,0.9
 figure ablations ablations "$out/tables/ablations.json"
 
-runs ablations_plus
-table ablations ablations_plus --reference s2o_plus --sparsity 0.6,0.7,0.8,0.9
-figure ablations ablations_plus "$out/tables/ablations_plus.json"
-
 runs compensation
 run_folders+=("${frontier_folders[@]}")
 table compensation compensation --sparsity 0.7,0.8,0.9
@@ -107,8 +103,8 @@ figure compensation compensation "$out/tables/compensation.json"
 for layer in 1 3; do
   "$S2O" heatmap --config configs/tables/heatmap.json --set "inputs.0.model=$model" \
     --set "inputs.0.tokens=${token_files[0]}" --set "inputs.0.seqlen=$seqlen" \
-    --layer "$layer" --head 0 --out "$out/figures/heatmap_layer$layer.png" ||
-    echo "no heatmap of layer $layer" >&2
+    --layer "$layer" --head 0 --out "$out/figures/heatmap_layer$layer.png" || failed=1
 done
 echo "tables:  $out/tables" >&2
 echo "figures: $out/figures" >&2
+exit "$failed"
