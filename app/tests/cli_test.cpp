@@ -242,8 +242,8 @@ TEST_F(Cli, rows_of_an_interrupted_run_are_kept_and_resumed) {
   const auto kept = json::parse(read_file(folder_ / "run/results.json")).at("rows").size();
   EXPECT_GE(kept, 1u);
 
-  const Result other =
-      run({"eval", "--config", "config.json", "--out", "run", "--resume", "--set", "seed=1"});
+  const Result other = run({"eval", "--config", "config.json", "--out", "run", "--set", seqlen,
+                            "--resume", "--set", "seed=1"});
   EXPECT_EQ(other.exit_code, 2) << other.err;
   EXPECT_THAT(other.err, HasSubstr("seed"));
 

@@ -41,9 +41,9 @@ class Hdf5Handle {
 class Hdf5QuietErrors {
  public:
   Hdf5QuietErrors() {
-    // NOTE: at exit the library would write once more what a full disk did not take, and crash on
-    // the way. Handles close what they own, so there is nothing to do then.
-    [[maybe_unused]] static const bool kNoCleanupAtExit = H5dont_atexit() >= 0;
+    // A file whose last write failed cannot be closed, and the library's exit handler crashes on
+    // it. Handles are closed here explicitly; nothing is left for that handler to do.
+    [[maybe_unused]] static const herr_t kNoExitHandler = H5dont_atexit();
     H5Eget_auto2(H5E_DEFAULT, &function_, &data_);
     H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   }
