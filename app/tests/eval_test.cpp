@@ -14,7 +14,12 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::Not;
-using namespace testing_support;
+using testing_support::AppTest;
+using testing_support::Outcome;
+using testing_support::read_file;
+using testing_support::RunningS2o;
+using testing_support::small_config;
+using testing_support::write_file;
 using Json = nlohmann::ordered_json;
 
 // Results without what depends on the clock.

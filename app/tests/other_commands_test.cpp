@@ -8,7 +8,11 @@ namespace s2o {
 namespace {
 
 using ::testing::HasSubstr;
-using namespace testing_support;
+using testing_support::AppTest;
+using testing_support::data_folder;
+using testing_support::Outcome;
+using testing_support::read_file;
+using testing_support::small_config;
 using Json = nlohmann::ordered_json;
 
 class CommandTest : public AppTest {};
