@@ -23,7 +23,7 @@ complain "CUDA files include only CUDA headers and kernels/" \
   "$(search '#include *[<"](lib/|app/|fmt|spdlog|nlohmann|Eigen|H5|hdf5|CLI)' kernels lib app)"
 globs=(--include=*.h --include=*.cpp --include=*.cu --include=*.cuh)
 complain "kernels/ must not include lib/ or app/ (tests and benchmarks may)" \
-  "$(search '#include *"(lib|app)/' kernels | grep -vE '/tests/|_bench\.cpp')"
+  "$(search '#include *"(lib|app)/' kernels | grep -vE '/tests/|/testing/|_bench\.cpp')"
 complain "lib/ must not include app/" "$(search '#include *"app/' lib)"
 complain "lib/ must not include .cuh files" "$(search '#include *".*\.cuh"' lib app)"
 complain "CLI11 belongs to app/" "$(search '#include *<CLI' lib kernels)"

@@ -94,6 +94,10 @@ runs ablations
 table ablations ablations --sparsity 0.6,0.7,0.8,0.9
 figure ablations ablations "$out/tables/ablations.json"
 
+runs ablations_plus
+table ablations ablations_plus --reference s2o_plus --sparsity 0.6,0.7,0.8,0.9
+figure ablations ablations_plus "$out/tables/ablations_plus.json"
+
 runs compensation
 run_folders+=("${frontier_folders[@]}")
 table compensation compensation --sparsity 0.7,0.8,0.9

@@ -13,13 +13,6 @@ else
   echo "nvcc not found: building without CUDA" >&2
 fi
 
-# The readers of foreign files run under address and undefined-behaviour sanitizers first.
-cmake --preset asan >/dev/null
-cmake --build build/asan --target config_tests input_tests model_tests
-for tests in config_tests input_tests model_tests; do
-  "build/asan/$tests" --gtest_brief=1 --gtest_filter='-*Synthetic*:*Prefill*:*Loss*'
-done
-
 cmake --preset "$preset" >/dev/null
 cmake --build "build/$preset"
 # Idle OpenMP threads sleep instead of spinning, so that a busy machine does not slow the tests down.

@@ -66,7 +66,9 @@ ReportTable level_table(const std::vector<Family>& families, const MatchGrid& gr
                     {{"selection", "", true}},
                     {},
                     {}};
-  for (const std::string& kind : compensation_kinds()) table.columns.push_back({kind, "", false});
+  for (const std::string& kind : compensation_kinds()) {
+    table.columns.push_back(ReportColumn{.name = kind, .unit = "", .wrapped = false});
+  }
   for (const Family& family : families) {
     table.rows.push_back({text_cell(family.label)});
     for (const std::string& kind : compensation_kinds()) {

@@ -1,0 +1,327 @@
+#include "kernels/attention/attention_cuda.h"
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/attention/attention_launch.h"
+#include "kernels/attention/tensor_map_cuda.h"
+#include "kernels/common/bf16.h"
+#include "kernels/common/device_buffer.h"
+#include "kernels/common/kernel_registry.h"
+#include "kernels/common/stream.h"
+
+namespace s2o {
+namespace {
+
+// The arrays of one pass on the device.
+struct DevicePass {
+  DeviceBuffer<std::int32_t> query_order, key_order, gather_indices, fold_end, tile_order;
+  DeviceBuffer<std::int64_t> item_offsets;
+  DeviceBuffer<PlanItem> items;
+
+  std::int64_t bytes() const {
+    return query_order.size_bytes() + key_order.size_bytes() + gather_indices.size_bytes() +
+           fold_end.size_bytes() + tile_order.size_bytes() + item_offsets.size_bytes() +
+           items.size_bytes();
+  }
+};
+
+// One kernel launch of a plan: a pass, or the folded columns after it.
+struct Launch {
+  AttentionKernelArgs args;
+  bool is_fold = false;
+  int num_fold_sets = 0;
+};
+
+void upload_or_clear(DeviceBuffer<std::int32_t>& buffer, const std::int32_t* source,
+                     std::size_t count, const char* what) {
+  buffer.upload(source, source == nullptr ? 0 : count, what);
+}
+
+// Entries of gather_indices that the items use.
+std::size_t gather_length(const PassView& pass, std::int64_t num_items) {
+  std::int64_t length = 0;
+  for (std::int64_t i = 0; i < num_items; ++i) {
+    if (pass.items[i].kind != ItemKind::kGather) continue;
+    length = std::max(length, pass.items[i].begin + pass.items[i].count);
+  }
+  return static_cast<std::size_t>(length);
+}
+
+// Makes the device the current one of this thread.
+DeviceInfo open_device(int device_index) {
+  const CudaStatus status = query_cuda();
+  if (!status.problem.empty()) throw UnsupportedError("device cuda: " + status.problem);
+  const int count = static_cast<int>(status.devices.size());
+  if (device_index < 0 || device_index >= count) {
+    throw UnsupportedError("device cuda:" + std::to_string(device_index) + ": this machine has " +
+                           std::to_string(count) + " CUDA device(s), numbered from 0");
+  }
+  cuda_check(cudaSetDevice(device_index), "select device");
+  return status.devices[static_cast<std::size_t>(device_index)];
+}
+
+AttentionKernel choose_kernel(const DeviceInfo& device, const std::string& variant) {
+  std::string refusals;
+  for (auto kernel = all_kernels().rbegin(); kernel != all_kernels().rend(); ++kernel) {
+    if (kernel->op != "attention" || kernel->min_compute_capability == 0) continue;
+    if (!variant.empty() && kernel->variant != variant) continue;
+    const std::string refusal = kernel_refusal(*kernel, device);
+    if (refusal.empty()) {
+      return kernel->variant == "sm90" ? AttentionKernel::kSm90 : AttentionKernel::kSm80;
+    }
+    refusals += (refusals.empty() ? "" : "; ") + kernel->name + " " + refusal;
+  }
+  if (refusals.empty()) {
+    throw UnsupportedError("no attention kernel '" + variant +
+                           "' for CUDA, there are sm80 and sm90");
+  }
+  throw UnsupportedError(refusals);
+}
+
+}  // namespace
+
+struct CudaAttention::State {
+  DeviceInfo device;
+  AttentionKernel kernel = AttentionKernel::kSm80;
+  Stream stream;
+  Event begin, end;
+
+  Problem problem;
+  KernelDType dtype = KernelDType::kBf16;
+  DeviceBuffer<std::uint16_t> q, k, v;
+
+  PlanView plan;  // pointers are not valid
+  AttentionKernel plan_kernel = AttentionKernel::kSm80;
+  RunOptions options;
+  TileShape tile;
+  device::TensorMaps maps{};
+  std::vector<DevicePass> passes;
+  std::vector<Launch> launches;
+  DeviceBuffer<float> out_fp32;        // the output, or the state between launches
+  DeviceBuffer<std::uint16_t> out_16;  // the output with OutputType::kInput
+  DeviceBuffer<float> lse;
+  DeviceBuffer<TileStats> stats;
+  DeviceBuffer<std::int32_t> next_tile;  // one counter a pass
+  DeviceBuffer<float> sums;              // block sums of folded columns
+  DeviceBuffer<std::uint8_t> flush;
+  BlockSumsView sums_view;
+
+  State(int device_index, const std::string& variant)
+      : device(open_device(device_index)), kernel(choose_kernel(device, variant)) {}
+
+  std::size_t num_rows() const {
+    return static_cast<std::size_t>(problem.seqlen) * static_cast<std::size_t>(problem.num_q_heads);
+  }
+  std::size_t num_outputs() const {
+    return num_rows() * static_cast<std::size_t>(problem.head_dim);
+  }
+  std::size_t num_tiles() const {
+    return static_cast<std::size_t>(plan.num_plan_heads) *
+           static_cast<std::size_t>(plan.num_q_tiles);
+  }
+
+  void upload_pass(const PassView& pass, DevicePass& target);
+  void prepare_sums();
+  void prepare_launches(const PlanView& host_plan);
+  void launch(const Launch& entry);
+};
+
+void CudaAttention::State::upload_pass(const PassView& pass, DevicePass& target) {
+  const std::size_t slots =
+      static_cast<std::size_t>(plan.num_plan_heads) * static_cast<std::size_t>(problem.seqlen);
+  const std::int64_t num_items = pass.item_offsets[num_tiles()];
+  upload_or_clear(target.query_order, pass.query_order, slots, "plan: query order");
+  upload_or_clear(target.key_order, pass.key_order, slots, "plan: key order");
+  upload_or_clear(target.fold_end, pass.fold_end, num_tiles(), "plan: fold ends");
+  target.item_offsets.upload(pass.item_offsets, num_tiles() + 1, "plan: item offsets");
+  target.items.upload(pass.items, static_cast<std::size_t>(num_items), "plan: items");
+  upload_or_clear(target.gather_indices, pass.gather_indices, gather_length(pass, num_items),
+                  "plan: gather indices");
+  target.tile_order.upload(tile_launch_order(problem, plan, pass, device.l2_bytes),
+                           "plan: tile order");
+}
+
+void CudaAttention::State::prepare_sums() {
+  sums_view = {};
+  if (plan.fold.kind == Compensation::kNone) return;
+  sums_view.num_blocks = problem.seqlen / plan.fold.fold_block;
+  const bool squares = plan.fold.kind == Compensation::kBlocksVariance;
+  // The larger of the two kinds of sets; a pass uses the front of the buffer.
+  const std::size_t array =
+      static_cast<std::size_t>(sums_view.num_blocks) * static_cast<std::size_t>(problem.head_dim) *
+      static_cast<std::size_t>(std::max(plan.num_plan_heads, problem.num_kv_heads));
+  sums.resize(array * (squares ? 3 : 2), "folded columns: block sums");
+  sums_view.k = sums.data();
+  sums_view.v = sums.data() + array;
+  sums_view.k_squared = squares ? sums.data() + 2 * array : nullptr;
+}
+
+void CudaAttention::State::prepare_launches(const PlanView& host_plan) {
+  launches.clear();
+  for (int p = 0; p < plan.num_passes; ++p) {
+    const PassView& host = host_plan.passes[p];
+    const DevicePass& pass = passes[static_cast<std::size_t>(p)];
+    AttentionKernelArgs args = kernel_args(problem, plan);
+    args.q = q.data();
+    args.k = k.data();
+    args.v = v.data();
+    args.out_fp32 = out_fp32.data();
+    args.lse = lse.data();
+    args.resume_out = p > 0 ? out_fp32.data() : nullptr;
+    args.stats = stats.data() + static_cast<std::size_t>(p) * num_tiles();
+    args.tile_order = pass.tile_order.data();
+    args.next_tile = next_tile.data() + p;
+    args.pass = {.query_order = host.query_order == nullptr ? nullptr : pass.query_order.data(),
+                 .key_order = host.key_order == nullptr ? nullptr : pass.key_order.data(),
+                 .item_offsets = pass.item_offsets.data(),
+                 .items = pass.items.data(),
+                 .gather_indices = pass.gather_indices.data(),
+                 .fold_end = host.fold_end == nullptr ? nullptr : pass.fold_end.data()};
+    launches.push_back({.args = args});
+    if (plan.fold.kind == Compensation::kNone || host.fold_end == nullptr) continue;
+    args.resume_out = out_fp32.data();
+    launches.push_back(
+        {.args = args,
+         .is_fold = true,
+         .num_fold_sets = host.key_order != nullptr ? plan.num_plan_heads : problem.num_kv_heads});
+  }
+  if (options.output == OutputType::kInput) {
+    launches.back().args.out_fp32 = nullptr;
+    launches.back().args.out_16 = out_16.data();
+  }
+}
+
+void CudaAttention::State::launch(const Launch& entry) {
+  const bool bf16 = dtype == KernelDType::kBf16;
+  const int d = problem.head_dim;
+  if (entry.is_fold) {
+    (bf16 ? launch_fold_bf16 : launch_fold_fp16)(entry.args, sums_view, entry.num_fold_sets, d,
+                                                 tile.tile_m, stream.get());
+  } else if (plan_kernel == AttentionKernel::kSm90) {
+    (bf16 ? launch_attention_sm90_bf16 : launch_attention_sm90_fp16)(
+        entry.args, maps, d, tile, device.num_multiprocessors, stream.get());
+  } else {
+    (bf16 ? launch_attention_sm80_bf16 : launch_attention_sm80_fp16)(entry.args, d, tile,
+                                                                     stream.get());
+  }
+}
+
+CudaAttention::CudaAttention(int device_index, const std::string& kernel_variant)
+    : state_(std::make_unique<State>(device_index, kernel_variant)) {}
+CudaAttention::~CudaAttention() = default;
+
+const DeviceInfo& CudaAttention::device() const { return state_->device; }
+AttentionKernel CudaAttention::kernel() const { return state_->kernel; }
+
+void CudaAttention::set_input(const Problem& problem, KernelDType dtype, const std::uint16_t* q,
+                              const std::uint16_t* k, const std::uint16_t* v) {
+  State& s = *state_;
+  s.problem = problem;
+  s.dtype = dtype;
+  s.launches.clear();
+  const std::size_t kv = static_cast<std::size_t>(problem.num_kv_heads) *
+                         static_cast<std::size_t>(problem.seqlen) *
+                         static_cast<std::size_t>(problem.head_dim);
+  s.q.upload(q, s.num_outputs(), "upload q");
+  s.k.upload(k, kv, "upload k");
+  s.v.upload(v, kv, "upload v");
+  cuda_check(cudaDeviceSynchronize(), "upload of the input");
+}
+
+void CudaAttention::set_plan(const PlanView& plan, const RunOptions& options) {
+  State& s = *state_;
+  s.launches.clear();
+  // The three-term product exists in the portable kernel only, which runs on every device.
+  s.plan_kernel = options.fp32_accuracy ? AttentionKernel::kSm80 : s.kernel;
+  s.tile = choose_tile(s.plan_kernel, s.problem, plan, options.fp32_accuracy);
+  s.plan = plan;
+  s.plan.passes = nullptr;
+  s.options = options;
+  s.passes.resize(static_cast<std::size_t>(plan.num_passes));
+  for (int p = 0; p < plan.num_passes; ++p) {
+    s.upload_pass(plan.passes[p], s.passes[static_cast<std::size_t>(p)]);
+  }
+  s.stats.resize(s.num_tiles() * s.passes.size(), "tile statistics");
+  s.next_tile.resize(s.passes.size(), "tile counters");
+  s.lse.resize(s.num_rows(), "lse");
+  s.prepare_sums();
+  const bool folds = plan.fold.kind != Compensation::kNone;
+  const bool has_state = plan.num_passes > 1 || folds;
+  const bool fp32_out = options.output == OutputType::kFp32;
+  s.out_fp32.resize(fp32_out || has_state ? s.num_outputs() : 0, "output in fp32");
+  s.out_16.resize(fp32_out ? 0 : s.num_outputs(), "output");
+  s.prepare_launches(plan);
+  if (s.plan_kernel == AttentionKernel::kSm90) {
+    const bool bf16 = s.dtype == KernelDType::kBf16;
+    s.maps.k = make_tensor_map(s.k.data(), bf16, s.problem.num_kv_heads, s.problem.seqlen,
+                               s.problem.head_dim, s.tile.tile_n);
+    s.maps.v = make_tensor_map(s.v.data(), bf16, s.problem.num_kv_heads, s.problem.seqlen,
+                               s.problem.head_dim, s.tile.tile_n);
+  }
+  cuda_check(cudaDeviceSynchronize(), "upload of the plan");
+}
+
+void CudaAttention::poison_outputs() {
+  State& s = *state_;
+  const auto poison = [&s](void* data, std::int64_t bytes) {
+    if (bytes == 0) return;
+    cuda_check(cudaMemsetAsync(data, 0xff, static_cast<std::size_t>(bytes), s.stream.get()),
+               "poison the output");
+  };
+  poison(s.out_fp32.data(), s.out_fp32.size_bytes());
+  poison(s.out_16.data(), s.out_16.size_bytes());
+  poison(s.lse.data(), s.lse.size_bytes());
+  s.stream.synchronize();
+}
+
+void CudaAttention::flush_l2() {
+  State& s = *state_;
+  s.flush.resize(static_cast<std::size_t>(2 * s.device.l2_bytes),
+                 "buffer that flushes the L2 cache");
+  cuda_check(cudaMemsetAsync(s.flush.data(), 0, s.flush.size(), s.stream.get()), "flush L2");
+}
+
+float CudaAttention::run() {
+  State& s = *state_;
+  if (s.launches.empty()) throw Error("CudaAttention::run: no plan was set");
+  s.begin.record(s.stream);
+  cuda_check(cudaMemsetAsync(s.next_tile.data(), 0,
+                             static_cast<std::size_t>(s.next_tile.size_bytes()), s.stream.get()),
+             "reset tile counters");
+  for (const Launch& entry : s.launches) s.launch(entry);
+  s.end.record(s.stream);
+  s.stream.synchronize();
+  return s.end.milliseconds_since(s.begin);
+}
+
+void CudaAttention::read(std::vector<float>& out, std::vector<float>& lse,
+                         std::vector<TileStats>& stats) const {
+  const State& s = *state_;
+  out.resize(s.num_outputs());
+  lse.resize(s.num_rows());
+  stats.resize(s.stats.size());
+  s.lse.download(lse.data(), "download lse");
+  s.stats.download(stats.data(), "download tile statistics");
+  if (s.options.output == OutputType::kFp32) {
+    s.out_fp32.download(out.data(), "download the output");
+    return;
+  }
+  std::vector<std::uint16_t> bits(s.num_outputs());
+  s.out_16.download(bits.data(), "download the output");
+  std::transform(bits.begin(), bits.end(), out.begin(), [&s](std::uint16_t value) {
+    return s.dtype == KernelDType::kBf16 ? bf16_to_float(value) : fp16_to_float(value);
+  });
+}
+
+std::int64_t CudaAttention::workspace_bytes() const {
+  const State& s = *state_;
+  std::int64_t bytes = s.stats.size_bytes() + s.next_tile.size_bytes() + s.sums.size_bytes();
+  for (const DevicePass& pass : s.passes) bytes += pass.bytes();
+  if (s.options.output != OutputType::kFp32) bytes += s.out_fp32.size_bytes();
+  return bytes;
+}
+
+}  // namespace s2o

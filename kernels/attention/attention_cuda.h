@@ -1,0 +1,67 @@
+// Attention over plans on a CUDA device. Host-safe header; exists in CUDA builds (S2O_HAS_CUDA).
+//
+// Usage: set_input once per layer, set_plan once per plan, then run as often as wanted. Nothing is
+// allocated by run. Plans are executed exactly as kernels/common/plan_view.h states.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/attention/launch_plan.h"
+#include "kernels/common/device_info.h"
+#include "kernels/common/plan_view.h"
+#include "kernels/common/problem.h"
+
+namespace s2o {
+
+enum class OutputType : std::uint8_t {
+  kFp32,   // full precision of the accumulators: for errors
+  kInput,  // the type of q: what a model would store
+};
+
+struct RunOptions {
+  OutputType output = OutputType::kFp32;
+  bool fp32_accuracy =
+      false;  // P in three 16-bit terms, by the sm80 kernel; block_m and block_n 64
+};
+
+class CudaAttention {
+ public:
+  // Picks the best kernel of the device, or the one named ("sm80", "sm90"). UnsupportedError when
+  // CUDA cannot be used here, the device does not exist or the kernel does not run on it.
+  CudaAttention(int device_index, const std::string& kernel_variant = "");
+  ~CudaAttention();
+  CudaAttention(const CudaAttention&) = delete;
+  CudaAttention& operator=(const CudaAttention&) = delete;
+
+  const DeviceInfo& device() const;
+  AttentionKernel kernel() const;
+
+  // Copies q [num_q_heads, seqlen, head_dim], k, v [num_kv_heads, seqlen, head_dim] (16-bit values
+  // of `dtype`) to the device. UnsupportedError with bytes needed and free.
+  void set_input(const Problem& problem, KernelDType dtype, const std::uint16_t* q,
+                 const std::uint16_t* k, const std::uint16_t* v);
+  // Copies a plan over `problem` to the device and picks the kernel instance. `plan` holds host
+  // pointers and may be released afterwards.
+  void set_plan(const PlanView& plan, const RunOptions& options);
+
+  // Fills out and lse with NaN.
+  void poison_outputs();
+  // Writes a buffer twice as large as the L2 cache, so that the next run starts cold.
+  void flush_l2();
+  // Runs all passes of the plan and waits; milliseconds on the device by CUDA events.
+  float run();
+
+  // Results of the last run, on the host. A 16-bit output is converted.
+  void read(std::vector<float>& out, std::vector<float>& lse, std::vector<TileStats>& stats) const;
+  // Device bytes beyond q, k, v, out and lse: plan, orders, counters, state between passes, sums.
+  std::int64_t workspace_bytes() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace s2o

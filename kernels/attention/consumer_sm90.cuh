@@ -1,0 +1,451 @@
+// A consumer warpgroup of the Hopper kernel: 64 query rows of the tile.
+//
+// Per step: S = Q K(j)^T is issued, then O += P V(j-1); the softmax of step j runs under the second
+// product, and (ordered_issue) under both products of the other warpgroup. All warpgroups decide
+// alike about the tile: gains and maxima meet in shared memory, counted by an mbarrier, and each
+// warp sums them in the same order.
+//
+// Early stop: the gains of step j are posted after its softmax and read only after the products of
+// the next round were issued, so the tensor cores do not wait for the decision. If the tile stops,
+// the logits of step j + 1 are dropped: result and counters are those of a stop right after step j,
+// and half a step of work per tile is lost.
+#pragma once
+
+#include "kernels/attention/kernel_args.h"
+#include "kernels/attention/traits_sm90.cuh"
+#include "kernels/device/online_softmax.cuh"
+#include "kernels/device/wgmma_sm90.cuh"
+
+namespace s2o::device {
+
+inline constexpr int kOrderBarrier = 2;  // named barriers 2, 3: turn of consumer warpgroup 0, 1
+
+template <class Traits>
+class ConsumerSm90 {
+ public:
+  S2O_DEVICE ConsumerSm90(const AttentionKernelArgs& args, SharedSm90<Traits>& shared)
+      : args_(args),
+        s_(shared),
+        warpgroup_(thread_index() / 128 - 1),
+        thread_(thread_index() % 128) {}
+
+  S2O_DEVICE void run() {
+    if (warpgroup_ == 1) allow_other();  // warpgroup 0 begins
+    for (int tile_count = 0;; ++tile_count) {
+      barrier_wait(&s_.q_full, tile_count % 2);
+      const std::int32_t plan_tile = s_.plan_tile;
+      if (plan_tile < 0) return;
+      fence_async_proxy();  // Q came by cp.async
+      start_tile();
+      visit_steps(tile_count);
+      store_tile(plan_tile);
+    }
+  }
+
+ private:
+  using Element = typename Traits::Element;
+  static constexpr int kStages = Traits::kStages;
+  static constexpr int kRing = Traits::kRing;
+  static constexpr int kTileN = Traits::kTileN;
+  static constexpr int kKeyTiles = kTileN / 8;
+  static constexpr int kValueTiles = Traits::kHeadDim / 8;
+  static constexpr bool kOrdered = Traits::kTuning.ordered_issue;
+
+  // ---- buffers ----
+
+  S2O_DEVICE void give_back(Barrier* empty) const {
+    sync_warp();
+    if (thread_ % 32 == 0) barrier_arrive(empty);
+  }
+  // Waits for the next entry of the K pipeline; its K buffer is then full.
+  S2O_DEVICE const StepInfo& wait_step() {
+    barrier_wait(&s_.k_full[k_count_ % kStages], k_count_ / kStages % 2);
+    return s_.steps[k_count_ % kRing];
+  }
+  S2O_DEVICE void release_keys() {
+    give_back(&s_.k_empty[k_count_ % kStages]);
+    ++k_count_;
+  }
+  S2O_DEVICE void wait_values() const {
+    barrier_wait(&s_.v_full[v_count_ % kStages], v_count_ / kStages % 2);
+  }
+  S2O_DEVICE void release_values() {
+    give_back(&s_.v_empty[v_count_ % kStages]);
+    ++v_count_;
+  }
+  S2O_DEVICE bool is_gathered(const StepInfo& step) const {
+    return key_source(step, args_.pass) != KeySource::kContiguous;
+  }
+
+  // ---- turns of the warpgroups ----
+
+  S2O_DEVICE void take_turn() const {
+    if constexpr (kOrdered) sync_named(kOrderBarrier + warpgroup_, 256);
+  }
+  S2O_DEVICE void allow_other() const {
+    if constexpr (kOrdered) arrive_named(kOrderBarrier + 1 - warpgroup_, 256);
+  }
+
+  // ---- a tile ----
+
+  S2O_DEVICE int row_of(int i) const {
+    return warpgroup_ * 64 + thread_ / 32 * 16 + accumulator_position(thread_ % 32, 2 * i).row;
+  }
+  S2O_DEVICE int column_of() const { return accumulator_position(thread_ % 32, 0).column; }
+
+  S2O_DEVICE void start_tile() {
+    rows_ = empty_rows();
+    stats_ = {0, 0, 0, 0};
+    num_rows_ = s_.num_rows;
+    first_position_ = s_.first_position;
+    total_plan_steps_ = s_.total_plan_steps;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      row_index_[i] = s_.row_index[row_of(i)];
+      row_position_[i] = s_.row_position[row_of(i)];
+      // Goes on from (out, lse) of an earlier launch: the state (m, l, acc) = (lse, 1, out); `out`
+      // joins when the row is stored, scaled by then like everything of the start.
+      if (args_.resume_out == nullptr || row_index_[i] < 0) continue;
+      const float lse = args_.lse[row_index_[i]];
+      if (lse == kNegativeInfinity) continue;
+      rows_.maximum[i] = lse * kLog2E;
+      rows_.normaliser[i] = column_of() == 0 ? 1.0f : 0.0f;  // one lane of the quad
+    }
+#pragma unroll
+    for (int n = 0; n < kValueTiles; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) acc_[n][e] = 0.0f;
+    }
+  }
+
+  S2O_DEVICE void visit_steps(int tile_count) {
+    float logits[kKeyTiles][4];
+    std::uint32_t p[kTileN / 16][4];  // probabilities of the step before, packed
+    bool has_p = false;               // they wait for their product with V
+    bool p_gathered = false;
+    bool gain_posted = false;
+    bool stopped = false;
+    int small_steps = 0;
+    for (;;) {
+      const StepInfo& step = wait_step();
+      if (step.count == 0) break;
+      if (stopped && step.stoppable) {  // loaded before the producer knew
+        drop_step();
+        continue;
+      }
+      const bool gathered = is_gathered(step);
+      if (gathered) fence_async_proxy();
+      if (has_p) {
+        wait_values();
+        if (p_gathered) fence_async_proxy();
+      }
+      take_turn();
+      multiply_keys(logits);
+      if (has_p) multiply_values(p);
+      warpgroup_commit();  // possibly empty: the wait below counts groups
+      allow_other();
+      if (gain_posted) {
+        gain_posted = false;
+        small_steps = gain_is_small() ? small_steps + 1 : 0;
+        stopped = small_steps >= args_.stop.patience && stats_.stop_steps >= args_.stop.min_steps;
+        if (stopped && warpgroup_ == 0 && thread_ == 0) {
+          volatile_store(&s_.stopped_tile, tile_count + 1);
+        }
+      }
+      const bool drop = stopped && step.stoppable;
+      if (!drop) {
+        warpgroup_wait<1>();
+        pin_registers(logits);
+      } else {
+        warpgroup_wait<0>();
+      }
+      const unsigned ring = k_count_ % kRing;
+      release_keys();  // NOTE: `step` and its keys stay in their ring beyond that (kRing)
+      float correction[2];
+      bool skip = drop;
+      if (!drop) {
+        mask_logits(step, ring, logits);
+        skip = may_skip_values(step) && step_adds_nothing(logits);
+        if (!skip) softmax(step, logits, correction);
+        count_step(step, skip);
+      }
+      warpgroup_wait<0>();
+      pin_registers(acc_);
+      pin_registers(p);
+      if (has_p) release_values();
+      if (skip) {
+        wait_values();
+        release_values();
+      } else {
+        rescale(correction);
+        pack(logits, p);
+        gain_posted = step.stoppable && step.ends_plan_step && args_.stop.tau > 0.0f;
+        if (gain_posted) post_gain();
+      }
+      has_p = !skip;
+      p_gathered = gathered;
+    }
+    release_keys();
+    give_back(&s_.q_empty);
+    if (has_p) {
+      wait_values();
+      if (p_gathered) fence_async_proxy();
+      warpgroup_fence();
+      multiply_values(p);
+      warpgroup_commit();
+      warpgroup_wait<0>();
+      pin_registers(acc_);
+      pin_registers(p);
+      release_values();
+    }
+    if (gain_posted) gain_is_small();  // every posted gain is collected
+  }
+
+  S2O_DEVICE void drop_step() {
+    release_keys();
+    wait_values();
+    release_values();
+  }
+
+  S2O_DEVICE void count_step(const StepInfo& step, bool skipped) {
+    if (!step.ends_plan_step) return;
+    ++stats_.total_steps;
+    stats_.stop_steps += step.stoppable ? 1 : 0;
+    stats_.pv_skipped += skipped ? 1 : 0;
+  }
+
+  // ---- products ----
+
+  S2O_DEVICE void multiply_keys(float (&logits)[kKeyTiles][4]) const {
+    const std::uint32_t q = shared_address(s_.q) + warpgroup_ * 64 * kPanelRowBytes;
+    const std::uint32_t k = shared_address(s_.k[k_count_ % kStages]);
+    pin_registers(logits);
+    warpgroup_fence();
+#pragma unroll
+    for (int step = 0; step < Traits::kHeadDim / 16; ++step) {
+      const int in_panel = step % 4 * 32;  // 16 elements of a 128-byte row
+      warpgroup_multiply<Element>(
+          logits,
+          warpgroup_descriptor(q + step / 4 * Traits::kTileM * kPanelRowBytes + in_panel, 16,
+                               8 * kPanelRowBytes),
+          warpgroup_descriptor(k + step / 4 * kTileN * kPanelRowBytes + in_panel, 16,
+                               8 * kPanelRowBytes),
+          step > 0 ? 1 : 0);
+    }
+    warpgroup_commit();
+  }
+
+  S2O_DEVICE void multiply_values(std::uint32_t (&p)[kTileN / 16][4]) {
+    const std::uint32_t v = shared_address(s_.v[v_count_ % kStages]);
+    pin_registers(acc_);
+#pragma unroll
+    for (int step = 0; step < kTileN / 16; ++step) {
+      warpgroup_multiply_transposed<Element>(
+          acc_, p[step],
+          warpgroup_descriptor(v + step * 16 * kPanelRowBytes, kTileN * kPanelRowBytes,
+                               8 * kPanelRowBytes));
+    }
+  }
+
+  // ---- softmax ----
+
+  S2O_DEVICE void mask_logits(const StepInfo& step, unsigned ring,
+                              float (&logits)[kKeyTiles][4]) const {
+    if (step.count == kTileN &&
+        (step.mask == MaskClass::kNone || step_is_past(step, args_.pass, first_position_))) {
+      return;
+    }
+    const bool contiguous = !is_gathered(step);
+    const std::int32_t* const keys = s_.keys[ring] + column_of();
+    const int first_token = static_cast<int>(step.begin) + column_of();
+    const int valid_columns = step.count - column_of();
+    const VisibleKeys visible[2] = {
+        visible_keys(step.mask, row_position_[0], args_.window_sink, args_.window_size),
+        visible_keys(step.mask, row_position_[1], args_.window_sink, args_.window_size)};
+#pragma unroll
+    for (int n = 0; n < kKeyTiles; ++n) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const int column = n * 8 + c;
+        const std::int32_t token = column >= valid_columns ? -1
+                                   : contiguous            ? first_token + column
+                                                           : keys[column];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          if (!visible[i].contains(token)) logits[n][2 * i + c] = kNegativeInfinity;
+        }
+      }
+    }
+  }
+
+  S2O_DEVICE void softmax(const StepInfo& step, float (&logits)[kKeyTiles][4],
+                          float (&correction)[2]) {
+    float step_sum[2];
+    softmax_step(logits, args_.scale_log2, rows_, step_sum, correction);
+    // A plan step may span several tile steps: its mass so far follows the maximum.
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float before = step.starts_plan_step ? 0.0f : plan_step_mass_[i];
+      plan_step_mass_[i] = fused(before, correction[i], step_sum[i]);
+    }
+  }
+
+  S2O_DEVICE void rescale(const float (&correction)[2]) {
+#pragma unroll
+    for (int n = 0; n < kValueTiles; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) acc_[n][e] *= correction[e / 2];
+    }
+  }
+
+  S2O_DEVICE static void pack(const float (&logits)[kKeyTiles][4],
+                              std::uint32_t (&p)[kTileN / 16][4]) {
+#pragma unroll
+    for (int step = 0; step < kTileN / 16; ++step) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const float(&tile)[4] = logits[2 * step + e / 2];
+        p[step][e] = pack_pair<Element>(tile[2 * (e % 2)], tile[2 * (e % 2) + 1]);
+      }
+    }
+  }
+
+  // ---- decisions of the whole tile ----
+
+  // Posts this warp's value; `collect` of the same turn sees those of all consumer warps.
+  S2O_DEVICE void post(float value) {
+    if (thread_ % 32 == 0) {
+      s_.warp_value[reductions_ % 2][warpgroup_ * 4 + thread_ / 32] = value;
+      barrier_arrive(&s_.reduced);
+    }
+  }
+  // Waits for all warps. The values stay in place until this warp posts the value after the next.
+  S2O_DEVICE const float* collect() {
+    barrier_wait(&s_.reduced, reductions_ % 2);
+    return s_.warp_value[reductions_++ % 2];
+  }
+
+  // gain = p_blk / l_new per row, reduced over the rows of this warp (s2o.md, step 5).
+  S2O_DEVICE void post_gain() {
+    const bool mean = args_.stop.reduce == StopReduce::kMean;
+    float reduced = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float mass = quad_sum(plan_step_mass_[i]);
+      const float total = quad_sum(rows_.normaliser[i]);
+      const float gain = row_index_[i] >= 0 && total > 0.0f ? mass / total : 0.0f;
+      reduced = mean ? reduced + gain : max_of(reduced, gain);
+    }
+    for (int mask = 4; mask < 32; mask *= 2) {
+      const float other = shuffle_xor(reduced, mask);
+      reduced = mean ? reduced + other : max_of(reduced, other);
+    }
+    post(reduced);
+  }
+  S2O_DEVICE bool gain_is_small() {
+    const bool mean = args_.stop.reduce == StopReduce::kMean;
+    const float* values = collect();
+    float reduced = 0.0f;
+    for (int warp = 0; warp < Traits::kConsumerWarps; ++warp) {
+      reduced = mean ? reduced + values[warp] : max_of(reduced, values[warp]);
+    }
+    if (mean) reduced /= static_cast<float>(num_rows_);
+    return reduced < args_.stop.tau;
+  }
+
+  S2O_DEVICE bool may_skip_values(const StepInfo& step) const {
+    return args_.pv_skip_threshold > 0.0f && step.ends_plan_step &&
+           total_plan_steps_ - stats_.total_steps - 1 >= args_.pv_skip_exempt;
+  }
+  // Whether the step's maximum of every row lies the threshold below the running one (base 2).
+  S2O_DEVICE bool step_adds_nothing(const float (&logits)[kKeyTiles][4]) {
+    float excess = kNegativeInfinity;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float step_maximum = row_maximum(logits, i) * args_.scale_log2;
+      const float running = max_of(rows_.maximum[i], step_maximum);
+      if (row_index_[i] >= 0 && running != kNegativeInfinity) {
+        excess = max_of(excess, step_maximum - running);
+      }
+    }
+    for (int mask = 4; mask < 32; mask *= 2) excess = max_of(excess, shuffle_xor(excess, mask));
+    post(excess);
+    const float* values = collect();
+    for (int warp = 0; warp < Traits::kConsumerWarps; ++warp) {
+      excess = max_of(excess, values[warp]);
+    }
+    return excess + args_.pv_skip_threshold <= 0.0f;
+  }
+
+  // ---- output ----
+
+  // Divides by the normaliser and writes rows and lse in original order (attention.h).
+  S2O_DEVICE void store_tile(std::int32_t plan_tile) {
+    float lse[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float normaliser = quad_sum(rows_.normaliser[i]);
+      const float maximum = rows_.maximum[i];
+      const bool empty = maximum == kNegativeInfinity;
+      lse[i] = empty ? kNegativeInfinity : maximum * kLn2 + log_natural(normaliser);
+      if (row_index_[i] < 0) continue;
+      const std::int64_t first =
+          static_cast<std::int64_t>(row_index_[i]) * Traits::kHeadDim + column_of();
+      if (args_.resume_out != nullptr && !empty) {
+        const float earlier = args_.lse[row_index_[i]] * kLog2E;
+        add_resumed(args_.resume_out + first, exp2_fast(earlier - maximum), i);
+      }
+      store_row(first, i, empty ? 0.0f : 1.0f / normaliser);
+    }
+    sync_warp();  // every lane has read the lse of its rows
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (row_index_[i] >= 0 && column_of() == 0) args_.lse[row_index_[i]] = lse[i];
+    }
+    if (warpgroup_ == 0 && thread_ == 0) args_.stats[plan_tile] = stats_;
+  }
+
+  S2O_DEVICE void add_resumed(const float* out, float weight, int i) {
+#pragma unroll
+    for (int n = 0; n < kValueTiles; ++n) {
+      const FloatPair earlier = load_global_pair(out + n * 8);
+      acc_[n][2 * i] = fused(earlier.low, weight, acc_[n][2 * i]);
+      acc_[n][2 * i + 1] = fused(earlier.high, weight, acc_[n][2 * i + 1]);
+    }
+  }
+
+  S2O_DEVICE void store_row(std::int64_t first, int i, float inverse) const {
+    if (args_.out_fp32 != nullptr) {
+#pragma unroll
+      for (int n = 0; n < kValueTiles; ++n) {
+        store_global_pair(args_.out_fp32 + first + n * 8, acc_[n][2 * i] * inverse,
+                          acc_[n][2 * i + 1] * inverse);
+      }
+    } else {
+      auto* const target = static_cast<std::uint32_t*>(args_.out_16) + first / 2;
+#pragma unroll
+      for (int n = 0; n < kValueTiles; ++n) {
+        target[n * 4] = pack_pair<Element>(acc_[n][2 * i] * inverse, acc_[n][2 * i + 1] * inverse);
+      }
+    }
+  }
+
+  const AttentionKernelArgs& args_;
+  SharedSm90<Traits>& s_;
+  const int warpgroup_;  // consumer warpgroup, from 0
+  const int thread_;     // in the warpgroup
+  float acc_[kValueTiles][4];
+  RowPair rows_;
+  float plan_step_mass_[2] = {0.0f, 0.0f};
+  TileStats stats_;
+  std::int32_t row_index_[2];
+  std::int32_t row_position_[2];
+  int num_rows_ = 0;
+  int first_position_ = 0;
+  int total_plan_steps_ = 0;
+  unsigned k_count_ = 0;  // K pipeline entries consumed, ends of tiles included
+  unsigned v_count_ = 0;
+  unsigned reductions_ = 0;
+};
+
+}  // namespace s2o::device

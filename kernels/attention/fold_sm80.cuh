@@ -1,0 +1,440 @@
+// Folded columns on the device (definition: fold_columns.h): after a pass, per tile, the keys below
+// fold_end that it did not visit enter as a few columns of mean keys and values. Runs on every
+// architecture, as its own launch that resumes from (out, lse).
+//
+// Per 64 columns: mark the visited slots in a bitmap; per column, sum of the block minus its
+// visited rows (or the sum of the unvisited ones, whichever reads fewer rows), divided by their
+// number; then one step of the portable kernel's tile. Sums are fp32; means are rounded to the type
+// of q.
+#pragma once
+
+#include "kernels/attention/attention_launch.h"
+#include "kernels/attention/tile_sm80.cuh"
+
+namespace s2o::device {
+
+inline constexpr int kFoldColumns = 64;  // columns of one step
+inline constexpr int kBitmapWords = kFoldColumns * kMaxFoldBlock / 32;
+
+// As TraitsSm80, but always 16 rows a warp: building columns needs the registers.
+template <class ElementType, int kHeadDimValue, int kTileMValue>
+struct TraitsFold {
+  using Element = ElementType;
+  static constexpr int kHeadDim = kHeadDimValue;
+  static constexpr int kTileM = kTileMValue;
+  static constexpr int kTileN = kFoldColumns;
+  static constexpr int kPvTerms = 1;
+  static constexpr int kWarps = kTileM / 16;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kRowsPerWarp = 16;
+  static constexpr int kRowTiles = 1;
+};
+
+template <class Traits>
+struct SharedFold {
+  alignas(128) unsigned char q[tile_bytes(Traits::kTileM, Traits::kHeadDim)];
+  alignas(128) unsigned char k[tile_bytes(kFoldColumns, Traits::kHeadDim)];
+  alignas(128) unsigned char v[tile_bytes(kFoldColumns, Traits::kHeadDim)];
+  alignas(128) unsigned char variance[tile_bytes(kFoldColumns, Traits::kHeadDim)];
+  RowPair row_states[Traits::kThreads];
+  std::int32_t row_index[Traits::kTileM];
+  float bias[kFoldColumns];  // raw logit that is added: log2(n) / scale_log2, -inf for no column
+  std::uint32_t visited[kBitmapWords];
+  float partial[Traits::kThreads / (Traits::kHeadDim / kChunkElements)][2][Traits::kHeadDim];
+  std::int32_t num_columns;
+  std::int32_t num_visited;
+};
+
+// 8 elements of one row, summed.
+struct ChunkSums {
+  float k[kChunkElements];
+  float v[kChunkElements];
+  float k_squared[kChunkElements];
+
+  S2O_DEVICE void clear() {
+#pragma unroll
+    for (int e = 0; e < kChunkElements; ++e) k[e] = v[e] = k_squared[e] = 0.0f;
+  }
+  template <class Element>
+  S2O_DEVICE void add(const void* k_row, const void* v_row, float sign) {
+    const Words4 k_words = load_global_16(k_row);
+    const Words4 v_words = load_global_16(v_row);
+#pragma unroll
+    for (int e = 0; e < kChunkElements; ++e) {
+      const std::uint32_t k_word = k_words.word[e / 2];
+      const std::uint32_t v_word = v_words.word[e / 2];
+      const float key = e % 2 == 0 ? unpack_low<Element>(k_word) : unpack_high<Element>(k_word);
+      const float value = e % 2 == 0 ? unpack_low<Element>(v_word) : unpack_high<Element>(v_word);
+      k[e] = fused(sign, key, k[e]);
+      v[e] = fused(sign, value, v[e]);
+      k_squared[e] = fused(sign * key, key, k_squared[e]);
+    }
+  }
+  // Sum over lanes that differ in the bits of `lane_mask`.
+  S2O_DEVICE void add_lanes(int lane_mask) {
+#pragma unroll
+    for (int e = 0; e < kChunkElements; ++e) {
+      k[e] += shuffle_xor(k[e], lane_mask);
+      v[e] += shuffle_xor(v[e], lane_mask);
+      k_squared[e] += shuffle_xor(k_squared[e], lane_mask);
+    }
+  }
+};
+
+// K and V of one head in slot order.
+template <class Element, int kHeadDim>
+struct SlotRowsDevice {
+  const std::uint16_t* k;
+  const std::uint16_t* v;
+  const std::int32_t* key_order;  // null: slots are tokens
+
+  static constexpr int kChunks = kHeadDim / kChunkElements;
+  static constexpr int kGroups = 32 / kChunks;  // rows that a warp reads at once
+
+  S2O_DEVICE void add(ChunkSums& sums, std::int64_t slot, int chunk, float sign) const {
+    const std::int64_t token = key_order == nullptr ? slot : load_global(key_order + slot);
+    const std::int64_t offset = token * kHeadDim + chunk * kChunkElements;
+    sums.template add<Element>(k + offset, v + offset, sign);
+  }
+};
+
+template <class Element, int kHeadDim>
+S2O_DEVICE SlotRowsDevice<Element, kHeadDim> slot_rows(const AttentionKernelArgs& args,
+                                                       int plan_head) {
+  return {static_cast<const std::uint16_t*>(kv_head_rows<kHeadDim>(args, args.k, plan_head)),
+          static_cast<const std::uint16_t*>(kv_head_rows<kHeadDim>(args, args.v, plan_head)),
+          args.pass.key_order == nullptr ? nullptr : args.pass.key_order + plan_head * args.seqlen};
+}
+
+// One warp sums one block of one set.
+template <class Element, int kHeadDim>
+S2O_DEVICE void block_sums_warp(const AttentionKernelArgs& args, const BlockSumsView& sums,
+                                int num_sets, std::int64_t task) {
+  if (task >= sums.num_blocks * num_sets) return;
+  using Rows = SlotRowsDevice<Element, kHeadDim>;
+  const int set = static_cast<int>(task / sums.num_blocks);
+  const std::int64_t block = task % sums.num_blocks;
+  const int plan_head = args.pass.key_order != nullptr ? set : set * args.plan_heads_per_kv_head;
+  const Rows rows = slot_rows<Element, kHeadDim>(args, plan_head);
+  const int chunk = lane_index() % Rows::kChunks;
+  ChunkSums total;
+  total.clear();
+  const std::int64_t end = (block + 1) * args.fold.fold_block;
+  for (std::int64_t slot = block * args.fold.fold_block + lane_index() / Rows::kChunks; slot < end;
+       slot += Rows::kGroups) {
+    rows.add(total, slot, chunk, 1.0f);
+  }
+  for (int mask = Rows::kChunks; mask < 32; mask *= 2) total.add_lanes(mask);
+  if (lane_index() >= Rows::kChunks) return;
+  const std::int64_t first = task * kHeadDim + chunk * kChunkElements;
+#pragma unroll
+  for (int e = 0; e < kChunkElements; ++e) {
+    sums.k[first + e] = total.k[e];
+    sums.v[first + e] = total.v[e];
+    if (sums.k_squared != nullptr) sums.k_squared[first + e] = total.k_squared[e];
+  }
+}
+
+template <class Traits>
+class FoldSm80 {
+ public:
+  S2O_DEVICE FoldSm80(const AttentionKernelArgs& args, const BlockSumsView& sums)
+      : args_(args),
+        sums_(sums),
+        s_(*reinterpret_cast<SharedFold<Traits>*>(shared_memory())),
+        plan_tile_(load_global(args.tile_order + block_index())),
+        plan_head_(plan_tile_ / args.num_q_tiles),
+        fold_end_(load_global(args.pass.fold_end + plan_tile_)),
+        rows_(slot_rows<Element, kHeadDim>(args, plan_head_)) {}
+
+  S2O_DEVICE void run() {
+    // Nothing to fold, and the result is where it belongs.
+    if (fold_end_ == 0 && args_.out_fp32 != nullptr && args_.out_fp32 == args_.resume_out) return;
+    load_queries();
+    tile_.start(s_.row_states);
+    tile_.resume(args_.lse, s_.row_index);
+    if (args_.fold.kind == Compensation::kCentroid) {
+      build_centroid();
+      if (s_.num_columns > 0) add_columns();
+    } else {
+      const std::int64_t slots = static_cast<std::int64_t>(kFoldColumns) * args_.fold.fold_block;
+      for (std::int64_t first = 0; first < fold_end_; first += slots) {
+        mark_visited(first, first + slots);
+        build_columns(first);
+        add_columns();
+      }
+    }
+    tile_.store(args_, s_.row_index);
+    if (thread_index() == 0) args_.stats[plan_tile_].fold_columns = s_.num_columns;
+  }
+
+ private:
+  using Element = typename Traits::Element;
+  static constexpr int kHeadDim = Traits::kHeadDim;
+  static constexpr int kThreads = Traits::kThreads;
+  using Tile = TileSm80<Traits>;
+  using Rows = SlotRowsDevice<Element, kHeadDim>;
+  static constexpr int kGroups = kThreads / Rows::kChunks;  // rows that the block reads at once
+
+  S2O_DEVICE void load_queries() {
+    const int tile = plan_tile_ % args_.num_q_tiles;
+    if (thread_index() < Traits::kTileM) {
+      s_.row_index[thread_index()] =
+          tile_row(args_, plan_head_, tile, Traits::kTileM, thread_index()).index;
+    }
+    if (thread_index() == 0) s_.num_columns = 0;
+    sync_block(kThreads);
+    copy_rows_async<Traits::kTileM, kHeadDim, kThreads>(shared_address(s_.q), args_.q, s_.row_index,
+                                                        thread_index());
+    copy_async_commit();
+    copy_async_wait<0>();
+    sync_block(kThreads);
+  }
+
+  // Calls visit(begin, count, is_run) for the executed part of every item: slots [begin, + count)
+  // of a run, entries of gather_indices of a gather.
+  template <class Visit>
+  S2O_DEVICE void for_executed_items(const Visit& visit) const {
+    std::int64_t stop_steps = args_.stats[plan_tile_].stop_steps;
+    const std::int64_t end = load_global(args_.pass.item_offsets + plan_tile_ + 1);
+    for (std::int64_t i = load_global(args_.pass.item_offsets + plan_tile_); i < end; ++i) {
+      const PlanItem item = load_item(args_.pass.items + i);
+      std::int64_t count = item.count;
+      if (item.stoppable) {
+        const std::int64_t steps = ceil_div(item.count, args_.block_n);
+        const std::int64_t done = steps < stop_steps ? steps : stop_steps;
+        stop_steps -= done;
+        if (done < steps) count = done * args_.block_n;
+      }
+      visit(item.begin, count, item.kind == ItemKind::kRun);
+    }
+  }
+
+  S2O_DEVICE std::int64_t slot_of(std::int64_t entry, bool is_run) const {
+    return is_run ? entry : load_global(args_.pass.gather_indices + entry);
+  }
+
+  // Bits of the slots in [first, end) that the tile visited.
+  S2O_DEVICE void mark_visited(std::int64_t first, std::int64_t end) {
+    sync_block(kThreads);  // the columns before are done with the bitmap
+    for (int word = thread_index(); word < kBitmapWords; word += kThreads) s_.visited[word] = 0;
+    sync_block(kThreads);
+    for_executed_items([&](std::int64_t begin, std::int64_t count, bool is_run) {
+      std::int64_t from = begin;
+      std::int64_t to = begin + count;
+      if (is_run) {  // only the part inside the window
+        from = from < first ? first : from;
+        to = to > end ? end : to;
+      }
+      for (std::int64_t entry = from + thread_index(); entry < to; entry += kThreads) {
+        const std::int64_t slot = slot_of(entry, is_run) - first;
+        if (slot >= 0 && slot < end - first) {
+          atomic_or(&s_.visited[slot / 32], 1u << (slot % 32));
+        }
+      }
+    });
+    sync_block(kThreads);
+  }
+
+  S2O_DEVICE bool is_visited(int bit) const { return (s_.visited[bit / 32] >> (bit % 32)) & 1u; }
+
+  // Each warp builds every kWarps-th column.
+  S2O_DEVICE void build_columns(std::int64_t first_slot) {
+    for (int column = warp_index(); column < kFoldColumns; column += Traits::kWarps) {
+      build_column(first_slot, column);
+    }
+    sync_block(kThreads);
+  }
+
+  S2O_DEVICE void build_column(std::int64_t first_slot, int column) {
+    const int fold_block = args_.fold.fold_block;
+    const int first_bit = column * fold_block;
+    const std::int64_t begin = first_slot + first_bit;
+    const std::int64_t left = fold_end_ - begin;
+    const int size = left < 0 ? 0 : (left < fold_block ? static_cast<int>(left) : fold_block);
+    int visited = 0;
+    for (int i = lane_index(); i < size; i += 32) visited += is_visited(first_bit + i) ? 1 : 0;
+    for (int mask = 16; mask > 0; mask /= 2) visited += shuffle_xor(visited, mask);
+    const int remaining = size - visited;
+
+    // Whole blocks have a ready sum, and removing few rows is cheaper than adding many.
+    const std::int64_t block = begin / fold_block;
+    const bool subtract = size == fold_block && block < sums_.num_blocks && visited < remaining;
+    ChunkSums total;
+    total.clear();
+    const int chunk = lane_index() % Rows::kChunks;
+    if (remaining > 0) {
+#pragma unroll 4
+      for (int i = lane_index() / Rows::kChunks; i < size; i += Rows::kGroups) {
+        if (is_visited(first_bit + i) == subtract) {
+          rows_.add(total, begin + i, chunk, subtract ? -1.0f : 1.0f);
+        }
+      }
+    }
+    for (int mask = Rows::kChunks; mask < 32; mask *= 2) total.add_lanes(mask);
+    if (subtract) add_block_sums(total, block, chunk);
+    if (lane_index() < Rows::kChunks) store_chunk(column, chunk, total, remaining);
+    if (lane_index() == 0) {
+      s_.bias[column] = remaining > 0 ? log2f_of(remaining) / args_.scale_log2 : kNegativeInfinity;
+      if (remaining > 0) atomic_add(&s_.num_columns, 1);
+    }
+  }
+
+  S2O_DEVICE void add_block_sums(ChunkSums& total, std::int64_t block, int chunk) const {
+    const std::int64_t set =
+        args_.pass.key_order != nullptr ? plan_head_ : plan_head_ / args_.plan_heads_per_kv_head;
+    const std::int64_t first = (set * sums_.num_blocks + block) * kHeadDim + chunk * kChunkElements;
+#pragma unroll
+    for (int e = 0; e < kChunkElements; ++e) {
+      total.k[e] += load_global(sums_.k + first + e);
+      total.v[e] += load_global(sums_.v + first + e);
+      if (sums_.k_squared != nullptr)
+        total.k_squared[e] += load_global(sums_.k_squared + first + e);
+    }
+  }
+
+  // Means of 8 elements into the swizzled tiles; zeros where nothing remains.
+  S2O_DEVICE void store_chunk(int column, int chunk, const ChunkSums& total, int remaining) {
+    const float inverse = remaining > 0 ? 1.0f / static_cast<float>(remaining) : 0.0f;
+    const int offset = swizzled_chunk_offset(kFoldColumns, column, chunk);
+    auto* const k = reinterpret_cast<std::uint32_t*>(s_.k + offset);
+    auto* const v = reinterpret_cast<std::uint32_t*>(s_.v + offset);
+    auto* const variance = reinterpret_cast<std::uint32_t*>(s_.variance + offset);
+#pragma unroll
+    for (int pair = 0; pair < kChunkElements / 2; ++pair) {
+      float mean_k[2];
+      float mean_v[2];
+      float var[2];
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int element = 2 * pair + e;
+        mean_k[e] = total.k[element] * inverse;
+        mean_v[e] = total.v[element] * inverse;
+        var[e] = max_of(fused(-mean_k[e], mean_k[e], total.k_squared[element] * inverse), 0.0f);
+      }
+      if (args_.fold.round_bf16) {
+        round_to_bf16(mean_k);
+        round_to_bf16(mean_v);
+      }
+      k[pair] = pack_pair<Element>(mean_k[0], mean_k[1]);
+      v[pair] = pack_pair<Element>(mean_v[0], mean_v[1]);
+      variance[pair] = pack_pair<Element>(var[0], var[1]);
+    }
+  }
+  static S2O_DEVICE void round_to_bf16(float (&pair)[2]) {
+    const std::uint32_t packed = pack_pair<Bf16>(pair[0], pair[1]);
+    pair[0] = unpack_low<Bf16>(packed);
+    pair[1] = unpack_high<Bf16>(packed);
+  }
+
+  // One column for all unvisited slots: everything below fold_end minus what was visited.
+  S2O_DEVICE void build_centroid() {
+    const int chunk = thread_index() % Rows::kChunks;
+    const int group = thread_index() / Rows::kChunks;
+    if (thread_index() == 0) s_.num_visited = 0;
+    sync_block(kThreads);
+    ChunkSums total;
+    total.clear();
+    const std::int64_t whole = min_of_long(fold_end_ / args_.fold.fold_block, sums_.num_blocks);
+    for (std::int64_t block = group; block < whole; block += kGroups) {
+      add_block_sums(total, block, chunk);
+    }
+    for (std::int64_t slot = whole * args_.fold.fold_block + group; slot < fold_end_;
+         slot += kGroups) {
+      rows_.add(total, slot, chunk, 1.0f);
+    }
+    int visited = 0;
+    for_executed_items([&](std::int64_t begin, std::int64_t count, bool is_run) {
+      for (std::int64_t i = group; i < count; i += kGroups) {
+        const std::int64_t slot = slot_of(begin + i, is_run);
+        if (slot >= fold_end_) continue;
+        rows_.add(total, slot, chunk, -1.0f);
+        ++visited;
+      }
+    });
+    if (chunk == 0 && visited > 0) atomic_add(&s_.num_visited, visited);
+#pragma unroll
+    for (int e = 0; e < kChunkElements; ++e) {
+      s_.partial[group][0][chunk * kChunkElements + e] = total.k[e];
+      s_.partial[group][1][chunk * kChunkElements + e] = total.v[e];
+    }
+    sync_block(kThreads);
+    reduce_centroid(group, chunk);
+  }
+
+  S2O_DEVICE void reduce_centroid(int group, int chunk) {
+    const int remaining = fold_end_ - s_.num_visited;
+    ChunkSums total;
+    total.clear();
+    if (group == 0) {
+      for (int other = 0; other < kGroups; ++other) {
+#pragma unroll
+        for (int e = 0; e < kChunkElements; ++e) {
+          total.k[e] += s_.partial[other][0][chunk * kChunkElements + e];
+          total.v[e] += s_.partial[other][1][chunk * kChunkElements + e];
+        }
+      }
+    }
+    // Columns beyond the first are empty: group g clears columns g, g + kGroups, ...
+    for (int column = group; column < kFoldColumns; column += kGroups) {
+      store_chunk(column, chunk, total, column == 0 ? remaining : 0);
+    }
+    for (int column = thread_index(); column < kFoldColumns; column += kThreads) {
+      s_.bias[column] =
+          column == 0 && remaining > 0 ? log2f_of(remaining) / args_.scale_log2 : kNegativeInfinity;
+    }
+    if (thread_index() == 0) s_.num_columns = remaining > 0 ? 1 : 0;
+    sync_block(kThreads);
+  }
+
+  // One softmax step over the columns in shared memory.
+  S2O_DEVICE void add_columns() {
+    float logits[1][Tile::kKeyTiles][4];
+#pragma unroll
+    for (int n = 0; n < Tile::kKeyTiles; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) logits[0][n][e] = 0.0f;
+    }
+    if (args_.fold.kind == Compensation::kBlocksVariance) {
+      // 0.5 scale^2 sum q^2 var, in units of raw logits: 0.5 scale sum q^2 var.
+      tile_.template multiply_keys<true>(shared_address(s_.q), shared_address(s_.variance), logits);
+      const float factor = 0.5f * (args_.scale_log2 / kLog2E) / (kSquareScale * kSquareScale);
+#pragma unroll
+      for (int n = 0; n < Tile::kKeyTiles; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) logits[0][n][e] *= factor;
+      }
+    }
+    tile_.template multiply_keys<false>(shared_address(s_.q), shared_address(s_.k), logits);
+    const float* const bias = s_.bias + Tile::column_of(thread_index());
+#pragma unroll
+    for (int n = 0; n < Tile::kKeyTiles; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) logits[0][n][e] += bias[n * 8 + e % 2];
+    }
+    RowPair rows = tile_.rows(0);
+    float step_sum[2];
+    float correction[2];
+    softmax_step(logits[0], args_.scale_log2, rows, step_sum, correction);
+    tile_.rows(0) = rows;
+    tile_.rescale(0, correction);
+    tile_.multiply_values(shared_address(s_.v), logits);
+    sync_block(kThreads);  // before the columns are overwritten
+  }
+
+  static S2O_DEVICE std::int64_t min_of_long(std::int64_t a, std::int64_t b) {
+    return a < b ? a : b;
+  }
+  static S2O_DEVICE float log2f_of(int n) { return log_natural(static_cast<float>(n)) * kLog2E; }
+
+  const AttentionKernelArgs& args_;
+  const BlockSumsView& sums_;
+  SharedFold<Traits>& s_;
+  const std::int32_t plan_tile_;
+  const int plan_head_;
+  const std::int32_t fold_end_;
+  const Rows rows_;
+  Tile tile_;
+};
+
+}  // namespace s2o::device

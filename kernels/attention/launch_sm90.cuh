@@ -1,0 +1,84 @@
+// Kernel entry, launcher and instances of the Hopper kernel for one element type.
+#pragma once
+
+#include <algorithm>
+#include <string>
+
+#include "kernels/attention/attention_launch.h"
+#include "kernels/attention/mainloop_sm90.cuh"
+#include "kernels/common/cuda_check.h"
+
+namespace s2o::device {
+
+template <class Traits>
+__global__ void __launch_bounds__(Traits::kThreads, 1)
+    attention_sm90_kernel(const __grid_constant__ AttentionKernelArgs args,
+                          const __grid_constant__ TensorMaps maps) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  attention_sm90_body<Traits>(args, maps);
+#else
+  __trap();  // built for another architecture: the host never launches this
+#endif
+}
+
+// Warpgroups exchange registers of what the block was launched with; fewer would hang.
+template <class Traits, class Kernel>
+void check_registers(Kernel kernel) {
+  cudaFuncAttributes attributes{};
+  cuda_check(cudaFuncGetAttributes(&attributes, kernel), "attention_sm90: kernel attributes");
+  const int needed = 128 * (Traits::kTuning.producer_registers +
+                            Traits::kConsumerWarpgroups * Traits::kTuning.consumer_registers);
+  const int launched = attributes.numRegs * Traits::kThreads;
+  if (launched < needed) {
+    throw UnsupportedError("attention_sm90: built with " + std::to_string(launched) +
+                           " registers a block, the warpgroups need " + std::to_string(needed));
+  }
+}
+
+template <class Traits>
+void launch_instance_sm90(const AttentionKernelArgs& args, const TensorMaps& maps,
+                          int num_multiprocessors, CudaStream stream) {
+  constexpr int kSharedBytes = sizeof(SharedSm90<Traits>);
+  const auto kernel = attention_sm90_kernel<Traits>;
+  check_registers<Traits>(kernel);
+  cuda_check(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
+      "attention_sm90: set shared memory");
+  const auto num_blocks = static_cast<unsigned>(std::min(args.num_tiles, num_multiprocessors));
+  kernel<<<num_blocks, Traits::kThreads, kSharedBytes, stream>>>(args, maps);
+  cuda_check(cudaGetLastError(), "attention_sm90: launch");
+}
+
+template <class Element, int kHeadDim>
+void launch_tile_sm90(const AttentionKernelArgs& args, const TensorMaps& maps, TileShape tile,
+                      int num_multiprocessors, CudaStream stream) {
+  if (tile.tile_m == 128 && tile.tile_n == 128) {
+    launch_instance_sm90<TraitsSm90<Element, kHeadDim, 128, 128>>(args, maps, num_multiprocessors,
+                                                                  stream);
+  } else if (tile.tile_m == 128) {
+    launch_instance_sm90<TraitsSm90<Element, kHeadDim, 128, 64>>(args, maps, num_multiprocessors,
+                                                                 stream);
+  } else if (tile.tile_n == 128) {
+    launch_instance_sm90<TraitsSm90<Element, kHeadDim, 64, 128>>(args, maps, num_multiprocessors,
+                                                                 stream);
+  } else {
+    launch_instance_sm90<TraitsSm90<Element, kHeadDim, 64, 64>>(args, maps, num_multiprocessors,
+                                                                stream);
+  }
+}
+
+template <class Element>
+void launch_attention_sm90(const AttentionKernelArgs& args, const TensorMaps& maps, int head_dim,
+                           TileShape tile, int num_multiprocessors, CudaStream stream) {
+  if (args.num_tiles == 0) return;
+  if (head_dim == 64) {
+    launch_tile_sm90<Element, 64>(args, maps, tile, num_multiprocessors, stream);
+  } else if (head_dim == 128) {
+    launch_tile_sm90<Element, 128>(args, maps, tile, num_multiprocessors, stream);
+  } else {
+    throw UnsupportedError("attention_sm90: head_dim is " + std::to_string(head_dim) +
+                           ", supported are 64 and 128");
+  }
+}
+
+}  // namespace s2o::device

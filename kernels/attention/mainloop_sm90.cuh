@@ -1,0 +1,39 @@
+// The Hopper attention kernel: a persistent block of one producer and one or two consumer
+// warpgroups. Blocks take tiles from a counter, heavy tiles first.
+#pragma once
+
+#include "kernels/attention/consumer_sm90.cuh"
+#include "kernels/attention/producer_sm90.cuh"
+
+namespace s2o::device {
+
+template <class Traits>
+S2O_DEVICE void init_barriers_sm90(SharedSm90<Traits>& s) {
+  barrier_init(&s.q_full, Traits::kFillArrivals);
+  barrier_init(&s.q_empty, Traits::kConsumerWarps);
+  for (int stage = 0; stage < Traits::kStages; ++stage) {
+    barrier_init(&s.k_full[stage], Traits::kFillArrivals);
+    barrier_init(&s.k_empty[stage], Traits::kConsumerWarps);
+    barrier_init(&s.v_full[stage], Traits::kFillArrivals);
+    barrier_init(&s.v_empty[stage], Traits::kConsumerWarps);
+  }
+  barrier_init(&s.reduced, Traits::kConsumerWarps);
+  s.stopped_tile = 0;
+  barrier_init_fence();
+}
+
+template <class Traits>
+S2O_DEVICE void attention_sm90_body(const AttentionKernelArgs& args, const TensorMaps& maps) {
+  auto& shared = *reinterpret_cast<SharedSm90<Traits>*>(shared_memory());
+  if (thread_index() == 0) init_barriers_sm90(shared);
+  sync_block(Traits::kThreads);
+  if (thread_index() < Traits::kProducerThreads) {
+    set_register_limit_down<Traits::kTuning.producer_registers>();
+    ProducerSm90<Traits>(args, maps, shared).run();
+  } else {
+    set_register_limit_up<Traits::kTuning.consumer_registers>();
+    ConsumerSm90<Traits>(args, shared).run();
+  }
+}
+
+}  // namespace s2o::device

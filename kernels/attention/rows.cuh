@@ -1,0 +1,92 @@
+// Rows of tiles: which rows of q a tile holds, and row-wise copies into swizzled tiles.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/attention/kernel_args.h"
+#include "kernels/device/cp_async.cuh"
+#include "kernels/device/layout.cuh"
+
+namespace s2o::device {
+
+// Query rows of one tile (plan_view.h): which rows of q they are and where in the sequence.
+struct TileRowMap {
+  std::int32_t index;     // head * seqlen + position, or -1 beyond the last row
+  std::int32_t position;  // original position, 0 beyond the last row
+};
+S2O_DEVICE TileRowMap tile_row(const AttentionKernelArgs& args, int plan_head, int tile, int tile_m,
+                               int row) {
+  const std::int64_t slot = static_cast<std::int64_t>(tile) * tile_m + row;
+  if (slot >= args.seqlen * args.pack) return {-1, 0};
+  int head = plan_head;
+  std::int32_t position = 0;
+  if (args.pack > 1) {
+    head = plan_head * args.pack + static_cast<int>(slot % args.pack);
+    position = static_cast<std::int32_t>(slot / args.pack);
+  } else if (args.pass.query_order != nullptr) {
+    position = load_global(args.pass.query_order + plan_head * args.seqlen + slot);
+  } else {
+    position = static_cast<std::int32_t>(slot);
+  }
+  return {static_cast<std::int32_t>(head * args.seqlen + position), position};
+}
+
+S2O_DEVICE int rows_in_tile(const AttentionKernelArgs& args, int tile, int tile_m) {
+  const std::int64_t left = args.seqlen * args.pack - static_cast<std::int64_t>(tile) * tile_m;
+  return left < tile_m ? static_cast<int>(left) : tile_m;
+}
+
+// Copies kRows rows of kHeadDim elements into a swizzled tile; row r comes from row rows[r] of
+// `base`, or is zero where rows[r] < 0. `thread` in [0, kThreads).
+template <int kRows, int kHeadDim, int kThreads>
+S2O_DEVICE void copy_rows_async(std::uint32_t tile, const void* base, const std::int32_t* rows,
+                                int thread) {
+  constexpr int kChunks = kHeadDim / kChunkElements;
+  constexpr int kRowsPerPass = kThreads / kChunks;
+  static_assert(kThreads % kChunks == 0 && kRows % kRowsPerPass == 0);
+  const int chunk = static_cast<int>(static_cast<unsigned>(thread) % kChunks);
+  const int first_row = static_cast<int>(static_cast<unsigned>(thread) / kChunks);
+  const auto* source = static_cast<const unsigned char*>(base) + chunk * kChunkBytes;
+  // kRowsPerPass is a multiple of 8, so the swizzle of a thread is the same in every pass.
+  static_assert(kRowsPerPass % 8 == 0);
+  const std::uint32_t target =
+      tile + static_cast<std::uint32_t>(swizzled_chunk_offset(kRows, first_row, chunk));
+#pragma unroll
+  for (int pass = 0; pass < kRows / kRowsPerPass; ++pass) {
+    const int row = first_row + pass * kRowsPerPass;
+    const std::int32_t from = rows[row];
+    const std::int64_t offset = static_cast<std::int64_t>(from < 0 ? 0 : from) * (kHeadDim * 2);
+    copy_async_16(target + pass * kRowsPerPass * kPanelRowBytes, source + offset, from >= 0);
+  }
+}
+
+// First row of the plan head's KV head.
+template <int kHeadDim>
+S2O_DEVICE const void* kv_head_rows(const AttentionKernelArgs& args, const void* tensor,
+                                    int plan_head) {
+  const std::int64_t kv_head = plan_head / args.plan_heads_per_kv_head;
+  return static_cast<const std::uint16_t*>(tensor) + kv_head * args.seqlen * kHeadDim;
+}
+
+// Smallest position among the tile's rows; called by one whole warp.
+S2O_DEVICE int smallest_position(const std::int32_t* positions, int num_rows) {
+  int first = positions[0];
+  for (int row = lane_index(); row < num_rows; row += 32) first = min_of(first, positions[row]);
+  for (int mask = 16; mask > 0; mask /= 2) first = min_of(first, shuffle_xor(first, mask));
+  return first;
+}
+
+// This thread's share of the number of plan steps of a tile. The PV skip exempts the last steps, so
+// their number must be known beforehand.
+S2O_DEVICE int plan_steps_of_thread(const AttentionKernelArgs& args, std::int32_t plan_tile,
+                                    int num_threads) {
+  const std::int64_t end = load_global(args.pass.item_offsets + plan_tile + 1);
+  int steps = 0;
+  for (std::int64_t i = load_global(args.pass.item_offsets + plan_tile) + thread_index(); i < end;
+       i += num_threads) {
+    steps += ceil_div(args.pass.items[i].count, args.block_n);
+  }
+  return steps;
+}
+
+}  // namespace s2o::device

@@ -1,0 +1,152 @@
+// From the items of a plan tile to the kernel's steps, in visiting order.
+//
+// A plan step is block_n keys of one item (the last may be shorter); the kernel cuts it into tile
+// steps of kTileN keys. Decisions (early stop, counters) belong to the end of a plan step.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/common/plan_view.h"
+#include "kernels/device/platform.cuh"
+
+namespace s2o::device {
+
+struct StepInfo {
+  std::int64_t begin;  // first key slot, or first entry of gather_indices
+  std::int32_t count;  // keys of the step, 1 .. kTileN; 0 = no step left
+  std::int32_t item;   // index of the item in its tile
+  ItemKind kind;
+  MaskClass mask;
+  bool stoppable;
+  bool starts_plan_step;
+  bool ends_plan_step;
+};
+
+// How the keys of a step are found.
+enum class KeySource : std::uint8_t { kContiguous, kKeyOrder, kGather };
+
+S2O_DEVICE KeySource key_source(const StepInfo& step, const PassView& pass) {
+  if (step.kind == ItemKind::kGather) return KeySource::kGather;
+  return pass.key_order == nullptr ? KeySource::kContiguous : KeySource::kKeyOrder;
+}
+
+// Token of key `i` of the step, or -1 beyond its end. `plan_head` selects the key order.
+S2O_DEVICE std::int32_t step_token(const StepInfo& step, const PassView& pass, std::int64_t seqlen,
+                                   int plan_head, int i) {
+  if (i >= step.count) return -1;
+  const std::int64_t slot = step.begin + i;
+  switch (key_source(step, pass)) {
+    case KeySource::kGather:
+      return load_global(pass.gather_indices + slot);
+    case KeySource::kKeyOrder:
+      return load_global(pass.key_order + plan_head * seqlen + slot);
+    case KeySource::kContiguous:
+      break;
+  }
+  return static_cast<std::int32_t>(slot);
+}
+
+// Every key of a contiguous step lies at or before every row of the tile: nothing to mask.
+S2O_DEVICE bool step_is_past(const StepInfo& step, const PassView& pass, int first_position) {
+  return step.mask == MaskClass::kCausal && key_source(step, pass) == KeySource::kContiguous &&
+         step.begin + step.count - 1 <= first_position;
+}
+
+// Visible keys of one row under a mask class, as bounds on the token, so that the test of an
+// element has no branches: 0 <= token <= last, and token < sink or token > window_before.
+struct VisibleKeys {
+  std::int32_t last;
+  std::int32_t sink;
+  std::int32_t window_before;
+
+  S2O_HOST_DEVICE bool contains(std::int32_t token) const {
+    return (static_cast<std::uint32_t>(token) <= static_cast<std::uint32_t>(last)) &
+           ((token < sink) | (token > window_before));
+  }
+};
+S2O_HOST_DEVICE VisibleKeys visible_keys(MaskClass mask, std::int32_t position,
+                                         std::int32_t window_sink, std::int32_t window_size) {
+  constexpr std::int32_t kEveryToken = 0x7fffffff;
+  return {mask == MaskClass::kNone ? kEveryToken : position,
+          mask == MaskClass::kWindow ? window_sink : kEveryToken, position - window_size};
+}
+
+// One load instead of one per field. Arrays of items start at a multiple of 16 bytes.
+S2O_DEVICE PlanItem load_item(const PlanItem* source) {
+  static_assert(sizeof(PlanItem) == 16);
+  const Words4 words = load_global_16(source);
+  PlanItem item;
+  memcpy(&item, &words, sizeof(item));
+  return item;
+}
+
+// Walks the items of one tile. The item after the current one is requested one item early, so that
+// a walk over many short items does not wait for memory; `Fetch` decides how:
+//   item(const PlanItem*)                  loads one item now
+//   request(PlanItem& target, const PlanItem*)   may complete any time before the next call
+struct StepWalker {
+  alignas(16) PlanItem current;
+  alignas(16) PlanItem ahead;  // item index + 1, if it exists
+  const PlanItem* items;
+  std::int32_t num_items;
+  std::int32_t index;   // of `current`; -1 before the first
+  std::int32_t offset;  // keys of `current` already handed out
+  bool stopped;         // stoppable items are skipped from now on
+
+  S2O_DEVICE void start(const PassView& pass, std::int64_t tile) {
+    const std::int64_t begin = load_global(pass.item_offsets + tile);
+    num_items = static_cast<std::int32_t>(load_global(pass.item_offsets + tile + 1) - begin);
+    items = pass.items + begin;
+    restart_after(-1);
+    stopped = false;
+  }
+
+  // Goes on with the item after `item`.
+  S2O_DEVICE void restart_after(int item) {
+    index = item;
+    offset = 0;
+    current.count = 0;
+    ahead.count = -1;  // not requested
+  }
+
+  template <int kTileN, class Fetch>
+  S2O_DEVICE StepInfo next(int block_n, const Fetch& fetch) {
+    bool moved = false;
+    while (offset >= current.count || (stopped && current.stoppable)) {
+      ++index;
+      if (index >= num_items) {
+        index = num_items;
+        current.count = 0;
+        offset = 0;
+        return {0, 0, index, ItemKind::kRun, MaskClass::kNone, false, false, false};
+      }
+      // Only a request of an earlier call is known to have arrived.
+      current = moved || ahead.count < 0 ? fetch.item(items + index) : ahead;
+      offset = 0;
+      moved = true;
+    }
+    if (moved && index + 1 < num_items) fetch.request(ahead, items + index + 1);
+    const int count = min_of(kTileN, current.count - offset);
+    const StepInfo step = {current.begin + offset,
+                           count,
+                           index,
+                           current.kind,
+                           current.mask,
+                           current.stoppable,
+                           offset % block_n == 0,
+                           (offset + kTileN) % block_n == 0 || offset + count >= current.count};
+    offset += count;
+    return step;
+  }
+};
+
+// Both loads and requests read the item at once: for a walker that lives in registers, where the
+// compiler lets the request fly until it is used.
+struct FetchNow {
+  S2O_DEVICE PlanItem item(const PlanItem* source) const { return load_item(source); }
+  S2O_DEVICE void request(PlanItem& target, const PlanItem* source) const {
+    target = load_item(source);
+  }
+};
+
+}  // namespace s2o::device

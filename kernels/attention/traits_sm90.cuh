@@ -1,0 +1,91 @@
+// Tile shapes of the Hopper kernel, one constexpr table read by the kernel and its launcher.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/attention/steps.cuh"
+#include "kernels/device/layout.cuh"
+#include "kernels/device/mbarrier_sm90.cuh"
+
+namespace s2o::device {
+
+struct TuningSm90 {
+  int stages;              // buffers of K and of V
+  int producer_registers;  // per thread, after the warpgroups exchanged registers
+  int consumer_registers;
+  bool ordered_issue;  // consumer warpgroups take turns at issuing products
+};
+
+// NOTE: reasons are arithmetic; the kernel has not been timed yet.
+S2O_HOST_DEVICE constexpr TuningSm90 tuning_sm90(int head_dim, int tile_m, int tile_n) {
+  TuningSm90 tuning{};
+  // One K and V pair is 64 KiB at head_dim 128 and 128 keys: two pairs and Q fill 160 of 227 KiB.
+  // Smaller tiles take more stages for the same bytes in flight, at most four.
+  const int pair_bytes = 2 * tile_bytes(tile_n, head_dim);
+  tuning.stages = pair_bytes >= 65536 ? 2 : 4;
+  // 64 K registers a multiprocessor. Two consumer warpgroups: 56 + 2 * 224 = 504 <= 512 a lane of
+  // four warpgroups' worth; a consumer holds 64 logits, 64 outputs and 32 packed probabilities.
+  tuning.producer_registers = 56;
+  tuning.consumer_registers = tile_m == 128 ? 224 : 240;
+  // Taking turns keeps the softmax of one warpgroup under the products of the other.
+  tuning.ordered_issue = tile_m == 128;
+  return tuning;
+}
+
+template <class ElementType, int kHeadDimValue, int kTileMValue, int kTileNValue>
+struct TraitsSm90 {
+  using Element = ElementType;
+  static constexpr int kHeadDim = kHeadDimValue;
+  static constexpr int kTileM = kTileMValue;
+  static constexpr int kTileN = kTileNValue;
+  static constexpr TuningSm90 kTuning = tuning_sm90(kHeadDim, kTileM, kTileN);
+  static constexpr int kStages = kTuning.stages;
+  // Descriptions of steps outlive the K buffer that they came with: the mask is applied after the
+  // buffer was given back. kStages + 1 would do.
+  static constexpr int kRing = 2 * kStages;
+  static constexpr int kConsumerWarpgroups = kTileM / 64;
+  static constexpr int kConsumerWarps = 4 * kConsumerWarpgroups;
+  static constexpr int kProducerThreads = 128;
+  static constexpr int kThreads = kProducerThreads + 128 * kConsumerWarpgroups;
+  // Arrivals that fill a buffer: each producer thread, and thread 0 once more for its bulk copies
+  // and for what it wrote about the step.
+  static constexpr int kFillArrivals = kProducerThreads + 1;
+
+  static_assert(kHeadDim == 64 || kHeadDim == 128);
+  static_assert(kTileM == 64 || kTileM == 128);
+  static_assert(kTileN == 64 || kTileN == 128);
+  static_assert(kTileM <= kProducerThreads && kTileN <= kProducerThreads,
+                "one producer thread per row and per key index");
+  static_assert(kTuning.producer_registers + kConsumerWarpgroups * kTuning.consumer_registers <=
+                512);
+};
+
+template <class Traits>
+struct SharedSm90 {
+  // Swizzled by address bits: every tile starts at a multiple of 1024.
+  alignas(1024) unsigned char q[tile_bytes(Traits::kTileM, Traits::kHeadDim)];
+  alignas(1024) unsigned char k[Traits::kStages][tile_bytes(Traits::kTileN, Traits::kHeadDim)];
+  alignas(1024) unsigned char v[Traits::kStages][tile_bytes(Traits::kTileN, Traits::kHeadDim)];
+  // Full: written by the producer. Empty: given back by the consumers, one arrival a warp.
+  Barrier q_full, q_empty;
+  Barrier k_full[Traits::kStages], k_empty[Traits::kStages];
+  Barrier v_full[Traits::kStages], v_empty[Traits::kStages];
+  Barrier reduced;  // values of all consumer warps for one decision are in `warp_value`
+
+  StepInfo steps[Traits::kRing];                     // count 0: the tile ends
+  std::int32_t keys[Traits::kRing][Traits::kTileN];  // tokens, -1 beyond the end; not for runs
+  // About the tile in q; valid between q_full and q_empty.
+  std::int32_t plan_tile;                     // -1: no tile left
+  std::int32_t num_rows;                      // rows of the tile that exist
+  std::int32_t first_position;                // smallest position
+  std::int32_t total_plan_steps;              // only with the PV skip
+  std::int32_t row_index[Traits::kTileM];     // row of q, out and lse, -1 beyond the last row
+  std::int32_t row_position[Traits::kTileM];  // original position
+
+  std::int32_t next_order;        // producer: place in tile_order
+  std::int32_t producer_stop[2];  // producer: the stop as all its threads saw it
+  std::int32_t stopped_tile;      // consumers: 1 + count of the tile that stopped
+  float warp_value[2][Traits::kConsumerWarps];
+};
+
+}  // namespace s2o::device

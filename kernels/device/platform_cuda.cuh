@@ -1,0 +1,121 @@
+// The CUDA half of platform.cuh: built-ins and single instructions.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace s2o::device {
+
+// Tensor-map loads and warpgroup products see swizzled tiles by address bits: 1024-byte atoms.
+extern __shared__ __align__(1024) unsigned char g_shared_memory[];
+
+S2O_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
+// The same, read anew: what derives from it does not occupy registers before. For rare paths of
+// loops that are short of registers.
+S2O_DEVICE int thread_index_again() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+S2O_DEVICE int block_index() { return static_cast<int>(blockIdx.x); }
+S2O_DEVICE unsigned char* shared_memory() { return g_shared_memory; }
+S2O_DEVICE std::uint32_t shared_address(const void* pointer) {
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+S2O_DEVICE void sync_block(int /*num_threads*/) { __syncthreads(); }
+S2O_DEVICE void sync_warp() { __syncwarp(); }
+// Barrier of a subset of the block's warps; `id` in [1, 15].
+S2O_DEVICE void sync_named(int id, int num_threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
+}
+S2O_DEVICE void arrive_named(int id, int num_threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
+}
+template <class T>
+S2O_DEVICE T shuffle_xor(T value, int lane_mask) {
+  return __shfl_xor_sync(0xffffffffu, value, lane_mask);
+}
+
+S2O_DEVICE float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+S2O_DEVICE float log_natural(float x) { return logf(x); }
+S2O_DEVICE float max_of(float a, float b) { return fmaxf(a, b); }
+S2O_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+S2O_DEVICE int atomic_add(int* address, int value) { return atomicAdd(address, value); }
+S2O_DEVICE void atomic_or(std::uint32_t* address, std::uint32_t bits) { atomicOr(address, bits); }
+S2O_DEVICE int count_bits(std::uint32_t bits) { return __popc(bits); }
+S2O_DEVICE int lowest_bit(std::uint32_t bits) { return __ffs(static_cast<int>(bits)) - 1; }
+
+// Read by memory at this moment: another warp may write it at any time.
+S2O_DEVICE std::int32_t volatile_load(const std::int32_t* pointer) {
+  return *static_cast<const volatile std::int32_t*>(pointer);
+}
+S2O_DEVICE void volatile_store(std::int32_t* pointer, std::int32_t value) {
+  *static_cast<volatile std::int32_t*>(pointer) = value;
+}
+template <class T>
+S2O_DEVICE T load_global(const T* pointer) {
+  return __ldg(pointer);
+}
+struct Words4 {
+  std::uint32_t word[4];
+};
+// 16 bytes, 16-byte aligned, through the read-only path.
+S2O_DEVICE Words4 load_global_16(const void* pointer) {
+  const uint4 value = __ldg(static_cast<const uint4*>(pointer));
+  return {{value.x, value.y, value.z, value.w}};
+}
+struct FloatPair {
+  float low, high;
+};
+// NOTE: no read-only path: the kernel may write the same array.
+S2O_DEVICE FloatPair load_global_pair(const float* source) {
+  const float2 pair = *reinterpret_cast<const float2*>(source);
+  return {pair.x, pair.y};
+}
+S2O_DEVICE void store_global_pair(float* target, float low, float high) {
+  *reinterpret_cast<float2*>(target) = make_float2(low, high);
+}
+
+// Two fp32 values rounded to nearest even into one register, `low` in the low half.
+template <class Element>
+S2O_DEVICE std::uint32_t pack_pair(float low, float high) {
+  std::uint32_t packed;
+  if constexpr (Element::kIsBf16) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  }
+  return packed;
+}
+template <class Element>
+S2O_DEVICE float unpack_low(std::uint32_t packed) {
+  if constexpr (Element::kIsBf16) {
+    return __uint_as_float(packed << 16);
+  } else {
+    float value;
+    asm("{.reg .b16 lo, hi; mov.b32 {lo, hi}, %1; cvt.f32.f16 %0, lo;}"
+        : "=f"(value)
+        : "r"(packed));
+    return value;
+  }
+}
+template <class Element>
+S2O_DEVICE float unpack_high(std::uint32_t packed) {
+  if constexpr (Element::kIsBf16) {
+    return __uint_as_float(packed & 0xffff0000u);
+  } else {
+    float value;
+    asm("{.reg .b16 lo, hi; mov.b32 {lo, hi}, %1; cvt.f32.f16 %0, hi;}"
+        : "=f"(value)
+        : "r"(packed));
+    return value;
+  }
+}
+
+}  // namespace s2o::device

@@ -1,0 +1,111 @@
+// The other half of platform.cuh: the same names on the CPU model of a grid, for tests.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <vector>
+
+#include "kernels/common/bf16.h"
+#include "kernels/testing/simt.h"
+
+namespace s2o::device {
+
+inline int thread_index() { return simt::thread_index(); }
+inline int thread_index_again() { return simt::thread_index(); }
+inline int block_index() { return simt::block_index(); }
+inline unsigned char* shared_memory() {
+  return reinterpret_cast<unsigned char*>(simt::shared_base());
+}
+inline std::uint32_t shared_address(const void* pointer) { return simt::shared_offset(pointer); }
+// The byte at a shared-memory address, which must be a multiple of `alignment`.
+inline void* shared_pointer(std::uint32_t address, std::uint32_t alignment) {
+  if (address % alignment != 0) throw std::runtime_error("simt: unaligned shared-memory address");
+  return simt::shared_base() + address;
+}
+
+inline void sync_block(int num_threads) { simt::barrier_sync(0, num_threads); }
+inline void sync_warp() {
+  int unused = 0;
+  simt::warp_collective("syncwarp", unused, [](const std::vector<int*>&) {});
+}
+inline void sync_named(int id, int num_threads) { simt::barrier_sync(id, num_threads); }
+inline void arrive_named(int id, int num_threads) { simt::barrier_arrive(id, num_threads); }
+template <class T>
+T shuffle_xor(T value, int lane_mask) {
+  struct Args {
+    T value, result;
+    int lane_mask;
+  } args{value, value, lane_mask};
+  simt::warp_collective("shfl.xor", args, [](const std::vector<Args*>& lanes) {
+    for (std::size_t lane = 0; lane < lanes.size(); ++lane) {
+      const auto source = lane ^ static_cast<std::size_t>(lanes[lane]->lane_mask);
+      lanes[lane]->result = lanes[source]->value;
+    }
+  });
+  return args.result;
+}
+
+inline float exp2_fast(float x) { return std::exp2(x); }
+inline float log_natural(float x) { return std::log(x); }
+inline float max_of(float a, float b) { return std::fmax(a, b); }
+inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
+inline int atomic_add(int* address, int value) {
+  const int old = *address;
+  *address += value;
+  return old;
+}
+inline void atomic_or(std::uint32_t* address, std::uint32_t bits) { *address |= bits; }
+inline int count_bits(std::uint32_t bits) { return __builtin_popcount(bits); }
+inline int lowest_bit(std::uint32_t bits) { return __builtin_ctz(bits); }
+
+inline std::int32_t volatile_load(const std::int32_t* pointer) { return *pointer; }
+inline void volatile_store(std::int32_t* pointer, std::int32_t value) { *pointer = value; }
+template <class T>
+T load_global(const T* pointer) {
+  return *pointer;
+}
+struct Words4 {
+  std::uint32_t word[4];
+};
+inline Words4 load_global_16(const void* pointer) {
+  if (reinterpret_cast<std::uintptr_t>(pointer) % 16 != 0) {
+    throw std::runtime_error("simt: 16-byte load from an unaligned address");
+  }
+  Words4 value;
+  std::memcpy(&value, pointer, sizeof(value));
+  return value;
+}
+struct FloatPair {
+  float low, high;
+};
+inline FloatPair load_global_pair(const float* source) { return {source[0], source[1]}; }
+inline void store_global_pair(float* target, float low, float high) {
+  target[0] = low;
+  target[1] = high;
+}
+
+template <class Element>
+float element_to_float(std::uint16_t bits) {
+  return Element::kIsBf16 ? bf16_to_float(bits) : fp16_to_float(bits);
+}
+template <class Element>
+std::uint16_t float_to_element(float value) {
+  return Element::kIsBf16 ? float_to_bf16(value) : float_to_fp16(value);
+}
+template <class Element>
+std::uint32_t pack_pair(float low, float high) {
+  return static_cast<std::uint32_t>(float_to_element<Element>(low)) |
+         (static_cast<std::uint32_t>(float_to_element<Element>(high)) << 16);
+}
+template <class Element>
+float unpack_low(std::uint32_t packed) {
+  return element_to_float<Element>(static_cast<std::uint16_t>(packed & 0xffffu));
+}
+template <class Element>
+float unpack_high(std::uint32_t packed) {
+  return element_to_float<Element>(static_cast<std::uint16_t>(packed >> 16));
+}
+
+}  // namespace s2o::device

@@ -1,0 +1,56 @@
+#include "kernels/testing/model_runner.h"
+
+#include <limits>
+
+#include "kernels/common/bf16.h"
+
+namespace s2o::testing {
+
+std::vector<std::uint16_t> to_16_bit(const std::vector<float>& values, KernelDType dtype) {
+  std::vector<std::uint16_t> bits(values.size());
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    bits[i] = dtype == KernelDType::kBf16 ? float_to_bf16(values[i]) : float_to_fp16(values[i]);
+  }
+  return bits;
+}
+
+KernelResult run_on_model(const AttentionInput& input, const SparsePlan& plan, KernelDType dtype,
+                          const ModelLaunchers& launchers) {
+  const Problem& problem = input.problem;
+  const auto q = to_16_bit(input.q, dtype);
+  const auto k = to_16_bit(input.k, dtype);
+  const auto v = to_16_bit(input.v, dtype);
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  KernelResult result;
+  result.out.assign(input.q.size(), nan);
+  result.lse.assign(static_cast<std::size_t>(problem.seqlen * problem.num_q_heads), nan);
+  const auto num_tiles = static_cast<std::size_t>(plan.num_tiles());
+  result.stats.assign(plan.passes.size() * num_tiles, {-1, -1, -1, -1});
+
+  const PlanPointers pointers(plan);
+  const PlanView& view = pointers.view();
+  for (int p = 0; p < view.num_passes; ++p) {
+    const std::vector<std::int32_t> order =
+        tile_launch_order(problem, view, view.passes[p], /*l2_bytes=*/1 << 20);
+    std::int32_t next_tile = 0;
+    AttentionKernelArgs args = kernel_args(problem, view);
+    args.q = q.data();
+    args.k = k.data();
+    args.v = v.data();
+    args.out_fp32 = result.out.data();
+    args.lse = result.lse.data();
+    args.resume_out = p > 0 ? result.out.data() : nullptr;
+    args.stats = result.stats.data() + static_cast<std::size_t>(p) * num_tiles;
+    args.tile_order = order.data();
+    args.next_tile = &next_tile;
+    args.pass = view.passes[p];
+    launchers.pass(args);
+    if (view.fold.kind != Compensation::kNone && view.passes[p].fold_end != nullptr) {
+      args.resume_out = result.out.data();
+      launchers.fold(args);
+    }
+  }
+  return result;
+}
+
+}  // namespace s2o::testing
