@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import ticker
 
-from plot_common import PAGE_WIDTH, load_settings, method_style, set_title, side_legend
+from plot_common import PAGE_WIDTH, load_settings, method_style, ratio_axis, set_title, side_legend
 from plot_data import PlotError, coverage, nearest_settings, read_tables
 
 COMPENSATIONS = ["none", "centroid", "blocks", "blocks_variance"]
@@ -23,7 +23,9 @@ def ablations(arguments):
     changes = [change for change in changes if change != "(reference)"]
     if not changes:
         raise PlotError("the table holds the reference alone, no other setting")
-    levels = sorted({row["sparsity"] for row in rows})
+    levels = sorted({row["sparsity"] for row in rows if row["mse_ratio"] is not None})
+    if not levels:
+        raise PlotError("no setting reaches any sparsity of the table")
     parameters = {}
     for change in changes:
         parameters.setdefault(change.split("=")[0].split(":")[0], []).append(change)
@@ -42,7 +44,7 @@ def ablations(arguments):
     ):
         for i, level in enumerate(levels):
             for y, change in enumerate(ordered):
-                row = next(r for r in rows if r["change"] == change and r["sparsity"] == level)
+                row = next(r for r in rows if (r["change"], r["sparsity"]) == (change, level))
                 if row[quantity] is None:
                     continue
                 offset = y + 0.6 * ((i + 0.5) / len(levels) - 0.5)
@@ -53,8 +55,7 @@ def ablations(arguments):
                 axes.plot(row[quantity], offset, "o", color=colors[i], markersize=3.5, label=label)
         axes.axvline(1, color="#000000", linewidth=0.6, zorder=1)
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
-        axes.xaxis.set_minor_formatter(ticker.FuncFormatter(lambda x, _: ""))
+        ratio_axis(axes.xaxis)
         axes.set_xlabel(name)
         axes.grid(True, axis="x", which="both")
         for y in np.cumsum([len(group) for group in parameters.values()])[:-1]:
@@ -84,8 +85,7 @@ def compensation(arguments):
     axes.set_yticks(range(len(selections)), selections)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
-    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    ratio_axis(axes.xaxis)
     axes.axvline(1, color="#000000", linewidth=0.6, zorder=1)
     axes.grid(True, axis="x", which="both")
     axes.set_xlabel(f"MSE at sparsity {level:g} / reference, with 95 % bootstrap interval")

@@ -10,15 +10,6 @@
 namespace s2o {
 namespace {
 
-// "segment_size=128 query_guide=none": what `params` has and the reference has not.
-std::string change_text(const MethodCurves& curves, const MethodCurves& reference) {
-  std::vector<std::string> keys;
-  for (const auto& [key, value] : curves.params.items()) {
-    if (!reference.params.contains(key) || reference.params.at(key) != value) keys.push_back(key);
-  }
-  return params_label(curves.params, keys);
-}
-
 struct Variant {
   std::string change;
   std::size_t method = 0;  // index into CurveSet::methods
@@ -31,10 +22,13 @@ std::vector<Variant> variants_of(const CurveSet& set, const MethodCurves& refere
     if (&curves == &reference) {
       variants.insert(variants.begin(), {"(reference)", m});
     } else if (curves.method == reference.method) {
-      variants.push_back({change_text(curves, reference), m});
-    } else if (curves.method == "streaming_llm") {
-      variants.push_back({"local window only: " + curves.label, m});
+      const std::vector<std::string> keys = changed_keys(curves.params, reference.params);
+      variants.push_back({params_label(curves.params, keys), m});
     }
+  }
+  for (std::size_t m = 0; m < set.methods.size(); ++m) {
+    if (set.methods[m].method != "streaming_llm") continue;
+    variants.push_back({"local window only: " + set.methods[m].label, m});
   }
   return variants;
 }
