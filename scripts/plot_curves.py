@@ -173,7 +173,7 @@ def matched_sparsity(arguments):
 
 def matched_mse(arguments):
     words = {
-        "x": "error level: that of the reference at this sparsity",
+        "x": "error of the reference at sparsity",
         "y": "compute density (geometric mean)",
     }
     return _matched_figure(

@@ -74,16 +74,22 @@ def compensation(arguments):
     if not rows:
         raise PlotError(f"no method reaches sparsity {level:g}")
     selections = list(dict.fromkeys(row["selection"] for row in rows))
+    kinds = {name: [r["compensation"] for r in rows if r["selection"] == name] for name in selections}
+    rows.sort(key=lambda row: COMPENSATIONS.index(row["compensation"]))
     figure, axes = plt.subplots(figsize=(PAGE_WIDTH, 0.9 + 0.3 * len(selections)))
     colors = dict(zip(COMPENSATIONS, plt.get_cmap("viridis")(np.linspace(0.05, 0.85, 4))))
     for row in rows:
-        y = selections.index(row["selection"]) + 0.18 * (COMPENSATIONS.index(row["compensation"]) - 1.5)
+        kind = sorted(kinds[row["selection"]], key=COMPENSATIONS.index)
+        place = kind.index(row["compensation"]) - (len(kind) - 1) / 2
+        y = selections.index(row["selection"]) + 0.2 * place
         color = colors[row["compensation"]]
         if row["ratio_low"] is not None:
             axes.plot([row["ratio_low"], row["ratio_high"]], [y, y], color=color, linewidth=1)
         axes.plot(row["ratio"], y, "o", color=color, markersize=4, label=row["compensation"])
     axes.set_yticks(range(len(selections)), selections)
-    axes.invert_yaxis()
+    axes.set_ylim(len(selections) - 0.5, -0.5)
+    for y in range(1, len(selections)):
+        axes.axhline(y - 0.5, color="#dddddd", linewidth=0.5)
     axes.set_xscale("log")
     ratio_axis(axes.xaxis)
     axes.axvline(1, color="#000000", linewidth=0.6, zorder=1)

@@ -40,7 +40,7 @@ ReportTable change_table(const std::vector<Variant>& variants, const MatchGrid& 
   for (const Variant& variant : variants) {
     table.rows.push_back({text_cell(variant.change)});
     for (const MatchCell& cell : grid.cells[variant.method]) {
-      table.rows.back().push_back(ratio_cell(cell.ratio, grid.num_units));
+      table.rows.back().push_back(ratio_cell(cell, grid.num_units));
     }
   }
   return table;
@@ -122,8 +122,9 @@ Report build_ablations(const ResultTable& table, const MatchOptions& options) {
             "Compute density at the MSE that {} has at a sparsity, relative to it, seqlen {}",
             reference.label, mse[g].seqlen));
     by_mse.notes = {fmt::format("Columns: sparsity. Geometric mean over {} units [2.5 %, 97.5 % "
-                                "bootstrap]; (n): units used where fewer. Below 1 is better.",
+                                "bootstrap]. Below 1 is better.",
                                 mse[g].num_units),
+                    ratio_note(reference.label),
                     "Reference: " + reference.method + " " + reference.params.dump()};
     report.view.push_back(std::move(by_mse));
     report.view.push_back(std::move(by_density));

@@ -69,14 +69,15 @@ ReportTable level_table(const std::vector<Family>& families, const MatchGrid& gr
         table.rows.back().push_back({"-", nullptr});
         continue;
       }
-      table.rows.back().push_back(ratio_cell(grid.cells[found->second][l].ratio, grid.num_units));
+      table.rows.back().push_back(ratio_cell(grid.cells[found->second][l], grid.num_units));
     }
   }
-  table.notes = {fmt::format(
-      "Geometric mean over {} units [2.5 %, 97.5 % bootstrap]; (n): units used where fewer; -: not "
-      "among the results. Folded columns count as work. Down a column: "
-      "selection; along a row: compensation.",
-      grid.num_units)};
+  table.notes = {
+      fmt::format("Geometric mean over {} units [2.5 %, 97.5 % bootstrap]; -: not among the "
+                  "results. Folded columns count as work. Down a column: "
+                  "selection; along a row: compensation.",
+                  grid.num_units),
+      ratio_note(reference)};
   return table;
 }
 

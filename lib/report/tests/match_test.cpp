@@ -132,6 +132,25 @@ TEST(MatchMse, explicit_levels_are_absolute_errors) {
   EXPECT_NEAR(*grid.cells[index_of(set, "s2o")][0].value.value, 0.25, 1e-9);
 }
 
+TEST(MatchMse, units_that_do_better_at_every_setting_are_counted_apart) {
+  ResultTable table = sample_table();
+  for (double sparsity : {0.4, 0.8}) {
+    for (int layer : {0, 1}) {
+      const double mse = sample_mse(sparsity, layer == 0 ? 1.0 : 1e-3);
+      table.rows.push_back(
+          sample_row({"oracle", {{"density", 1.0 - sparsity}}, 1.0 - sparsity, mse, layer}));
+    }
+  }
+  const MatchOptions options = layer_options();
+  const CurveSet set = build_curves(table, options.curves);
+  const MatchGrid grid = match_mse(set, options)[0];
+  const MatchCell& cell = grid.cells[index_of(set, "oracle")][1];
+  EXPECT_EQ(cell.ratio.count, 1);
+  EXPECT_EQ(cell.num_exceeding, 1);
+  EXPECT_EQ(ratio_cell(cell, 2).text, "1.00 (1+1)");
+  EXPECT_EQ(grid.cells[index_of(set, "window")][1].num_exceeding, 0) << "never as good";
+}
+
 TEST(BestBaseline, oracles_and_the_own_family_do_not_count) {
   ResultTable table = sample_table();
   for (double sparsity : {0.4, 0.95}) {
