@@ -79,7 +79,7 @@ int exit_code_of(const EvalSummary& summary, const ResultTable& table) {
   for (const ResultRow& row : table.rows) {
     if (!row.error) return kExitSomeCellsFailed;
   }
-  std::rethrow_exception(summary.first_failure);
+  return failure_exit_code(summary.first_failure);
 }
 
 int run_eval(const EvalOptions& options) {
@@ -105,12 +105,24 @@ int run_eval(const EvalOptions& options) {
   } catch (...) {
     stopped = std::current_exception();
   }
-  // Whatever ended the sweep, the rows so far are printed and written.
+  // Whatever ended the sweep, the rows so far are written and printed; the files come first,
+  // because stdout may be a pipe that nobody reads.
   const ResultTable table = store.table();
+  try {
+    store.finish();
+  } catch (...) {
+    if (stopped)
+      log_error(failure_text(std::current_exception()));
+    else
+      stopped = std::current_exception();
+  }
   print_result(render_results(table, format));
-  store.finish();
   log_info("{} rows in {}", table.rows.size(), folder.string());
-  if (stopped) std::rethrow_exception(stopped);
+  if (stopped) {
+    log_warning("{} of {} rows are in {}; the same command with --resume goes on",
+                table.rows.size(), cells.size(), folder.string());
+    std::rethrow_exception(stopped);
+  }
   return exit_code_of(summary, table);
 }
 

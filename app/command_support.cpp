@@ -1,5 +1,6 @@
 #include <csignal>
 #include <cstdio>
+#include <new>
 
 #include "app/commands.h"
 #include "kernels/common/parallel.h"
@@ -31,6 +32,38 @@ CLI::App* add_command(CLI::App& app, const std::string& name, const std::string&
           "-q,--quiet", [] { set_log_level(LogLevel::kQuiet); }, "Log errors only")
       ->excludes(verbose);
   return command;
+}
+
+int failure_exit_code(const std::exception_ptr& failure) {
+  try {
+    std::rethrow_exception(failure);
+  } catch (const ConfigError&) {
+    return kExitConfig;
+  } catch (const InputError&) {
+    return kExitInput;
+  } catch (const UnsupportedError&) {
+    return kExitUnsupported;
+  } catch (const std::bad_alloc&) {
+    return kExitUnsupported;
+  } catch (const CudaError&) {
+    return kExitCuda;
+  } catch (const InterruptedError&) {
+    return kExitInterrupted;
+  } catch (...) {
+    return kExitSomeCellsFailed;
+  }
+}
+
+std::string failure_text(const std::exception_ptr& failure) {
+  try {
+    std::rethrow_exception(failure);
+  } catch (const std::bad_alloc&) {
+    return "out of memory";
+  } catch (const std::exception& error) {
+    return error.what();
+  } catch (...) {
+    return "unknown failure";
+  }
 }
 
 void handle_interrupts() {

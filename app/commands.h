@@ -3,11 +3,12 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <exception>
 #include <string>
 
 namespace s2o {
 
-// Exit codes of interface.md. An Error that leaves a command becomes 2..5 or 130 in main.cpp.
+// Exit codes of interface.md. An error that leaves a command becomes one in main.cpp.
 inline constexpr int kExitDone = 0;
 inline constexpr int kExitSomeCellsFailed = 1;
 inline constexpr int kExitConfig = 2;
@@ -30,6 +31,10 @@ inline constexpr int kExitInterrupted = 130;
 // later are ConfigErrors.
 CLI::App* add_command(CLI::App& app, const std::string& name, const std::string& description,
                       const std::string& example);
+
+// The exit code of an error, and its message.
+int failure_exit_code(const std::exception_ptr& failure);
+std::string failure_text(const std::exception_ptr& failure);
 
 // From now on the first SIGINT or SIGTERM sets g_cancel_requested, so that loops end with an
 // InterruptedError; a second one ends the process.

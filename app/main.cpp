@@ -1,14 +1,26 @@
-// Builds the command line; turns each error type into its exit code.
+// Builds the command line and runs the subcommand; errors end here.
+#include <algorithm>
 #include <exception>
-#include <new>
 
 #include "app/commands.h"
 #include "lib/core/error.h"
 #include "lib/core/log.h"
+#include "lib/core/text.h"
 #include "lib/core/version.h"
 
 namespace s2o {
 namespace {
+
+// CLI11 would only say that a subcommand is missing.
+void check_command(const CLI::App& app, const std::string& word) {
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
+  if (word.starts_with("-") || std::find(names.begin(), names.end(), word) != names.end()) return;
+  const std::string nearest = nearest_name(word, names);
+  throw ConfigError("unknown command '" + word + "'" +
+                    (nearest.empty() ? "" : ", did you mean '" + nearest + "'?") +
+                    "; commands: " + join(names));
+}
 
 int run(int argc, char** argv) {
   CLI::App app("Sparse attention for LLM prefill: evaluates S2O and its rivals.", "s2o");
@@ -21,6 +33,7 @@ int run(int argc, char** argv) {
 #define S2O_COMMAND(name) add_##name##_command(app, exit_code);
 #include "app/commands.def"
 #undef S2O_COMMAND
+  if (argc > 1) check_command(app, argv[1]);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -30,31 +43,15 @@ int run(int argc, char** argv) {
   return exit_code;
 }
 
-int report_failure(const char* message, int exit_code) {
-  log_error(message);
-  return exit_code;
-}
-
 }  // namespace
 }  // namespace s2o
 
 int main(int argc, char** argv) {
-  using namespace s2o;
   try {
-    return run(argc, argv);
-  } catch (const ConfigError& error) {
-    return report_failure(error.what(), kExitConfig);
-  } catch (const InputError& error) {
-    return report_failure(error.what(), kExitInput);
-  } catch (const UnsupportedError& error) {
-    return report_failure(error.what(), kExitUnsupported);
-  } catch (const CudaError& error) {
-    return report_failure(error.what(), kExitCuda);
-  } catch (const InterruptedError& error) {
-    return report_failure(error.what(), kExitInterrupted);
-  } catch (const std::bad_alloc&) {
-    return report_failure("out of memory", kExitUnsupported);
-  } catch (const std::exception& error) {
-    return report_failure(error.what(), kExitSomeCellsFailed);
+    return s2o::run(argc, argv);
+  } catch (...) {
+    const std::exception_ptr failure = std::current_exception();
+    s2o::log_error(s2o::failure_text(failure));
+    return s2o::failure_exit_code(failure);
   }
 }

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "lib/core/error.h"
+#include "lib/core/text.h"
 
 namespace s2o {
 namespace {
@@ -83,6 +84,16 @@ void AtomicFile::commit() {
     ::fsync(folder);
     ::close(folder);
   }
+}
+
+void require_disk_space(const std::filesystem::path& path, std::uint64_t num_bytes) {
+  std::error_code error;
+  const auto space = std::filesystem::space(folder_of(path), error);
+  if (error || num_bytes <= space.available) return;
+  throw UnsupportedError(
+      fmt::format("{}: needs {} bytes ({}) of disk space, {} bytes ({}) are free", path.string(),
+                  num_bytes, bytes_text(static_cast<double>(num_bytes)), space.available,
+                  bytes_text(static_cast<double>(space.available))));
 }
 
 }  // namespace s2o

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <string_view>
 
@@ -30,5 +31,8 @@ class AtomicFile {
   std::filesystem::path temporary_;
   int fd_ = -1;
 };
+
+// UnsupportedError when the file system of `path` has not that many bytes left.
+void require_disk_space(const std::filesystem::path& path, std::uint64_t num_bytes);
 
 }  // namespace s2o

@@ -41,10 +41,11 @@ EvalCells expand_cells(const RunConfig& config) {
     }
     cells.config.methods[i] = with_defaults(entry, method);
   }
-  const SourceOptions options = {.base_folder = config.base_folder,
-                                 .dtype = parse_storage_dtype(config.dtype, config.file + ": dtype"),
-                                 .seed = config.seed,
-                                 .allow_nonfinite = config.allow_nonfinite};
+  const SourceOptions options = {
+      .base_folder = config.base_folder,
+      .dtype = parse_storage_dtype(config.dtype, config.file + ": dtype"),
+      .seed = config.seed,
+      .allow_nonfinite = config.allow_nonfinite};
   for (std::size_t i = 0; i < config.inputs.size(); ++i) {
     const std::string path = fmt::format("{}: inputs[{}]", config.file, i);
     for (InputCell& cell : expand_source(config.inputs[i], path, options)) {

@@ -62,20 +62,6 @@ std::vector<std::int32_t> collect_stop_steps(const SparsePlan& plan, const Atten
   return steps;
 }
 
-std::string failure_text(const std::exception_ptr& failure, const std::string& kernel,
-                         std::int64_t buffer_bytes) {
-  try {
-    std::rethrow_exception(failure);
-  } catch (const std::bad_alloc&) {
-    return fmt::format("{}: out of memory beyond the {} bytes of inputs and outputs", kernel,
-                       buffer_bytes);
-  } catch (const std::exception& error) {
-    return error.what();
-  } catch (...) {
-    return "unknown failure";
-  }
-}
-
 // Evaluates the cells of one input after the other; holds what the cells of an input share.
 class Evaluator {
  public:
@@ -103,10 +89,7 @@ class Evaluator {
     } catch (const InterruptedError&) {
       throw;
     } catch (...) {
-      const std::exception_ptr failure = std::current_exception();
-      for (std::size_t cell = first; cell < end; ++cell) {
-        if (!sink_.has_row(cell)) fail(cell, failure, "loading");
-      }
+      fail_input(first, end, std::current_exception());
       return;
     }
     for (std::size_t cell = first; cell < end; ++cell) {
@@ -163,11 +146,12 @@ class Evaluator {
     } catch (const InterruptedError&) {
       throw;
     } catch (...) {
-      fail(cell, std::current_exception(), setting.method->info().name);
+      fail_cell(cell, std::current_exception());
       return;
     }
     if (row.error) {
-      note_failure(std::make_exception_ptr(Error(*row.error)), cell, *row.error);
+      log_failure(cell, *row.error);
+      count_failure(std::make_exception_ptr(Error(*row.error)));
     } else {
       ++summary_.succeeded;
     }
@@ -216,21 +200,54 @@ class Evaluator {
     }
   }
 
-  void fail(std::size_t cell, const std::exception_ptr& failure, const std::string& what) {
-    const AttentionInput* input = input_ ? &*input_ : nullptr;
-    ResultRow row = blank_row(cells_, cell, backend_, input);
-    row.error = failure_text(failure, what, input != nullptr ? 2 * output_bytes() : 0);
-    note_failure(failure, cell, *row.error);
+  // The input of cells [first, end) is not there: none of them can run.
+  void fail_input(std::size_t first, std::size_t end, const std::exception_ptr& failure) {
+    const std::string text = failure_text(failure, cells_.input(first).name);
+    log_error(text);
+    for (std::size_t cell = first; cell < end; ++cell) {
+      if (!sink_.has_row(cell)) add_failed_row(cell, failure, text);
+    }
+  }
+
+  void fail_cell(std::size_t cell, const std::exception_ptr& failure) {
+    const MethodSetting& setting = cells_.setting(cell);
+    const std::string text = failure_text(failure, setting.method->info().name);
+    log_failure(cell, text);
+    add_failed_row(cell, failure, text);
+  }
+
+  void add_failed_row(std::size_t cell, const std::exception_ptr& failure,
+                      const std::string& text) {
+    ResultRow row = blank_row(cells_, cell, backend_, input_ ? &*input_ : nullptr);
+    row.error = text;
+    count_failure(failure);
     sink_.add(cell, row, {});
   }
 
-  void note_failure(const std::exception_ptr& failure, std::size_t cell, const std::string& text) {
+  void count_failure(const std::exception_ptr& failure) {
     ++summary_.failed;
     if (!summary_.first_failure) summary_.first_failure = failure;
+  }
+
+  void log_failure(std::size_t cell, const std::string& text) const {
     const MethodSetting& setting = cells_.setting(cell);
     log_error(fmt::format("{} on {} layer {}: {}",
                           setting_text(setting.method->info().name, setting.params.to_json()),
                           cells_.input(cell).name, cells_.input(cell).layer, text));
+  }
+
+  std::string failure_text(const std::exception_ptr& failure, const std::string& what) const {
+    try {
+      std::rethrow_exception(failure);
+    } catch (const std::bad_alloc&) {
+      const std::int64_t held = input_ ? 2 * output_bytes() : 0;
+      return fmt::format("{}: out of memory; the outputs alone take {} bytes, {} bytes are free",
+                         what, held, available_memory_bytes());
+    } catch (const std::exception& error) {
+      return error.what();
+    } catch (...) {
+      return "unknown failure";
+    }
   }
 
   const EvalCells& cells_;

@@ -1,7 +1,19 @@
+#include "lib/core/memory.h"
 #include "lib/input/source.h"
 #include "lib/input/synthetic.h"
 
 namespace s2o {
+namespace {
+
+// Of q, k and v. The parameters' ranges keep the product below 2^64.
+std::uint64_t input_bytes(const ParamSet& params) {
+  const auto heads = params.get_int("num_q_heads") + 2 * params.get_int("num_kv_heads");
+  return sizeof(float) * static_cast<std::uint64_t>(heads) *
+         static_cast<std::uint64_t>(params.get_int("seqlen")) *
+         static_cast<std::uint64_t>(params.get_int("head_dim"));
+}
+
+}  // namespace
 
 std::vector<InputCell> expand_synthetic_source(const nlohmann::ordered_json& entry,
                                                const std::string& path,
@@ -11,7 +23,8 @@ std::vector<InputCell> expand_synthetic_source(const nlohmann::ordered_json& ent
     InputCell cell;
     cell.name = "synthetic/" + params.get_choice("pattern");
     cell.seqlen = params.get_int("seqlen");
-    cell.load = [params, options] {
+    cell.load = [params, options, name = cell.name] {
+      require_memory(input_bytes(params), name);
       AttentionInput input = make_synthetic(params, options.seed);
       input.dtype = options.dtype;
       round_to_dtype(input.q, options.dtype, input.name + ": q");

@@ -31,10 +31,6 @@ std::vector<ParamSpec> plus_specs() {
   specs.push_back(ParamSpec::integer("fold_block", 128, "key slots per folded column", 1, 1 << 20));
   specs.push_back(ParamSpec::choice("pass1_order", "natural", {"natural", "permuted"},
                                     "row order of the pass over the own segment"));
-  for (ParamSpec& spec : specs) {
-    // The tile is the natural segment here: ranking is sharpest and pass 1 shortest.
-    if (spec.name == "segment_size") spec.value = std::int64_t{128};
-  }
   return specs;
 }
 

@@ -16,6 +16,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr std::size_t kMaxNamedSettings = 4;  // in one note
+
 const MethodInfo* find_info(const std::string& method) {
   for (const Method* known : all_methods()) {
     if (known->info().name == method) return &known->info();
@@ -97,9 +99,31 @@ std::string place_text(const ResultRow& row) {
   return fmt::format("{}, layer {}, seqlen {}", row.input, row.layer, row.seqlen);
 }
 
-std::string failure_note(const ResultRow& row, const ParamColumns& params) {
-  return fmt::format("failed: {} {} on {}: {}", row.method, params.text(row), place_text(row),
-                     *row.error);
+// "failed: s2o tau=0.1: <why>", one note for settings of an input that failed alike.
+std::vector<std::string> failure_notes(const ResultTable& table, const ParamColumns& params) {
+  std::vector<std::pair<std::string, std::vector<std::string>>> causes;
+  for (const ResultRow& row : table.rows) {
+    if (!row.error) continue;
+    const std::string cause = fmt::format("on {}: {}", place_text(row), *row.error);
+    if (causes.empty() || causes.back().first != cause) causes.push_back({cause, {}});
+    const std::string setting = params.text(row);
+    causes.back().second.push_back(row.method + (setting.empty() ? "" : " " + setting));
+  }
+  std::vector<std::string> notes;
+  for (const auto& [cause, settings] : causes) {
+    const std::string who = settings.size() > kMaxNamedSettings
+                                ? fmt::format("{} settings", settings.size())
+                                : join(settings);
+    notes.push_back(fmt::format("failed: {} {}", who, cause));
+  }
+  return notes;
+}
+
+// What a reader has to know below the table.
+std::vector<std::string> table_notes(const ResultTable& table, const ParamColumns& params) {
+  std::vector<std::string> notes = failure_notes(table, params);
+  for (std::string& note : params.shared_notes(table)) notes.push_back(std::move(note));
+  return notes;
 }
 
 ReportTable make_block(const ResultRow& row) {
@@ -127,13 +151,8 @@ std::vector<ReportTable> text_blocks(const ResultTable& table) {
     std::vector<ReportCell> cells = {text_cell(row.method), text_cell(params.text(row))};
     for (ReportCell& cell : metric_cells(row)) cells.push_back(std::move(cell));
     blocks.back().rows.push_back(std::move(cells));
-    if (row.error) blocks.back().notes.push_back(failure_note(row, params));
   }
-  if (!blocks.empty()) {
-    for (std::string& note : params.shared_notes(table)) {
-      blocks.back().notes.push_back(std::move(note));
-    }
-  }
+  if (!blocks.empty()) blocks.back().notes = table_notes(table, params);
   return blocks;
 }
 
@@ -152,9 +171,8 @@ ReportTable markdown_table(const ResultTable& table) {
                                      text_cell(params.text(row))};
     for (ReportCell& cell : metric_cells(row)) cells.push_back(std::move(cell));
     view.rows.push_back(std::move(cells));
-    if (row.error) view.notes.push_back(failure_note(row, params));
   }
-  for (std::string& note : params.shared_notes(table)) view.notes.push_back(std::move(note));
+  view.notes = table_notes(table, params);
   return view;
 }
 

@@ -97,7 +97,7 @@ JournalContent read_journal(const std::filesystem::path& file) {
 }
 
 Journal::Journal(const std::filesystem::path& file, const Json& context)
-    : file_(file), fd_(open_or_throw(file, O_CREAT | O_TRUNC)) {
+    : file_(file), fd_(open_or_throw(file, O_CREAT | O_TRUNC | O_APPEND)) {
   write_line(dump(context));
 }
 

@@ -65,13 +65,36 @@ std::string first_difference(const Json& a, const Json& b, const std::string& pa
   return path.empty() ? "the order of the keys" : path;
 }
 
+FolderLock::FolderLock(const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  std::error_code ignored;
+  if (!fs::is_directory(folder, ignored)) {
+    throw ConfigError(fmt::format("--out {}: cannot be made a folder: {}", folder.string(),
+                                  error ? error.message() : "it is a file"));
+  }
+  fd_ = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd_ < 0) {
+    throw ConfigError(
+        fmt::format("--out {}: cannot be opened: {}", folder.string(), std::strerror(errno)));
+  }
+  // A file system without locks is no reason to refuse the work.
+  if (::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    ::close(fd_);
+    throw ConfigError(
+        fmt::format("--out {}: another run is writing into this folder", folder.string()));
+  }
+}
+
+FolderLock::~FolderLock() { ::close(fd_); }
+
 ResultStore::ResultStore(fs::path folder, Json context, std::vector<ResultRow> expected,
                          const StoreOptions& options)
     : folder_(std::move(folder)),
       context_(std::move(context)),
       expected_(std::move(expected)),
-      options_(options) {
-  lock_folder();
+      options_(options),
+      lock_(folder_) {
   probe();
   if (options_.resume) {
     resume();
@@ -80,32 +103,6 @@ ResultStore::ResultStore(fs::path folder, Json context, std::vector<ResultRow> e
   keep_previous_ = true;
   put_aside(kJournalName, kJournalPrevious);
   journal_ = std::make_unique<Journal>(folder_ / kJournalName, context_);
-}
-
-ResultStore::~ResultStore() {
-  journal_.reset();
-  if (folder_fd_ >= 0) ::close(folder_fd_);  // gives the lock back
-}
-
-void ResultStore::lock_folder() {
-  std::error_code error;
-  fs::create_directories(folder_, error);
-  if (!fs::is_directory(folder_)) {
-    throw ConfigError(fmt::format("--out {}: cannot be made a folder: {}", folder_.string(),
-                                  error ? error.message() : "it is a file"));
-  }
-  folder_fd_ = ::open(folder_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder_fd_ < 0) {
-    throw ConfigError(
-        fmt::format("--out {}: cannot be opened: {}", folder_.string(), std::strerror(errno)));
-  }
-  if (::flock(folder_fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-    const std::string message =
-        fmt::format("--out {}: another run is writing into this folder", folder_.string());
-    ::close(folder_fd_);
-    folder_fd_ = -1;
-    throw ConfigError(message);
-  }
 }
 
 // An hour of computing must not end in "permission denied".
@@ -177,7 +174,7 @@ void ResultStore::resume() {
     }
   } else if (file_exists(folder_ / kHdf5ResultsName) || file_exists(folder_ / kJsonResultsName)) {
     const ResultTable earlier = read_results(folder_);
-    check_same_config(earlier.context, "results");
+    check_same_config(earlier.context, kJsonResultsName);
     // Outputs stay in results.h5 alone; a complete file needs no change, from others they are
     // computed again.
     take_over(earlier);

@@ -20,6 +20,19 @@ struct StoreOptions {
   bool save_outputs = false;  // keep outputs for results.h5
 };
 
+// Keeps other runs out of a folder while it lives.
+class FolderLock {
+ public:
+  // Creates the folder. ConfigError when that fails or another process holds the lock.
+  explicit FolderLock(const std::filesystem::path& folder);
+  ~FolderLock();
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  int fd_ = -1;
+};
+
 class ResultStore {
  public:
   // `expected` are the rows of all cells before they ran: an earlier row counts only where input,
@@ -30,10 +43,6 @@ class ResultStore {
   // UnsupportedError when the disk is full.
   ResultStore(std::filesystem::path folder, nlohmann::ordered_json context,
               std::vector<ResultRow> expected, const StoreOptions& options);
-  ~ResultStore();
-  ResultStore(const ResultStore&) = delete;
-  ResultStore& operator=(const ResultStore&) = delete;
-
   // A finished row without an error; failed ones are computed again.
   bool has_row(std::size_t cell) const;
   std::size_t num_rows() const { return rows_.size(); }
@@ -50,7 +59,6 @@ class ResultStore {
     std::string output_file;  // in the folder; "" = none
   };
 
-  void lock_folder();
   void probe() const;
   void resume();
   void take_over(const ResultTable& earlier);
@@ -67,7 +75,7 @@ class ResultStore {
   nlohmann::ordered_json context_;
   std::vector<ResultRow> expected_;
   StoreOptions options_;
-  int folder_fd_ = -1;
+  FolderLock lock_;
   std::map<std::size_t, StoredRow> rows_;  // by cell
   std::unique_ptr<Journal> journal_;       // null when there is nothing left to compute
   bool keep_previous_ = false;

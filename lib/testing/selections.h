@@ -76,6 +76,20 @@ inline void add_stripe(AttentionInput& input, int q_head, std::int64_t token, in
   set_key_logit(input, q_head / input.problem.group_size(), token, token + 1, dim, logit);
 }
 
+// bf16, head_dim 50 (a scale that is no bf16 value): all queries meet `first` with 1 * 100 and
+// `second` with 3 * 33.5. Rounding the scaled query makes both logits 14.1875, rounding the scaled
+// logit makes them 14.125 and 14.1875.
+inline AttentionInput scale_rounding_input(std::int64_t first, std::int64_t second) {
+  AttentionInput input = blank_input({1000, 1, 1, 50}, StorageDType::kBF16);
+  for (std::int64_t t = 0; t < 1000; ++t) {
+    q_row(input, 0, t)[0] = 1.0f;
+    q_row(input, 0, t)[1] = 3.0f;
+  }
+  k_row(input, 0, first)[0] = 100.0f;
+  k_row(input, 0, second)[1] = 33.5f;
+  return input;
+}
+
 inline SparsePlan plan_of(const std::string& method_name, const AttentionInput& input,
                           const nlohmann::ordered_json& params = nlohmann::ordered_json::object()) {
   const DenseReference none;  // a real method must not look at it

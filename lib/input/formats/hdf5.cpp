@@ -16,9 +16,10 @@
 #include "lib/core/atomic_file.h"
 #include "lib/core/error.h"
 #include "lib/core/hdf5_handle.h"
+#include "lib/core/isolated.h"
 #include "lib/core/mapped_file.h"
 #include "lib/core/memory.h"
-#include "lib/core/text.h"
+#include "lib/input/formats/hdf5_listing.h"
 #include "lib/input/formats/tensor_table.h"
 
 namespace s2o {
@@ -27,6 +28,9 @@ namespace {
 constexpr const char* kDTypeAttribute = "dtype";
 constexpr std::string_view kBFloat16 = "bfloat16";
 constexpr std::size_t kMaxTextBytes = 1 << 20;  // of one attribute
+// Processor time after which a file counts as damaged; reading is ten times as fast at least.
+constexpr std::uint64_t kMaxListingSeconds = 60;
+constexpr std::uint64_t kMinBytesPerSecond = 10'000'000;
 
 [[noreturn]] void throw_input(const std::string& where, const char* doing) {
   throw InputError(fmt::format("{}: {} failed: {}", where, doing, hdf5_error_text()));
@@ -43,6 +47,17 @@ Hdf5Handle half_type() {
   H5Tset_fields(type.get(), 15, 10, 5, 0, 10);
   H5Tset_size(type.get(), 2);
   H5Tset_ebias(type.get(), 15);
+  return type;
+}
+
+// numpy's bool, as h5py stores it.
+Hdf5Handle bool_type() {
+  Hdf5Handle type(H5Tenum_create(H5T_STD_I8LE));
+  std::int8_t value = 0;
+  for (const char* name : {"FALSE", "TRUE"}) {
+    H5Tenum_insert(type.get(), name, &value);
+    ++value;
+  }
   return type;
 }
 
@@ -67,6 +82,7 @@ Hdf5Handle memory_type(DType dtype) {
     case DType::kU16:
       return Hdf5Handle(H5Tcopy(H5T_STD_U16LE));
     case DType::kBool:
+      return bool_type();
     case DType::kU8:
       return Hdf5Handle(H5Tcopy(H5T_STD_U8LE));
     case DType::kI8:
@@ -94,6 +110,7 @@ std::optional<DType> dtype_of(hid_t type) {
         return std::nullopt;
     }
   }
+  if (kind == H5T_ENUM && H5Tequal(type, bool_type().get()) > 0) return DType::kBool;
   if (kind == H5T_FLOAT) {
     for (const DType dtype : {DType::kF64, DType::kF32, DType::kF16}) {
       const Hdf5Handle known = memory_type(dtype);
@@ -191,7 +208,6 @@ void require_written(hid_t dataset, const std::string& where, const TensorInfo& 
 
 // For reading: no lock, so that files on read-only or network file systems open too.
 Hdf5Handle open_file(const std::string& file) {
-  require_regular_file(file);
   const Hdf5Handle access(H5Pcreate(H5P_FILE_ACCESS));
   H5Pset_file_locking(access.get(), false, true);
   H5Pset_fclose_degree(access.get(), H5F_CLOSE_STRONG);
@@ -232,66 +248,91 @@ TensorMetadata read_metadata(hid_t file) {
   return metadata;
 }
 
+// Adds the dataset to the tensors, or to those that are no arrays of numbers.
+void inspect(hid_t file, const std::string& file_name, const std::string& name,
+             Hdf5Listing& listing) {
+  const std::string where = tensor_place(file_name, name);
+  const Hdf5Handle dataset = checked(H5Dopen2(file, name.c_str(), H5P_DEFAULT), where, "opening");
+  const Hdf5Handle type = checked(H5Dget_type(dataset.get()), where, "reading the type");
+  auto shape = shape_of(dataset.get(), where);
+  std::optional<DType> dtype = dtype_of(type.get());
+  if (!dtype || !shape) {
+    listing.skipped[name] = where + ": is of another HDF5 type, expected an array of numbers";
+    return;
+  }
+  if (dtype == DType::kU16 && read_text(dataset.get(), kDTypeAttribute) == kBFloat16) {
+    dtype = DType::kBF16;
+  }
+  TensorInfo info{.name = name, .dtype = *dtype, .shape = *std::move(shape)};
+  info.num_bytes = checked_tensor_bytes(where, info.shape, info.dtype);
+  try {
+    require_written(dataset.get(), where, info);
+    listing.tensors.push_back(std::move(info));
+  } catch (const InputError& error) {
+    listing.skipped[name] = error.what();
+  }
+}
+
+std::string list_file(const std::string& file_name) {
+  const Hdf5QuietErrors quiet;
+  const Hdf5Handle file = open_file(file_name);
+  Hdf5Listing listing;
+  listing.metadata = read_metadata(file.get());
+  for (const std::string& name : dataset_names(file.get(), file_name)) {
+    inspect(file.get(), file_name, name, listing);
+  }
+  return listing_text(listing);
+}
+
+// Reads the dataset that `info` describes to `out`.
+void read_dataset(const std::string& file_name, const TensorInfo& info, std::byte* out) {
+  const std::string where = tensor_place(file_name, info.name);
+  const Hdf5QuietErrors quiet;
+  const Hdf5Handle file = open_file(file_name);
+  const Hdf5Handle dataset =
+      checked(H5Dopen2(file.get(), info.name.c_str(), H5P_DEFAULT), where, "opening");
+  // `out` has the size that was listed, when the file was opened first.
+  if (shape_of(dataset.get(), where) != info.shape) {
+    throw InputError(where + ": shape has changed while the file was in use");
+  }
+  require_written(dataset.get(), where, info);
+  if (H5Dread(dataset.get(), memory_type(info.dtype).get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, out) <
+      0) {
+    throw_input(where, "reading");
+  }
+}
+
+// The library follows the lengths and offsets of a damaged file without much care, and crashes:
+// every read happens in a process of its own, which fills shared memory.
 class Hdf5File : public TensorTable {
  public:
   explicit Hdf5File(const std::filesystem::path& path) : TensorTable(path.string()) {
-    const Hdf5QuietErrors quiet;
-    handle_ = open_file(file());
-    metadata_ = read_metadata(handle_.get());
-    for (const std::string& name : dataset_names(handle_.get(), file())) inspect(name);
-  }
-  ~Hdf5File() override {
-    const Hdf5QuietErrors quiet;
-    handle_.reset();
+    require_regular_file(path);
+    const std::string text =
+        run_isolated(file(), kMaxListingSeconds, [this] { return list_file(file()); });
+    Hdf5Listing listing = parse_listing(file(), text);
+    metadata_ = std::move(listing.metadata);
+    skipped_ = std::move(listing.skipped);
+    for (TensorInfo& info : listing.tensors) add(std::move(info));
   }
 
   HostTensor read(const std::string& name) const override {
     const auto skipped = skipped_.find(name);
-    if (skipped != skipped_.end()) {
-      throw InputError(fmt::format("{}: is {}, expected an array of numbers",
-                                   tensor_place(file(), name), skipped->second));
-    }
+    if (skipped != skipped_.end()) throw InputError(skipped->second);
     const TensorInfo& info = tensors()[index_of(name)];
     const std::string where = tensor_place(file(), name);
-    const Hdf5QuietErrors quiet;
-    const Hdf5Handle dataset =
-        checked(H5Dopen2(handle_.get(), name.c_str(), H5P_DEFAULT), where, "opening");
-    require_written(dataset.get(), where, info);
     require_memory(info.num_bytes, where);
-    std::shared_ptr<std::byte[]> data(new std::byte[std::max<std::size_t>(info.num_bytes, 1)]);
-    if (H5Dread(dataset.get(), memory_type(info.dtype).get(), H5S_ALL, H5S_ALL, H5P_DEFAULT,
-                data.get()) < 0) {
-      throw_input(where, "reading");
-    }
-    return {.info = info, .file = file(), .data = {data, data.get()}};
+    const std::shared_ptr<std::byte> data = allocate_shared(where, info.num_bytes);
+    const std::uint64_t max_seconds = kMaxListingSeconds + info.num_bytes / kMinBytesPerSecond;
+    run_isolated(where, max_seconds, [&] {
+      read_dataset(file(), info, data.get());
+      return std::string();
+    });
+    return {.info = info, .file = file(), .data = data};
   }
 
  private:
-  // Adds the dataset to the table, or to those that are no arrays of numbers.
-  void inspect(const std::string& name) {
-    const std::string where = tensor_place(file(), name);
-    const Hdf5Handle dataset =
-        checked(H5Dopen2(handle_.get(), name.c_str(), H5P_DEFAULT), where, "opening");
-    const Hdf5Handle type = checked(H5Dget_type(dataset.get()), where, "reading the type");
-    auto shape = shape_of(dataset.get(), where);
-    std::optional<DType> dtype = dtype_of(type.get());
-    // h5py stores numpy's bool as an enumeration over int8.
-    if (H5Tget_class(type.get()) == H5T_ENUM && H5Tget_size(type.get()) == 1) {
-      dtype = DType::kBool;
-    }
-    if (!dtype || !shape) {
-      skipped_[name] = !shape ? "without a shape" : "of another HDF5 type";
-      return;
-    }
-    if (dtype == DType::kU16 && read_text(dataset.get(), kDTypeAttribute) == kBFloat16) {
-      dtype = DType::kBF16;
-    }
-    const std::size_t num_bytes = checked_tensor_bytes(where, *shape, *dtype);
-    add({.name = name, .dtype = *dtype, .shape = *std::move(shape), .num_bytes = num_bytes});
-  }
-
-  Hdf5Handle handle_;
-  std::map<std::string, std::string> skipped_;  // dataset and what it is
+  std::map<std::string, std::string> skipped_;  // datasets that cannot be read, and why
 };
 
 [[noreturn]] void throw_output(const std::string& where) {
@@ -347,7 +388,8 @@ class Hdf5Format : public Format {
              const TensorMetadata& metadata) const override {
     check_writable(path, tensors);
     AtomicFile output(path);
-    require_disk_space(path, tensors);
+    // HDF5 does not recover well from a full disk: notice before.
+    require_disk_space(path, total_bytes(tensors));
     const Hdf5QuietErrors quiet;
     Hdf5Handle file(
         H5Fcreate(output.temporary_path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT));
@@ -358,21 +400,6 @@ class Hdf5Format : public Format {
     }
     if (H5Fflush(file.get(), H5F_SCOPE_GLOBAL) < 0 || !file.reset()) throw_output(path.string());
     output.commit();
-  }
-
- private:
-  // HDF5 does not recover well from a full disk: notice before.
-  static void require_disk_space(const std::filesystem::path& path,
-                                 const std::vector<HostTensor>& tensors) {
-    std::uint64_t needed = 0;
-    for (const HostTensor& tensor : tensors) needed += tensor.info.num_bytes;
-    std::error_code error;
-    const auto space = std::filesystem::space(std::filesystem::absolute(path).parent_path(), error);
-    if (error || needed <= space.available) return;
-    throw UnsupportedError(
-        fmt::format("{}: needs {} bytes ({}) of disk space, {} bytes ({}) are free", path.string(),
-                    needed, bytes_text(static_cast<double>(needed)), space.available,
-                    bytes_text(static_cast<double>(space.available))));
   }
 };
 

@@ -83,6 +83,7 @@ class NpyFormat : public Format {
     const std::string header =
         npy_header_text(tensor_place(path.string(), tensor.info.name), tensor.info);
     AtomicFile file(path);
+    require_disk_space(path, total_bytes(tensors));
     file.write(header);
     file.write(tensor.data.get(), tensor.info.num_bytes);
     file.commit();

@@ -328,6 +328,7 @@ class SafetensorsFormat : public Format {
     const std::string header = header_text(path, tensors, metadata);
     const std::uint64_t length = header.size();
     AtomicFile file(path);
+    require_disk_space(path, total_bytes(tensors));
     file.write(&length, sizeof length);
     file.write(header);
     for (const HostTensor& tensor : tensors) file.write(tensor.data.get(), tensor.info.num_bytes);

@@ -67,6 +67,12 @@ void check_writable(const std::filesystem::path& path, const std::vector<HostTen
   }
 }
 
+std::uint64_t total_bytes(const std::vector<HostTensor>& tensors) {
+  std::uint64_t bytes = 0;
+  for (const HostTensor& tensor : tensors) bytes += tensor.info.num_bytes;
+  return bytes;
+}
+
 void TensorTable::add(TensorInfo info) {
   if (!index_.emplace(info.name, tensors_.size()).second) {
     throw InputError(tensor_place(file_, info.name) + ": name occurs twice");

@@ -23,6 +23,8 @@ std::string tensor_place(const std::string& file, std::string_view tensor);
 // empty. A byte count that contradicts the shape is our own bug (std::logic_error).
 void check_writable(const std::filesystem::path& path, const std::vector<HostTensor>& tensors);
 
+std::uint64_t total_bytes(const std::vector<HostTensor>& tensors);
+
 // The half of a TensorFile that does not depend on the format.
 class TensorTable : public TensorFile {
  public:

@@ -200,7 +200,7 @@ void set_compensation(Compensation kind, const Problem& problem, int block, Spar
       const std::int64_t first = tile_rows(problem, plan.header, tile).first_position;
       for (int head = 0; head < plan.header.num_plan_heads; ++head) {
         pass.fold_end[static_cast<std::size_t>(plan.tile_index(head, tile))] =
-            static_cast<std::int32_t>(first / block * block);
+            static_cast<std::int32_t>(fold_end_of(first, block));
       }
     }
   }

@@ -70,13 +70,6 @@ inline int v1_row_blocks(std::int64_t position, int block) {
   return static_cast<int>((position + 1) / block);
 }
 
-// Blocks that end at or before the first position of the tile, in keys: these may be folded, since
-// they lie in the past of every row. Differs from v2_candidates * block where a tile straddles or
-// completes a block (traps 4 and 8).
-inline std::int32_t fold_end_of(std::int64_t first_position, int block) {
-  return static_cast<std::int32_t>(first_position / block * block);
-}
-
 // Quantile of `values` at `fraction` in [0, 1] with linear interpolation between order statistics
 // (position fraction * (n - 1)). `values` must not be empty.
 float quantile_linear(std::vector<float> values, double fraction);

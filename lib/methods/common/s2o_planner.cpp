@@ -220,7 +220,7 @@ std::vector<ParamSpec> s2o_param_specs() {
   return {
       ParamSpec::real("tau", 0.01, "stop once a step adds less than this share of softmax mass",
                       0.0, 1.0),
-      ParamSpec::integer("segment_size", 256, "tokens per segment, a multiple of block_m", 16,
+      ParamSpec::integer("segment_size", 128, "tokens per segment, a multiple of block_m", 16,
                          1 << 24),
       ParamSpec::choice("query_guide", "none",
                         {"none", "prefix_mean_key", "global_mean_key", "segment_mean_query"},

@@ -192,6 +192,37 @@ TEST(FlexPrefill, representatives_are_the_last_positions) {
   EXPECT_EQ(visited_blocks(plan, 0, 7), (Blocks{0, 2, 3, 7}));
 }
 
+// Trap 1 in the pattern test: the pooled query is that of the same positions, 104 of which attend
+// to block 2 with e^2. Pooled over block 6 it would be uniform, and the head vertical-slash with
+// six columns. Query aware: row 7 keeps block 2 (.51), row 6 four of its sevenths.
+TEST(FlexPrefill, pattern_test_pools_the_last_positions) {
+  AttentionInput input = blank_input({1000, 1, 1, 64});
+  testing::set_query_dim(input, 0, 896, 1000, 0);
+  testing::set_key_logit(input, 0, 256, 384, 0, 2.0f);
+  const SparsePlan plan =
+      plan_of("flexprefill", input, {{"gamma", 0.9}, {"tau", 0.17}, {"min_budget", 1}});
+  EXPECT_EQ(visited_blocks(plan, 0, 7), (Blocks{0, 2, 7}));
+  EXPECT_EQ(visited_blocks(plan, 0, 6), (Blocks{0, 1, 2, 3, 6}));
+}
+
+// Trap 9: with 64-token blocks 231 tokens are still 2 columns (0 and 6), 350 distances 3 diagonals
+// (0, 4 and 8).
+TEST(FlexPrefill, token_budget_of_small_blocks_is_divided_by_128) {
+  const SparsePlan plan =
+      plan_of("flexprefill", two_loud_blocks(200.0f),
+              {{"gamma", 0.9}, {"tau", 0.0}, {"min_budget", 1}, {"block_size", 64}});
+  EXPECT_EQ(visited_blocks(plan, 0, 13), (Blocks{0, 5, 6, 9, 13}));
+}
+
+// Trap 21: the scaled query is rounded, so 1 * 100 and 3 * 33.5 tie at 14.1875 and the lower block
+// wins. Rounding the scaled logit instead gives 14.125 and 14.1875.
+TEST(FlexPrefill, estimate_rounds_the_scaled_query) {
+  const SparsePlan plan = plan_of("flexprefill", testing::scale_rounding_input(256, 384),
+                                  {{"gamma", 0.0}, {"tau", 0.0}, {"min_budget", 256}});
+  EXPECT_TRUE(visited_blocks(plan, 0, 5).contains(2));
+  EXPECT_FALSE(visited_blocks(plan, 0, 5).contains(3));
+}
+
 TEST(FlexPrefill, dense_up_to_the_minimum_budget) {
   const AttentionInput within = blank_input({1024, 1, 1, 64});
   const SparsePlan dense = plan_of("flexprefill", within, {{"gamma", 0.0}, {"tau", 0.0}});

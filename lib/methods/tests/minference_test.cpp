@@ -176,6 +176,14 @@ TEST(Minference, representatives_are_the_last_positions) {
   EXPECT_TRUE(std::find(keys.begin(), keys.end(), 300) != keys.end());
 }
 
+// Trap 21: the scaled logit is rounded, 14.125 against 14.1875; rounding the scaled query instead
+// makes a tie that the first key wins.
+TEST(Minference, estimate_rounds_the_scaled_logit) {
+  const SparsePlan plan = plan_of("minference", testing::scale_rounding_input(256, 384),
+                                  {{"vertical_size", 31}, {"slash_size", 100}});
+  EXPECT_EQ(visited_keys(plan, 0, 14).back(), 384);
+}
+
 // Windows that every row of the tile sees carry no mask; all others do; columns never.
 TEST(Minference, mask_classes_follow_positions) {
   const AttentionInput input = blank_input({1000, 1, 1, 64});

@@ -158,6 +158,19 @@ TEST(XAttentionMass, rounds_unscaled_sums_and_block_masses) {
   EXPECT_GT(effect, 0x1p-7);  // so the test can tell the two apart
 }
 
+// Trap 7: the scaled logit stays fp32. Reduced row 16 sees 123.885 in block 0 and 123.320 in its
+// own; in bf16 they would be 124.0 and 123.5.
+TEST(XAttentionMass, does_not_round_scaled_logits) {
+  AttentionInput input = blank_input({136, 1, 1, 50}, StorageDType::kBF16);
+  testing::q_row(input, 0, 135)[0] = 1.0f;
+  testing::k_row(input, 0, 0)[0] = 7008.0f;
+  testing::k_row(input, 0, 128)[0] = 6976.0f;
+  const float difference = 32.0f * input.problem.softmax_scale / 8.0f;
+  const std::vector<float> mass = block_mass(input, 8, Rounder(StorageDType::kBF16));
+  EXPECT_EQ(mass[2], round_bf16(1.0f / (1.0f + std::exp(-difference))));
+  EXPECT_NE(mass[2], round_bf16(1.0f / (1.0f + std::exp(-0.5f))));
+}
+
 TEST(XAttention, one_stripe_becomes_one_column) {
   AttentionInput input = blank_input({1000, 2, 1, 64});
   testing::add_stripe(input, 0, 405, /*dim=*/0, 200.0f);

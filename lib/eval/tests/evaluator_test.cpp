@@ -1,0 +1,251 @@
+#include "lib/eval/evaluator.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <new>
+#include <set>
+
+#include "lib/core/error.h"
+#include "lib/eval/backend_cpu.h"
+#include "lib/metrics/metric.h"
+
+namespace s2o {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using ::testing::HasSubstr;
+
+// Dense attention, or a failure of the given kind.
+class FailingMethod final : public Method {
+ public:
+  explicit FailingMethod(std::function<void()> failure) : failure_(std::move(failure)) {
+    info_.name = "failing";
+  }
+  const MethodInfo& info() const override { return info_; }
+  SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const override {
+    failure_();
+    return find_method("dense").plan_cpu(context, params);
+  }
+
+ private:
+  std::function<void()> failure_;
+  MethodInfo info_;
+};
+
+// The CPU backend, with one output value overwritten after each run but the first (the reference).
+class SpoilingBackend final : public Backend {
+ public:
+  SpoilingBackend(std::size_t place, float value) : place_(place), value_(value) {}
+  std::string name() const override { return "cpu"; }
+  std::string kernel() const override { return "spoiled"; }
+  DeviceChoice device() const override { return inner_->device(); }
+  Json context() const override { return inner_->context(); }
+  int repeats(const TimingConfig& timing) const override { return inner_->repeats(timing); }
+  void set_input(const AttentionInput& input) override { inner_->set_input(input); }
+  void run(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) override {
+    inner_->run(plan, timing, result);
+    if (num_runs_++ > 0) result.out[place_] = value_;
+  }
+
+ private:
+  std::unique_ptr<Backend> inner_ = make_cpu_backend();
+  std::size_t place_;
+  float value_;
+  int num_runs_ = 0;
+};
+
+struct RecordingSink final : EvalSink {
+  std::set<std::size_t> done;  // reported as finished earlier
+  std::vector<std::size_t> cells;
+  std::vector<ResultRow> rows;
+  std::vector<std::size_t> output_sizes;
+
+  bool has_row(std::size_t cell) const override { return done.contains(cell); }
+  void start(std::size_t, const std::string&) override {}
+  void add(std::size_t cell, const ResultRow& row, const std::vector<float>& out) override {
+    cells.push_back(cell);
+    rows.push_back(row);
+    output_sizes.push_back(out.size());
+  }
+};
+
+RunConfig two_inputs() {
+  return parse_run_config(Json::parse(R"({
+    "dtype": "fp32",
+    "inputs": [{"source": "synthetic", "pattern": "stripes", "seqlen": [200, 600],
+                "num_q_heads": 2, "num_kv_heads": 1, "head_dim": 32}],
+    "methods": [{"name": "dense"}, {"name": "s2o", "segment_size": 128, "tau": [0.0, 0.5]}]})"),
+                          "test.json");
+}
+
+void add_failing_method(EvalCells& cells, const Method& method) {
+  cells.settings.insert(cells.settings.begin() + 1, MethodSetting{.method = &method});
+}
+
+TEST(expand_cells, order_is_inputs_then_methods_then_sweep) {
+  const EvalCells cells = expand_cells(two_inputs());
+  ASSERT_EQ(cells.size(), 6u);
+  EXPECT_EQ(cells.input(2).seqlen, 200);
+  EXPECT_EQ(cells.input(3).seqlen, 600);
+  EXPECT_EQ(cells.setting(3).method->info().name, "dense");
+  EXPECT_EQ(cells.setting(5).params.get_real("tau"), 0.5);
+}
+
+TEST(expand_cells, resolved_config_has_every_parameter_in_the_given_order) {
+  const EvalCells cells = expand_cells(two_inputs());
+  const Json& entry = cells.config.methods[1];
+  EXPECT_EQ(entry.size(), find_method("s2o").info().params.size() + 1);
+  EXPECT_EQ(std::next(entry.begin(), 1).key(), "segment_size");
+  EXPECT_EQ(std::next(entry.begin(), 2).key(), "tau");
+  EXPECT_EQ(entry["tau"], Json({0.0, 0.5}));
+  // What results carry gives the same run.
+  EXPECT_EQ(expand_cells(cells.config).config.methods, cells.config.methods);
+}
+
+TEST(expand_cells, wrong_methods_name_their_place) {
+  RunConfig config = two_inputs();
+  config.methods[1]["name"] = "s2oo";
+  try {
+    expand_cells(config);
+    FAIL();
+  } catch (const ConfigError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("test.json: methods.s2oo: unknown method 's2oo', did you "
+                                        "mean 's2o'?"));
+  }
+}
+
+TEST(evaluate, every_cell_becomes_a_row_with_all_metrics) {
+  const EvalCells cells = expand_cells(two_inputs());
+  const auto backend = make_cpu_backend();
+  RecordingSink sink;
+  const EvalSummary summary = evaluate(cells, *backend, {.check_plans = true}, sink);
+  EXPECT_EQ(summary.succeeded, 6u);
+  EXPECT_EQ(summary.failed, 0u);
+  EXPECT_EQ(sink.cells, (std::vector<std::size_t>{0, 1, 2, 3, 4, 5}));
+  for (const ResultRow& row : sink.rows) {
+    EXPECT_FALSE(row.error) << *row.error;
+    EXPECT_EQ(row.backend, "cpu");
+    EXPECT_EQ(row.num_q_heads, 2);
+    for (const MetricColumn& column : metric_columns()) {
+      const bool is_spread = column.name == "latency_p10_ms" || column.name == "latency_p90_ms";
+      EXPECT_EQ(row.metrics.at(column.name).has_value(), !is_spread) << column.name;
+    }
+    EXPECT_EQ(row.per_head.at("reference_mean_square").size(), 2u);
+  }
+  // tau = 0 is dense to rounding; tau = 0.5 is not.
+  EXPECT_LT(sink.rows[4].metrics.at("relative_l2").value(), 1e-5);
+  EXPECT_GT(sink.rows[5].metrics.at("relative_l2").value(), 1e-3);
+  EXPECT_EQ(sink.rows[0].metrics.at("compute_density"), 1.0);
+  EXPECT_TRUE(sink.rows[0].stop_steps.empty());
+  EXPECT_EQ(sink.rows[5].stop_steps.size(), 2u * 5u);  // heads x tiles of 128 rows
+  EXPECT_EQ(sink.output_sizes[5], 2u * 600u * 32u);
+}
+
+TEST(evaluate, failing_cell_is_a_row_with_an_error_and_the_sweep_goes_on) {
+  EvalCells cells = expand_cells(two_inputs());
+  const FailingMethod unsupported([] { throw UnsupportedError("head_dim 32 is odd"); });
+  const FailingMethod greedy([] { throw std::bad_alloc(); });
+  add_failing_method(cells, unsupported);
+  add_failing_method(cells, greedy);
+  const auto backend = make_cpu_backend();
+  RecordingSink sink;
+  const EvalSummary summary = evaluate(cells, *backend, {}, sink);
+  EXPECT_EQ(summary.failed, 4u);
+  EXPECT_EQ(summary.succeeded, 6u);
+  EXPECT_THROW(std::rethrow_exception(summary.first_failure), std::bad_alloc);
+  ASSERT_EQ(sink.rows.size(), 10u);
+  EXPECT_THAT(sink.rows[1].error.value(), HasSubstr("out of memory"));
+  EXPECT_EQ(sink.rows[2].error, "head_dim 32 is odd");
+  EXPECT_EQ(sink.rows[2].seqlen, 200);
+  EXPECT_FALSE(sink.rows[2].metrics.at("mse").has_value());
+  EXPECT_EQ(sink.output_sizes[2], 0u);
+  EXPECT_FALSE(sink.rows[3].error.has_value());
+}
+
+TEST(evaluate, broken_input_fails_its_cells_alone) {
+  EvalCells cells = expand_cells(two_inputs());
+  cells.inputs[0].load = []() -> AttentionInput { throw InputError("a.npz: is truncated"); };
+  const auto backend = make_cpu_backend();
+  RecordingSink sink;
+  const EvalSummary summary = evaluate(cells, *backend, {}, sink);
+  EXPECT_EQ(summary.failed, 3u);
+  EXPECT_EQ(summary.succeeded, 3u);
+  EXPECT_THROW(std::rethrow_exception(summary.first_failure), InputError);
+  EXPECT_EQ(sink.rows[2].error, "a.npz: is truncated");
+  EXPECT_EQ(sink.rows[2].num_q_heads, 0);
+  EXPECT_FALSE(sink.rows[3].error.has_value());
+}
+
+TEST(evaluate, finished_cells_are_skipped_and_their_inputs_not_loaded) {
+  EvalCells cells = expand_cells(two_inputs());
+  cells.inputs[0].load = []() -> AttentionInput { throw InputError("must not be read"); };
+  const auto backend = make_cpu_backend();
+  RecordingSink sink;
+  sink.done = {0, 1, 2, 4};
+  evaluate(cells, *backend, {}, sink);
+  EXPECT_EQ(sink.cells, (std::vector<std::size_t>{3, 5}));
+}
+
+TEST(evaluate, interrupt_ends_the_sweep_after_the_rows_so_far) {
+  EvalCells cells = expand_cells(two_inputs());
+  const FailingMethod interrupted([] { throw InterruptedError(); });
+  add_failing_method(cells, interrupted);
+  const auto backend = make_cpu_backend();
+  RecordingSink sink;
+  EXPECT_THROW(evaluate(cells, *backend, {}, sink), InterruptedError);
+  EXPECT_EQ(sink.cells, (std::vector<std::size_t>{0}));
+}
+
+TEST(evaluate, nonfinite_output_is_an_error_that_names_the_place) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const float value : {nan, std::numeric_limits<float>::infinity()}) {
+    const EvalCells cells = expand_cells(two_inputs());
+    // Head 1, token 7 of the first input: every row after its reference is spoiled.
+    SpoilingBackend backend((200 + 7) * 32 + 3, value);
+    RecordingSink sink;
+    const EvalSummary summary = evaluate(cells, backend, {}, sink);
+    EXPECT_EQ(summary.succeeded, 0u);
+    EXPECT_THAT(sink.rows[0].error.value(), HasSubstr("spoiled: 1 of 12800 output values"));
+    EXPECT_THAT(sink.rows[0].error.value(), HasSubstr("at head 1, token 7"));
+    EXPECT_FALSE(sink.rows[0].metrics.at("mse").has_value());
+    // What the output does not touch is still a measurement.
+    EXPECT_EQ(sink.rows[0].metrics.at("compute_density"), 1.0);
+  }
+}
+
+TEST(evaluate, planning_of_an_oracle_is_not_timed) {
+  RunConfig config = two_inputs();
+  config.methods = Json::parse(R"([{"name": "oracle_block", "density": 0.5}])");
+  const auto backend = make_cpu_backend();
+  RecordingSink sink;
+  evaluate(expand_cells(config), *backend, {}, sink);
+  EXPECT_FALSE(sink.rows[0].metrics.at("plan_latency_ms").has_value());
+  EXPECT_FALSE(sink.rows[0].metrics.at("total_latency_ms").has_value());
+  EXPECT_TRUE(sink.rows[0].metrics.at("attention_latency_ms").has_value());
+}
+
+TEST(evaluate, cpu_repeats_are_the_number_of_timed_runs) {
+  RunConfig config = two_inputs();
+  config.timing.cpu_repeats = 3;
+  const auto backend = make_cpu_backend();
+  RecordingSink sink;
+  evaluate(expand_cells(config), *backend, {}, sink);
+  EXPECT_TRUE(sink.rows[0].metrics.at("latency_p10_ms").has_value());
+}
+
+TEST(make_backend, cuda_without_kernels_is_unsupported) {
+  const std::vector<BackendItem> devices = list_devices();
+  const bool has_cuda = std::any_of(devices.begin(), devices.end(), [](const BackendItem& item) {
+    return item.name.starts_with("cuda") && item.usable;
+  });
+  if (has_cuda) GTEST_SKIP() << "this machine runs CUDA";
+  EXPECT_THROW(make_backend({.kind = DeviceKind::kCuda}), UnsupportedError);
+  EXPECT_EQ(make_backend({.kind = DeviceKind::kAuto})->name(), "cpu");
+}
+
+}  // namespace
+}  // namespace s2o
