@@ -7,6 +7,7 @@
 #include <hdf5.h>
 
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace s2o {
@@ -36,9 +37,13 @@ class Hdf5Handle {
 };
 
 // While it lives, HDF5 prints nothing on stderr; the errors stay on its stack for hdf5_error_text.
+// To be made before anything else of the library is called.
 class Hdf5QuietErrors {
  public:
   Hdf5QuietErrors() {
+    // NOTE: at exit the library would write once more what a full disk did not take, and crash on
+    // the way. Handles close what they own, so there is nothing to do then.
+    [[maybe_unused]] static const bool kNoCleanupAtExit = H5dont_atexit() >= 0;
     H5Eget_auto2(H5E_DEFAULT, &function_, &data_);
     H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   }
@@ -60,6 +65,12 @@ inline std::string hdf5_error_text() {
     return 0;
   };
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_first, &text);
+  // A failed system call comes with a page of detail; the system's own words say it.
+  constexpr std::string_view kSystemError = "error message = '";
+  if (const std::size_t begin = text.find(kSystemError); begin != std::string::npos) {
+    text = text.substr(begin + kSystemError.size());
+    text = text.substr(0, text.find('\''));
+  }
   return text.empty() ? "HDF5 gives no reason" : text;
 }
 
