@@ -2,7 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdlib>
 #include <sstream>
 
@@ -138,16 +140,25 @@ TEST_F(EvalTest, interrupted_run_goes_on_where_it_was) {
 TEST_F(EvalTest, signal_from_outside_ends_the_run_with_130_and_keeps_the_rows) {
   Json config = small_config();
   config["inputs"][0]["seqlen"] = 2048;
-  config["timing"] = {{"cpu_repeats", 1000}};  // far longer than the test waits
+  // The first row takes a moment, the others far longer than the test waits.
   config["methods"][0] = {{"name", "streaming_llm"}, {"sink", 1}, {"window", 1}};
+  config["methods"][1]["window"] = {2000, 2001, 2002, 2003};
+  config["timing"] = {{"cpu_repeats", 60}};
   write_config("long.json", config);
   for (const int signal_number : {SIGINT, SIGTERM}) {
     RunningS2o process(folder_.path(), {"eval", "-c", "long.json", "--out", "out"});
-    while (process.is_running() && !exists("out/rows.partial.jsonl")) usleep(1000);
+    const auto rows_on_disk = [this] {
+      if (!exists("out/rows.partial.jsonl")) return std::ptrdiff_t{0};
+      const std::string journal = read_file(folder_ / "out/rows.partial.jsonl");
+      return std::count(journal.begin(), journal.end(), '\n');
+    };
+    while (process.is_running() && rows_on_disk() < 2) usleep(1000);  // the head, and a row
     process.send(signal_number);
     const Outcome outcome = process.wait();
     EXPECT_EQ(outcome.exit_code, 130) << outcome.err;
     EXPECT_THAT(outcome.err, HasSubstr("interrupted"));
+    EXPECT_GE(results("out")["rows"].size(), 1u);
+    EXPECT_LT(results("out")["rows"].size(), 7u);
     std::filesystem::remove_all(folder_ / "out");
   }
 }

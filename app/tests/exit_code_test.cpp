@@ -66,7 +66,8 @@ TEST_F(ExitCodeTest, usage_errors_are_2) {
 }
 
 TEST_F(ExitCodeTest, help_and_version_are_0_and_on_stdout) {
-  for (const char* command : {"eval", "capture", "synth", "inspect", "list", "match", "table"}) {
+  for (const char* command :
+       {"eval", "capture", "synth", "inspect", "list", "match", "table", "heatmap"}) {
     const Outcome outcome = run({command, "--help"});
     EXPECT_EQ(outcome.exit_code, 0) << command;
     EXPECT_THAT(outcome.out, HasSubstr(std::string("Example:\n  s2o ") + command));
@@ -117,6 +118,9 @@ TEST_F(ExitCodeTest, missing_and_broken_input_files_are_3) {
   write_file(folder_ / "cut.safetensors", std::string("\x40\0\0\0\0\0\0\0{\"q\":", 13));
   expect_config(R"({"inputs": [{"source": "dump", "path": "cut.safetensors"}]})", 3,
                 "cut.safetensors");
+  write_file(folder_ / "huge.safetensors", std::string("\xff\xff\xff\xff\xff\xff\xff\x7f{}", 10));
+  expect_config(R"({"inputs": [{"source": "dump", "path": "huge.safetensors"}]})", 3,
+                "huge.safetensors");
   expect_config(
       R"({"inputs": [{"source": "weights", "model": "none", "tokens": "t", "seqlen": 8}]})", 3,
       "none");
@@ -134,6 +138,10 @@ TEST_F(ExitCodeTest, token_files_that_do_not_fit_the_model_are_3) {
   expect_config(patch().c_str(), 3, "4096");
   input["seqlen"] = 6;
   expect_config(patch().c_str(), 3, "tokens.txt");
+  expect({"capture", "--model", model, "--tokens", "tokens.txt", "--seqlen", "4", "--layers", "0",
+          "--out", "capture.safetensors"},
+         3, "4096");
+  EXPECT_FALSE(exists("capture.safetensors"));
 }
 
 TEST_F(ExitCodeTest, nonfinite_input_is_3_with_its_index_and_1_if_allowed) {
@@ -164,6 +172,19 @@ TEST_F(ExitCodeTest, some_failed_cells_are_1_and_the_rest_is_there) {
   EXPECT_TRUE(document["rows"][9]["error"].is_null());
   EXPECT_THAT(document["rows"][10]["error"].get<std::string>(), HasSubstr("bytes of memory"));
   EXPECT_TRUE(document["rows"][10]["mse"].is_null());
+}
+
+TEST_F(ExitCodeTest, setting_that_a_method_refuses_fails_alone) {
+  Json config = small_config();
+  config["methods"] = {{{"name", "s2o"}, {"segment_size", 200}}, {{"name", "dense"}}};
+  config["inputs"][0]["seqlen"] = 300;
+  write_config("refused.json", config);
+  const Outcome outcome = run({"eval", "-c", "refused.json", "--out", "out", "--format", "json"});
+  EXPECT_EQ(outcome.exit_code, 1) << outcome.err;
+  const Json rows = Json::parse(outcome.out)["rows"];
+  EXPECT_THAT(rows[0]["error"].get<std::string>(), HasSubstr("block_m"));
+  EXPECT_TRUE(rows[0]["mse"].is_null());
+  EXPECT_TRUE(rows[1]["error"].is_null());
 }
 
 TEST_F(ExitCodeTest, what_this_machine_cannot_do_is_4) {

@@ -88,6 +88,21 @@ TEST_F(CommandTest, capture_then_dump_is_what_weights_gives) {
   }
 }
 
+TEST_F(CommandTest, synthetic_dump_evaluates_as_the_source_itself) {
+  ASSERT_EQ(
+      run({"synth", "--pattern", "stripes", "--seqlen", "300", "--out", "s.safetensors"}).exit_code,
+      0);
+  write_config("both.json", Json::parse(R"({
+    "inputs": [{"source": "dump", "path": "s.safetensors"},
+               {"source": "synthetic", "pattern": "stripes", "seqlen": 300}],
+    "methods": [{"name": "s2o", "tau": 0.05}]})"));
+  const Outcome outcome = run({"eval", "-c", "both.json", "--out", "out", "--format", "json"});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  const Json rows = Json::parse(outcome.out)["rows"];
+  ASSERT_EQ(rows.size(), 2u);
+  EXPECT_EQ(rows[0]["mse"], rows[1]["mse"]);
+}
+
 TEST_F(CommandTest, inspect_knows_models_and_results) {
   const Outcome model = run({"inspect", (data_folder() / "tiny-llama").string()});
   EXPECT_THAT(model.out, HasSubstr("architecture: LlamaForCausalLM"));
