@@ -33,8 +33,8 @@ S2O_DEVICE void sync_named(int id, int num_threads) {
 S2O_DEVICE void arrive_named(int id, int num_threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
 }
-// A condition on which all lanes agree. The vote tells the compiler so: around warpgroup products it
-// would otherwise assume a divergent branch and run them one by one.
+// A condition on which all lanes agree. The vote tells the compiler so: around warpgroup products
+// it would otherwise assume a divergent branch and run them one by one.
 S2O_DEVICE bool agreed(bool condition) { return __any_sync(0xffffffffu, condition); }
 template <class T>
 S2O_DEVICE T shuffle_xor(T value, int lane_mask) {

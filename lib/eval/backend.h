@@ -37,11 +37,19 @@ class Backend {
   // Runs the plan repeats() times. Before each run, out and lse hold NaN everywhere, so that a row
   // that the kernel forgets cannot pass for a result.
   virtual void run(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) = 0;
+  // Dense attention that others are measured against: out and lse in fp32 accuracy, whatever the
+  // accuracy of run(); times are those of run(plan).
+  virtual void run_reference(const SparsePlan& plan, const TimingConfig& timing,
+                             AttentionRun& result) {
+    run(plan, timing, result);
+  }
 };
 
 // `auto` is CUDA if this build has kernels that run here, else the CPU; the log says which.
-// UnsupportedError when a CUDA device is asked for and cannot be used.
-std::unique_ptr<Backend> make_backend(const DeviceChoice& device);
+// `kernel` is a choice of parse_kernel. UnsupportedError when a CUDA device or kernel is asked for
+// and cannot be used, ConfigError when device and kernel contradict each other.
+std::unique_ptr<Backend> make_backend(const DeviceChoice& device,
+                                      const std::string& kernel = "auto");
 
 // One line of `s2o list kernels` or `s2o list devices`.
 struct BackendItem {

@@ -25,8 +25,8 @@ std::vector<std::uint16_t> to_16_bit(const std::vector<float>& values, StorageDT
     const std::int64_t end = std::min((chunk + 1) * kChunk, size);
     for (std::int64_t i = chunk * kChunk; i < end; ++i) {
       const auto at = static_cast<std::size_t>(i);
-      bits[at] = dtype == StorageDType::kBF16 ? float_to_bf16(values[at])
-                                              : float_to_fp16(values[at]);
+      bits[at] =
+          dtype == StorageDType::kBF16 ? float_to_bf16(values[at]) : float_to_fp16(values[at]);
     }
   });
   return bits;
@@ -61,6 +61,9 @@ class CudaBackend final : public Backend {
 
   std::string name() const override { return "cuda"; }
   std::string kernel() const override { return kernel_; }
+  DeviceChoice device() const override {
+    return {.kind = DeviceKind::kCuda, .index = device_index_};
+  }
 
   nlohmann::ordered_json context() const override {
     const CudaStatus status = query_cuda();
@@ -77,7 +80,8 @@ class CudaBackend final : public Backend {
 
   void set_input(const AttentionInput& input) override {
     if (input.dtype == StorageDType::kF32) {
-      throw UnsupportedError(fmt::format("{}: dtype is fp32, supported are bf16 and fp16", kernel_));
+      throw UnsupportedError(
+          fmt::format("{}: dtype is fp32, supported are bf16 and fp16", kernel_));
     }
     input_ = &input;
     upload();
@@ -160,7 +164,8 @@ class CudaBackend final : public Backend {
 std::string text_of(const DeviceInfo& device) {
   return fmt::format("{}, compute capability {}.{}, {} multiprocessors, {} of memory", device.name,
                      device.compute_capability / 10, device.compute_capability % 10,
-                     device.num_multiprocessors, bytes_text(static_cast<double>(device.total_bytes)));
+                     device.num_multiprocessors,
+                     bytes_text(static_cast<double>(device.total_bytes)));
 }
 
 }  // namespace
@@ -209,9 +214,10 @@ std::vector<BackendItem> list_cuda_devices() {
         all_kernels().begin(), all_kernels().end(), [&device](const KernelInfo& kernel) {
           return kernel.min_compute_capability > 0 && kernel_refusal(kernel, device).empty();
         });
-    items.push_back({.name = fmt::format("cuda:{}", device.index),
-                     .usable = usable,
-                     .detail = text_of(device) + (usable ? "" : "; no kernel of this build runs on it")});
+    items.push_back(
+        {.name = fmt::format("cuda:{}", device.index),
+         .usable = usable,
+         .detail = text_of(device) + (usable ? "" : "; no kernel of this build runs on it")});
   }
   return items;
 }

@@ -113,7 +113,8 @@ class Evaluator {
     backend_.set_input(*input_);
     const Method& dense = find_method("dense");
     const ParamSet no_params(dense.info().params);
-    backend_.run(dense.plan_cpu({*input_, reference_}, no_params), cells_.config.timing, run_);
+    backend_.run_reference(dense.plan_cpu({*input_, reference_}, no_params), cells_.config.timing,
+                           run_);
     const std::string wrong = describe_nonfinite(problem, run_);
     if (!wrong.empty() && !cells_.config.allow_nonfinite) {
       throw InputError(

@@ -245,6 +245,22 @@ TEST(make_backend, cuda_without_kernels_is_unsupported) {
   if (has_cuda) GTEST_SKIP() << "this machine runs CUDA";
   EXPECT_THROW(make_backend({.kind = DeviceKind::kCuda}), UnsupportedError);
   EXPECT_EQ(make_backend({.kind = DeviceKind::kAuto})->name(), "cpu");
+  EXPECT_THROW(make_backend({.kind = DeviceKind::kAuto}, "sm80"), UnsupportedError);
+}
+
+TEST(make_backend, kernel_and_device_must_agree) {
+  EXPECT_EQ(make_backend({.kind = DeviceKind::kAuto}, "ref")->kernel(), "attention_ref");
+  EXPECT_THROW(make_backend({.kind = DeviceKind::kCpu}, "sm80"), ConfigError);
+  EXPECT_THROW(make_backend({.kind = DeviceKind::kCuda}, "ref"), ConfigError);
+}
+
+TEST(list_kernels, names_every_attention_kernel) {
+  std::vector<std::string> names;
+  for (const BackendItem& item : list_kernels()) {
+    names.push_back(item.name);
+    EXPECT_FALSE(item.detail.empty()) << item.name;
+  }
+  EXPECT_THAT(names, ::testing::ElementsAre("attention_ref", "attention_sm80", "attention_sm90"));
 }
 
 }  // namespace
