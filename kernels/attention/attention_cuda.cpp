@@ -10,6 +10,7 @@
 #include "kernels/common/bf16.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/common/kernel_registry.h"
+#include "kernels/common/plan_bounds.h"
 #include "kernels/common/stream.h"
 
 namespace s2o {
@@ -237,6 +238,7 @@ void CudaAttention::set_plan(const PlanView& plan, const RunOptions& options) {
   // The three-term product exists in the portable kernel only, which runs on every device.
   s.plan_kernel = options.fp32_accuracy ? AttentionKernel::kSm80 : s.kernel;
   s.tile = choose_tile(s.plan_kernel, s.problem, plan, options.fp32_accuracy);
+  check_plan_bounds(s.problem, plan);
   s.plan = plan;
   s.plan.passes = nullptr;
   s.options = options;

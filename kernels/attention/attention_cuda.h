@@ -44,7 +44,8 @@ class CudaAttention {
   void set_input(const Problem& problem, KernelDType dtype, const std::uint16_t* q,
                  const std::uint16_t* k, const std::uint16_t* v);
   // Copies a plan over `problem` to the device and picks the kernel instance. `plan` holds host
-  // pointers and may be released afterwards.
+  // pointers and may be released afterwards. Error naming head, tile and index for a plan that
+  // points outside the input.
   void set_plan(const PlanView& plan, const RunOptions& options);
 
   // Fills out and lse with NaN.
