@@ -96,17 +96,13 @@ class ConsumerSm90 {
   S2O_DEVICE void start_tile() {
     rows_ = empty_rows();
     stats_ = {0, 0, 0, 0};
-    num_rows_ = s_.num_rows;
-    first_position_ = s_.first_position;
-    total_plan_steps_ = s_.total_plan_steps;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      row_index_[i] = s_.row_index[row_of(i)];
-      row_position_[i] = s_.row_position[row_of(i)];
+      const std::int32_t index = s_.row_index[row_of(i)];
       // Goes on from (out, lse) of an earlier launch: the state (m, l, acc) = (lse, 1, out); `out`
       // joins when the row is stored, scaled by then like everything of the start.
-      if (args_.resume_out == nullptr || row_index_[i] < 0) continue;
-      const float lse = args_.lse[row_index_[i]];
+      if (args_.resume_out == nullptr || index < 0) continue;
+      const float lse = args_.lse[index];
       if (lse == kNegativeInfinity) continue;
       rows_.maximum[i] = lse * kLog2E;
       rows_.normaliser[i] = column_of() == 0 ? 1.0f : 0.0f;  // one lane of the quad
@@ -118,86 +114,123 @@ class ConsumerSm90 {
     }
   }
 
+  // The assembler lets products run under other code only where every path to a wait issues the same
+  // products. So there are two kinds of rounds: opening ones, after which probabilities wait for
+  // their product with V, and overlapped ones, which begin and end that way.
   S2O_DEVICE void visit_steps(int tile_count) {
     float logits[kKeyTiles][4];
     std::uint32_t p[kTileN / 16][4];  // probabilities of the step before, packed
-    bool has_p = false;               // they wait for their product with V
+    float correction[2];
     bool p_gathered = false;
-    bool gain_posted = false;
-    bool stopped = false;
-    int small_steps = 0;
+    left_ = false;
+    gain_posted_ = false;
+    stopped_ = false;
+    small_steps_ = 0;
     for (;;) {
-      const StepInfo& step = wait_step();
-      if (step.count == 0) break;
-      if (stopped && step.stoppable) {  // loaded before the producer knew
+      const StepInfo& first = wait_step();
+      if (first.count == 0) break;
+      if (stopped_ && first.stoppable()) {  // loaded before the producer knew
         drop_step();
         continue;
       }
-      const bool gathered = is_gathered(step);
-      if (gathered) fence_async_proxy();
+      p_gathered = is_gathered(first);
+      if (p_gathered) fence_async_proxy();
+      multiply_keys(logits);
+      warpgroup_wait<0>();
+      pin_registers(logits);
+      if (!add_step(first, logits, correction)) {
+        wait_values();
+        release_values();
+        continue;
+      }
+      rescale(correction);
+      pack(logits, p);
+      post_gain_of(first);
+      bool has_p = true;
+      for (;;) {
+        const StepInfo& step = wait_step();
+        if (step.count == 0 || (stopped_ && step.stoppable())) break;
+        const bool gathered = is_gathered(step);
+        wait_values();
+        if (gathered || p_gathered) fence_async_proxy();
+        take_turn();
+        multiply_keys(logits);
+        multiply_values(p);
+        allow_other();
+        decide(tile_count);
+        warpgroup_wait<1>();
+        pin_registers(logits);
+        // A step that the decision came too late for is dropped with its logits.
+        const bool drop = stopped_ && step.stoppable();
+        bool added = false;
+        if (drop) {
+          release_keys();
+        } else {
+          added = add_step(step, logits, correction);
+        }
+        warpgroup_wait<0>();
+        pin_registers(acc_);
+        pin_registers(p);
+        release_values();
+        p_gathered = gathered;
+        if (!added) {
+          wait_values();
+          release_values();
+          has_p = false;
+          break;
+        }
+        rescale(correction);
+        pack(logits, p);
+        post_gain_of(step);
+      }
+      decide(tile_count);
+      if (s_.steps[k_count_ % kRing].count == 0) leave_tile();
       if (has_p) {
         wait_values();
         if (p_gathered) fence_async_proxy();
-      }
-      take_turn();
-      multiply_keys(logits);
-      if (agreed(has_p)) multiply_values(p);
-      warpgroup_commit();  // possibly empty: the wait below counts groups
-      allow_other();
-      if (gain_posted) {
-        gain_posted = false;
-        small_steps = gain_is_small() ? small_steps + 1 : 0;
-        stopped = small_steps >= args_.stop.patience && stats_.stop_steps >= args_.stop.min_steps;
-        if (stopped && warpgroup_ == 0 && thread_ == 0) {
-          volatile_store(&s_.stopped_tile, tile_count + 1);
-        }
-      }
-      const bool drop = stopped && step.stoppable;
-      if (!drop) {
-        warpgroup_wait<1>();
-        pin_registers(logits);
-      } else {
+        multiply_values(p);
         warpgroup_wait<0>();
-      }
-      const unsigned ring = k_count_ % kRing;
-      release_keys();  // NOTE: `step` and its keys stay in their ring beyond that (kRing)
-      float correction[2];
-      bool skip = drop;
-      if (!drop) {
-        mask_logits(step, ring, logits);
-        skip = may_skip_values(step) && step_adds_nothing(logits);
-        if (!skip) softmax(step, logits, correction);
-        count_step(step, skip);
-      }
-      warpgroup_wait<0>();
-      pin_registers(acc_);
-      pin_registers(p);
-      if (has_p) release_values();
-      if (skip) {
-        wait_values();
+        pin_registers(acc_);
+        pin_registers(p);
         release_values();
-      } else {
-        rescale(correction);
-        pack(logits, p);
-        gain_posted = step.stoppable && step.ends_plan_step && args_.stop.tau > 0.0f;
-        if (gain_posted) post_gain();
       }
-      has_p = !skip;
-      p_gathered = gathered;
     }
+    if (!left_) leave_tile();
     release_keys();
+  }
+  // Reads what the output needs of the tile's description, then lets the producer overwrite it.
+  S2O_DEVICE void leave_tile() {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) row_index_[i] = s_.row_index[row_of(i)];
     give_back(&s_.q_empty);
-    if (has_p) {
-      wait_values();
-      if (p_gathered) fence_async_proxy();
-      multiply_values(p);
-      warpgroup_commit();
-      warpgroup_wait<0>();
-      pin_registers(acc_);
-      pin_registers(p);
-      release_values();
+    left_ = true;
+  }
+
+  // Logits to probabilities; gives the K buffer back. False: the step adds nothing (PV skip).
+  S2O_DEVICE bool add_step(const StepInfo& step, float (&logits)[kKeyTiles][4],
+                           float (&correction)[2]) {
+    const unsigned ring = k_count_ % kRing;
+    release_keys();  // NOTE: `step` and its keys stay in their ring beyond that (kRing)
+    mask_logits(step, ring, logits);
+    const bool skip = may_skip_values(step) && step_adds_nothing(logits);
+    if (!skip) softmax(step, logits, correction);
+    count_step(step, skip);
+    return !skip;
+  }
+
+  S2O_DEVICE void post_gain_of(const StepInfo& step) {
+    gain_posted_ = step.stoppable() && step.ends_plan_step() && args_.stop.tau > 0.0f;
+    if (gain_posted_) post_gain();
+  }
+  // Collects the gain posted last, if any, and decides about the rest of the tile.
+  S2O_DEVICE void decide(int tile_count) {
+    if (!gain_posted_) return;
+    gain_posted_ = false;
+    small_steps_ = gain_is_small() ? small_steps_ + 1 : 0;
+    stopped_ = small_steps_ >= args_.stop.patience && stats_.stop_steps >= args_.stop.min_steps;
+    if (stopped_ && warpgroup_ == 0 && thread_ == 0) {
+      volatile_store(&s_.stopped_tile, tile_count + 1);
     }
-    if (gain_posted) gain_is_small();  // every posted gain is collected
   }
 
   S2O_DEVICE void drop_step() {
@@ -207,44 +240,48 @@ class ConsumerSm90 {
   }
 
   S2O_DEVICE void count_step(const StepInfo& step, bool skipped) {
-    if (!step.ends_plan_step) return;
+    if (!step.ends_plan_step()) return;
     ++stats_.total_steps;
-    stats_.stop_steps += step.stoppable ? 1 : 0;
+    stats_.stop_steps += step.stoppable() ? 1 : 0;
     stats_.pv_skipped += skipped ? 1 : 0;
   }
 
   // ---- products ----
 
+  // Descriptors: the low word moves through the tile, the high word is the same everywhere.
+  S2O_DEVICE static std::uint64_t descriptor_at(std::uint64_t first, int bytes) {
+    return (first & 0xffffffff00000000ull) |
+           (static_cast<std::uint32_t>(first) + static_cast<std::uint32_t>(bytes / 16));
+  }
   S2O_DEVICE void multiply_keys(float (&logits)[kKeyTiles][4]) const {
-    const std::uint32_t q = shared_address(s_.q) + warpgroup_ * 64 * kPanelRowBytes;
-    const std::uint32_t k = shared_address(s_.k[k_count_ % kStages]);
+    const std::uint64_t q = warpgroup_descriptor(
+        shared_address(s_.q) + warpgroup_ * 64 * kPanelRowBytes, 16, 8 * kPanelRowBytes);
+    const std::uint64_t k = warpgroup_descriptor(shared_address(s_.k[k_count_ % kStages]), 16,
+                                                 8 * kPanelRowBytes);
     pin_registers(logits);
     warpgroup_fence();
 #pragma unroll
     for (int step = 0; step < Traits::kHeadDim / 16; ++step) {
       const int in_panel = step % 4 * 32;  // 16 elements of a 128-byte row
       warpgroup_multiply<Element>(
-          logits,
-          warpgroup_descriptor(q + step / 4 * Traits::kTileM * kPanelRowBytes + in_panel, 16,
-                               8 * kPanelRowBytes),
-          warpgroup_descriptor(k + step / 4 * kTileN * kPanelRowBytes + in_panel, 16,
-                               8 * kPanelRowBytes),
-          step > 0 ? 1 : 0);
+          logits, descriptor_at(q, step / 4 * Traits::kTileM * kPanelRowBytes + in_panel),
+          descriptor_at(k, step / 4 * kTileN * kPanelRowBytes + in_panel), step > 0 ? 1 : 0);
     }
     warpgroup_commit();
   }
 
   S2O_DEVICE void multiply_values(std::uint32_t (&p)[kTileN / 16][4]) {
-    const std::uint32_t v = shared_address(s_.v[v_count_ % kStages]);
+    const std::uint64_t v =
+        warpgroup_descriptor(shared_address(s_.v[v_count_ % kStages]), kTileN * kPanelRowBytes,
+                             8 * kPanelRowBytes);
     pin_registers(acc_);
     warpgroup_fence();
 #pragma unroll
     for (int step = 0; step < kTileN / 16; ++step) {
-      warpgroup_multiply_transposed<Element>(
-          acc_, p[step],
-          warpgroup_descriptor(v + step * 16 * kPanelRowBytes, kTileN * kPanelRowBytes,
-                               8 * kPanelRowBytes));
+      warpgroup_multiply_transposed<Element>(acc_, p[step],
+                                             descriptor_at(v, step * 16 * kPanelRowBytes));
     }
+    warpgroup_commit();
   }
 
   // ---- softmax ----
@@ -252,7 +289,7 @@ class ConsumerSm90 {
   S2O_DEVICE void mask_logits(const StepInfo& step, unsigned ring,
                               float (&logits)[kKeyTiles][4]) const {
     if (step.count == kTileN &&
-        (step.mask == MaskClass::kNone || step_is_past(step, args_.pass, first_position_))) {
+        (step.mask() == MaskClass::kNone || step_is_past(step, args_.pass, s_.first_position))) {
       return;
     }
     const bool contiguous = !is_gathered(step);
@@ -260,8 +297,8 @@ class ConsumerSm90 {
     const int first_token = static_cast<int>(step.begin) + column_of();
     const int valid_columns = step.count - column_of();
     const VisibleKeys visible[2] = {
-        visible_keys(step.mask, row_position_[0], args_.window_sink, args_.window_size),
-        visible_keys(step.mask, row_position_[1], args_.window_sink, args_.window_size)};
+        visible_keys(step.mask(), s_.row_position[row_of(0)], args_.window_sink, args_.window_size),
+        visible_keys(step.mask(), s_.row_position[row_of(1)], args_.window_sink, args_.window_size)};
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll
@@ -285,7 +322,7 @@ class ConsumerSm90 {
     // A plan step may span several tile steps: its mass so far follows the maximum.
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const float before = step.starts_plan_step ? 0.0f : plan_step_mass_[i];
+      const float before = step.starts_plan_step() ? 0.0f : plan_step_mass_[i];
       plan_step_mass_[i] = fused(before, correction[i], step_sum[i]);
     }
   }
@@ -333,7 +370,7 @@ class ConsumerSm90 {
     for (int i = 0; i < 2; ++i) {
       const float mass = quad_sum(plan_step_mass_[i]);
       const float total = quad_sum(rows_.normaliser[i]);
-      const float gain = row_index_[i] >= 0 && total > 0.0f ? mass / total : 0.0f;
+      const float gain = row_of(i) < s_.num_rows && total > 0.0f ? mass / total : 0.0f;
       reduced = mean ? reduced + gain : max_of(reduced, gain);
     }
     for (int mask = 4; mask < 32; mask *= 2) {
@@ -349,13 +386,13 @@ class ConsumerSm90 {
     for (int warp = 0; warp < Traits::kConsumerWarps; ++warp) {
       reduced = mean ? reduced + values[warp] : max_of(reduced, values[warp]);
     }
-    if (mean) reduced /= static_cast<float>(num_rows_);
+    if (mean) reduced /= static_cast<float>(s_.num_rows);
     return reduced < args_.stop.tau;
   }
 
   S2O_DEVICE bool may_skip_values(const StepInfo& step) const {
-    return args_.pv_skip_threshold > 0.0f && step.ends_plan_step &&
-           total_plan_steps_ - stats_.total_steps - 1 >= args_.pv_skip_exempt;
+    return args_.pv_skip_threshold > 0.0f && step.ends_plan_step() &&
+           s_.total_plan_steps - stats_.total_steps - 1 >= args_.pv_skip_exempt;
   }
   // Whether the step's maximum of every row lies the threshold below the running one (base 2).
   S2O_DEVICE bool step_adds_nothing(const float (&logits)[kKeyTiles][4]) {
@@ -364,7 +401,7 @@ class ConsumerSm90 {
     for (int i = 0; i < 2; ++i) {
       const float step_maximum = row_maximum(logits, i) * args_.scale_log2;
       const float running = max_of(rows_.maximum[i], step_maximum);
-      if (row_index_[i] >= 0 && running != kNegativeInfinity) {
+      if (row_of(i) < s_.num_rows && running != kNegativeInfinity) {
         excess = max_of(excess, step_maximum - running);
       }
     }
@@ -438,14 +475,14 @@ class ConsumerSm90 {
   RowPair rows_;
   float plan_step_mass_[2] = {0.0f, 0.0f};
   TileStats stats_;
-  std::int32_t row_index_[2];
-  std::int32_t row_position_[2];
-  int num_rows_ = 0;
-  int first_position_ = 0;
-  int total_plan_steps_ = 0;
   unsigned k_count_ = 0;  // K pipeline entries consumed, ends of tiles included
   unsigned v_count_ = 0;
   unsigned reductions_ = 0;
+  std::int32_t row_index_[2];  // after leave_tile
+  bool left_ = false;
+  bool gain_posted_ = false;  // and not collected yet
+  bool stopped_ = false;      // this tile
+  int small_steps_ = 0;
 };
 
 }  // namespace s2o::device

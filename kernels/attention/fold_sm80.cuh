@@ -198,15 +198,15 @@ class FoldSm80 {
     std::int64_t stop_steps = args_.stats[plan_tile_].stop_steps;
     const std::int64_t end = load_global(args_.pass.item_offsets + plan_tile_ + 1);
     for (std::int64_t i = load_global(args_.pass.item_offsets + plan_tile_); i < end; ++i) {
-      const PlanItem item = load_item(args_.pass.items + i);
+      const ItemWords item = load_item(args_.pass.items + i);
       std::int64_t count = item.count;
-      if (item.stoppable) {
+      if (item.stoppable()) {
         const std::int64_t steps = ceil_div(item.count, args_.block_n);
         const std::int64_t done = steps < stop_steps ? steps : stop_steps;
         stop_steps -= done;
         if (done < steps) count = done * args_.block_n;
       }
-      visit(item.begin, count, item.kind == ItemKind::kRun);
+      visit(item.begin, count, item.kind() == ItemKind::kRun);
     }
   }
 

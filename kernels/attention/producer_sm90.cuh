@@ -117,7 +117,7 @@ class ProducerSm90 {
       const bool stopped = publish(step, token, contiguous);
       if (stopped) {
         walker_.stopped = true;
-        if (upcoming.count > 0 && upcoming.stoppable) {
+        if (upcoming.count > 0 && upcoming.stoppable()) {
           upcoming = next_step();
           upcoming_token = fetch_token(upcoming);
         }
@@ -139,18 +139,21 @@ class ProducerSm90 {
   S2O_DEVICE bool publish(const StepInfo& step, std::int32_t token, bool contiguous) {
     if (thread_index() == 0) {
       barrier_wait(&s_.k_empty[k_count_ % kStages], (k_count_ / kStages + 1) % 2);
-      s_.steps[k_count_ % kRing] = step;
-      if (step.stoppable) {
+      StepInfo& published = s_.steps[k_count_ % kRing];  // without the item: nobody asks
+      published.begin = step.begin;
+      published.count = step.count;
+      published.flags = step.flags;
+      if (step.stoppable()) {
         s_.producer_stop[stop_checks_ % 2] = volatile_load(&s_.stopped_tile) == tile_count_ + 1;
       }
     }
     // Through contiguous steps the threads need not keep together, and thread 0 is behind the
     // others; they meet where they gather or decide together.
-    if (contiguous && !step.stoppable) return false;
+    if (contiguous && !step.stoppable()) return false;
     sync_producers();  // the buffer is free: so are the keys of the step kRing ago
     if (!contiguous && thread_index() < kTileN) s_.keys[k_count_ % kRing][thread_index()] = token;
     sync_producers();
-    if (!step.stoppable) return false;
+    if (!step.stoppable()) return false;
     const bool stopped = s_.producer_stop[stop_checks_ % 2] != 0;
     ++stop_checks_;
     return stopped;
