@@ -114,9 +114,9 @@ class ConsumerSm90 {
     }
   }
 
-  // The assembler lets products run under other code only where every path to a wait issues the same
-  // products. So there are two kinds of rounds: opening ones, after which probabilities wait for
-  // their product with V, and overlapped ones, which begin and end that way.
+  // The assembler lets products run under other code only where every path to a wait issues the
+  // same products. So there are two kinds of rounds: opening ones, after which probabilities wait
+  // for their product with V, and overlapped ones, which begin and end that way.
   S2O_DEVICE void visit_steps(int tile_count) {
     float logits[kKeyTiles][4];
     std::uint32_t p[kTileN / 16][4];  // probabilities of the step before, packed
@@ -256,8 +256,8 @@ class ConsumerSm90 {
   S2O_DEVICE void multiply_keys(float (&logits)[kKeyTiles][4]) const {
     const std::uint64_t q = warpgroup_descriptor(
         shared_address(s_.q) + warpgroup_ * 64 * kPanelRowBytes, 16, 8 * kPanelRowBytes);
-    const std::uint64_t k = warpgroup_descriptor(shared_address(s_.k[k_count_ % kStages]), 16,
-                                                 8 * kPanelRowBytes);
+    const std::uint64_t k =
+        warpgroup_descriptor(shared_address(s_.k[k_count_ % kStages]), 16, 8 * kPanelRowBytes);
     pin_registers(logits);
     warpgroup_fence();
 #pragma unroll
@@ -271,9 +271,8 @@ class ConsumerSm90 {
   }
 
   S2O_DEVICE void multiply_values(std::uint32_t (&p)[kTileN / 16][4]) {
-    const std::uint64_t v =
-        warpgroup_descriptor(shared_address(s_.v[v_count_ % kStages]), kTileN * kPanelRowBytes,
-                             8 * kPanelRowBytes);
+    const std::uint64_t v = warpgroup_descriptor(shared_address(s_.v[v_count_ % kStages]),
+                                                 kTileN * kPanelRowBytes, 8 * kPanelRowBytes);
     pin_registers(acc_);
     warpgroup_fence();
 #pragma unroll
@@ -298,7 +297,8 @@ class ConsumerSm90 {
     const int valid_columns = step.count - column_of();
     const VisibleKeys visible[2] = {
         visible_keys(step.mask(), s_.row_position[row_of(0)], args_.window_sink, args_.window_size),
-        visible_keys(step.mask(), s_.row_position[row_of(1)], args_.window_sink, args_.window_size)};
+        visible_keys(step.mask(), s_.row_position[row_of(1)], args_.window_sink,
+                     args_.window_size)};
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll

@@ -196,8 +196,8 @@ class MainloopSm80 {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const VisibleKeys visible =
-            visible_keys(step.mask(), s_.row_position[Tile::row_of(thread, t, i)], args_.window_sink,
-                         args_.window_size);
+            visible_keys(step.mask(), s_.row_position[Tile::row_of(thread, t, i)],
+                         args_.window_sink, args_.window_size);
 #pragma unroll
         for (int n = 0; n < Tile::kKeyTiles; ++n) {
 #pragma unroll

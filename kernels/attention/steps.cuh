@@ -95,8 +95,7 @@ static_assert(sizeof(ItemWords) == sizeof(PlanItem) && offsetof(PlanItem, count)
 // One load instead of one per field.
 S2O_DEVICE ItemWords load_item(const PlanItem* source) {
   const Words4 words = load_global_16(source);
-  return {static_cast<std::int64_t>(words.word[0]) |
-              static_cast<std::int64_t>(words.word[1]) << 32,
+  return {static_cast<std::int64_t>(words.word[0]) | static_cast<std::int64_t>(words.word[1]) << 32,
           static_cast<std::int32_t>(words.word[2]), words.word[3]};
 }
 
