@@ -44,13 +44,13 @@ skip() { results+=("skipped $1: $2"); }
 "$build/s2o" list devices
 "$build/s2o" list kernels
 
-step "unit tests on the device" "$build/kernels_gpu_tests" --gtest_brief=1
+step "unit tests on the device" "$build/gpu_tests" --gtest_brief=1
 
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
 if [ -n "$sanitizer" ]; then
   for tool in memcheck racecheck; do
     step "$tool on small shapes" "$sanitizer" --tool "$tool" --error-exitcode 9 --print-limit 5 \
-      "$build/kernels_gpu_tests" --gtest_brief=1 --gtest_filter='*GpuSmall*'
+      "$build/gpu_tests" --gtest_brief=1 --gtest_filter='*GpuSmall*'
   done
 else
   skip "memcheck and racecheck" "compute-sanitizer not found"

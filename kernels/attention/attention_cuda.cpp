@@ -108,6 +108,8 @@ struct CudaAttention::State {
   DeviceBuffer<std::int32_t> next_tile;  // one counter a pass
   DeviceBuffer<float> sums;              // block sums of folded columns
   DeviceBuffer<std::uint8_t> flush;
+  DeviceBuffer<float> reference;  // [num_q_heads, seqlen, head_dim], empty: none was kept
+  DeviceBuffer<ErrorSums> partial_errors, errors;
   BlockSumsView sums_view;
 
   State(int device_index, const std::string& variant)
@@ -223,6 +225,7 @@ void CudaAttention::set_input(const Problem& problem, KernelDType dtype, const s
   s.problem = problem;
   s.dtype = dtype;
   s.launches.clear();
+  s.reference.resize(0, "reference output");
   const std::size_t kv = static_cast<std::size_t>(problem.num_kv_heads) *
                          static_cast<std::size_t>(problem.seqlen) *
                          static_cast<std::size_t>(problem.head_dim);
@@ -301,12 +304,21 @@ float CudaAttention::run() {
 
 void CudaAttention::read(std::vector<float>& out, std::vector<float>& lse,
                          std::vector<TileStats>& stats) const {
+  read_out(out);
+  read_rows(lse, stats);
+}
+
+void CudaAttention::read_rows(std::vector<float>& lse, std::vector<TileStats>& stats) const {
   const State& s = *state_;
-  out.resize(s.num_outputs());
   lse.resize(s.num_rows());
   stats.resize(s.stats.size());
   s.lse.download(lse.data(), "download lse");
   s.stats.download(stats.data(), "download tile statistics");
+}
+
+void CudaAttention::read_out(std::vector<float>& out) const {
+  const State& s = *state_;
+  out.resize(s.num_outputs());
   if (s.options.output == OutputType::kFp32) {
     s.out_fp32.download(out.data(), "download the output");
     return;
@@ -316,6 +328,35 @@ void CudaAttention::read(std::vector<float>& out, std::vector<float>& lse,
   std::transform(bits.begin(), bits.end(), out.begin(), [&s](std::uint16_t value) {
     return s.dtype == KernelDType::kBf16 ? bf16_to_float(value) : fp16_to_float(value);
   });
+}
+
+void CudaAttention::keep_as_reference() {
+  State& s = *state_;
+  if (s.launches.empty() || s.options.output != OutputType::kFp32) {
+    throw Error("CudaAttention::keep_as_reference: no run with an fp32 output");
+  }
+  s.reference.resize(s.num_outputs(), "reference output");
+  cuda_check(cudaMemcpyAsync(s.reference.data(), s.out_fp32.data(),
+                             static_cast<std::size_t>(s.reference.size_bytes()),
+                             cudaMemcpyDeviceToDevice, s.stream.get()),
+             "keep the reference output");
+  s.stream.synchronize();
+}
+
+std::vector<ErrorSums> CudaAttention::error_sums() {
+  State& s = *state_;
+  if (s.launches.empty() || s.options.output != OutputType::kFp32 || s.reference.size() == 0) {
+    throw Error("CudaAttention::error_sums: needs a reference and a run with an fp32 output");
+  }
+  const auto heads = static_cast<std::size_t>(s.problem.num_q_heads);
+  s.partial_errors.resize(heads * kErrorSumBlocks, "error sums");
+  s.errors.resize(heads, "error sums");
+  launch_error_sums(s.problem.num_q_heads, s.problem.seqlen * s.problem.head_dim, s.out_fp32.data(),
+                    s.reference.data(), s.partial_errors.data(), s.errors.data(), s.stream.get());
+  s.stream.synchronize();
+  std::vector<ErrorSums> sums(heads);
+  s.errors.download(sums.data(), "download error sums");
+  return sums;
 }
 
 std::int64_t CudaAttention::workspace_bytes() const {

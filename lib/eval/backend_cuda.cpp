@@ -8,6 +8,7 @@
 
 #include "kernels/attention/attention_cuda.h"
 #include "kernels/common/bf16.h"
+#include "kernels/common/cuda_check.h"
 #include "kernels/common/kernel_registry.h"
 #include "kernels/common/parallel.h"
 #include "lib/core/error.h"
@@ -65,9 +66,9 @@ class CudaBackend final : public Backend {
     return {.kind = DeviceKind::kCuda, .index = device_index_};
   }
 
-  nlohmann::ordered_json context() const override {
+  nlohmann::ordered_json context() override {
     const CudaStatus status = query_cuda();
-    const double clock_mhz = multiprocessor_clock_mhz(device_index_);
+    const double clock_mhz = busy_clock_mhz();
     nlohmann::ordered_json context = {{"device", device_.name},
                                       {"driver", status.driver_version},
                                       {"cuda", status.runtime_version},
@@ -76,48 +77,82 @@ class CudaBackend final : public Backend {
     return context;
   }
 
-  int repeats(const TimingConfig& timing) const override { return timing.repeats; }
+  int outputs_on_host() const override { return 0; }
 
   void set_input(const AttentionInput& input) override {
+    input_ = nullptr;
+    reference_ = {};
     if (input.dtype == StorageDType::kF32) {
       throw UnsupportedError(
-          fmt::format("{}: dtype is fp32, supported are bf16 and fp16", kernel_));
+          fmt::format("{}: dtype is fp32, supported are bf16 and fp16; fp32 runs on the CPU "
+                      "(--device cpu)",
+                      kernel_));
     }
-    input_ = &input;
-    upload();
+    guarded([&] {
+      upload(input);
+      input_ = &input;
+    });
   }
 
-  void run(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) override {
-    guarded([&] { execute(plan, {}, timing.warmup, timing.repeats, result); });
-  }
-
-  void run_reference(const SparsePlan& dense, const TimingConfig& timing,
+  void run_reference(const SparsePlan& plan, const TimingConfig& timing,
                      AttentionRun& result) override {
     guarded([&] {
-      // Times are those of the ordinary kernel, values those of the accurate one.
-      execute(dense, {}, timing.warmup, timing.repeats, result);
-      AttentionRun accurate;
-      execute(accurate_dense_plan(input_->problem), {.fp32_accuracy = true}, 0, 1, accurate);
-      result.out = std::move(accurate.out);
-      result.lse = std::move(accurate.lse);
+      execute(plan, timing, result);
+      compute_reference();
     });
+    result.lse = reference_.lse;
+  }
+  const DenseReference& reference() const override { return reference_; }
+
+  void run(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) override {
+    guarded([&] { execute(plan, timing, result); });
+  }
+
+  std::vector<ErrorSums> error_sums() override {
+    std::vector<ErrorSums> sums;
+    guarded([&] { sums = attention_->error_sums(); });
+    return sums;
+  }
+
+  const std::vector<float>& out() override {
+    guarded([this] { attention_->read_out(out_); });
+    return out_;
   }
 
  private:
-  void upload() {
-    guarded([this] {
-      const AttentionInput& input = *input_;
-      const KernelDType dtype =
-          input.dtype == StorageDType::kBF16 ? KernelDType::kBf16 : KernelDType::kFp16;
-      const auto q = to_16_bit(input.q, input.dtype);
-      const auto k = to_16_bit(input.k, input.dtype);
-      const auto v = to_16_bit(input.v, input.dtype);
-      attention_->set_input(input.problem, dtype, q.data(), k.data(), v.data());
+  // An idle device clocks down: asks while it works.
+  double busy_clock_mhz() {
+    constexpr int kFlushes = 1000;  // some 50 ms
+    double clock_mhz = 0.0;
+    guarded([&] {
+      for (int i = 0; i < kFlushes; ++i) attention_->flush_l2();
+      clock_mhz = multiprocessor_clock_mhz(device_index_);
+      cuda_check(cudaDeviceSynchronize(), "wait for the device");
     });
+    return clock_mhz;
   }
 
-  // A kernel that failed leaves the device unusable for this process until it is reset. The cell
-  // carries the error; the next one starts on a fresh device.
+  void upload(const AttentionInput& input) {
+    const KernelDType dtype =
+        input.dtype == StorageDType::kBF16 ? KernelDType::kBf16 : KernelDType::kFp16;
+    const auto q = to_16_bit(input.q, input.dtype);
+    const auto k = to_16_bit(input.k, input.dtype);
+    const auto v = to_16_bit(input.v, input.dtype);
+    attention_->set_input(input.problem, dtype, q.data(), k.data(), v.data());
+  }
+
+  void compute_reference() {
+    const SparsePlan plan = accurate_dense_plan(input_->problem);
+    attention_->set_plan(PlanPointers(plan).view(), {.fp32_accuracy = true});
+    attention_->poison_outputs();
+    attention_->run();
+    attention_->keep_as_reference();
+    std::vector<TileStats> stats;
+    attention_->read_rows(reference_.lse, stats);
+  }
+
+  // A failed kernel leaves the device unusable for this process until it is reset. The cell that it
+  // happened in carries the error; the next one starts on a fresh device.
   template <class Body>
   void guarded(const Body& body) {
     try {
@@ -133,22 +168,24 @@ class CudaBackend final : public Backend {
     attention_.reset();
     (void)cudaDeviceReset();
     attention_.emplace(device_index_, variant_);
+    if (input_ != nullptr) {
+      upload(*input_);
+      if (!reference_.lse.empty()) compute_reference();
+    }
     broken_ = false;
-    if (input_ != nullptr) upload();
   }
 
-  void execute(const SparsePlan& plan, const RunOptions& options, int warmup, int repeats,
-               AttentionRun& result) {
-    attention_->set_plan(PlanPointers(plan).view(), options);
-    for (int i = 0; i < warmup; ++i) attention_->run();
+  void execute(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) {
+    attention_->set_plan(PlanPointers(plan).view(), {});
+    for (int i = 0; i < timing.warmup; ++i) attention_->run();
     result.attention_ms.clear();
-    for (int i = 0; i < repeats; ++i) {
+    for (int i = 0; i < timing.repeats; ++i) {
       throw_if_cancelled();
       attention_->poison_outputs();
       attention_->flush_l2();
       result.attention_ms.push_back(static_cast<double>(attention_->run()));
     }
-    attention_->read(result.out, result.lse, result.stats);
+    attention_->read_rows(result.lse, result.stats);
     result.workspace_bytes = attention_->workspace_bytes();
   }
 
@@ -158,6 +195,8 @@ class CudaBackend final : public Backend {
   DeviceInfo device_;
   std::string kernel_;
   const AttentionInput* input_ = nullptr;
+  DenseReference reference_;  // without `out`, which stays on the device
+  std::vector<float> out_;    // [num_q_heads, seqlen, head_dim], filled when asked for
   bool broken_ = false;
 };
 
