@@ -23,6 +23,8 @@ TOLERANCES = {  # column: (absolute, relative)
 def read_rows(path):
     file = pathlib.Path(path)
     file = file / "results.json" if file.is_dir() else file
+    if not file.is_file():
+        sys.exit(f"{file}: no such result file")
     rows = {}
     for row in json.loads(file.read_text())["rows"]:
         key = (row["input"], row["layer"], row["seqlen"], row["method"], json.dumps(row["params"], sort_keys=True))
