@@ -76,11 +76,14 @@ class ProducerSm90 {
     }
     const std::int32_t plan_tile = load_global(args_.tile_order + order);
     plan_head_ = plan_tile / args_.num_q_tiles;
+    kv_head_ = plan_head_ / args_.plan_heads_per_kv_head;
+    kv_head_bytes_ = kv_head_ * args_.seqlen * (Traits::kHeadDim * 2);
     const int tile_index = plan_tile % args_.num_q_tiles;
     if (thread_index() < Traits::kTileM) {
       const TileRowMap row =
           tile_row(args_, plan_head_, tile_index, Traits::kTileM, thread_index());
       tile.row_index[thread_index()] = row.index;
+      tile.source_row[thread_index()] = row.index < 0 ? 0 : row.index;
       tile.row_position[thread_index()] = row.position;
     }
     const int num_rows = rows_in_tile(args_, tile_index, Traits::kTileM);
@@ -90,7 +93,7 @@ class ProducerSm90 {
       tile.total_plan_steps = 0;
     }
     sync_producers();  // rows are known, and everyone has read next_order
-    gather_rows<Traits::kTileM>(shared_address(s_.q[buffer]), args_.q, tile.row_index);
+    gather_rows<Traits::kTileM>(shared_address(s_.q[buffer]), args_.q, tile.source_row);
     barrier_arrive_after_copies(&s_.q_full[buffer]);
     if (warp_index() == 0) {
       const int first = smallest_position(tile.row_position, num_rows);
@@ -115,11 +118,12 @@ class ProducerSm90 {
   S2O_DEVICE bool is_contiguous(const StepInfo& step) const {
     return key_source(step, args_.pass) == KeySource::kContiguous;
   }
-  // Token of this lane's row, for steps whose keys are not contiguous.
+  // Token of this lane's row, for steps whose keys are not contiguous. Rows beyond the end repeat
+  // the last key: they are masked, and their values count zero times.
   S2O_DEVICE std::int32_t fetch_token(const StepInfo& step) const {
     if (step.count == 0 || lane_index() >= kRowsPerWarp || is_contiguous(step)) return -1;
     return step_token(step, args_.pass, args_.seqlen, plan_head_,
-                      warp_index() * kRowsPerWarp + lane_index());
+                      min_of(warp_index() * kRowsPerWarp + lane_index(), step.count - 1));
   }
 
   S2O_DEVICE void visit_steps() {
@@ -216,13 +220,13 @@ class ProducerSm90 {
 #pragma unroll
     for (int panel = 0; panel < Traits::kHeadDim / kPanelColumns; ++panel) {
       load_box_async(target + panel * kTileN * kPanelRowBytes, map, full, panel * kPanelColumns,
-                     row, plan_head_ / args_.plan_heads_per_kv_head);
+                     row, kv_head_);
     }
   }
 
   S2O_DEVICE void gather_keys(Barrier* full, std::uint32_t target, const void* tensor,
                               const std::int32_t* keys) {
-    gather_rows<kTileN>(target, kv_head_rows<Traits::kHeadDim>(args_, tensor, plan_head_), keys);
+    gather_rows<kTileN>(target, static_cast<const unsigned char*>(tensor) + kv_head_bytes_, keys);
     barrier_arrive_after_copies(full);
     if (thread_index() == 0) barrier_arrive(full);
   }
@@ -239,20 +243,24 @@ class ProducerSm90 {
     const int end = row + kRowsPerLane;
     const auto place = static_cast<std::uint32_t>((chunk % 8) ^ (row % 8));
     target += static_cast<std::uint32_t>(chunk / 8 * kRows * kPanelRowBytes);
-    const auto* const source = static_cast<const unsigned char*>(base) + chunk * kChunkBytes;
+    const auto* const source =
+        opaque(static_cast<const unsigned char*>(base) + chunk * kChunkBytes);
 #pragma unroll 1  // more rows at once would not fit the producer's registers
     for (; row < end; row += kBatch) {
 #pragma unroll
       for (int four = 0; four < kBatch; four += 4) {
         const Words4 from = load_shared_16(shared_address(rows + row + four));
+        const unsigned char* sources[4];
 #pragma unroll
-        for (int i = four; i < four + 4; ++i) {
-          const auto index = static_cast<std::int32_t>(from.word[i % 4]);
-          copy_async_16(
-              target + static_cast<std::uint32_t>((row + i) * kPanelRowBytes) +
-                  (place ^ static_cast<std::uint32_t>(i)) * kChunkBytes,
-              source + static_cast<std::int64_t>(index < 0 ? 0 : index) * (Traits::kHeadDim * 2),
-              index >= 0);
+        for (int i = 0; i < 4; ++i) {
+          sources[i] = source + static_cast<std::uint64_t>(from.word[i]) * (Traits::kHeadDim * 2);
+        }
+        pin_pointers(sources);  // in registers of their own: a copy holds them for a while
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          copy_async_16(target + static_cast<std::uint32_t>((row + four + i) * kPanelRowBytes) +
+                            (place ^ static_cast<std::uint32_t>(four + i)) * kChunkBytes,
+                        sources[i]);
         }
       }
     }
@@ -275,8 +283,10 @@ class ProducerSm90 {
   SharedSm90<Traits>& s_;
   StepWalker walker_;
   int plan_head_ = 0;
-  int tile_count_ = 0;           // tiles taken by this block
-  std::int32_t next_order_ = 0;  // thread 0
+  int kv_head_ = 0;
+  std::int64_t kv_head_bytes_ = 0;  // from the start of K and of V
+  int tile_count_ = 0;              // tiles taken by this block
+  std::int32_t next_order_ = 0;     // thread 0
   unsigned stop_checks_ = 0;
   unsigned k_count_ = 0;  // K buffers filled, ends of tiles included
   unsigned v_count_ = 0;

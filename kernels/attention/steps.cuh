@@ -108,9 +108,10 @@ struct StepWalker {
   ItemWords ahead;  // item index + 1, if it exists
   const PlanItem* items;
   std::int32_t num_items;
-  std::int32_t index;   // of `current`; -1 before the first
-  std::int32_t offset;  // keys of `current` already handed out
-  bool stopped;         // stoppable items are skipped from now on
+  std::int32_t index;    // of `current`; -1 before the first
+  std::int32_t offset;   // keys of `current` already handed out
+  std::int32_t in_step;  // of these, keys of the plan step that is not complete; 0 between two
+  bool stopped;          // stoppable items are skipped from now on
 
   S2O_DEVICE void start(const PassView& pass, std::int64_t tile) {
     const std::int64_t begin = load_global(pass.item_offsets + tile);
@@ -124,6 +125,7 @@ struct StepWalker {
   S2O_DEVICE void restart_after(int item) {
     index = item;
     offset = 0;
+    in_step = 0;
     current.count = 0;
     ahead.count = -1;  // not requested
   }
@@ -142,17 +144,19 @@ struct StepWalker {
       // Only a request of an earlier call is known to have arrived.
       current = moved || ahead.count < 0 ? fetch.item(items + index) : ahead;
       offset = 0;
+      in_step = 0;
       moved = true;
     }
     if (moved && index + 1 < num_items) fetch.request(ahead, items + index + 1);
     const int count = min_of(kTileN, current.count - offset);
-    const bool ends = (offset + kTileN) % block_n == 0 || offset + count >= current.count;
-    const StepInfo step = {current.begin + offset, count, index,
-                           (current.flags & 0xffffffu) |
-                               (offset % block_n == 0 ? StepInfo::kStartsPlanStep : 0u) |
-                               (ends ? StepInfo::kEndsPlanStep : 0u)};
+    const bool starts = in_step == 0;
     offset += count;
-    return step;
+    in_step += kTileN;  // which divides block_n
+    const bool ends = in_step >= block_n || offset >= current.count;
+    if (ends) in_step = 0;
+    return {current.begin + offset - count, count, index,
+            (current.flags & 0xffffffu) | (starts ? StepInfo::kStartsPlanStep : 0u) |
+                (ends ? StepInfo::kEndsPlanStep : 0u)};
   }
 };
 

@@ -26,8 +26,8 @@ S2O_HOST_DEVICE constexpr TuningSm90 tuning_sm90(int head_dim, int tile_m, int t
   // The compiler gives three warpgroups 168 registers a thread, 504 together: 72 + 2 * 216. A
   // consumer holds 64 logits, 64 outputs and 32 packed probabilities. Neither role spills there;
   // the producer does at 56. With one consumer warpgroup there is room enough.
-  tuning.producer_registers = tile_m == 128 ? 72 : 104;
-  tuning.consumer_registers = tile_m == 128 ? 216 : 240;
+  tuning.producer_registers = tile_m == 128 ? 88 : 104;
+  tuning.consumer_registers = tile_m == 128 ? 208 : 240;
   // Taking turns keeps the softmax of one warpgroup under the products of the other.
   tuning.ordered_issue = tile_m == 128;
   return tuning;
@@ -79,13 +79,13 @@ struct alignas(16) PublishedStep {
 // About a tile of queries.
 template <class Traits>
 struct TileDescription {
-  std::int32_t plan_tile;         // -1: no tile left
-  std::int32_t num_rows;          // rows of the tile that exist
-  std::int32_t first_position;    // smallest position
-  std::int32_t total_plan_steps;  // only with the PV skip
-  alignas(
-      16) std::int32_t row_index[Traits::kTileM];  // row of q, out and lse, -1 beyond the last row
-  std::int32_t row_position[Traits::kTileM];       // original position
+  std::int32_t plan_tile;                               // -1: no tile left
+  std::int32_t num_rows;                                // rows of the tile that exist
+  std::int32_t first_position;                          // smallest position
+  std::int32_t total_plan_steps;                        // only with the PV skip
+  alignas(16) std::int32_t source_row[Traits::kTileM];  // row of q to copy: row_index or any
+  std::int32_t row_index[Traits::kTileM];     // row of q, out and lse, -1 beyond the last row
+  std::int32_t row_position[Traits::kTileM];  // original position
 };
 
 template <class Traits>

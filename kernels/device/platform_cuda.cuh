@@ -74,6 +74,15 @@ template <class T>
 S2O_DEVICE T load_global(const T* pointer) {
   return __ldg(pointer);
 }
+// The same pointer, whose origin the compiler may not look through: so that an address made of it
+// stays one multiply-add.
+S2O_DEVICE const unsigned char* opaque(const unsigned char* pointer) {
+  asm("" : "+l"(pointer));
+  return pointer;
+}
+S2O_DEVICE void pin_pointers(const unsigned char* (&pointers)[4]) {
+  asm volatile("" : "+l"(pointers[0]), "+l"(pointers[1]), "+l"(pointers[2]), "+l"(pointers[3]));
+}
 struct Words4 {
   std::uint32_t word[4];
 };

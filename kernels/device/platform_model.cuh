@@ -95,6 +95,8 @@ template <class T>
 T load_global(const T* pointer) {
   return *pointer;
 }
+inline const unsigned char* opaque(const unsigned char* pointer) { return pointer; }
+inline void pin_pointers(const unsigned char* (&)[4]) {}
 struct Words4 {
   std::uint32_t word[4];
 };
