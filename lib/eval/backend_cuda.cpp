@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <optional>
+#include <thread>
 
 #include "kernels/attention/attention_cuda.h"
 #include "kernels/common/bf16.h"
@@ -166,13 +168,31 @@ class CudaBackend final : public Backend {
   void recover() {
     log_warning("resetting CUDA device {} after a failure", device_index_);
     attention_.reset();
-    (void)cudaDeviceReset();
-    attention_.emplace(device_index_, variant_);
+    reopen();
     if (input_ != nullptr) {
       upload(*input_);
       if (!reference_.lse.empty()) compute_reference();
     }
     broken_ = false;
+  }
+
+  // A device may take a moment until it can be opened again.
+  void reopen() {
+    constexpr int kAttempts = 20;
+    for (int attempt = 1;; ++attempt) {
+      (void)cudaDeviceReset();
+      (void)cudaGetLastError();
+      try {
+        attention_.emplace(device_index_, variant_);
+        return;
+      } catch (const CudaError& error) {
+        if (attempt == kAttempts) {
+          throw CudaError(fmt::format("device cuda:{} does not come back after a failure: {}",
+                                      device_index_, error.what()));
+        }
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    }
   }
 
   void execute(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) {
