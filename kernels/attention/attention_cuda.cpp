@@ -54,11 +54,12 @@ std::size_t gather_length(const PassView& pass, std::int64_t num_items) {
 // Makes the device the current one of this thread.
 DeviceInfo open_device(int device_index) {
   const CudaStatus status = query_cuda();
-  if (!status.problem.empty()) throw UnsupportedError("device cuda: " + status.problem);
+  const std::string name = "device cuda:" + std::to_string(device_index) + ": ";
+  if (!status.problem.empty()) throw UnsupportedError(name + status.problem);
   const int count = static_cast<int>(status.devices.size());
   if (device_index < 0 || device_index >= count) {
-    throw UnsupportedError("device cuda:" + std::to_string(device_index) + ": this machine has " +
-                           std::to_string(count) + " CUDA device(s), numbered from 0");
+    throw UnsupportedError(name + "this machine has " + std::to_string(count) +
+                           " CUDA device(s), numbered from 0");
   }
   cuda_check(cudaSetDevice(device_index), "select device");
   return status.devices[static_cast<std::size_t>(device_index)];
