@@ -5,10 +5,10 @@
 // alike about the tile: gains and maxima meet in shared memory, counted by an mbarrier, and each
 // warp sums them in the same order.
 //
-// Early stop: the gains of step j are posted after its softmax and read only after the products of
-// the next round were issued, so the tensor cores do not wait for the decision. If the tile stops,
-// the logits of step j + 1 are dropped: result and counters are those of a stop right after step j,
-// and half a step of work per tile is lost.
+// Early stop (instances with kStops): the gain of step j is posted after its softmax and collected
+// two rounds later, before the turn of the round in which P(j + 1) would meet its V, where a
+// warpgroup waits for the other anyway. If the tile stops, P(j + 1) is dropped: result and counters
+// are those of a stop right after step j, and half a step of work per tile is lost.
 #pragma once
 
 #include "kernels/attention/kernel_args.h"
@@ -34,13 +34,11 @@ class ConsumerSm90 {
     for (tile_count_ = 0;; ++tile_count_) {
       const unsigned buffer = tile_count_ % kQueryBuffers;
       barrier_wait(&s_.q_full[buffer], static_cast<int>(tile_count_ / kQueryBuffers % 2));
-      const auto plan_tile = static_cast<std::int32_t>(
-          uniform(static_cast<std::uint32_t>(s_.tiles[buffer].plan_tile)));
-      if (plan_tile < 0) return;
+      if (s_.tiles[buffer].plan_tile < 0) return;
       fence_async_proxy();  // Q came by cp.async
       start_tile();
       visit_steps();
-      store_tile(plan_tile);
+      store_tile();
     }
   }
 
@@ -52,6 +50,7 @@ class ConsumerSm90 {
   static constexpr int kKeyTiles = kTileN / 8;
   static constexpr int kValueTiles = Traits::kHeadDim / 8;
   static constexpr bool kOrdered = Traits::kTuning.ordered_issue;
+  static constexpr bool kStops = Traits::kStops;
   static constexpr int kQueryBuffers = SharedSm90<Traits>::kQueryBuffers;
 
   S2O_DEVICE const TileDescription<Traits>& description() const {
@@ -67,7 +66,7 @@ class ConsumerSm90 {
   // Waits for the next entry of the K pipeline, whose K buffer is then full; its flags.
   S2O_DEVICE std::uint32_t wait_step() const {
     barrier_wait(&s_.k_full[k_count_ % kStages], static_cast<int>(k_count_ / kStages % 2));
-    return uniform(load_shared(shared_address(&s_.steps[k_count_ % kRing].flags)));
+    return load_shared(shared_address(&s_.steps[k_count_ % kRing].flags));
   }
   S2O_DEVICE void release_keys() {
     give_back(&s_.k_empty[k_count_ % kStages]);
@@ -127,8 +126,7 @@ class ConsumerSm90 {
     float logits[kKeyTiles][4];
     std::uint32_t p[kTileN / 16][4];  // probabilities of the step before, packed
     float correction[2];
-    left_ = false;
-    gain_posted_ = false;
+    bool left = false;
     stopped_ = 0;
     small_steps_ = 0;
     for (;;) {
@@ -142,17 +140,32 @@ class ConsumerSm90 {
       multiply_keys(logits);
       warpgroup_wait<0>();
       pin_registers(logits);
-      if (!add_step(flags, logits, correction)) {
-        wait_values();
-        release_values();
+      if (!prepare_step(flags, logits)) {
+        count_step(flags, true);
+        drop_values();
         continue;
       }
+      softmax(flags, logits, correction);
+      post_gain(flags);
+      count_step(flags, false);
       rescale(correction);
       pack(logits, p);
-      post_gain_of(flags);
       std::uint32_t waiting = flags;  // of the step whose probabilities wait
+      std::uint32_t undecided = 0;    // of the step before it
       bool has_p = true;
       for (;;) {
+        if constexpr (kStops) {
+          if ((undecided & kStepDecides) != 0) {
+            decide();
+            if ((waiting & stopped_) != 0) {  // the decision came too late for this step
+              uncount_step(waiting);
+              if ((waiting & kStepDecides) != 0) collect();
+              drop_values();
+              has_p = false;
+              break;
+            }
+          }
+        }
         flags = wait_step();
         if ((flags & (stopped_ | kStepEndsTile)) != 0) break;
         if ((flags & kStepGathered) != 0) fence_async_proxy();
@@ -162,82 +175,91 @@ class ConsumerSm90 {
         if ((waiting & kStepGathered) != 0) fence_async_proxy();
         multiply_values(p);
         allow_other();
-        decide();
         warpgroup_wait<1>();
         pin_registers(logits);
-        // A step that the decision came too late for is dropped with its logits.
-        bool added = false;
-        if ((flags & stopped_) != 0) {
-          release_keys();
-        } else {
-          added = add_step(flags, logits, correction);
-        }
-        warpgroup_wait<0>();
-        pin_registers(acc_);
-        pin_registers(p);
-        release_values();
-        waiting = flags;
-        if (!added) {
-          wait_values();
-          release_values();
+        if (!prepare_step(flags, logits)) {
+          finish_values(p);
+          count_step(flags, true);
+          drop_values();
           has_p = false;
           break;
         }
+        softmax(flags, logits, correction);
+        post_gain(flags);
+        finish_values(p);
+        count_step(flags, false);
+        undecided = waiting;
+        waiting = flags;
         rescale(correction);
         pack(logits, p);
-        post_gain_of(flags);
       }
-      decide();
-      if ((flags & kStepEndsTile) != 0) leave_tile();
+      if ((flags & kStepEndsTile) != 0) {
+        leave_tile();
+        left = true;
+      }
       if (has_p) {
+        if constexpr (kStops) {
+          if ((waiting & kStepDecides) != 0) collect();  // nothing is left to stop
+        }
         wait_values();
         if ((waiting & kStepGathered) != 0) fence_async_proxy();
         multiply_values(p);
-        warpgroup_wait<0>();
-        pin_registers(acc_);
-        pin_registers(p);
-        release_values();
+        finish_values(p);
       }
     }
-    if (!left_) leave_tile();
+    if (!left) leave_tile();
     release_keys();
+  }
+  // Waits for the product of p and V; both are free then.
+  S2O_DEVICE void finish_values(std::uint32_t (&p)[kTileN / 16][4]) {
+    warpgroup_wait<0>();
+    pin_registers(acc_);
+    pin_registers(p);
+    release_values();
+  }
+  S2O_DEVICE void drop_values() {
+    wait_values();
+    release_values();
   }
   // Reads what the output needs of the tile's description, then lets the producer overwrite it.
   S2O_DEVICE void leave_tile() {
 #pragma unroll
     for (int i = 0; i < 2; ++i) row_index_[i] = description().row_index[row_of(i)];
+    plan_tile_ = description().plan_tile;
     give_back(&s_.q_empty[tile_count_ % kQueryBuffers]);
-    left_ = true;
   }
 
-  // Logits to probabilities; gives the K buffer back. False: the step adds nothing (PV skip).
-  S2O_DEVICE bool add_step(std::uint32_t flags, float (&logits)[kKeyTiles][4],
-                           float (&correction)[2]) {
+  // Gives the K buffer back and masks the logits. False: the step adds nothing (PV skip).
+  S2O_DEVICE bool prepare_step(std::uint32_t flags, float (&logits)[kKeyTiles][4]) {
     const unsigned ring = k_count_ % kRing;
     release_keys();  // NOTE: the step and its keys stay in their ring beyond that (kRing)
+    if ((flags & (kStepMasked | kStepMaySkip)) == 0) [[likely]]
+      return true;
     if ((flags & kStepMasked) != 0) mask_logits(flags, ring, logits);
-    bool skip = false;
-    if ((flags & kStepMaySkip) != 0) skip = may_skip_values() && step_adds_nothing(logits);
-    if (!skip) softmax(flags, logits, correction);
-    if ((flags & StepInfo::kEndsPlanStep) != 0) {
-      ++stats_.total_steps;
-      if ((flags & kStepStoppable) != 0) ++stats_.stop_steps;
-      if (skip) ++stats_.pv_skipped;
-    }
-    return !skip;
+    return (flags & kStepMaySkip) == 0 || !may_skip_values() || !step_adds_nothing(logits);
+  }
+  S2O_DEVICE void count_step(std::uint32_t flags, bool skipped) {
+    static_assert(StepInfo::kEndsPlanStep == 1u << 25 && kStepStoppable >> 16 == 0xff);
+    const auto ends = static_cast<std::int32_t>(flags >> 25 & 1u);
+    stats_.total_steps += ends;
+    stats_.stop_steps += ends & static_cast<std::int32_t>(flags >> 16);
+    if (skipped) stats_.pv_skipped += ends;
+  }
+  // Takes back the last step, whose probabilities met no V. The maximum stays: outputs follow it.
+  S2O_DEVICE void uncount_step(std::uint32_t flags) {
+    const auto ends = static_cast<std::int32_t>(flags >> 25 & 1u);
+    stats_.total_steps -= ends;
+    stats_.stop_steps -= ends & static_cast<std::int32_t>(flags >> 16);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) rows_.normaliser[i] = earlier_normaliser_[i];
   }
 
-  S2O_DEVICE void post_gain_of(std::uint32_t flags) {
-    gain_posted_ = (flags & kStepDecides) != 0;
-    if (gain_posted_) post_gain();
-  }
-  // Collects the gain posted last, if any, and decides about the rest of the tile.
+  // Collects the older of the gains posted and decides about the rest of the tile. The step after
+  // it is counted already.
   S2O_DEVICE void decide() {
-    if (!gain_posted_) return;
-    gain_posted_ = false;
     small_steps_ = gain_is_small() ? small_steps_ + 1 : 0;
     const bool stop =
-        small_steps_ >= args_.stop.patience && stats_.stop_steps >= args_.stop.min_steps;
+        small_steps_ >= args_.stop.patience && stats_.stop_steps - 1 >= args_.stop.min_steps;
     if (!agreed(stop)) return;
     stopped_ = kStepStoppable;
     if (warpgroup_ == 0 && thread_ == 0) {
@@ -247,8 +269,7 @@ class ConsumerSm90 {
 
   S2O_DEVICE void drop_step() {
     release_keys();
-    wait_values();
-    release_values();
+    drop_values();
   }
 
   // ---- products ----
@@ -323,12 +344,16 @@ class ConsumerSm90 {
   S2O_DEVICE void softmax(std::uint32_t flags, float (&logits)[kKeyTiles][4],
                           float (&correction)[2]) {
     float step_sum[2];
+    const float before[2] = {rows_.normaliser[0], rows_.normaliser[1]};
     softmax_step(logits, args_.scale_log2, rows_, step_sum, correction);
-    // A plan step may span several tile steps: its mass so far follows the maximum.
+    if constexpr (kStops) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const float before = (flags & StepInfo::kStartsPlanStep) != 0 ? 0.0f : plan_step_mass_[i];
-      plan_step_mass_[i] = fused(before, correction[i], step_sum[i]);
+      for (int i = 0; i < 2; ++i) {
+        earlier_normaliser_[i] = before[i] * correction[i];
+        // A plan step may span several tile steps: its mass so far follows the maximum.
+        const float mass = (flags & StepInfo::kStartsPlanStep) != 0 ? 0.0f : plan_step_mass_[i];
+        plan_step_mass_[i] = fused(mass, correction[i], step_sum[i]);
+      }
     }
   }
 
@@ -356,44 +381,54 @@ class ConsumerSm90 {
 
   // ---- decisions of the whole tile ----
 
-  // Posts this warp's value; `collect` of the same turn sees those of all consumer warps.
-  S2O_DEVICE void post(float value) {
-    if (thread_ % 32 == 0) {
-      s_.warp_value[reductions_ % 2][warpgroup_ * 4 + thread_ / 32] = value;
-      barrier_arrive(&s_.reduced);
+  // Posts this warp's value if `really`. Two reductions may be under way: they alternate between
+  // two barriers, and values stay in place until this warp posts the fourth after.
+  S2O_DEVICE void post(float value, bool really) {
+    if (thread_ % 32 == 0 && really) {
+      s_.warp_value[posted_ % 4][warpgroup_ * 4 + thread_ / 32] = value;
+      barrier_arrive(&s_.reduced[posted_ % 2]);
     }
+    posted_ += really ? 1 : 0;
   }
-  // Waits for all warps. The values stay in place until this warp posts the value after the next.
+  // Waits for the values of all warps for the oldest reduction that was not collected.
   S2O_DEVICE const float* collect() {
-    barrier_wait(&s_.reduced, reductions_ % 2);
-    return s_.warp_value[reductions_++ % 2];
+    barrier_wait(&s_.reduced[collected_ % 2], static_cast<int>(collected_ / 2 % 2));
+    return s_.warp_value[collected_++ % 4];
   }
 
-  // gain = p_blk / l_new per row, reduced over the rows of this warp (s2o.md, step 5).
-  S2O_DEVICE void post_gain() {
+  // gain = p_blk / l_new per row, reduced over the rows of this warp (s2o.md, step 5). Even lanes
+  // of a quad gather the sums of its first row, odd lanes those of the second.
+  S2O_DEVICE void post_gain(std::uint32_t flags) {
+    if constexpr (!kStops) return;
+    // No branch: the shuffles run between the conversions of the probabilities.
     const bool mean = args_.stop.reduce == StopReduce::kMean;
-    float reduced = 0.0f;
+    const int mine = thread_ % 2;
+    float mass = mine == 0 ? plan_step_mass_[0] : plan_step_mass_[1];
+    float total = mine == 0 ? rows_.normaliser[0] : rows_.normaliser[1];
+    mass += shuffle_xor(mine == 0 ? plan_step_mass_[1] : plan_step_mass_[0], 1);
+    total += shuffle_xor(mine == 0 ? rows_.normaliser[1] : rows_.normaliser[0], 1);
+    mass += shuffle_xor(mass, 2);
+    total += shuffle_xor(total, 2);
+    const bool counts = row_of(mine) < description().num_rows && total > 0.0f;
+    float reduced = counts ? divide_fast(mass, total) : 0.0f;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const float mass = quad_sum(plan_step_mass_[i]);
-      const float total = quad_sum(rows_.normaliser[i]);
-      const float gain = row_of(i) < description().num_rows && total > 0.0f ? mass / total : 0.0f;
-      reduced = mean ? reduced + gain : max_of(reduced, gain);
-    }
-    for (int mask = 4; mask < 32; mask *= 2) {
+    for (int mask = 1; mask < 32; mask *= 2) {
+      if (mask == 2) continue;  // the other half of the quad holds the same rows
       const float other = shuffle_xor(reduced, mask);
       reduced = mean ? reduced + other : max_of(reduced, other);
     }
-    post(reduced);
+    post(reduced, (flags & kStepDecides) != 0);
   }
   S2O_DEVICE bool gain_is_small() {
-    const bool mean = args_.stop.reduce == StopReduce::kMean;
     const float* values = collect();
-    float reduced = 0.0f;
+    const bool mean = args_.stop.reduce == StopReduce::kMean;
+    float sum = 0.0f, largest = 0.0f;
     for (int warp = 0; warp < Traits::kConsumerWarps; ++warp) {
-      reduced = mean ? reduced + values[warp] : max_of(reduced, values[warp]);
+      sum += values[warp];
+      largest = max_of(largest, values[warp]);
     }
-    return reduced < args_.stop.tau * (mean ? static_cast<float>(description().num_rows) : 1.0f);
+    return mean ? sum < args_.stop.tau * static_cast<float>(description().num_rows)
+                : largest < args_.stop.tau;
   }
 
   S2O_DEVICE bool may_skip_values() const {
@@ -411,7 +446,7 @@ class ConsumerSm90 {
       }
     }
     for (int mask = 4; mask < 32; mask *= 2) excess = max_of(excess, shuffle_xor(excess, mask));
-    post(excess);
+    post(excess, true);
     const float* values = collect();
     for (int warp = 0; warp < Traits::kConsumerWarps; ++warp) {
       excess = max_of(excess, values[warp]);
@@ -422,7 +457,7 @@ class ConsumerSm90 {
   // ---- output ----
 
   // Divides by the normaliser and writes rows and lse in original order (attention.h).
-  S2O_DEVICE void store_tile(std::int32_t plan_tile) {
+  S2O_DEVICE void store_tile() {
     float lse[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -444,7 +479,7 @@ class ConsumerSm90 {
     for (int i = 0; i < 2; ++i) {
       if (row_index_[i] >= 0 && column_of() == 0) args_.lse[row_index_[i]] = lse[i];
     }
-    if (warpgroup_ == 0 && thread_ == 0) args_.stats[plan_tile] = stats_;
+    if (warpgroup_ == 0 && thread_ == 0) args_.stats[plan_tile_] = stats_;
   }
 
   S2O_DEVICE void add_resumed(const float* out, float weight, int i) {
@@ -482,10 +517,11 @@ class ConsumerSm90 {
   TileStats stats_;
   unsigned k_count_ = 0;  // K pipeline entries consumed, ends of tiles included
   unsigned v_count_ = 0;
-  unsigned reductions_ = 0;
+  float earlier_normaliser_[2];  // without the last step
+  unsigned posted_ = 0;          // reductions
+  unsigned collected_ = 0;
   std::int32_t row_index_[2];  // after leave_tile
-  bool left_ = false;
-  bool gain_posted_ = false;   // and not collected yet
+  std::int32_t plan_tile_ = 0;
   std::uint32_t stopped_ = 0;  // kStepStoppable once this tile has stopped
   unsigned tile_count_ = 0;
   int small_steps_ = 0;

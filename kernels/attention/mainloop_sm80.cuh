@@ -65,6 +65,8 @@ class MainloopSm80 {
     }
     if (thread_index() == 0) {
       s_.plan_head = plan_head;
+      s_.kv_head_bytes = static_cast<std::int64_t>(plan_head / args_.plan_heads_per_kv_head) *
+                         args_.seqlen * (Traits::kHeadDim * 2);
       s_.num_rows = rows_in_tile(args_, tile, Traits::kTileM);
       s_.total_plan_steps = 0;
       s_.steps[3].flags = 0;  // stands in for the step before the first
@@ -84,13 +86,23 @@ class MainloopSm80 {
     }
   }
 
+  // Thread 0: the walker's next step becomes step j.
+  S2O_DEVICE void walk_to(int j) {
+    StepInfo step = s_.walker.template next<kTileN>(args_.block_n, FetchAsync{});
+    if (step.count > 0) {
+      step.flags = annotated_flags<kTileN>(step, args_.pass, s_.first_position,
+                                           args_.pv_skip_threshold > 0.0f, args_.stop.tau > 0.0f);
+    }
+    s_.steps[j % 4] = step;
+  }
+
   // Walks to steps j and j + 1 and starts the loads of step j.
   S2O_DEVICE void refill(int j) {
     if (thread_index() == 0) {
-      s_.steps[j % 4] = s_.walker.template next<kTileN>(args_.block_n, FetchAsync{});
+      walk_to(j);
       copy_async_commit();
       copy_async_wait<0>();  // the walker's request
-      s_.steps[(j + 1) % 4] = s_.walker.template next<kTileN>(args_.block_n, FetchAsync{});
+      walk_to(j + 1);
     }
     sync_block(kThreads);
     store_tokens(j, fetch_token(j));
@@ -98,27 +110,37 @@ class MainloopSm80 {
     start_keys(j);
   }
 
+  // Consecutive tokens need no list of them, unless rows beyond the end must be made up: these
+  // repeat the last key; they are masked, and their values count zero times.
+  static S2O_DEVICE bool needs_tokens(const StepInfo& step) {
+    return (step.flags & kStepGathered) != 0 || step.count != kTileN;
+  }
   S2O_DEVICE std::int32_t fetch_token(int j) const {
     const int thread = thread_index_again();
-    if (thread >= kTileN) return -1;
-    return step_token(s_.steps[j % 4], args_.pass, args_.seqlen, s_.plan_head, thread);
+    const StepInfo& step = s_.steps[j % 4];
+    if (thread >= kTileN || step.count == 0 || !needs_tokens(step)) return 0;
+    return step_token(step, args_.pass, args_.seqlen, s_.plan_head, min_of(thread, step.count - 1));
   }
   S2O_DEVICE void store_tokens(int j, std::int32_t token) {
     const int thread = thread_index_again();
     if (thread < kTileN) s_.keys[j % 2][thread] = token;
   }
-  S2O_DEVICE void start_keys(int j) {
-    if (s_.steps[j % 4].count > 0) {
-      copy_rows_async<kTileN, Traits::kHeadDim, kThreads>(
-          shared_address(s_.k), kv_head_rows<Traits::kHeadDim>(args_, args_.k, s_.plan_head),
-          s_.keys[j % 2], thread_index_again());
+  S2O_DEVICE void copy_rows(int j, std::uint32_t target, const void* tensor) {
+    const StepInfo& step = s_.steps[j % 4];
+    const auto* const base = static_cast<const unsigned char*>(tensor) + s_.kv_head_bytes;
+    const RowCopier<kTileN, Traits::kHeadDim, Traits::kWarps> copier(target, thread_index_again());
+    if (needs_tokens(step)) {
+      copier.gather(base, s_.keys[j % 2]);
+    } else {
+      copier.copy(base + step.begin * (Traits::kHeadDim * 2));
     }
+  }
+  S2O_DEVICE void start_keys(int j) {
+    if (s_.steps[j % 4].count > 0) copy_rows(j, shared_address(s_.k), args_.k);
     copy_async_commit();
   }
   S2O_DEVICE void start_values(int j) {
-    copy_rows_async<kTileN, Traits::kHeadDim, kThreads>(
-        shared_address(s_.v), kv_head_rows<Traits::kHeadDim>(args_, args_.v, s_.plan_head),
-        s_.keys[j % 2], thread_index_again());
+    copy_rows(j, shared_address(s_.v), args_.v);
     copy_async_commit();
   }
 
@@ -127,7 +149,7 @@ class MainloopSm80 {
       copy_async_wait<0>();
       sync_block(kThreads);  // K(j), step j + 1 and the gains of step j - 1 are in shared memory
       const StepInfo& previous = s_.steps[(j + 3) % 4];
-      if (args_.stop.tau > 0.0f && previous.stoppable() && previous.ends_plan_step()) decide_stop();
+      if ((previous.flags & kStepDecides) != 0) decide_stop();
       if (small_steps_ < 0 && s_.steps[j % 4].count > 0 && s_.steps[j % 4].stoppable()) {
         // At most once per tile: the steps after a refill are never stoppable.
         if (thread_index() == 0) {
@@ -147,7 +169,7 @@ class MainloopSm80 {
   S2O_DEVICE void visit_step(int j) {
     start_values(j);
     if (thread_index() == 0) {
-      s_.steps[(j + 2) % 4] = s_.walker.template next<kTileN>(args_.block_n, FetchAsync{});
+      walk_to(j + 2);
     }
     const std::int32_t next_token = fetch_token(j + 1);
 
@@ -155,8 +177,9 @@ class MainloopSm80 {
     clear(logits);
     tile_state_.template multiply_keys<false>(shared_address(s_.q), shared_address(s_.k), logits);
     const StepInfo& step = s_.steps[j % 4];  // in shared memory: registers are short
-    mask_logits(step, j, logits);
-    const bool may_skip = step.ends_plan_step() && may_skip_values();
+    const std::uint32_t flags = step.flags;
+    if ((flags & kStepMasked) != 0) mask_logits(step, j, logits);
+    const bool may_skip = (flags & kStepMaySkip) != 0 && may_skip_values();
     if (may_skip) post_excess(logits);
 
     store_tokens(j + 1, next_token);
@@ -167,9 +190,9 @@ class MainloopSm80 {
     if (may_skip && step_adds_nothing()) {
       if (thread_index() == 0) ++s_.stats.pv_skipped;
     } else {
-      update_state(step, logits);
+      update_state(flags, logits);
     }
-    if (step.ends_plan_step()) finish_plan_step(step);
+    if ((flags & StepInfo::kEndsPlanStep) != 0) finish_plan_step(flags);
   }
 
   static S2O_DEVICE void clear(Logits& logits) {
@@ -184,13 +207,11 @@ class MainloopSm80 {
   }
 
   S2O_DEVICE void mask_logits(const StepInfo& step, int j, Logits& logits) const {
-    const bool whole = step.count == kTileN;
-    if (whole &&
-        (step.mask() == MaskClass::kNone || step_is_past(step, args_.pass, s_.first_position))) {
-      return;
-    }
     const int thread = thread_index_again();
+    const bool gathered = (step.flags & kStepGathered) != 0;
     const std::int32_t* const tokens = s_.keys[j % 2] + Tile::column_of(thread);
+    const int first_token = static_cast<int>(step.begin) + Tile::column_of(thread);
+    const int valid_columns = step.count - Tile::column_of(thread);
 #pragma unroll
     for (int t = 0; t < Tile::kRowTiles; ++t) {
 #pragma unroll
@@ -202,7 +223,11 @@ class MainloopSm80 {
         for (int n = 0; n < Tile::kKeyTiles; ++n) {
 #pragma unroll
           for (int c = 0; c < 2; ++c) {
-            if (!visible.contains(tokens[n * 8 + c])) {
+            const int column = n * 8 + c;
+            const std::int32_t token = column >= valid_columns ? -1
+                                       : gathered              ? tokens[column]
+                                                               : first_token + column;
+            if (!visible.contains(token)) {
               logits[t][n][2 * i + c] = kNegativeInfinity;
             }
           }
@@ -211,7 +236,7 @@ class MainloopSm80 {
     }
   }
 
-  S2O_DEVICE void update_state(const StepInfo& step, Logits& logits) {
+  S2O_DEVICE void update_state(std::uint32_t flags, Logits& logits) {
 #pragma unroll
     for (int t = 0; t < Tile::kRowTiles; ++t) {
       float step_sum[2];
@@ -220,25 +245,26 @@ class MainloopSm80 {
       softmax_step(logits[t], args_.scale_log2, rows, step_sum, correction);
       tile_state_.rows(t) = rows;
       tile_state_.rescale(t, correction);
-      if (step.stoppable()) {
+      if ((flags & kStepStoppable) != 0) {
         // A plan step may span several tile steps: its mass so far follows the maximum.
         float(&mass)[2] = s_.plan_step_mass[thread_index_again()][t];
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          mass[i] =
-              step.starts_plan_step() ? step_sum[i] : fused(mass[i], correction[i], step_sum[i]);
+          mass[i] = (flags & StepInfo::kStartsPlanStep) != 0
+                        ? step_sum[i]
+                        : fused(mass[i], correction[i], step_sum[i]);
         }
       }
     }
     tile_state_.multiply_values(shared_address(s_.v), logits);
   }
 
-  S2O_DEVICE void finish_plan_step(const StepInfo& step) {
+  S2O_DEVICE void finish_plan_step(std::uint32_t flags) {
     if (thread_index() == 0) {
       ++s_.stats.total_steps;
-      s_.stats.stop_steps += step.stoppable() ? 1 : 0;
+      s_.stats.stop_steps += (flags & kStepStoppable) != 0 ? 1 : 0;
     }
-    if (step.stoppable() && args_.stop.tau > 0.0f) post_gain();
+    if ((flags & kStepDecides) != 0) post_gain();
   }
 
   // gain = p_blk / l_new per row, reduced over the rows of this warp (s2o.md, step 5).

@@ -19,7 +19,7 @@ S2O_DEVICE void init_barriers_sm90(SharedSm90<Traits>& s) {
     barrier_init(&s.v_full[stage], Traits::kFillArrivals);
     barrier_init(&s.v_empty[stage], Traits::kConsumerWarps);
   }
-  barrier_init(&s.reduced, Traits::kConsumerWarps);
+  for (Barrier& barrier : s.reduced) barrier_init(&barrier, Traits::kConsumerWarps);
   s.stopped_tile = 0;
   barrier_init_fence();
 }

@@ -45,9 +45,8 @@ class ProducerSm90 {
   static constexpr int kTileN = Traits::kTileN;
   static constexpr int kTileBytes = tile_bytes(kTileN, Traits::kHeadDim);
   static constexpr int kQueryBuffers = SharedSm90<Traits>::kQueryBuffers;
-  static constexpr int kRowsPerWarp = kTileN / 4;  // gathered rows
-  static constexpr int kChunks = Traits::kHeadDim / kChunkElements;
-  static constexpr int kRowGroups = 32 / kChunks;  // rows that a warp copies at once
+  using KeyCopier = RowCopier<kTileN, Traits::kHeadDim, 4>;
+  static constexpr int kRowsPerWarp = KeyCopier::kRowsPerWarp;
 
   S2O_DEVICE static void sync_producers() {
     sync_named(kProducerBarrier, Traits::kProducerThreads);
@@ -93,7 +92,8 @@ class ProducerSm90 {
       tile.total_plan_steps = 0;
     }
     sync_producers();  // rows are known, and everyone has read next_order
-    gather_rows<Traits::kTileM>(shared_address(s_.q[buffer]), args_.q, tile.source_row);
+    RowCopier<Traits::kTileM, Traits::kHeadDim, 4>(shared_address(s_.q[buffer]), thread_index())
+        .gather(args_.q, tile.source_row);
     barrier_arrive_after_copies(&s_.q_full[buffer]);
     if (warp_index() == 0) {
       const int first = smallest_position(tile.row_position, num_rows);
@@ -134,7 +134,7 @@ class ProducerSm90 {
       StepInfo upcoming = next_step();
       std::int32_t upcoming_token = fetch_token(upcoming);
       const bool contiguous = is_contiguous(step);
-      if (publish(step, contiguous)) {  // stopped
+      if (publish(step)) {  // stopped
         walker_.stopped = true;
         if (upcoming.count > 0 && upcoming.stoppable()) {
           upcoming = next_step();
@@ -155,7 +155,7 @@ class ProducerSm90 {
 
   // Waits for the K buffer and writes what consumers must know about the step. True if the tile
   // has stopped and the step must not be loaded.
-  S2O_DEVICE bool publish(const StepInfo& step, bool contiguous) {
+  S2O_DEVICE bool publish(const StepInfo& step) {
     const bool may_stop = step.stoppable() && args_.stop.tau > 0.0f;
     if (warp_index() == 0) {
       barrier_wait(&s_.k_empty[k_count_ % kStages], (k_count_ / kStages + 1) % 2);
@@ -163,7 +163,9 @@ class ProducerSm90 {
         PublishedStep& published = s_.steps[k_count_ % kRing];
         published.begin = step.begin;
         published.count = step.count;
-        published.flags = published_flags(step, contiguous);
+        published.flags =
+            annotated_flags<kTileN>(step, args_.pass, description().first_position,
+                                    args_.pv_skip_threshold > 0.0f, args_.stop.tau > 0.0f);
         if (may_stop)
           s_.producer_stop[stop_checks_ % 2] = volatile_load(&s_.stopped_tile) == tile_count_ + 1;
       }
@@ -171,16 +173,6 @@ class ProducerSm90 {
     sync_producers();  // the buffer is free; the stop is known to all
     return may_stop && volatile_load(&s_.producer_stop[stop_checks_++ % 2]) != 0;
   }
-  S2O_DEVICE std::uint32_t published_flags(const StepInfo& step, bool contiguous) const {
-    const bool open =
-        step.count == kTileN && (step.mask() == MaskClass::kNone ||
-                                 step_is_past(step, args_.pass, description().first_position));
-    const bool ends = step.ends_plan_step();
-    return step.flags | (open ? 0u : kStepMasked) | (contiguous ? 0u : kStepGathered) |
-           (args_.pv_skip_threshold > 0.0f && ends ? kStepMaySkip : 0u) |
-           (args_.stop.tau > 0.0f && step.stoppable() && ends ? kStepDecides : 0u);
-  }
-
   S2O_DEVICE void load_keys(const StepInfo& step, bool contiguous, std::int32_t token) {
     const unsigned stage = k_count_ % kStages;
     if (contiguous) {
@@ -226,44 +218,10 @@ class ProducerSm90 {
 
   S2O_DEVICE void gather_keys(Barrier* full, std::uint32_t target, const void* tensor,
                               const std::int32_t* keys) {
-    gather_rows<kTileN>(target, static_cast<const unsigned char*>(tensor) + kv_head_bytes_, keys);
+    KeyCopier(target, thread_index())
+        .gather(static_cast<const unsigned char*>(tensor) + kv_head_bytes_, keys);
     barrier_arrive_after_copies(full);
     if (thread_index() == 0) barrier_arrive(full);
-  }
-  // Copies this warp's quarter of kRows rows. A lane copies one 16-byte chunk of consecutive rows,
-  // so that it reads four indices at once and the swizzle of a row is a constant.
-  template <int kRows>
-  S2O_DEVICE static void gather_rows(std::uint32_t target, const void* base,
-                                     const std::int32_t* rows) {
-    constexpr int kRowsPerLane = kRows / 4 / kRowGroups;
-    constexpr int kBatch = kRowsPerLane < 8 ? kRowsPerLane : 8;
-    static_assert(kRowsPerLane % 8 == 0 || kRowsPerLane == 4);
-    const int chunk = lane_index() % kChunks;
-    int row = warp_index() * (kRows / 4) + lane_index() / kChunks * kRowsPerLane;
-    const int end = row + kRowsPerLane;
-    const auto place = static_cast<std::uint32_t>((chunk % 8) ^ (row % 8));
-    target += static_cast<std::uint32_t>(chunk / 8 * kRows * kPanelRowBytes);
-    const auto* const source =
-        opaque(static_cast<const unsigned char*>(base) + chunk * kChunkBytes);
-#pragma unroll 1  // more rows at once would not fit the producer's registers
-    for (; row < end; row += kBatch) {
-#pragma unroll
-      for (int four = 0; four < kBatch; four += 4) {
-        const Words4 from = load_shared_16(shared_address(rows + row + four));
-        const unsigned char* sources[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          sources[i] = source + static_cast<std::uint64_t>(from.word[i]) * (Traits::kHeadDim * 2);
-        }
-        pin_pointers(sources);  // in registers of their own: a copy holds them for a while
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          copy_async_16(target + static_cast<std::uint32_t>((row + four + i) * kPanelRowBytes) +
-                            (place ^ static_cast<std::uint32_t>(four + i)) * kChunkBytes,
-                        sources[i]);
-        }
-      }
-    }
   }
 
   S2O_DEVICE void end_tile() {

@@ -60,6 +60,65 @@ S2O_DEVICE void copy_rows_async(std::uint32_t tile, const void* base, const std:
   }
 }
 
+// Copies of whole rows by the warps of a block into a swizzled tile of kRows rows. A lane copies
+// one 16-byte chunk of consecutive rows, so that it reads four indices at once, the swizzle of a
+// row is a constant, and an address costs one multiply-add.
+template <int kRows, int kHeadDim, int kWarps>
+struct RowCopier {
+  static constexpr int kRowBytes = kHeadDim * 2;
+  static constexpr int kChunks = kHeadDim / kChunkElements;
+  static constexpr int kRowsPerWarp = kRows / kWarps;
+  static constexpr int kRowsPerLane = kRowsPerWarp * kChunks / 32;
+  static constexpr int kBatch = kRowsPerLane < 8 ? kRowsPerLane : 8;
+  static_assert(kRowsPerLane % 8 == 0 || kRowsPerLane == 4);
+
+  int row;               // first row of the lane
+  int chunk_offset;      // bytes into a row
+  std::uint32_t target;  // panel of the chunk
+  std::uint32_t place;   // of the chunk in row `row`
+
+  S2O_DEVICE RowCopier(std::uint32_t tile, int thread) {
+    const int chunk = lane_of(thread) % kChunks;
+    row = warp_of(thread) * kRowsPerWarp + lane_of(thread) / kChunks * kRowsPerLane;
+    chunk_offset = chunk * kChunkBytes;
+    target = tile + static_cast<std::uint32_t>(chunk / 8 * kRows * kPanelRowBytes);
+    place = static_cast<std::uint32_t>((chunk % 8) ^ (row % 8));
+  }
+  S2O_DEVICE std::uint32_t target_of(int batch, int i) const {
+    return target + static_cast<std::uint32_t>((row + batch + i) * kPanelRowBytes) +
+           (place ^ static_cast<std::uint32_t>(i)) * kChunkBytes;
+  }
+
+  // Row r comes from row indices[r] of `base`; `indices` in shared memory, none negative.
+  S2O_DEVICE void gather(const void* base, const std::int32_t* indices) const {
+    const auto* const source = opaque(static_cast<const unsigned char*>(base) + chunk_offset);
+#pragma unroll 1  // more rows at once would not fit the registers
+    for (int batch = 0; batch < kRowsPerLane; batch += kBatch) {
+#pragma unroll
+      for (int four = 0; four < kBatch; four += 4) {
+        const Words4 from = load_shared_16(shared_address(indices + row + batch + four));
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          copy_async_16(target_of(batch, four + i),
+                        source + static_cast<std::uint64_t>(from.word[i]) * kRowBytes);
+        }
+      }
+    }
+  }
+  // Row r comes from row r of `base`.
+  S2O_DEVICE void copy(const void* base) const {
+    const auto* const source =
+        opaque(static_cast<const unsigned char*>(base) + chunk_offset + row * kRowBytes);
+#pragma unroll
+    for (int batch = 0; batch < kRowsPerLane; batch += kBatch) {
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        copy_async_16(target_of(batch, i), source + (batch + i) * kRowBytes);
+      }
+    }
+  }
+};
+
 // First row of the plan head's KV head.
 template <int kHeadDim>
 S2O_DEVICE const void* kv_head_rows(const AttentionKernelArgs& args, const void* tensor,

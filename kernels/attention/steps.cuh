@@ -30,6 +30,14 @@ struct StepInfo {
   S2O_HOST_DEVICE bool ends_plan_step() const { return (flags & kEndsPlanStep) != 0; }
 };
 
+// Facts about a step that its consumers need, in the free bits of its flags.
+inline constexpr std::uint32_t kStepStoppable = 0xff0000u;
+inline constexpr std::uint32_t kStepMasked = 1u << 26;    // some key may be invisible to some row
+inline constexpr std::uint32_t kStepGathered = 1u << 27;  // keys are not consecutive tokens
+inline constexpr std::uint32_t kStepMaySkip = 1u << 28;   // the PV skip applies
+inline constexpr std::uint32_t kStepDecides = 1u << 29;   // the early stop decides after it
+inline constexpr std::uint32_t kStepEndsTile = 1u << 30;  // no step: the tile ends
+
 // How the keys of a step are found.
 enum class KeySource : std::uint8_t { kContiguous, kKeyOrder, kGather };
 
@@ -58,6 +66,18 @@ S2O_DEVICE std::int32_t step_token(const StepInfo& step, const PassView& pass, s
 S2O_DEVICE bool step_is_past(const StepInfo& step, const PassView& pass, int first_position) {
   return step.mask() == MaskClass::kCausal && key_source(step, pass) == KeySource::kContiguous &&
          step.begin + step.count - 1 <= first_position;
+}
+
+template <int kTileN>
+S2O_DEVICE std::uint32_t annotated_flags(const StepInfo& step, const PassView& pass,
+                                         int first_position, bool may_skip, bool may_stop) {
+  const bool open = step.count == kTileN &&
+                    (step.mask() == MaskClass::kNone || step_is_past(step, pass, first_position));
+  const bool gathered = key_source(step, pass) != KeySource::kContiguous;
+  const bool ends = step.ends_plan_step();
+  return step.flags | (open ? 0u : kStepMasked) | (gathered ? kStepGathered : 0u) |
+         (may_skip && ends ? kStepMaySkip : 0u) |
+         (may_stop && step.stoppable() && ends ? kStepDecides : 0u);
 }
 
 // Visible keys of one row under a mask class, as bounds on the token, so that the test of an

@@ -108,8 +108,9 @@ struct TileSm80 {
     }
   }
 
-  // acc = acc * correction
+  // acc = acc * correction. Once the largest keys have been seen there is rarely anything to do.
   S2O_DEVICE void rescale(int t, const float (&correction)[2]) {
+    if (!any_lane(correction[0] != 1.0f || correction[1] != 1.0f)) return;
 #pragma unroll
     for (int n = 0; n < kValueTiles; ++n) {
 #pragma unroll

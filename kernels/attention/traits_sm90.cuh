@@ -17,29 +17,35 @@ struct TuningSm90 {
 };
 
 // NOTE: reasons are arithmetic; the kernel has not been timed yet.
-S2O_HOST_DEVICE constexpr TuningSm90 tuning_sm90(int head_dim, int tile_m, int tile_n) {
+S2O_HOST_DEVICE constexpr TuningSm90 tuning_sm90(int head_dim, int tile_m, int tile_n, bool stops) {
   TuningSm90 tuning{};
   // One K and V pair is 64 KiB at head_dim 128 and 128 keys: two pairs and Q fill 160 of 227 KiB.
   // Smaller tiles take more stages for the same bytes in flight, at most four.
   const int pair_bytes = 2 * tile_bytes(tile_n, head_dim);
   tuning.stages = pair_bytes >= 65536 ? 2 : 4;
-  // The compiler gives three warpgroups 168 registers a thread, 504 together: 72 + 2 * 216. A
-  // consumer holds 64 logits, 64 outputs and 32 packed probabilities. Neither role spills there;
-  // the producer does at 56. With one consumer warpgroup there is room enough.
-  tuning.producer_registers = tile_m == 128 ? 88 : 104;
-  tuning.consumer_registers = tile_m == 128 ? 208 : 240;
+  // The compiler gives three warpgroups 168 registers a thread, 504 together. A consumer holds 64
+  // logits, 64 outputs and 32 packed probabilities. The split is the one at which neither role
+  // spills in any instance. With one consumer warpgroup there is room enough.
+  if (tile_m == 128) {
+    tuning.producer_registers = stops ? 88 : 72;
+    tuning.consumer_registers = stops ? 208 : 216;
+  } else {
+    tuning.producer_registers = 104;
+    tuning.consumer_registers = 240;
+  }
   // Taking turns keeps the softmax of one warpgroup under the products of the other.
   tuning.ordered_issue = tile_m == 128;
   return tuning;
 }
 
-template <class ElementType, int kHeadDimValue, int kTileMValue, int kTileNValue>
+template <class ElementType, int kHeadDimValue, int kTileMValue, int kTileNValue, bool kStopsValue>
 struct TraitsSm90 {
   using Element = ElementType;
   static constexpr int kHeadDim = kHeadDimValue;
   static constexpr int kTileM = kTileMValue;
   static constexpr int kTileN = kTileNValue;
-  static constexpr TuningSm90 kTuning = tuning_sm90(kHeadDim, kTileM, kTileN);
+  static constexpr bool kStops = kStopsValue;  // the early stop costs registers and shuffles
+  static constexpr TuningSm90 kTuning = tuning_sm90(kHeadDim, kTileM, kTileN, kStops);
   static constexpr int kStages = kTuning.stages;
   // Descriptions of steps outlive the K buffer that they came with: the mask is applied after the
   // buffer was given back. kStages + 1 would do.
@@ -61,19 +67,11 @@ struct TraitsSm90 {
                 504);
 };
 
-// What consumers read of a step: its keys, and in one word all they must know to take their path.
-// Flags as in StepInfo, and:
-inline constexpr std::uint32_t kStepMasked = 1u << 26;    // some key may be invisible to some row
-inline constexpr std::uint32_t kStepGathered = 1u << 27;  // keys came by cp.async
-inline constexpr std::uint32_t kStepMaySkip = 1u << 28;   // the PV skip applies
-inline constexpr std::uint32_t kStepDecides = 1u << 29;   // the early stop decides after it
-inline constexpr std::uint32_t kStepEndsTile = 1u << 30;  // no step: the tile ends
-inline constexpr std::uint32_t kStepStoppable = 0xff0000u;
-
+// What consumers read of a step.
 struct alignas(16) PublishedStep {
   std::int64_t begin;  // as in StepInfo
   std::int32_t count;
-  std::uint32_t flags;
+  std::uint32_t flags;  // annotated_flags, or kStepEndsTile
 };
 
 // About a tile of queries.
@@ -100,7 +98,7 @@ struct SharedSm90 {
   Barrier q_full[kQueryBuffers], q_empty[kQueryBuffers];
   Barrier k_full[Traits::kStages], k_empty[Traits::kStages];
   Barrier v_full[Traits::kStages], v_empty[Traits::kStages];
-  Barrier reduced;  // values of all consumer warps for one decision are in `warp_value`
+  Barrier reduced[2];  // values of all consumer warps for one decision are in `warp_value`
 
   PublishedStep steps[Traits::kRing];
   alignas(16)
@@ -110,7 +108,7 @@ struct SharedSm90 {
   std::int32_t next_order;        // producer: place in tile_order
   std::int32_t producer_stop[2];  // producer: the stop as all its threads saw it
   std::int32_t stopped_tile;      // consumers: 1 + count of the tile that stopped
-  float warp_value[2][Traits::kConsumerWarps];
+  float warp_value[4][Traits::kConsumerWarps];
 };
 
 }  // namespace s2o::device

@@ -51,6 +51,7 @@ S2O_DEVICE float exp2_fast(float x) {
   return y;
 }
 S2O_DEVICE float log_natural(float x) { return logf(x); }
+S2O_DEVICE float divide_fast(float a, float b) { return __fdividef(a, b); }  // 2 ulp
 S2O_DEVICE float max_of(float a, float b) { return fmaxf(a, b); }
 S2O_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 S2O_DEVICE int atomic_add(int* address, int value) { return atomicAdd(address, value); }
@@ -79,9 +80,6 @@ S2O_DEVICE T load_global(const T* pointer) {
 S2O_DEVICE const unsigned char* opaque(const unsigned char* pointer) {
   asm("" : "+l"(pointer));
   return pointer;
-}
-S2O_DEVICE void pin_pointers(const unsigned char* (&pointers)[4]) {
-  asm volatile("" : "+l"(pointers[0]), "+l"(pointers[1]), "+l"(pointers[2]), "+l"(pointers[3]));
 }
 struct Words4 {
   std::uint32_t word[4];

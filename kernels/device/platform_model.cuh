@@ -73,6 +73,7 @@ T shuffle_xor(T value, int lane_mask) {
 
 inline float exp2_fast(float x) { return std::exp2(x); }
 inline float log_natural(float x) { return std::log(x); }
+inline float divide_fast(float a, float b) { return a / b; }
 inline float max_of(float a, float b) { return std::fmax(a, b); }
 inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
 inline int atomic_add(int* address, int value) {
@@ -96,7 +97,6 @@ T load_global(const T* pointer) {
   return *pointer;
 }
 inline const unsigned char* opaque(const unsigned char* pointer) { return pointer; }
-inline void pin_pointers(const unsigned char* (&)[4]) {}
 struct Words4 {
   std::uint32_t word[4];
 };

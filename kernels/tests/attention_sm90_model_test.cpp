@@ -47,13 +47,13 @@ template <class Element, int kHeadDim>
 void launch_shape(const AttentionKernelArgs& args, const Problem& problem, TileShape tile,
                   std::uint64_t seed) {
   if (tile.tile_m == 64 && tile.tile_n == 64) {
-    launch_model<TraitsSm90<Element, kHeadDim, 64, 64>>(args, problem, seed);
+    launch_model<TraitsSm90<Element, kHeadDim, 64, 64, true>>(args, problem, seed);
   } else if (tile.tile_m == 64) {
-    launch_model<TraitsSm90<Element, kHeadDim, 64, 128>>(args, problem, seed);
+    launch_model<TraitsSm90<Element, kHeadDim, 64, 128, true>>(args, problem, seed);
   } else if (tile.tile_n == 64) {
-    launch_model<TraitsSm90<Element, kHeadDim, 128, 64>>(args, problem, seed);
+    launch_model<TraitsSm90<Element, kHeadDim, 128, 64, true>>(args, problem, seed);
   } else {
-    launch_model<TraitsSm90<Element, kHeadDim, 128, 128>>(args, problem, seed);
+    launch_model<TraitsSm90<Element, kHeadDim, 128, 128, true>>(args, problem, seed);
   }
 }
 

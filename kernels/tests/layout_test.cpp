@@ -149,10 +149,10 @@ TEST(Layout, shared_memory_fits_the_devices) {
   // Bytes a block may have: 163 KiB on sm_80, 227 KiB on sm_90.
   EXPECT_LE(sizeof(SharedSm80<TraitsSm80<Bf16, 128, 128, 128, 1>>), 163u * 1024);
   EXPECT_LE(2 * sizeof(SharedSm80<TraitsSm80<Bf16, 128, 128, 64, 1>>), 163u * 1024);
-  EXPECT_LE(sizeof(SharedSm90<TraitsSm90<Bf16, 128, 128, 128>>), 227u * 1024);
-  EXPECT_LE(sizeof(SharedSm90<TraitsSm90<Bf16, 128, 128, 64>>), 227u * 1024);
-  EXPECT_LE(sizeof(SharedSm90<TraitsSm90<Bf16, 64, 128, 128>>), 227u * 1024);
-  using Shared = SharedSm90<TraitsSm90<Bf16, 128, 128, 128>>;
+  EXPECT_LE(sizeof(SharedSm90<TraitsSm90<Bf16, 128, 128, 128, true>>), 227u * 1024);
+  EXPECT_LE(sizeof(SharedSm90<TraitsSm90<Bf16, 128, 128, 64, true>>), 227u * 1024);
+  EXPECT_LE(sizeof(SharedSm90<TraitsSm90<Bf16, 64, 128, 128, true>>), 227u * 1024);
+  using Shared = SharedSm90<TraitsSm90<Bf16, 128, 128, 128, true>>;
   EXPECT_EQ(offsetof(Shared, k) % 1024, 0u);
   EXPECT_EQ(offsetof(Shared, v) % 1024, 0u);
 }
