@@ -10,6 +10,7 @@
 #include "kernels/common/bf16.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/common/kernel_registry.h"
+#include "kernels/common/plan_bounds.h"
 #include "kernels/common/stream.h"
 
 namespace s2o {
@@ -53,11 +54,12 @@ std::size_t gather_length(const PassView& pass, std::int64_t num_items) {
 // Makes the device the current one of this thread.
 DeviceInfo open_device(int device_index) {
   const CudaStatus status = query_cuda();
-  if (!status.problem.empty()) throw UnsupportedError("device cuda: " + status.problem);
+  const std::string name = "device cuda:" + std::to_string(device_index) + ": ";
+  if (!status.problem.empty()) throw UnsupportedError(name + status.problem);
   const int count = static_cast<int>(status.devices.size());
   if (device_index < 0 || device_index >= count) {
-    throw UnsupportedError("device cuda:" + std::to_string(device_index) + ": this machine has " +
-                           std::to_string(count) + " CUDA device(s), numbered from 0");
+    throw UnsupportedError(name + "this machine has " + std::to_string(count) +
+                           " CUDA device(s), numbered from 0");
   }
   cuda_check(cudaSetDevice(device_index), "select device");
   return status.devices[static_cast<std::size_t>(device_index)];
@@ -107,6 +109,8 @@ struct CudaAttention::State {
   DeviceBuffer<std::int32_t> next_tile;  // one counter a pass
   DeviceBuffer<float> sums;              // block sums of folded columns
   DeviceBuffer<std::uint8_t> flush;
+  DeviceBuffer<float> reference;  // [num_q_heads, seqlen, head_dim], empty: none was kept
+  DeviceBuffer<ErrorSums> partial_errors, errors;
   BlockSumsView sums_view;
 
   State(int device_index, const std::string& variant)
@@ -222,6 +226,7 @@ void CudaAttention::set_input(const Problem& problem, KernelDType dtype, const s
   s.problem = problem;
   s.dtype = dtype;
   s.launches.clear();
+  s.reference.resize(0, "reference output");
   const std::size_t kv = static_cast<std::size_t>(problem.num_kv_heads) *
                          static_cast<std::size_t>(problem.seqlen) *
                          static_cast<std::size_t>(problem.head_dim);
@@ -237,6 +242,7 @@ void CudaAttention::set_plan(const PlanView& plan, const RunOptions& options) {
   // The three-term product exists in the portable kernel only, which runs on every device.
   s.plan_kernel = options.fp32_accuracy ? AttentionKernel::kSm80 : s.kernel;
   s.tile = choose_tile(s.plan_kernel, s.problem, plan, options.fp32_accuracy);
+  check_plan_bounds(s.problem, plan);
   s.plan = plan;
   s.plan.passes = nullptr;
   s.options = options;
@@ -299,12 +305,21 @@ float CudaAttention::run() {
 
 void CudaAttention::read(std::vector<float>& out, std::vector<float>& lse,
                          std::vector<TileStats>& stats) const {
+  read_out(out);
+  read_rows(lse, stats);
+}
+
+void CudaAttention::read_rows(std::vector<float>& lse, std::vector<TileStats>& stats) const {
   const State& s = *state_;
-  out.resize(s.num_outputs());
   lse.resize(s.num_rows());
   stats.resize(s.stats.size());
   s.lse.download(lse.data(), "download lse");
   s.stats.download(stats.data(), "download tile statistics");
+}
+
+void CudaAttention::read_out(std::vector<float>& out) const {
+  const State& s = *state_;
+  out.resize(s.num_outputs());
   if (s.options.output == OutputType::kFp32) {
     s.out_fp32.download(out.data(), "download the output");
     return;
@@ -314,6 +329,35 @@ void CudaAttention::read(std::vector<float>& out, std::vector<float>& lse,
   std::transform(bits.begin(), bits.end(), out.begin(), [&s](std::uint16_t value) {
     return s.dtype == KernelDType::kBf16 ? bf16_to_float(value) : fp16_to_float(value);
   });
+}
+
+void CudaAttention::keep_as_reference() {
+  State& s = *state_;
+  if (s.launches.empty() || s.options.output != OutputType::kFp32) {
+    throw Error("CudaAttention::keep_as_reference: no run with an fp32 output");
+  }
+  s.reference.resize(s.num_outputs(), "reference output");
+  cuda_check(cudaMemcpyAsync(s.reference.data(), s.out_fp32.data(),
+                             static_cast<std::size_t>(s.reference.size_bytes()),
+                             cudaMemcpyDeviceToDevice, s.stream.get()),
+             "keep the reference output");
+  s.stream.synchronize();
+}
+
+std::vector<ErrorSums> CudaAttention::error_sums() {
+  State& s = *state_;
+  if (s.launches.empty() || s.options.output != OutputType::kFp32 || s.reference.size() == 0) {
+    throw Error("CudaAttention::error_sums: needs a reference and a run with an fp32 output");
+  }
+  const auto heads = static_cast<std::size_t>(s.problem.num_q_heads);
+  s.partial_errors.resize(heads * kErrorSumBlocks, "error sums");
+  s.errors.resize(heads, "error sums");
+  launch_error_sums(s.problem.num_q_heads, s.problem.seqlen * s.problem.head_dim, s.out_fp32.data(),
+                    s.reference.data(), s.partial_errors.data(), s.errors.data(), s.stream.get());
+  s.stream.synchronize();
+  std::vector<ErrorSums> sums(heads);
+  s.errors.download(sums.data(), "download error sums");
+  return sums;
 }
 
 std::int64_t CudaAttention::workspace_bytes() const {

@@ -5,10 +5,10 @@
 // alike about the tile: gains and maxima meet in shared memory, counted by an mbarrier, and each
 // warp sums them in the same order.
 //
-// Early stop: the gains of step j are reduced and posted while the warpgroup waits for its turn, and
-// collected after the softmax of step j + 1, so that no warpgroup waits for the other. If the tile
-// stops, the probabilities of step j + 1 are dropped: result and counters are those of a stop right
-// after step j, and half a step of work per tile is lost.
+// Early stop: the gains of step j are reduced and posted while the warpgroup waits for its turn,
+// and collected after the softmax of step j + 1, so that no warpgroup waits for the other. If the
+// tile stops, the probabilities of step j + 1 are dropped: result and counters are those of a stop
+// right after step j, and half a step of work per tile is lost.
 #pragma once
 
 #include "kernels/attention/kernel_args.h"
@@ -121,9 +121,9 @@ class ConsumerSm90 {
     }
   }
 
-  // The assembler lets products run under other code only where every path to a wait issues the same
-  // products. So there are two kinds of rounds: opening ones, after which probabilities wait for
-  // their product with V, and overlapped ones, which begin and end that way.
+  // The assembler lets products run under other code only where every path to a wait issues the
+  // same products. So there are two kinds of rounds: opening ones, after which probabilities wait
+  // for their product with V, and overlapped ones, which begin and end that way.
   S2O_DEVICE void visit_steps() {
     float logits[kKeyTiles][4];
     std::uint32_t p[kTileN / 16][4];  // probabilities of the step before, packed
@@ -227,7 +227,8 @@ class ConsumerSm90 {
   S2O_DEVICE bool prepare_step(std::uint32_t flags, float (&logits)[kKeyTiles][4]) {
     const unsigned ring = k_count_ % kRing;
     release_keys();  // NOTE: the step and its keys stay in their ring beyond that (kRing)
-    if ((flags & (kStepMasked | kStepMaySkip)) == 0) [[likely]] return true;
+    if ((flags & (kStepMasked | kStepMaySkip)) == 0) [[likely]]
+      return true;
     if ((flags & kStepMasked) != 0) mask_logits(flags, ring, logits);
     return (flags & kStepMaySkip) == 0 || !may_skip_values() || !step_adds_nothing(logits);
   }
@@ -264,12 +265,12 @@ class ConsumerSm90 {
            (static_cast<std::uint32_t>(first) + static_cast<std::uint32_t>(bytes / 16));
   }
   S2O_DEVICE void multiply_keys(float (&logits)[kKeyTiles][4]) const {
-    const std::uint64_t q = warpgroup_descriptor(
-        shared_address(s_.q[tile_count_ % kQueryBuffers]) +
-            static_cast<std::uint32_t>(warpgroup_ * 64 * kPanelRowBytes),
-        16, 8 * kPanelRowBytes);
-    const std::uint64_t k = warpgroup_descriptor(shared_address(s_.k[k_count_ % kStages]), 16,
-                                                 8 * kPanelRowBytes);
+    const std::uint64_t q =
+        warpgroup_descriptor(shared_address(s_.q[tile_count_ % kQueryBuffers]) +
+                                 static_cast<std::uint32_t>(warpgroup_ * 64 * kPanelRowBytes),
+                             16, 8 * kPanelRowBytes);
+    const std::uint64_t k =
+        warpgroup_descriptor(shared_address(s_.k[k_count_ % kStages]), 16, 8 * kPanelRowBytes);
     pin_registers(logits);
     warpgroup_fence();
 #pragma unroll
@@ -283,9 +284,8 @@ class ConsumerSm90 {
   }
 
   S2O_DEVICE void multiply_values(std::uint32_t (&p)[kTileN / 16][4]) {
-    const std::uint64_t v =
-        warpgroup_descriptor(shared_address(s_.v[v_count_ % kStages]), kTileN * kPanelRowBytes,
-                             8 * kPanelRowBytes);
+    const std::uint64_t v = warpgroup_descriptor(shared_address(s_.v[v_count_ % kStages]),
+                                                 kTileN * kPanelRowBytes, 8 * kPanelRowBytes);
     pin_registers(acc_);
     warpgroup_fence();
 #pragma unroll
@@ -306,11 +306,10 @@ class ConsumerSm90 {
     const std::int32_t* const keys = s_.keys[ring] + column_of();
     const int first_token = static_cast<int>(step.begin) + column_of();
     const int valid_columns = step.count - column_of();
-    const VisibleKeys visible[2] = {
-        visible_keys(mask, description().row_position[row_of(0)], args_.window_sink,
-                     args_.window_size),
-        visible_keys(mask, description().row_position[row_of(1)], args_.window_sink,
-                     args_.window_size)};
+    const VisibleKeys visible[2] = {visible_keys(mask, description().row_position[row_of(0)],
+                                                 args_.window_sink, args_.window_size),
+                                    visible_keys(mask, description().row_position[row_of(1)],
+                                                 args_.window_sink, args_.window_size)};
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll
@@ -334,8 +333,7 @@ class ConsumerSm90 {
     // A plan step may span several tile steps: its mass so far follows the maximum.
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const float before =
-          (flags & StepInfo::kStartsPlanStep) != 0 ? 0.0f : plan_step_mass_[i];
+      const float before = (flags & StepInfo::kStartsPlanStep) != 0 ? 0.0f : plan_step_mass_[i];
       plan_step_mass_[i] = fused(before, correction[i], step_sum[i]);
     }
   }
@@ -406,7 +404,8 @@ class ConsumerSm90 {
     if (mean) {
       for (int warp = 0; warp < Traits::kConsumerWarps; ++warp) reduced += values[warp];
     } else {
-      for (int warp = 0; warp < Traits::kConsumerWarps; ++warp) reduced = max_of(reduced, values[warp]);
+      for (int warp = 0; warp < Traits::kConsumerWarps; ++warp)
+        reduced = max_of(reduced, values[warp]);
     }
     return reduced < args_.stop.tau * (mean ? static_cast<float>(description().num_rows) : 1.0f);
   }
@@ -498,7 +497,7 @@ class ConsumerSm90 {
   unsigned k_count_ = 0;  // K pipeline entries consumed, ends of tiles included
   unsigned v_count_ = 0;
   unsigned reductions_ = 0;
-  bool row_exists_ = true;  // the row whose gain this lane computes
+  bool row_exists_ = true;     // the row whose gain this lane computes
   std::int32_t row_index_[2];  // after leave_tile
   std::uint32_t stopped_ = 0;  // kStepStoppable once this tile has stopped
   unsigned tile_count_ = 0;

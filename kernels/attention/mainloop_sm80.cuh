@@ -119,8 +119,7 @@ class MainloopSm80 {
     const int thread = thread_index_again();
     const StepInfo& step = s_.steps[j % 4];
     if (thread >= kTileN || step.count == 0 || !needs_tokens(step)) return 0;
-    return step_token(step, args_.pass, args_.seqlen, s_.plan_head,
-                      min_of(thread, step.count - 1));
+    return step_token(step, args_.pass, args_.seqlen, s_.plan_head, min_of(thread, step.count - 1));
   }
   S2O_DEVICE void store_tokens(int j, std::int32_t token) {
     const int thread = thread_index_again();
@@ -218,8 +217,8 @@ class MainloopSm80 {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const VisibleKeys visible =
-            visible_keys(step.mask(), s_.row_position[Tile::row_of(thread, t, i)], args_.window_sink,
-                         args_.window_size);
+            visible_keys(step.mask(), s_.row_position[Tile::row_of(thread, t, i)],
+                         args_.window_sink, args_.window_size);
 #pragma unroll
         for (int n = 0; n < Tile::kKeyTiles; ++n) {
 #pragma unroll
@@ -251,8 +250,9 @@ class MainloopSm80 {
         float(&mass)[2] = s_.plan_step_mass[thread_index_again()][t];
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          mass[i] =
-              (flags & StepInfo::kStartsPlanStep) != 0 ? step_sum[i] : fused(mass[i], correction[i], step_sum[i]);
+          mass[i] = (flags & StepInfo::kStartsPlanStep) != 0
+                        ? step_sum[i]
+                        : fused(mass[i], correction[i], step_sum[i]);
         }
       }
     }

@@ -79,7 +79,8 @@ class ProducerSm90 {
     kv_head_bytes_ = kv_head_ * args_.seqlen * (Traits::kHeadDim * 2);
     const int tile_index = plan_tile % args_.num_q_tiles;
     if (thread_index() < Traits::kTileM) {
-      const TileRowMap row = tile_row(args_, plan_head_, tile_index, Traits::kTileM, thread_index());
+      const TileRowMap row =
+          tile_row(args_, plan_head_, tile_index, Traits::kTileM, thread_index());
       tile.row_index[thread_index()] = row.index;
       tile.source_row[thread_index()] = row.index < 0 ? 0 : row.index;
       tile.row_position[thread_index()] = row.position;
@@ -162,10 +163,11 @@ class ProducerSm90 {
         PublishedStep& published = s_.steps[k_count_ % kRing];
         published.begin = step.begin;
         published.count = step.count;
-        published.flags = annotated_flags<kTileN>(
-            step, args_.pass, description().first_position, args_.pv_skip_threshold > 0.0f,
-            args_.stop.tau > 0.0f);
-        if (may_stop) s_.producer_stop[stop_checks_ % 2] = volatile_load(&s_.stopped_tile) == tile_count_ + 1;
+        published.flags =
+            annotated_flags<kTileN>(step, args_.pass, description().first_position,
+                                    args_.pv_skip_threshold > 0.0f, args_.stop.tau > 0.0f);
+        if (may_stop)
+          s_.producer_stop[stop_checks_ % 2] = volatile_load(&s_.stopped_tile) == tile_count_ + 1;
       }
     }
     sync_producers();  // the buffer is free; the stop is known to all
@@ -241,10 +243,10 @@ class ProducerSm90 {
   int plan_head_ = 0;
   int kv_head_ = 0;
   std::int64_t kv_head_bytes_ = 0;  // from the start of K and of V
-  int tile_count_ = 0;           // tiles taken by this block
-  std::int32_t next_order_ = 0;  // thread 0
+  int tile_count_ = 0;              // tiles taken by this block
+  std::int32_t next_order_ = 0;     // thread 0
   unsigned stop_checks_ = 0;
-  unsigned k_count_ = 0;         // K buffers filled, ends of tiles included
+  unsigned k_count_ = 0;  // K buffers filled, ends of tiles included
   unsigned v_count_ = 0;
 };
 

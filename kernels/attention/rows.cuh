@@ -60,9 +60,9 @@ S2O_DEVICE void copy_rows_async(std::uint32_t tile, const void* base, const std:
   }
 }
 
-// Copies of whole rows by the warps of a block into a swizzled tile of kRows rows. A lane copies one
-// 16-byte chunk of consecutive rows, so that it reads four indices at once, the swizzle of a row is
-// a constant, and an address costs one multiply-add.
+// Copies of whole rows by the warps of a block into a swizzled tile of kRows rows. A lane copies
+// one 16-byte chunk of consecutive rows, so that it reads four indices at once, the swizzle of a
+// row is a constant, and an address costs one multiply-add.
 template <int kRows, int kHeadDim, int kWarps>
 struct RowCopier {
   static constexpr int kRowBytes = kHeadDim * 2;
@@ -72,10 +72,10 @@ struct RowCopier {
   static constexpr int kBatch = kRowsPerLane < 8 ? kRowsPerLane : 8;
   static_assert(kRowsPerLane % 8 == 0 || kRowsPerLane == 4);
 
-  int row;                // first row of the lane
-  int chunk_offset;       // bytes into a row
-  std::uint32_t target;   // panel of the chunk
-  std::uint32_t place;    // of the chunk in row `row`
+  int row;               // first row of the lane
+  int chunk_offset;      // bytes into a row
+  std::uint32_t target;  // panel of the chunk
+  std::uint32_t place;   // of the chunk in row `row`
 
   S2O_DEVICE RowCopier(std::uint32_t tile, int thread) {
     const int chunk = lane_of(thread) % kChunks;

@@ -71,9 +71,8 @@ S2O_DEVICE bool step_is_past(const StepInfo& step, const PassView& pass, int fir
 template <int kTileN>
 S2O_DEVICE std::uint32_t annotated_flags(const StepInfo& step, const PassView& pass,
                                          int first_position, bool may_skip, bool may_stop) {
-  const bool open =
-      step.count == kTileN &&
-      (step.mask() == MaskClass::kNone || step_is_past(step, pass, first_position));
+  const bool open = step.count == kTileN &&
+                    (step.mask() == MaskClass::kNone || step_is_past(step, pass, first_position));
   const bool gathered = key_source(step, pass) != KeySource::kContiguous;
   const bool ends = step.ends_plan_step();
   return step.flags | (open ? 0u : kStepMasked) | (gathered ? kStepGathered : 0u) |
@@ -116,8 +115,7 @@ static_assert(sizeof(ItemWords) == sizeof(PlanItem) && offsetof(PlanItem, count)
 // One load instead of one per field.
 S2O_DEVICE ItemWords load_item(const PlanItem* source) {
   const Words4 words = load_global_16(source);
-  return {static_cast<std::int64_t>(words.word[0]) |
-              static_cast<std::int64_t>(words.word[1]) << 32,
+  return {static_cast<std::int64_t>(words.word[0]) | static_cast<std::int64_t>(words.word[1]) << 32,
           static_cast<std::int32_t>(words.word[2]), words.word[3]};
 }
 

@@ -45,10 +45,10 @@ struct SharedSm80 {
   std::int32_t row_index[Traits::kTileM];     // row of q, out and lse, -1 beyond the last row
   std::int32_t row_position[Traits::kTileM];  // original position
   alignas(16) std::int32_t keys[2][Traits::kTileN];  // tokens of a step and the next
-  StepInfo steps[4];                          // step j at j % 4
-  StepWalker walker;                          // used by thread 0
-  TileStats stats;                            // counted by thread 0
-  std::int64_t kv_head_bytes;  // from the start of K and of V
+  StepInfo steps[4];                                 // step j at j % 4
+  StepWalker walker;                                 // used by thread 0
+  TileStats stats;                                   // counted by thread 0
+  std::int64_t kv_head_bytes;                        // from the start of K and of V
   std::int32_t plan_head;
   std::int32_t num_rows;          // rows of the tile that exist
   std::int32_t first_position;    // smallest position of the tile

@@ -71,10 +71,10 @@ struct alignas(16) PublishedStep {
 // About a tile of queries.
 template <class Traits>
 struct TileDescription {
-  std::int32_t plan_tile;                     // -1: no tile left
-  std::int32_t num_rows;                      // rows of the tile that exist
-  std::int32_t first_position;                // smallest position
-  std::int32_t total_plan_steps;              // only with the PV skip
+  std::int32_t plan_tile;                               // -1: no tile left
+  std::int32_t num_rows;                                // rows of the tile that exist
+  std::int32_t first_position;                          // smallest position
+  std::int32_t total_plan_steps;                        // only with the PV skip
   alignas(16) std::int32_t source_row[Traits::kTileM];  // row of q to copy: row_index or any
   std::int32_t row_index[Traits::kTileM];     // row of q, out and lse, -1 beyond the last row
   std::int32_t row_position[Traits::kTileM];  // original position
@@ -95,12 +95,13 @@ struct SharedSm90 {
   Barrier reduced;  // values of all consumer warps for one decision are in `warp_value`
 
   PublishedStep steps[Traits::kRing];
-  alignas(16) std::int32_t keys[Traits::kRing][Traits::kTileN];  // tokens, -1 beyond the end; not for runs
-  TileDescription<Traits> tiles[kQueryBuffers];  // valid between q_full and q_empty
+  alignas(16)
+      std::int32_t keys[Traits::kRing][Traits::kTileN];  // tokens, -1 beyond the end; not for runs
+  TileDescription<Traits> tiles[kQueryBuffers];          // valid between q_full and q_empty
 
-  std::int32_t next_order;     // producer: place in tile_order
+  std::int32_t next_order;        // producer: place in tile_order
   std::int32_t producer_stop[2];  // producer: the stop as all its threads saw it
-  std::int32_t stopped_tile;   // consumers: 1 + count of the tile that stopped
+  std::int32_t stopped_tile;      // consumers: 1 + count of the tile that stopped
   float warp_value[2][Traits::kConsumerWarps];
 };
 

@@ -4,8 +4,8 @@
 // error figure comes from here.
 //
 //   bench_attention --seqlen 16384,131072 --density 0.1 --kinds dense,blocks,gather
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -136,7 +136,8 @@ SparsePlan block_plan(const Options& options, const Problem& problem, double den
       const std::int64_t blocks = tile_rows(problem, plan.header, tile).last_position / kBlock + 1;
       std::vector<std::uint8_t> selected(static_cast<std::size_t>(blocks), 0);
       selected.front() = selected.back() = 1;
-      const auto wanted = static_cast<std::int64_t>(std::lround(density * static_cast<double>(blocks)));
+      const auto wanted =
+          static_cast<std::int64_t>(std::lround(density * static_cast<double>(blocks)));
       for (const std::int32_t block :
            random_subset(blocks, std::clamp<std::int64_t>(wanted - 2, 0, blocks),
                          static_cast<std::uint64_t>(head * plan.header.num_q_tiles + tile))) {
@@ -155,7 +156,8 @@ SparsePlan gather_plan(const Options& options, const Problem& problem, double de
                        bool stoppable) {
   SparsePlan plan(problem, options.block_m, options.block_n);
   if (stoppable) plan.header.stop = {.tau = 1e-30f};  // decides after each step, never stops
-  const std::int64_t num_segments = (problem.seqlen + options.segment_size - 1) / options.segment_size;
+  const std::int64_t num_segments =
+      (problem.seqlen + options.segment_size - 1) / options.segment_size;
   const auto list_of = [&](std::int64_t head, std::int64_t segment) {
     return static_cast<std::size_t>(head * num_segments + segment);
   };
@@ -206,7 +208,7 @@ SparsePlan make_plan(const Options& options, const Problem& problem, const std::
   if (kind == "gather_sorted") return gather_plan(options, problem, density, true, false);
   if (kind == "gather_stop") return gather_plan(options, problem, density, false, true);
   throw UnsupportedError("--kinds: found '" + kind +
-                   "', expected dense, blocks, gather, gather_sorted, gather_stop");
+                         "', expected dense, blocks, gather, gather_sorted, gather_stop");
 }
 
 // Unmasked pairs of the plan, all heads.
@@ -221,7 +223,8 @@ double executed_pairs(const Problem& problem, const SparsePlan& plan) {
          i < pass.item_offsets[static_cast<std::size_t>(t) + 1]; ++i) {
       const PlanItem& item = pass.items[static_cast<std::size_t>(i)];
       const double end = static_cast<double>(item.begin) + item.count;
-      const double before = static_cast<double>(rows.first_position) - static_cast<double>(item.begin);
+      const double before =
+          static_cast<double>(rows.first_position) - static_cast<double>(item.begin);
       if (item.kind == ItemKind::kGather || end <= static_cast<double>(rows.first_position)) {
         pairs += num_rows * item.count;
       } else {  // a run that reaches the diagonal
@@ -343,11 +346,12 @@ class Bench {
     const double rate = 4e-9 * problem.head_dim * pairs / timing.median;
     if (kind == "dense") dense_rate = rate;
     const double error = options_.check ? error_of_run(attention, inputs, plan) : -1.0;
-    fmt::print("{:<6}{:<15}{:>8}{:>9.4f}{:>10.3f}{:>10.3f}{:>10.3f}{:>10.1f}{:>9.3f}{:>9.0f}{:>11}{}\n",
-               kernel, kind, problem.seqlen, pair_density, timing.median, timing.p10, timing.p90,
-               rate, dense_rate > 0.0 ? rate / dense_rate : 0.0, clock,
-               options_.check ? fmt::format("{:.2e}", error) : "-",
-               fixed ? fmt::format("  stop costs {:+.1f} %", 100.0 * stop_cost) : "");
+    fmt::print(
+        "{:<6}{:<15}{:>8}{:>9.4f}{:>10.3f}{:>10.3f}{:>10.3f}{:>10.1f}{:>9.3f}{:>9.0f}{:>11}{}\n",
+        kernel, kind, problem.seqlen, pair_density, timing.median, timing.p10, timing.p90, rate,
+        dense_rate > 0.0 ? rate / dense_rate : 0.0, clock,
+        options_.check ? fmt::format("{:.2e}", error) : "-",
+        fixed ? fmt::format("  stop costs {:+.1f} %", 100.0 * stop_cost) : "");
     std::fflush(stdout);
     rows_.push_back({{"kernel", kernel},
                      {"kind", kind},

@@ -12,6 +12,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "kernels/common/host_device.h"
+
 namespace s2o {
 
 enum class ItemKind : std::uint8_t {
@@ -57,7 +59,7 @@ enum class Compensation : std::uint8_t {
 // wide blocks, whose logits are bounded: for uniformly spread logits the exact value is
 // log(sinh(sqrt(3) s) / (sqrt(3) s)), and this form stays within 0.07 of it up to s = 2.
 template <class Scalar>
-constexpr Scalar spread_logit(Scalar variance) {
+S2O_ANYWHERE constexpr Scalar spread_logit(Scalar variance) {
   if (variance <= Scalar(1)) return Scalar(0.5) * variance;
 #if defined(__CUDA_ARCH__)
   return sqrtf(variance) - Scalar(0.5);

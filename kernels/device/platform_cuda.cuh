@@ -33,15 +33,13 @@ S2O_DEVICE void sync_named(int id, int num_threads) {
 S2O_DEVICE void arrive_named(int id, int num_threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
 }
-// A condition on which all lanes agree. The vote tells the compiler so: around warpgroup products it
-// would otherwise assume a divergent branch and run them one by one.
+// A condition on which all lanes agree. The vote tells the compiler so: around warpgroup products
+// it would otherwise assume a divergent branch and run them one by one.
 S2O_DEVICE bool agreed(bool condition) { return __any_sync(0xffffffffu, condition); }
 S2O_DEVICE bool any_lane(bool condition) { return __any_sync(0xffffffffu, condition); }
 // A value that is the same in all lanes, told to the compiler: branches on it need no care for
 // lanes that part, and addresses derived from it need one register a warp.
-S2O_DEVICE std::uint32_t uniform(std::uint32_t value) {
-  return __shfl_sync(0xffffffffu, value, 0);
-}
+S2O_DEVICE std::uint32_t uniform(std::uint32_t value) { return __shfl_sync(0xffffffffu, value, 0); }
 template <class T>
 S2O_DEVICE T shuffle_xor(T value, int lane_mask) {
   return __shfl_xor_sync(0xffffffffu, value, lane_mask);

@@ -216,7 +216,8 @@ TEST(Steps, walker_skips_stoppable_items_after_a_stop) {
 }
 
 TEST(Steps, walker_restarts_after_an_item) {
-  Walk walk({{.begin = 0, .count = 100}, {.begin = 200, .count = 100}, {.begin = 400, .count = 100}});
+  Walk walk(
+      {{.begin = 0, .count = 100}, {.begin = 200, .count = 100}, {.begin = 400, .count = 100}});
   for (int i = 0; i < 5; ++i) walk.next();
   walk.walker.restart_after(0);
   EXPECT_EQ(walk.next().begin, 200);

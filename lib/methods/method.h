@@ -16,7 +16,7 @@ namespace s2o {
 
 // Dense attention of the same stored inputs, fp32.
 struct DenseReference {
-  std::vector<float> out;  // [num_q_heads, seqlen, head_dim]
+  std::vector<float> out;  // [num_q_heads, seqlen, head_dim]; empty where the backend keeps it
   std::vector<float> lse;  // [num_q_heads, seqlen], natural log
 };
 
