@@ -35,7 +35,7 @@ add_library(s2o_cuda_flags INTERFACE)
 target_include_directories(s2o_cuda_flags INTERFACE ${CMAKE_SOURCE_DIR})
 # A spill in a kernel is a bug here (see traits): the assembler reports it.
 target_compile_options(s2o_cuda_flags INTERFACE
-  $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wshadow -Xptxas=-warn-spills>)
+  $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wshadow -Xptxas=-warn-spills,-Werror>)
 option(S2O_PTXAS_VERBOSE "Print registers, shared memory and spills of every kernel" OFF)
 if(S2O_PTXAS_VERBOSE)
   target_compile_options(s2o_cuda_flags INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=-v>)
