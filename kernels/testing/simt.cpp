@@ -184,8 +184,8 @@ bool Block::run_ready_fibers() {
       scheduler_.switch_to(fiber.context);
       if (failure_) std::rethrow_exception(failure_);
     }
-    while (draw(3) == 0 && run_one_pending()) {
-    }
+    // An effect may wake a warp that was passed over: it counts as progress.
+    while (draw(3) == 0 && run_one_pending()) progressed = true;
   }
   return progressed;
 }
