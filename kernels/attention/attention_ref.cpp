@@ -331,6 +331,12 @@ class AttentionRef {
         continue;
       }
       row = (row - new_max).exp();
+      // The vectorised exponential of a masked logit is denormal; products with those are slow by
+      // orders of magnitude on some processors.
+      Scalar* const p = state.logits.row(r).data();
+      for (std::int64_t j = 0; j < state.logits.cols(); ++j) {
+        p[j] = p[j] < std::numeric_limits<Scalar>::min() ? Scalar(0) : p[j];
+      }
       const Scalar rescale = std::exp(state.row_max[i] - new_max);
       state.step_sum[i] = row.sum();
       state.row_sum[i] = state.row_sum[i] * rescale + state.step_sum[i];

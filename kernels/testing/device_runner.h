@@ -13,8 +13,6 @@ namespace s2o::testing {
 std::string device_refusal(const std::string& variant);
 // The one instance of a variant in this process.
 CudaAttention& device_attention(const std::string& variant);
-// Destroys them all, before a device is reset.
-void release_device_attention();
 
 // An input in 16 bits, as kernels read it.
 struct DeviceInputs {

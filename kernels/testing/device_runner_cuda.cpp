@@ -6,14 +6,6 @@
 #include "kernels/testing/model_runner.h"
 
 namespace s2o::testing {
-namespace {
-
-std::map<std::string, std::unique_ptr<CudaAttention>>& instances() {
-  static std::map<std::string, std::unique_ptr<CudaAttention>> by_variant;
-  return by_variant;
-}
-
-}  // namespace
 
 std::string device_refusal(const std::string& variant) {
   const CudaStatus status = query_cuda();
@@ -27,12 +19,11 @@ std::string device_refusal(const std::string& variant) {
 }
 
 CudaAttention& device_attention(const std::string& variant) {
-  std::unique_ptr<CudaAttention>& instance = instances()[variant];
+  static std::map<std::string, std::unique_ptr<CudaAttention>> instances;
+  std::unique_ptr<CudaAttention>& instance = instances[variant];
   if (!instance) instance = std::make_unique<CudaAttention>(0, variant);
   return *instance;
 }
-
-void release_device_attention() { instances().clear(); }
 
 DeviceInputs::DeviceInputs(const AttentionInput& input) {
   const KernelDType dtype =

@@ -184,7 +184,7 @@ bool Block::run_ready_fibers() {
       scheduler_.switch_to(fiber.context);
       if (failure_) std::rethrow_exception(failure_);
     }
-    // An operation may wake a fiber that was passed over: that is progress too.
+    // An effect may wake a warp that was passed over: it counts as progress.
     while (draw(3) == 0 && run_one_pending()) progressed = true;
   }
   return progressed;
@@ -216,17 +216,9 @@ void Block::report_deadlock() const {
   std::string text = "simt: deadlock in block " + std::to_string(index_) + ":";
   const char* last = nullptr;
   for (std::size_t i = 0; i < fibers_.size(); ++i) {
-    if (fibers_[i].finished || (i % kWarpLanes > 1 && fibers_[i].where == last)) continue;
+    if (fibers_[i].finished || fibers_[i].where == last) continue;
     last = fibers_[i].where;
-    text += " thread " + std::to_string(i) + " waits at " + last;
-    for (const auto& [address, barrier] : mbarriers_) {
-      if (fibers_[i].wait_counter != &barrier.phase) continue;
-      text += " at byte " +
-              std::to_string(static_cast<const std::byte*>(address) - shared_base_) +
-              " of shared memory, phase " + std::to_string(barrier.phase) + ", " +
-              std::to_string(barrier.pending) + " arrivals missing";
-    }
-    text += ";";
+    text += " thread " + std::to_string(i) + " waits at " + last + ";";
   }
   throw std::runtime_error(text);
 }

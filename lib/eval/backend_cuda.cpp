@@ -4,9 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <optional>
-#include <thread>
 
 #include "kernels/attention/attention_cuda.h"
 #include "kernels/common/bf16.h"
@@ -154,7 +152,8 @@ class CudaBackend final : public Backend {
   }
 
   // A failed kernel leaves the device unusable for this process until it is reset. The cell that it
-  // happened in carries the error; the next one starts on a fresh device.
+  // happened in carries the error; the next one starts on a fresh device, or says that there is
+  // none.
   template <class Body>
   void guarded(const Body& body) {
     try {
@@ -166,33 +165,26 @@ class CudaBackend final : public Backend {
     }
   }
   void recover() {
+    if (!lost_.empty()) throw CudaError(lost_);
     log_warning("resetting CUDA device {} after a failure", device_index_);
     attention_.reset();
-    reopen();
+    (void)cudaDeviceReset();
+    (void)cudaGetLastError();
+    try {
+      attention_.emplace(device_index_, variant_);
+    } catch (const CudaError& error) {
+      // Some drivers give a process no second chance.
+      lost_ = fmt::format(
+          "device cuda:{} is lost to this process after a failed kernel ({}); a new "
+          "one with --resume goes on",
+          device_index_, error.what());
+      throw CudaError(lost_);
+    }
     if (input_ != nullptr) {
       upload(*input_);
       if (!reference_.lse.empty()) compute_reference();
     }
     broken_ = false;
-  }
-
-  // A device may take a moment until it can be opened again.
-  void reopen() {
-    constexpr int kAttempts = 20;
-    for (int attempt = 1;; ++attempt) {
-      (void)cudaDeviceReset();
-      (void)cudaGetLastError();
-      try {
-        attention_.emplace(device_index_, variant_);
-        return;
-      } catch (const CudaError& error) {
-        if (attempt == kAttempts) {
-          throw CudaError(fmt::format("device cuda:{} does not come back after a failure: {}",
-                                      device_index_, error.what()));
-        }
-      }
-      std::this_thread::sleep_for(std::chrono::milliseconds(100));
-    }
   }
 
   void execute(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) {
@@ -218,6 +210,7 @@ class CudaBackend final : public Backend {
   DenseReference reference_;  // without `out`, which stays on the device
   std::vector<float> out_;    // [num_q_heads, seqlen, head_dim], filled when asked for
   bool broken_ = false;
+  std::string lost_;  // why the device cannot be opened again, "" if it may
 };
 
 std::string text_of(const DeviceInfo& device) {
