@@ -102,7 +102,7 @@ for name in matched_sparsity matched_mse; do
   figure "$name" "${name}_by_layer" "$out/tables/${name}_by_layer.json"
 done
 
-synthetic_runs frontier '"mixed", "needles", "heavy_tail"'
+synthetic_runs frontier '"mixed", "needles"'
 table matched_sparsity matched_sparsity_synthetic
 figure frontier frontier_synthetic "${run_folders[@]}"
 
@@ -110,18 +110,19 @@ runs ablations
 table ablations ablations --sparsity 0.6,0.7,0.8,0.9
 figure ablations ablations "$out/tables/ablations.json"
 
-synthetic_runs ablations '"mixed", "heavy_tail"'
+synthetic_runs ablations '"mixed"'
 table ablations ablations_synthetic --sparsity 0.6,0.7,0.8,0.9
 
 runs ablations_plus
 table ablations ablations_plus --reference s2o_plus --sparsity 0.6,0.7,0.8,0.9
 figure ablations ablations_plus "$out/tables/ablations_plus.json"
 
-synthetic_runs ablations_plus '"mixed", "heavy_tail"'
+synthetic_runs ablations_plus '"mixed"'
 table ablations ablations_plus_synthetic --reference s2o_plus --sparsity 0.6,0.7,0.8,0.9
 
+token_files=("${token_files[0]}")
 runs compensation
-run_folders+=("${frontier_folders[@]}")
+run_folders+=("${frontier_folders[0]}")
 table compensation compensation --sparsity 0.7,0.8,0.9
 figure compensation compensation "$out/tables/compensation.json"
 
