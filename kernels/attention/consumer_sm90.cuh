@@ -248,7 +248,7 @@ class ConsumerSm90 {
     if (!agreed(stop)) return;
     stopped_ = kStepStoppable;
     if (warpgroup_ == 0 && thread_ == 0) {
-      volatile_store(&s_.stopped_tile, static_cast<std::int32_t>(tile_count_) + 1);
+      flag_store(&s_.stopped_tile, static_cast<std::int32_t>(tile_count_) + 1);
     }
   }
 

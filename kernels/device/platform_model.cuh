@@ -90,8 +90,8 @@ inline std::uint32_t load_shared(std::uint32_t address) {
   std::memcpy(&value, shared_pointer(address, 4), sizeof(value));
   return value;
 }
-inline std::int32_t volatile_load(const std::int32_t* pointer) { return *pointer; }
-inline void volatile_store(std::int32_t* pointer, std::int32_t value) { *pointer = value; }
+inline std::int32_t flag_load(std::int32_t* flag) { return *flag; }
+inline void flag_store(std::int32_t* flag, std::int32_t value) { *flag = value; }
 template <class T>
 T load_global(const T* pointer) {
   return *pointer;
