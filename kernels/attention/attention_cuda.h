@@ -13,6 +13,7 @@
 #include "kernels/common/device_info.h"
 #include "kernels/common/plan_view.h"
 #include "kernels/common/problem.h"
+#include "kernels/planning/device_planner.h"
 
 namespace s2o {
 
@@ -46,6 +47,15 @@ class CudaAttention {
   // Copies a plan over `problem` to the device and picks the kernel instance. `plan` holds host
   // pointers and may be released afterwards.
   void set_plan(const PlanView& plan, const RunOptions& options);
+
+  // Takes a plan whose arrays are, or will be when run() gets there, in device memory; they stay
+  // the planner's. Shares everything else with set_plan.
+  void set_device_plan(const DevicePlan& plan, const RunOptions& options);
+
+  // What a device planner reads, and the stream in which run() works: planning enqueued there is
+  // seen by the next run.
+  DeviceInput device_input() const;
+  CudaStream stream() const;
 
   // Fills out and lse with NaN.
   void poison_outputs();

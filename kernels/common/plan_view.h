@@ -12,6 +12,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "kernels/common/host_device.h"
+
 namespace s2o {
 
 enum class ItemKind : std::uint8_t {
@@ -57,7 +59,7 @@ enum class Compensation : std::uint8_t {
 // wide blocks, whose logits are bounded: for uniformly spread logits the exact value is
 // log(sinh(sqrt(3) s) / (sqrt(3) s)), and this form stays within 0.07 of it up to s = 2.
 template <class Scalar>
-constexpr Scalar spread_logit(Scalar variance) {
+S2O_ANYWHERE constexpr Scalar spread_logit(Scalar variance) {
   if (variance <= Scalar(1)) return Scalar(0.5) * variance;
 #if defined(__CUDA_ARCH__)
   return sqrtf(variance) - Scalar(0.5);
@@ -81,6 +83,9 @@ struct PassView {
   // [num_plan_heads, seqlen]: key slot of a run -> original token. May be null (identity).
   const std::int32_t* key_order = nullptr;
   const std::int64_t* item_offsets = nullptr;  // [num_plan_heads * num_q_tiles + 1], into items
+  // [num_plan_heads * num_q_tiles]: items of each tile, from item_offsets[tile] on, where a planner
+  // leaves room between tiles. May be null: a tile's items end where the next tile's begin.
+  const std::int32_t* item_counts = nullptr;
   const PlanItem* items = nullptr;
   const std::int32_t* gather_indices = nullptr;
   // [num_plan_heads * num_q_tiles]: number of leading key slots that may be folded. May be null.
