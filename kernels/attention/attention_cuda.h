@@ -9,11 +9,12 @@
 #include <string>
 #include <vector>
 
+#include "kernels/attention/attention_launch.h"
 #include "kernels/attention/launch_plan.h"
 #include "kernels/common/device_info.h"
 #include "kernels/common/plan_view.h"
 #include "kernels/common/problem.h"
-#include "kernels/planning/device_planner.h"
+#include "kernels/planning/planner.h"
 
 namespace s2o {
 

@@ -31,6 +31,9 @@ S2O_DEVICE float bits_float(std::uint32_t bits) { return __uint_as_float(bits); 
 S2O_DEVICE float absolute(float value) { return fabsf(value); }
 S2O_DEVICE float min_of(float a, float b) { return fminf(a, b); }
 S2O_DEVICE float subtract(float a, float b) { return __fsub_rn(a, b); }
+S2O_DEVICE float divide(float a, float b) { return __fdiv_rn(a, b); }
+S2O_DEVICE float square_root(float x) { return __fsqrt_rn(x); }
+S2O_DEVICE float exp_natural(float x) { return expf(x); }
 S2O_DEVICE void store_global_16(void* target, const Words4& words) {
   *static_cast<uint4*>(target) =
       make_uint4(words.word[0], words.word[1], words.word[2], words.word[3]);
@@ -111,6 +114,9 @@ inline float bits_float(std::uint32_t bits) { return std::bit_cast<float>(bits);
 inline float absolute(float value) { return std::fabs(value); }
 inline float min_of(float a, float b) { return std::fmin(a, b); }
 inline float subtract(float a, float b) { return a - b; }
+inline float divide(float a, float b) { return a / b; }
+inline float square_root(float x) { return std::sqrt(x); }
+inline float exp_natural(float x) { return std::exp(x); }
 inline void store_global_16(void* target, const Words4& words) {
   if (reinterpret_cast<std::uintptr_t>(target) % 16 != 0) {
     throw std::runtime_error("simt: 16-byte store to an unaligned address");

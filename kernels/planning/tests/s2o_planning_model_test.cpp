@@ -6,26 +6,20 @@
 #include <numeric>
 #include <vector>
 
-#include "kernels/planning/key_scores.cuh"
-#include "kernels/planning/mean_queries.cuh"
-#include "kernels/planning/rank_history.cuh"
 #include "kernels/planning/s2o_layout.h"
-#include "kernels/testing/model_runner.h"
+#include "kernels/testing/model_planning.h"
 #include "kernels/testing/order_compare.h"
-#include "kernels/testing/simt.h"
 #include "lib/methods/common/key_ranking.h"
 #include "lib/testing/inputs.h"
 
 namespace s2o {
 namespace {
 
-using device::Bf16;
-using device::Fp16;
 using testing::OrderComparison;
 using testing::Shape;
 using testing::structured_input;
 
-struct ModelPlan {
+struct Orders {
   std::vector<std::int32_t> order;
   std::uint32_t bad_row = 0;
   S2oLayout layout;
@@ -38,83 +32,16 @@ struct ModelPlan {
   }
 };
 
-template <class Element, int kHeadDim>
-ModelPlan plan_on_model(const AttentionInput& input, const S2oDeviceSettings& settings,
-                        std::uint64_t seed = 1) {
-  const Problem& problem = input.problem;
-  const HistoryShape shape = s2o_history_shape(problem, settings);
-  ModelPlan plan{.layout = S2oLayout(shape, settings.score_bytes), .shape = shape};
-  const KernelDType dtype = Element::kIsBf16 ? KernelDType::kBf16 : KernelDType::kFp16;
-  const auto q = testing::to_16_bit(input.q, dtype);
-  const auto k = testing::to_16_bit(input.k, dtype);
-  const auto rows = static_cast<std::size_t>(shape.num_lists() * shape.num_segments);
-  std::vector<std::uint16_t> means(rows * kHeadDim, 0xffff);
-  std::vector<std::uint16_t> variances(rows * kHeadDim, 0xffff);
-  std::vector<std::uint16_t> scores(static_cast<std::size_t>(plan.layout.score_entries), 0xffff);
-  std::vector<ScoreRange> ranges(rows, ScoreRange{0, 0});
-  plan.order.assign(static_cast<std::size_t>(plan.layout.order_per_list() * shape.num_lists()), -1);
-
-  const MeanQueryArgs mean_args{.q = q.data(),
-                                .means = means.data(),
-                                .variances = settings.diagonal_ranking ? variances.data() : nullptr,
-                                .shape = shape,
-                                .heads_per_list = problem.num_q_heads / shape.num_lists(),
-                                .softmax_scale = problem.softmax_scale};
-  simt::launch({.num_blocks = static_cast<int>(rows),
-                .num_threads = device::kMeanThreads,
-                .shared_bytes = sizeof(device::SharedMeans<kHeadDim>),
-                .seed = seed},
-               [&] { device::MeanQueries<Element, kHeadDim>(mean_args).run(); });
-  for (const ScoreBatch& batch : plan.layout.batches) {
-    const KeyScoreArgs args{.means = means.data(),
-                            .variances = mean_args.variances,
-                            .k = k.data(),
-                            .scores = scores.data(),
-                            .ranges = ranges.data(),
-                            .bad_row = &plan.bad_row,
-                            .score_offsets = plan.layout.score_offsets.data(),
-                            .scores_per_list = batch.scores_per_list,
-                            .first_offset = batch.first_offset,
-                            .shape = shape,
-                            .first_kv_head = batch.first_kv_head,
-                            .num_batch_kv_heads = batch.num_kv_heads,
-                            .first_segment = batch.first_segment,
-                            .end_segment = batch.end_segment,
-                            .num_row_tiles = batch.num_row_tiles(shape),
-                            .num_key_chunks = batch.num_key_chunks(shape)};
-    const auto run = [&]<bool kDiagonal>() {
-      simt::launch(
-          {.num_blocks = args.num_batch_kv_heads * args.num_row_tiles * args.num_key_chunks,
-           .num_threads = device::kScoreThreads,
-           .shared_bytes = sizeof(device::SharedScores<kHeadDim, kDiagonal>),
-           .seed = seed},
-          [&] { device::KeyScores<Element, kHeadDim, kDiagonal>(args).run(); });
-    };
-    if (args.num_key_chunks > 0) {
-      settings.diagonal_ranking ? run.template operator()<true>()
-                                : run.template operator()<false>();
-    }
-    const RankArgs rank{.scores = scores.data(),
-                        .ranges = ranges.data(),
-                        .score_offsets = plan.layout.score_offsets.data(),
-                        .scores_per_list = batch.scores_per_list,
-                        .first_offset = batch.first_offset,
-                        .order = plan.order.data(),
-                        .order_offsets = plan.layout.order_offsets.data(),
-                        .order_per_list = plan.layout.order_per_list(),
-                        .shape = shape,
-                        .sharp_depth = settings.sharp_depth,
-                        .first_list = batch.first_kv_head * shape.lists_per_kv_head,
-                        .num_batch_lists = batch.num_kv_heads * shape.lists_per_kv_head,
-                        .first_segment = batch.first_segment,
-                        .end_segment = batch.end_segment};
-    simt::launch({.num_blocks = rank.num_batch_lists * (rank.end_segment - rank.first_segment),
-                  .num_threads = device::kRankThreads,
-                  .shared_bytes = sizeof(device::SharedRank),
-                  .seed = seed},
-                 [&] { device::RankHistory(rank).run(); });
-  }
-  return plan;
+Orders orders_on_model(const AttentionInput& input, const S2oDeviceSettings& settings,
+                       std::uint64_t seed = 1) {
+  const HistoryShape shape = s2o_history_shape(input.problem, settings);
+  const auto planner = make_s2o_planner(input.problem, settings, 1 << 20);
+  testing::ModelPlan result = testing::plan_on_model(*planner, input, seed);
+  check_plan(input.problem, result.plan);
+  return {.order = result.plan.passes[0].gather_indices,
+          .bad_row = result.error_word,
+          .layout = S2oLayout(shape, settings.score_bytes),
+          .shape = shape};
 }
 
 std::vector<std::int32_t> exact_order(const std::vector<float>& scores) {
@@ -128,7 +55,7 @@ std::vector<std::int32_t> exact_order(const std::vector<float>& scores) {
 
 // Compares every row with the exact order of the CPU's scores.
 void expect_reference_order(const AttentionInput& input, const S2oDeviceSettings& settings,
-                            const ModelPlan& plan) {
+                            const Orders& plan) {
   EXPECT_EQ(plan.bad_row, 0u);
   const KeyRanking ranking(
       input, {.form = settings.diagonal_ranking ? Ranking::kDiagonal : Ranking::kMean});
@@ -165,7 +92,7 @@ TEST(S2oPlanningModel, orders_agree_with_the_cpu_planner_up_to_near_ties) {
                                        .share_key_order_in_group = shared,
                                        .diagonal_ranking = diagonal,
                                        .sharp_depth = 256};
-      expect_reference_order(input, settings, plan_on_model<Bf16, 64>(input, settings));
+      expect_reference_order(input, settings, orders_on_model(input, settings));
     }
   }
 }
@@ -174,19 +101,19 @@ TEST(S2oPlanningModel, small_batches_and_depth_limits_keep_the_order) {
   const AttentionInput input =
       structured_input(Shape{1153, 2, 1, 128}, "stripes", StorageDType::kF16);
   S2oDeviceSettings settings{.segment_size = 128, .local_window = 100, .sharp_depth = 128};
-  const ModelPlan full = plan_on_model<Fp16, 128>(input, settings);
+  const Orders full = orders_on_model(input, settings);
   expect_reference_order(input, settings, full);
   settings.score_bytes = 1;  // one tile of rows at a time
-  EXPECT_EQ((plan_on_model<Fp16, 128>(input, settings, 7).order), full.order);
+  EXPECT_EQ(orders_on_model(input, settings, 7).order, full.order);
   settings.max_depth = 200;
-  expect_reference_order(input, settings, plan_on_model<Fp16, 128>(input, settings));
+  expect_reference_order(input, settings, orders_on_model(input, settings));
 }
 
 TEST(S2oPlanningModel, equal_scores_keep_the_order_of_tokens) {
   AttentionInput input = structured_input(Shape{520, 2, 1, 64});
   for (std::size_t i = 0; i < input.k.size(); ++i) input.k[i] = 1.0f;
   const S2oDeviceSettings settings{.segment_size = 256};
-  const ModelPlan plan = plan_on_model<Bf16, 64>(input, settings);
+  const Orders plan = orders_on_model(input, settings);
   for (int list = 0; list < 2; ++list) {
     for (int segment = 0; segment < plan.shape.num_segments; ++segment) {
       const auto row = plan.row(list, segment);
@@ -198,13 +125,39 @@ TEST(S2oPlanningModel, equal_scores_keep_the_order_of_tokens) {
 TEST(S2oPlanningModel, scores_that_are_not_finite_name_their_row) {
   AttentionInput input = structured_input(Shape{520, 2, 1, 64});
   input.k[5 * 64 + 3] = std::numeric_limits<float>::infinity();
-  const ModelPlan plan = plan_on_model<Bf16, 64>(input, {.segment_size = 128});
+  const Orders plan = orders_on_model(input, {.segment_size = 128});
   EXPECT_EQ(~plan.bad_row, 1u);  // list 0, segment 1: the first with a history
+}
+
+TEST(S2oPlanningModel, plans_have_the_items_of_the_cpu_planner) {
+  const AttentionInput input = structured_input(Shape{900, 4, 2, 64});
+  const Method& method = find_method("s2o_plus");
+  const DenseReference none;
+  for (const char* sharing : {"query_head", "kv_head"}) {
+    const ParamSet params = testing::settings_of(method, {{"ranking", "mean"},
+                                                          {"normalizer_aware", false},
+                                                          {"value_aware", false},
+                                                          {"segment_size", 256},
+                                                          {"local_window", 100},
+                                                          {"key_order_sharing", sharing}});
+    const SparsePlan expected = method.plan_cpu({.input = input, .reference = none}, params);
+    const S2oDeviceSettings settings{.segment_size = 256,
+                                     .share_key_order_in_group = sharing == std::string("kv_head"),
+                                     .local_window = 100,
+                                     .fold = expected.header.fold};
+    const auto planner = make_s2o_planner(input.problem, settings, 1 << 20);
+    const SparsePlan plan = testing::plan_on_model(*planner, input).plan;
+    EXPECT_EQ(plan.passes[0].item_offsets, expected.passes[0].item_offsets);
+    EXPECT_EQ(plan.passes[0].fold_end, expected.passes[0].fold_end);
+    const auto difference = testing::compare_plans(input.problem, plan, expected);
+    EXPECT_EQ(difference.differing_tiles, 0);
+    EXPECT_GT(difference.keys, 0);
+  }
 }
 
 TEST(S2oPlanningModel, one_segment_has_nothing_to_rank) {
   const AttentionInput input = structured_input(Shape{100, 2, 1, 64});
-  const ModelPlan plan = plan_on_model<Bf16, 64>(input, {.segment_size = 1024});
+  const Orders plan = orders_on_model(input, {.segment_size = 1024});
   EXPECT_TRUE(plan.order.empty());
 }
 

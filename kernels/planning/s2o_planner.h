@@ -1,11 +1,10 @@
 // Planning of `s2o` and `s2o_plus` on a device (definition: lib/methods/common/s2o_planner.cpp).
-// Host-safe header; exists in CUDA builds (S2O_HAS_CUDA).
 #pragma once
 
 #include <cstdint>
 #include <memory>
 
-#include "kernels/planning/device_planner.h"
+#include "kernels/planning/planner.h"
 
 namespace s2o {
 
@@ -26,10 +25,9 @@ struct S2oDeviceSettings {
   FoldRule fold;
 };
 
-// `l2_bytes` of the device orders the tiles. ConfigError or UnsupportedError when the settings
-// cannot run on the problem.
-std::unique_ptr<DevicePlanner> make_s2o_planner(const Problem& problem, KernelDType dtype,
-                                                const S2oDeviceSettings& settings,
-                                                std::int64_t l2_bytes);
+// `l2_bytes` of the device orders the tiles. UnsupportedError when the settings cannot run on the
+// problem.
+std::unique_ptr<Planner> make_s2o_planner(const Problem& problem, const S2oDeviceSettings& settings,
+                                          std::int64_t l2_bytes);
 
 }  // namespace s2o
