@@ -34,22 +34,40 @@ struct HistoryShape {
   }
 };
 
-// Ranking sorts into classes of equal rank, best first; inside a class keys keep their order. The
-// classes of the first `sharp` entries hold about sharp / kSharpClasses keys each, those of the
-// rest share what is left evenly.
-inline constexpr int kRankClasses = 256;
-inline constexpr int kSharpClasses = 192;
-inline constexpr int kDroppedClass = kRankClasses - 1;  // beyond order_length
-inline constexpr int kRankBins = 4096;                  // equal steps between best and worst score
+// The order of a row is a counting sort by rounded score in two stages. Stage one splits the row
+// into kCoarseClasses: the sharp class, which holds the best keys, and equal shares of the rest.
+// Stage two splits the sharp class into kFineClasses. Inside a class keys keep their order. With
+// 16,384 sharp keys a fine class holds 64: less than a step of attention, so nothing finer matters.
+inline constexpr int kCoarseClasses = 16;
+inline constexpr int kDroppedClass = kCoarseClasses - 1;  // beyond order_length
+inline constexpr int kFineClasses = 256;
+inline constexpr int kRankBins = 4096;                 // equal steps between best and worst score
+inline constexpr std::int64_t kMaxSharpDepth = 16384;  // what stage two holds in shared memory
+inline constexpr std::int64_t kMinSharpDepth = 4096;
 
-// Class of the keys of a bin that starts at `depth` of a row. Never falls with depth.
-S2O_ANYWHERE inline int rank_class(std::int64_t depth, std::int64_t order_length,
-                                   std::int64_t sharp_depth) {
-  if (depth >= order_length) return kDroppedClass;
-  const std::int64_t sharp = sharp_depth < order_length ? sharp_depth : order_length;
-  if (depth < sharp) return static_cast<int>(depth * kSharpClasses / sharp);
-  constexpr int kBlunt = kDroppedClass - kSharpClasses;
-  return kSharpClasses + static_cast<int>((depth - sharp) * kBlunt / (order_length - sharp));
+// Entries of an order that stage two may sort: an eighth of the history, which is as deep as a walk
+// at 10 % density goes on average.
+S2O_ANYWHERE inline std::int64_t sharp_depth(std::int64_t history_length,
+                                             std::int64_t order_length) {
+  std::int64_t depth = history_length / 8;
+  if (depth < kMinSharpDepth) depth = kMinSharpDepth;
+  if (depth > kMaxSharpDepth) depth = kMaxSharpDepth;
+  return depth < order_length ? depth : order_length;
+}
+
+struct RankClass {
+  int coarse;
+  int fine;
+};
+// Class of the keys of a bin that covers entries [depth, end) of a row. Never falls with depth. A
+// bin that does not fit the sharp class goes to the next.
+S2O_ANYWHERE inline RankClass rank_class(std::int64_t depth, std::int64_t end, std::int64_t sharp,
+                                         std::int64_t order_length) {
+  if (end <= sharp) return {0, static_cast<int>(depth * kFineClasses / sharp)};
+  if (depth >= order_length) return {kDroppedClass, 0};
+  if (depth < sharp) return {1, 0};
+  constexpr int kShares = kDroppedClass - 1;
+  return {1 + static_cast<int>((depth - sharp) * kShares / (order_length - sharp)), 0};
 }
 
 }  // namespace s2o

@@ -1,9 +1,10 @@
 // Scores of the history of every row (history.h): mean queries times keys on the tensor cores, the
 // diagonal second-order term in the same pass, rounded to fp16.
 //
-// A block holds kScoreRowTile rows of one KV head and walks kKeyChunk keys, 128 at a time through
-// two buffers. Keys are stored in shared memory in an order that gives each lane 8 neighbouring
-// keys of a row after the product, so that scores leave as 16-byte stores.
+// A block holds kScoreRowTile rows of one KV head, its means in registers, and walks kKeyChunk
+// keys, kScoreKeyTile at a time through kScoreStages buffers. Keys are stored in shared memory in
+// an order that gives each lane 8 neighbouring keys of a row after the product, so that scores
+// leave as 16-byte stores.
 #pragma once
 
 #include "kernels/device/cp_async.cuh"
@@ -16,14 +17,15 @@
 namespace s2o::device {
 
 inline constexpr int kScoreThreads = 128;
-inline constexpr int kScoreKeyTile = 128;
+inline constexpr int kScoreKeyTile = 64;
+inline constexpr int kScoreStages = 3;
 inline constexpr float kLargestHalf = 65504.0f;
 
 template <int kHeadDim, bool kDiagonal>
 struct SharedScores {
   alignas(128) unsigned char means[tile_bytes(kScoreRowTile, kHeadDim)];
   alignas(128) unsigned char variances[kDiagonal ? tile_bytes(kScoreRowTile, kHeadDim) : 16];
-  alignas(128) unsigned char k[2][tile_bytes(kScoreKeyTile, kHeadDim)];
+  alignas(128) unsigned char k[kScoreStages][tile_bytes(kScoreKeyTile, kHeadDim)];
 };
 
 // Key of the tile that is stored as row `slot`: in each 32 keys, columns 2q and 2q + 1 of the four
@@ -58,17 +60,19 @@ class KeyScores {
     if constexpr (kDiagonal) load_rows(shared_address(s_.variances), args_.variances);
     load_keys(0, first_key_);
     copy_async_commit();
+    load_keys(1, first_key_ + kScoreKeyTile);
+    copy_async_commit();
     describe_rows();
-    int buffer = 0;
-    for (std::int64_t key = first_key_; key < end_key_; key += kScoreKeyTile) {
-      if (key + kScoreKeyTile < end_key_) load_keys(buffer ^ 1, key + kScoreKeyTile);
-      copy_async_commit();
+    int tile = 0;
+    for (std::int64_t key = first_key_; key < end_key_; key += kScoreKeyTile, ++tile) {
       copy_async_wait<1>();
-      sync_block(kScoreThreads);
-      score_tile(buffer, key);
-      sync_block(kScoreThreads);
-      buffer ^= 1;
+      sync_block(kScoreThreads);  // the tile is there, and nobody reads the buffer filled next
+      load_keys((tile + 2) % kScoreStages, key + 2 * kScoreKeyTile);
+      copy_async_commit();
+      if (tile == 0) load_means();
+      score_tile(tile % kScoreStages, key);
     }
+    copy_async_wait<0>();
     publish_ranges();
   }
 
@@ -94,6 +98,7 @@ class KeyScores {
     }
   }
   S2O_DEVICE void load_keys(int buffer, std::int64_t first) const {
+    if (first >= end_key_) return;
     const std::uint32_t target = shared_address(s_.k[buffer]);
     const auto* source =
         static_cast<const std::uint16_t*>(args_.k) + kv_head_ * args_.shape.seqlen * kHeadDim;
@@ -105,6 +110,21 @@ class KeyScores {
       copy_async_16(
           target + static_cast<std::uint32_t>(swizzled_chunk_offset(kScoreKeyTile, slot, chunk)),
           source + (exists ? key : first) * kHeadDim + chunk * kChunkElements, exists);
+    }
+  }
+
+  S2O_DEVICE void load_means() {
+    const MatrixPosition source = ldmatrix_a_source(static_cast<unsigned>(lane_index()));
+    const std::uint32_t lane =
+        swizzled_lane_address(shared_address(s_.means),
+                              warp_index() % 2 * (kScoreRowTile / 2) + source.row, source.column);
+#pragma unroll
+    for (int step = 0; step < kHeadDim / 16; ++step) {
+#pragma unroll
+      for (int t = 0; t < kRowTiles; ++t) {
+        load_matrix_x4(mean_[step][t],
+                       swizzled_step_address(lane, kScoreRowTile, t * 16, 2 * step));
+      }
     }
   }
 
@@ -228,19 +248,15 @@ class KeyScores {
     const MatrixPosition b_source = ldmatrix_b_source(static_cast<unsigned>(lane));
     const int first_row = warp_index() % 2 * (kScoreRowTile / 2);
     const int first_slot = warp_index() / 2 * (kScoreKeyTile / 2);
-    const std::uint32_t mean_lane =
-        swizzled_lane_address(shared_address(s_.means), first_row + a_source.row, a_source.column);
     const std::uint32_t variance_lane = swizzled_lane_address(
         shared_address(s_.variances), first_row + a_source.row, a_source.column);
     const std::uint32_t key_lane = swizzled_lane_address(
         shared_address(s_.k[buffer]), first_slot + b_source.row, b_source.column);
 #pragma unroll
     for (int step = 0; step < kHeadDim / 16; ++step) {
-      std::uint32_t mean[kRowTiles][4];
       std::uint32_t variance[kRowTiles][4];
 #pragma unroll
       for (int t = 0; t < kRowTiles; ++t) {
-        load_matrix_x4(mean[t], swizzled_step_address(mean_lane, kScoreRowTile, t * 16, 2 * step));
         if constexpr (kDiagonal) {
           load_matrix_x4(variance[t],
                          swizzled_step_address(variance_lane, kScoreRowTile, t * 16, 2 * step));
@@ -252,8 +268,8 @@ class KeyScores {
         load_matrix_x4(b, swizzled_step_address(key_lane, kScoreKeyTile, n * 8, 2 * step));
 #pragma unroll
         for (int t = 0; t < kRowTiles; ++t) {
-          multiply_accumulate<Element>(score[t][n], mean[t], b[0], b[1]);
-          multiply_accumulate<Element>(score[t][n + 1], mean[t], b[2], b[3]);
+          multiply_accumulate<Element>(score[t][n], mean_[step][t], b[0], b[1]);
+          multiply_accumulate<Element>(score[t][n + 1], mean_[step][t], b[2], b[3]);
         }
         if constexpr (kDiagonal) {
 #pragma unroll
@@ -294,6 +310,7 @@ class KeyScores {
   int end_row_;
   std::int64_t first_key_;
   std::int64_t end_key_;
+  std::uint32_t mean_[kHeadDim / 16][kRowTiles][4];
   // Of this thread's rows.
   float largest_[2 * kRowTiles];
   float smallest_[2 * kRowTiles];

@@ -1,6 +1,7 @@
 // Times planning on a device and checks a sample of the orders against exact scores.
-//   planning_cuda_bench seqlen=131072,32768 segment=1024 [heads=32] [kv_heads=8] [head_dim=128]
-//     [shared=0] [diagonal=0] [window=0] [depth=0] [sharp=24576] [score_mib=1024] [repeats=20]
+//   planning_cuda_bench [method=s2o] seqlen=131072,32768 segment=1024 [heads=32] [kv_heads=8]
+//   [head_dim=128]
+//     [shared=0] [diagonal=0] [window=0] [depth=0] [score_mib=1024] [repeats=20]
 //     [rows=4]
 // One line per setting: median ms with cold L2, bytes, GB/s, GFLOP, workspace, near-ties.
 #include <cuda_runtime.h>
@@ -19,8 +20,10 @@
 #include "kernels/common/device_info.h"
 #include "kernels/common/parallel.h"
 #include "kernels/common/stream.h"
+#include "kernels/planning/block_planners.h"
+#include "kernels/planning/device_planner.h"
 #include "kernels/planning/s2o_layout.h"
-#include "kernels/planning/s2o_planner_cuda.h"
+#include "kernels/planning/s2o_planner.h"
 #include "kernels/testing/order_compare.h"
 
 namespace s2o {
@@ -60,17 +63,31 @@ std::vector<std::uint16_t> structured_rows(int heads, std::int64_t seqlen, int d
   return rows;
 }
 
-using Options = std::map<std::string, std::vector<std::int64_t>>;
+struct Options : std::map<std::string, std::vector<std::int64_t>> {
+  std::string method = "s2o";
+};
 
 Options parse(int argc, char** argv) {
-  Options options = {{"seqlen", {131072}}, {"segment", {1024}},   {"heads", {32}},
-                     {"kv_heads", {8}},    {"head_dim", {128}},   {"shared", {0}},
-                     {"diagonal", {0}},    {"window", {0}},       {"depth", {0}},
-                     {"sharp", {24576}},   {"score_mib", {1024}}, {"repeats", {20}},
-                     {"rows", {4}}};
+  Options options;
+  options.insert({{"seqlen", {131072}},
+                  {"segment", {1024}},
+                  {"heads", {32}},
+                  {"kv_heads", {8}},
+                  {"head_dim", {128}},
+                  {"shared", {0}},
+                  {"diagonal", {0}},
+                  {"window", {0}},
+                  {"depth", {0}},
+                  {"score_mib", {1024}},
+                  {"repeats", {20}},
+                  {"rows", {4}}});
   for (int i = 1; i < argc; ++i) {
     const std::string text = argv[i];
     const std::size_t equals = text.find('=');
+    if (text.substr(0, equals) == "method" && equals != std::string::npos) {
+      options.method = text.substr(equals + 1);
+      continue;
+    }
     const auto option = options.find(text.substr(0, equals));
     if (equals == std::string::npos || option == options.end()) {
       throw Error("planning_cuda_bench: unknown option '" + text + "'");
@@ -130,9 +147,16 @@ testing::OrderComparison check_row(const Problem& problem, const S2oDeviceSettin
   std::stable_sort(exact.begin(), exact.end(), [&](std::int32_t a, std::int32_t b) {
     return scores[static_cast<std::size_t>(a)] > scores[static_cast<std::size_t>(b)];
   });
-  return testing::compare_orders(
-      scores, order, exact,
-      {.sharp_depth = settings.sharp_depth, .score_error = 0.002 + 0.005 * largest});
+  return testing::compare_orders(scores, order, exact, {.score_error = 0.002 + 0.005 * largest});
+}
+
+std::unique_ptr<Planner> make_planner(const std::string& method, const Problem& problem,
+                                      const S2oDeviceSettings& settings) {
+  constexpr std::int64_t kL2Bytes = std::int64_t{50} << 20;
+  if (method == "s2o") return make_s2o_planner(problem, settings, kL2Bytes);
+  if (method == "mean_pooling") return make_mean_pooling_planner(problem, {}, kL2Bytes);
+  if (method == "sparge_attn") return make_sparge_planner(problem, {}, kL2Bytes);
+  throw Error("planning_cuda_bench: no planner for '" + method + "'");
 }
 
 void run(const Options& options, std::int64_t seqlen, std::int64_t segment_size) {
@@ -158,12 +182,10 @@ void run(const Options& options, std::int64_t seqlen, std::int64_t segment_size)
                                    .diagonal_ranking = option("diagonal") != 0,
                                    .local_window = option("window"),
                                    .max_depth = option("depth"),
-                                   .sharp_depth = option("sharp"),
                                    .score_bytes = option("score_mib") << 20};
-  const auto planner =
-      make_s2o_planner(problem, KernelDType::kBf16, settings, std::int64_t{50} << 20);
-  const PlanningCost cost = planner->cost();
-  planner->prepare();
+  DevicePlanner planner(make_planner(options.method, problem, settings));
+  const PlanningCost cost = planner.cost();
+  planner.prepare();
   const DeviceInput input{
       .problem = problem, .dtype = KernelDType::kBf16, .q = q.data(), .k = k.data()};
   Stream stream;
@@ -175,12 +197,12 @@ void run(const Options& options, std::int64_t seqlen, std::int64_t segment_size)
     cuda_check(cudaMemsetAsync(flush.data(), i, flush.size(), stream.get()), "flush L2");
     Event begin, end;
     begin.record(stream);
-    planner->plan(input, stream.get());
+    planner.plan(input, stream.get());
     end.record(stream);
     stream.synchronize();
     if (i >= 2) ms.push_back(end.milliseconds_since(begin));
   }
-  planner->check();
+  planner.check();
   std::sort(ms.begin(), ms.end());
   const double median = ms[ms.size() / 2];
 
@@ -188,9 +210,10 @@ void run(const Options& options, std::int64_t seqlen, std::int64_t segment_size)
   const HistoryShape shape = s2o_history_shape(problem, settings);
   const S2oLayout layout(shape, settings.score_bytes);
   testing::OrderComparison total;
-  const DevicePlan plan = planner->device_plan();
+  const DevicePlan plan = planner.device_plan();
   bool same = true;
-  for (std::int64_t i = 0; i < option("rows"); ++i) {
+  const std::int64_t num_rows = options.method == "s2o" ? option("rows") : 0;
+  for (std::int64_t i = 0; i < num_rows; ++i) {
     const std::int64_t segment = shape.num_segments - 1 - i * shape.num_segments / 5;
     const int list = static_cast<int>(i * 7 % shape.num_lists());
     if (segment < 0) break;
@@ -205,7 +228,7 @@ void run(const Options& options, std::int64_t seqlen, std::int64_t segment_size)
                  "download a row");
     };
     fetch(order);
-    planner->plan(input, stream.get());
+    planner.plan(input, stream.get());
     stream.synchronize();
     fetch(again);
     same = same && order == again;
@@ -216,14 +239,15 @@ void run(const Options& options, std::int64_t seqlen, std::int64_t segment_size)
     total.is_permutation = total.is_permutation && row.is_permutation;
   }
   std::printf(
-      "seqlen %7lld S %5lld%s%s depth %lld batches %zu: %8.3f ms (min %.3f)  %6.2f GB %6.0f GB/s  "
+      "%s seqlen %7lld S %5lld%s%s depth %lld batches %zu: %8.3f ms (min %.3f)  %6.2f GB %6.0f "
+      "GB/s  "
       "%8.1f GFLOP  workspace %.2f GB  %s %s, of %lld slots %lld near-ties, %lld beyond\n",
-      static_cast<long long>(seqlen), static_cast<long long>(segment_size),
+      options.method.c_str(), static_cast<long long>(seqlen), static_cast<long long>(segment_size),
       settings.share_key_order_in_group ? " shared" : "",
       settings.diagonal_ranking ? " diagonal" : "", static_cast<long long>(settings.max_depth),
       layout.batches.size(), median, static_cast<double>(ms.front()), cost.bytes * 1e-9,
       cost.bytes * 1e-6 / median, cost.flops * 1e-9,
-      static_cast<double>(planner->workspace_bytes()) * 1e-9, same ? "deterministic" : "DIFFERS",
+      static_cast<double>(planner.workspace_bytes()) * 1e-9, same ? "deterministic" : "DIFFERS",
       total.is_permutation ? "permutation" : "NO PERMUTATION", static_cast<long long>(total.slots),
       static_cast<long long>(total.moved), static_cast<long long>(total.beyond));
   std::fflush(stdout);

@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(kMeanThreads, 4)
 }
 
 template <class Element, int kHeadDim, bool kDiagonal>
-__global__ void __launch_bounds__(kScoreThreads, 2)
+__global__ void __launch_bounds__(kScoreThreads, kDiagonal ? 2 : 3)
     key_scores_kernel(const __grid_constant__ KeyScoreArgs args) {
   KeyScores<Element, kHeadDim, kDiagonal>(args).run();
 }
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kRankThreads, 2)
 }
 
 template <class Element, int kHeadDim>
-__global__ void __launch_bounds__(kPoolThreads, 8)
+__global__ void __launch_bounds__(kPoolThreads, 6)
     pool_blocks_kernel(const __grid_constant__ PoolArgs args) {
   PoolBlocks<Element, kHeadDim>(args).run();
 }

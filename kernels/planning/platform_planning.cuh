@@ -61,6 +61,26 @@ S2O_DEVICE std::uint32_t multiply_pairs(std::uint32_t a, std::uint32_t b) {
   return product;
 }
 
+// Lanes whose low kBits of `value` are equal to this lane's: one vote per bit. Four instructions a
+// bit; __match_any_sync takes as many turns as there are different values.
+template <int kBits>
+S2O_DEVICE std::uint32_t matching_lanes(std::uint32_t value) {
+  std::uint32_t peers = 0xffffffffu;
+#pragma unroll
+  for (int bit = 0; bit < kBits; ++bit) {
+    asm volatile(
+        "{.reg .pred p; .reg .b32 b;\n"
+        " and.b32 b, %1, %2;\n"
+        " setp.ne.u32 p, b, 0;\n"
+        " vote.sync.ballot.b32 b, p, 0xffffffff;\n"
+        " @!p not.b32 b, b;\n"
+        " and.b32 %0, %0, b;}"
+        : "+r"(peers)
+        : "r"(value), "r"(1u << bit));
+  }
+  return peers;
+}
+
 #else
 
 inline std::uint32_t ballot(bool condition) {
@@ -76,6 +96,16 @@ inline std::uint32_t ballot(bool condition) {
     for (Args* lane : lanes) lane->result = bits;
   });
   return args.result;
+}
+template <int kBits>
+std::uint32_t matching_lanes(std::uint32_t value) {
+  std::uint32_t peers = 0xffffffffu;
+  for (int bit = 0; bit < kBits; ++bit) {
+    const bool set = (value >> bit & 1u) != 0;
+    const std::uint32_t vote = ballot(set);
+    peers &= set ? vote : ~vote;
+  }
+  return peers;
 }
 template <class T>
 struct ModelShuffle {

@@ -1,11 +1,12 @@
-// Visiting order of every row (history.h): a counting sort into kRankClasses classes, best first,
-// keys of a class in their order. Deterministic: no position depends on the order of threads.
+// Visiting order of every row (history.h): a counting sort by rounded score. Deterministic: no
+// position depends on the order of threads.
 //
-// One block per row. First pass: histogram of the scores in kRankBins equal steps between the best
-// and the worst; its prefix sum gives each bin the depth at which it starts, hence its class
-// (rank_class). Second pass: tiles of kRankTile keys are sorted by class in shared memory and leave
-// as runs of neighbouring entries. Inside a warp, lanes of equal class find each other by one vote
-// per bit of the class; warps own neighbouring stretches of the tile and count apart.
+// One block per row. First pass over the scores: a histogram in kRankBins equal steps between the
+// best and the worst; its prefix sum gives each bin the depth at which it starts, hence its class.
+// Second pass: tiles of kRankTile keys are split into the coarse classes. A thread owns
+// neighbouring keys and its own counter per class, so that ranks need neither atomics nor votes; a
+// tile leaves shared memory as one run per class. Last, the sharp class, then in shared memory as a
+// whole, is sorted into the fine classes: lanes of equal class find each other by one vote per bit.
 #pragma once
 
 #include "kernels/planning/platform_planning.cuh"
@@ -15,21 +16,23 @@ namespace s2o::device {
 
 inline constexpr int kRankThreads = 512;
 inline constexpr int kRankWarps = kRankThreads / 32;
-inline constexpr int kRankItems = 16;  // keys of a thread in a tile
+inline constexpr int kRankItems = 16;  // neighbouring keys of a thread in a tile
 inline constexpr int kRankTile = kRankThreads * kRankItems;
-inline constexpr int kRankClassBits = 8;
-static_assert(kRankClasses == 1 << kRankClassBits);
-inline constexpr int kRankTokenBits = 24;  // a staged entry is a class and a token
+inline constexpr int kFineClassBits = 8;
+static_assert(kFineClasses == 1 << kFineClassBits);
+static_assert(kCoarseClasses == kRankWarps, "a warp counts and writes one class");
+inline constexpr int kTokenBits = 24;  // an entry is a fine class and a token
+inline constexpr std::uint32_t kTokenMask = (1u << kTokenBits) - 1u;
 
 // Bin of a score: 0 is the best. Never falls as the score falls.
 struct ScoreBins {
   float largest;
   float steps;  // bins per unit of score
 
-  S2O_DEVICE int operator()(std::uint16_t half) const {
+  S2O_DEVICE int operator()(float score) const {
     // Adding 2^23 leaves the rounded product in the low bits.
     constexpr float kMagic = 8388608.0f;
-    const float x = fused(subtract(largest, half_to_float(half)), steps, kMagic);
+    const float x = fused(subtract(largest, score), steps, kMagic);
     return static_cast<int>(float_bits(x) & (2 * kRankBins - 1));
   }
 };
@@ -45,25 +48,37 @@ S2O_DEVICE ScoreBins score_bins(const ScoreRange& range) {
 }
 
 struct SharedRank {
-  std::uint32_t staged[kRankTile];
-  std::uint32_t counts[kRankWarps][kRankClasses];  // of a tile; then offsets into it
-  std::uint32_t histogram[kRankBins];
-  std::uint8_t class_of_bin[kRankBins];
-  std::uint32_t class_place[kRankClasses];  // next entry of the class in the row's order
-  std::uint32_t class_shift[kRankClasses];  // from places in the tile to entries of the order
+  union {
+    struct {
+      std::uint32_t staged[kRankTile];  // entries of a tile, by class
+      // Keys of a class before each thread's, then their places in `staged`.
+      std::uint32_t counts[kCoarseClasses][kRankThreads];
+    } tile;
+    std::uint32_t sharp[kMaxSharpDepth];  // entries of the sharp class
+  };
+  union {
+    std::uint32_t histogram[kRankBins];
+    std::uint32_t fine_counts[kRankWarps][kFineClasses];  // then next places in the order
+  };
+  std::uint8_t coarse_of_bin[kRankBins];
+  std::uint8_t fine_of_bin[kRankBins];
+  std::uint32_t class_place[kCoarseClasses];  // next entry of the class in the row's order
+  std::uint32_t class_count[kCoarseClasses];  // of the tile
+  std::uint32_t num_sharp;
   std::uint32_t warp_sums[kRankWarps];
 };
 
 class RankHistory {
  public:
   S2O_DEVICE explicit RankHistory(const RankArgs& args)
-      : args_(args), s_(*reinterpret_cast<SharedRank*>(shared_memory())) {
+      : s_(*reinterpret_cast<SharedRank*>(shared_memory())) {
     // Long rows first.
     const int segment = args.end_segment - 1 - block_index() / args.num_batch_lists;
     const int batch_list = block_index() % args.num_batch_lists;
     const int list = args.first_list + batch_list;
     length_ = static_cast<int>(args.shape.history_length(segment));
     order_length_ = static_cast<int>(args.shape.order_length(segment));
+    sharp_ = static_cast<int>(sharp_depth(length_, order_length_));
     scores_ = args.scores + batch_list * args.scores_per_list +
               load_global(args.score_offsets + segment) - args.first_offset;
     order_ = args.order + list * args.order_per_list + load_global(args.order_offsets + segment);
@@ -75,26 +90,32 @@ class RankHistory {
     if (length_ == 0) return;
     count_bins();
     choose_classes();
-    for (int first = 0; first < length_; first += kRankTile) sort_tile(first);
+    for (int first = 0; first < length_; first += kRankTile) split_tile(first);
+    sort_sharp();
   }
 
  private:
+  // Calls visit(element, score) for the eight scores of 16 bytes.
+  template <class Visit>
+  S2O_DEVICE static void for_each_half(const Words4& words, const Visit& visit) {
+#pragma unroll
+    for (int pair = 0; pair < 4; ++pair) {
+      visit(2 * pair, unpack_low<Fp16>(words.word[pair]));
+      visit(2 * pair + 1, unpack_high<Fp16>(words.word[pair]));
+    }
+  }
+
   S2O_DEVICE void count_bins() {
     for (int bin = thread_index(); bin < kRankBins; bin += kRankThreads) s_.histogram[bin] = 0;
     sync_block(kRankThreads);
     const int vectors = length_ / 8;
 #pragma unroll 4
     for (int i = thread_index(); i < vectors; i += kRankThreads) {
-      const Words4 words = load_global_16(scores_ + 8 * i);
-#pragma unroll
-      for (int e = 0; e < 8; ++e) {
-        const std::uint32_t word = words.word[e / 2];
-        const auto half = static_cast<std::uint16_t>(e % 2 == 0 ? word & 0xffffu : word >> 16);
-        atomic_count(&s_.histogram[bins_(half)]);
-      }
+      for_each_half(load_global_16(scores_ + 8 * i),
+                    [this](int, float score) { atomic_count(&s_.histogram[bins_(score)]); });
     }
     for (int i = 8 * vectors + thread_index(); i < length_; i += kRankThreads) {
-      atomic_count(&s_.histogram[bins_(load_half_bits(scores_ + i))]);
+      atomic_count(&s_.histogram[bins_(half_to_float(load_half_bits(scores_ + i)))]);
     }
     sync_block(kRankThreads);
   }
@@ -115,10 +136,11 @@ class RankHistory {
 
   S2O_DEVICE void choose_classes() {
     constexpr int kBinsPerThread = kRankBins / kRankThreads;
-    // Smallest depth of each class, as complements: dropped classes stay at the end of the order.
-    for (int c = thread_index(); c < kRankClasses; c += kRankThreads) {
-      s_.class_place[c] = ~static_cast<std::uint32_t>(order_length_);
+    // Smallest depth of each class, as complements: a class without keys stays at the end.
+    if (thread_index() < kCoarseClasses) {
+      s_.class_place[thread_index()] = ~static_cast<std::uint32_t>(order_length_);
     }
+    if (thread_index() == 0) s_.num_sharp = 0;
     std::uint32_t counts[kBinsPerThread];
     std::uint32_t total = 0;
     const int first = thread_index() * kBinsPerThread;
@@ -131,110 +153,182 @@ class RankHistory {
 #pragma unroll
     for (int i = 0; i < kBinsPerThread; ++i) {
       if (counts[i] > 0) {
-        const int c = rank_class(depth, order_length_, args_.sharp_depth);
-        s_.class_of_bin[first + i] = static_cast<std::uint8_t>(c);
-        atomic_max(&s_.class_place[c], ~depth);
+        const RankClass c = rank_class(depth, depth + counts[i], sharp_, order_length_);
+        s_.coarse_of_bin[first + i] = static_cast<std::uint8_t>(c.coarse);
+        s_.fine_of_bin[first + i] = static_cast<std::uint8_t>(c.fine);
+        atomic_max(&s_.class_place[c.coarse], ~depth);
+        if (c.coarse == 0) atomic_max(&s_.num_sharp, depth + counts[i]);
       }
       depth += counts[i];
     }
     sync_block(kRankThreads);
-    for (int c = thread_index(); c < kRankClasses; c += kRankThreads) {
-      s_.class_place[c] = ~s_.class_place[c];
+    if (thread_index() < kCoarseClasses) {
+      s_.class_place[thread_index()] = ~s_.class_place[thread_index()];
     }
-    sync_block(kRankThreads);
   }
 
-  S2O_DEVICE void sort_tile(int first) {
-    const int count = min_of(kRankTile, length_ - first);
-    for (int i = thread_index(); i < kRankWarps * kRankClasses; i += kRankThreads) {
-      (&s_.counts[0][0])[i] = 0;
-    }
-    sync_block(kRankThreads);
-
-    // Class and place among the warp's keys of that class, for each of this thread's keys.
+  S2O_DEVICE void split_tile(int first) {
+    const int thread = thread_index();
+#pragma unroll
+    for (int c = 0; c < kCoarseClasses; ++c) s_.tile.counts[c][thread] = 0;
+    // Class and rank of each of this thread's keys; only this thread touches its counters.
     std::uint32_t ranked[kRankItems];
-    const int first_of_warp = warp_index() * (32 * kRankItems);
-    std::uint32_t* const counts = s_.counts[warp_index()];
-    const std::uint32_t lower_lanes = (1u << lane_index()) - 1u;
-    std::uint16_t half[kRankItems];
+    const int first_key = first + thread * kRankItems;
+    const int left = length_ - first_key;
 #pragma unroll
-    for (int i = 0; i < kRankItems; ++i) {
-      const int item = first_of_warp + i * 32 + lane_index();
-      half[i] = item < count ? load_half_bits(scores_ + first + item) : std::uint16_t{0};
-    }
-#pragma unroll
-    for (int i = 0; i < kRankItems; ++i) {
-      const int item = first_of_warp + i * 32 + lane_index();
-      const bool kept = item < count;
-      const std::uint32_t c = kept ? s_.class_of_bin[bins_(half[i])] : kDroppedClass;
-      std::uint32_t peers = ballot(kept);
-      if (!kept) peers = ~peers;
-#pragma unroll
-      for (int bit = 0; bit < kRankClassBits; ++bit) {
-        const bool set = (c >> bit & 1u) != 0;
-        const std::uint32_t vote = ballot(set);
-        peers &= set ? vote : ~vote;
-      }
-      const std::uint32_t before = counts[c];
-      sync_warp();  // every lane has read the count
-      const int lower = count_bits(peers & lower_lanes);
-      if (lower == 0 && kept) counts[c] = before + static_cast<std::uint32_t>(count_bits(peers));
-      sync_warp();
-      ranked[i] = c << 16 | (before + static_cast<std::uint32_t>(lower));
+    for (int half = 0; half < 2; ++half) {
+      // Rows end inside their padding: 16 bytes that begin in the row can be read.
+      Words4 words{};
+      if (half * 8 < left) words = load_global_16(scores_ + first_key + 8 * half);
+      for_each_half(words, [&](int e, float score) {
+        const int i = 8 * half + e;
+        ranked[i] = 0xffffffffu;
+        if (i >= left) return;
+        const int bin = bins_(score);
+        const std::uint32_t c = s_.coarse_of_bin[bin];
+        const std::uint32_t rank = s_.tile.counts[c][thread];
+        s_.tile.counts[c][thread] = rank + 1;
+        const std::uint32_t fine = c == 0 ? s_.fine_of_bin[bin] : 0u;
+        ranked[i] = c | rank << 4 | fine << kTokenBits;
+      });
     }
     sync_block(kRankThreads);
-
-    place_classes();
-
+    place_class();
+    sync_block(kRankThreads);
 #pragma unroll
     for (int i = 0; i < kRankItems; ++i) {
-      const int item = first_of_warp + i * 32 + lane_index();
-      if (item >= count) continue;
-      const std::uint32_t c = ranked[i] >> 16;
-      s_.staged[counts[c] + (ranked[i] & 0xffffu)] =
-          c << kRankTokenBits | static_cast<std::uint32_t>(first + item);
+      const std::uint32_t c = ranked[i] & (kCoarseClasses - 1);
+      if (c == kDroppedClass) continue;  // dropped, or beyond the row
+      const std::uint32_t place = s_.tile.counts[c][thread] + (ranked[i] >> 4 & 31u);
+      s_.tile.staged[place] = (ranked[i] & ~kTokenMask) | static_cast<std::uint32_t>(first_key + i);
     }
     sync_block(kRankThreads);
-
-    for (int i = thread_index(); i < count; i += kRankThreads) {
-      const std::uint32_t entry = s_.staged[i];
-      const std::uint32_t place =
-          s_.class_shift[entry >> kRankTokenBits] + static_cast<std::uint32_t>(i);
-      if (place < static_cast<std::uint32_t>(order_length_)) {
-        store_streaming(order_ + place,
-                        static_cast<std::int32_t>(entry & ((1u << kRankTokenBits) - 1u)));
-      }
-    }
-    sync_block(kRankThreads);  // before the next tile writes counts, staged and class_shift
+    write_class();
+    sync_block(kRankThreads);
   }
 
-  // From counts of each warp to offsets into the sorted tile; moves the places of the classes on.
-  S2O_DEVICE void place_classes() {
+  // Each warp takes one class: from counts of threads to places in the tile.
+  S2O_DEVICE void place_class() {
+    constexpr int kPerLane = kRankThreads / 32;
+    std::uint32_t* const counts = s_.tile.counts[warp_index()];
+    // Threads 32 r + lane, r = 0 .. 15: one prefix sum per r keeps accesses free of conflicts.
+    std::uint32_t inclusive[kPerLane];
+    std::uint32_t total = 0;
+#pragma unroll
+    for (int r = 0; r < kPerLane; ++r) inclusive[r] = counts[32 * r + lane_index()];
+#pragma unroll
+    for (int delta = 1; delta < 32; delta *= 2) {
+#pragma unroll
+      for (int r = 0; r < kPerLane; ++r) {
+        const std::uint32_t before = shuffle_up(inclusive[r], delta);
+        if (lane_index() >= delta) inclusive[r] += before;
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kPerLane; ++r) {
+      const std::uint32_t own = counts[32 * r + lane_index()];
+      const std::uint32_t sum = shuffle_from(inclusive[r], 31);
+      inclusive[r] += total - own;  // exclusive from here on
+      total += sum;
+    }
+    if (lane_index() == 0) s_.class_count[warp_index()] = total;
+    sync_block(kRankThreads);
+    const std::uint32_t start = class_start();
+#pragma unroll
+    for (int r = 0; r < kPerLane; ++r) counts[32 * r + lane_index()] = start + inclusive[r];
+  }
+  // First place of the warp's class in the tile.
+  S2O_DEVICE std::uint32_t class_start() const {
+    std::uint32_t start = 0;
+#pragma unroll
+    for (int c = 0; c < kCoarseClasses; ++c) {
+      if (c < warp_index()) start += s_.class_count[c];
+    }
+    return start;
+  }
+
+  // Each warp appends the tile's keys of one class to the row's order. Entries of the sharp class
+  // keep their fine class: sort_sharp reads them back.
+  S2O_DEVICE void write_class() {
+    const int c = warp_index();
+    if (c == kDroppedClass) return;
+    const std::uint32_t start = class_start();
+    const std::uint32_t count = s_.class_count[c];
+    const std::uint32_t place = s_.class_place[c];
+    const std::uint32_t mask = c == 0 ? 0xffffffffu : kTokenMask;
+    for (std::uint32_t i = static_cast<std::uint32_t>(lane_index()); i < count; i += 32) {
+      if (place + i < static_cast<std::uint32_t>(order_length_)) {
+        order_[place + i] = static_cast<std::int32_t>(s_.tile.staged[start + i] & mask);
+      }
+    }
+    sync_warp();
+    if (lane_index() == 0) s_.class_place[c] = place + count;
+  }
+
+  S2O_DEVICE void sort_sharp() {
+    const int count = static_cast<int>(s_.num_sharp);
+    for (int i = thread_index(); i < count; i += kRankThreads) {
+      s_.sharp[i] = static_cast<std::uint32_t>(order_[i]);
+    }
+    for (int i = thread_index(); i < kRankWarps * kFineClasses; i += kRankThreads) {
+      (&s_.fine_counts[0][0])[i] = 0;
+    }
+    sync_block(kRankThreads);
+    // Warps own neighbouring stretches, whole groups of 32 entries.
+    const int stretch = ceil_div(ceil_div(count, 32), kRankWarps) * 32;
+    const int begin = warp_index() * stretch;
+    const int end = min_of(begin + stretch, count);
+    std::uint32_t* const counts = s_.fine_counts[warp_index()];
+    for (int i = begin + lane_index(); i < end; i += 32) {
+      atomic_count(&counts[s_.sharp[i] >> kTokenBits]);
+    }
+    sync_block(kRankThreads);
+    place_fine_classes();
+    sync_block(kRankThreads);
+    const std::uint32_t lower_lanes = (1u << lane_index()) - 1u;
+    for (int first = begin; first < end; first += 32) {
+      const int i = first + lane_index();
+      const bool exists = i < end;
+      const std::uint32_t entry = exists ? s_.sharp[i] : 0u;
+      const std::uint32_t c = entry >> kTokenBits;
+      const std::uint32_t existing = ballot(exists);
+      const std::uint32_t peers =
+          matching_lanes<kFineClassBits>(c) & (exists ? existing : ~existing);
+      const std::uint32_t place = counts[c];
+      sync_warp();  // every lane has read the place
+      const int lower = count_bits(peers & lower_lanes);
+      if (exists) {
+        if (lower == 0) counts[c] = place + static_cast<std::uint32_t>(count_bits(peers));
+        order_[place + static_cast<std::uint32_t>(lower)] =
+            static_cast<std::int32_t>(entry & kTokenMask);
+      }
+      sync_warp();
+    }
+  }
+
+  // From counts of each warp to places in the order.
+  S2O_DEVICE void place_fine_classes() {
     const int c = thread_index();
     std::uint32_t total = 0;
-    if (c < kRankClasses) {
+    if (c < kFineClasses) {
 #pragma unroll
       for (int warp = 0; warp < kRankWarps; ++warp) {
-        const std::uint32_t count = s_.counts[warp][c];
-        s_.counts[warp][c] = total;
+        const std::uint32_t count = s_.fine_counts[warp][c];
+        s_.fine_counts[warp][c] = total;
         total += count;
       }
     }
     const std::uint32_t start = block_prefix_sum(total);
-    if (c < kRankClasses) {
+    if (c < kFineClasses) {
 #pragma unroll
-      for (int warp = 0; warp < kRankWarps; ++warp) s_.counts[warp][c] += start;
-      const std::uint32_t place = s_.class_place[c];
-      s_.class_shift[c] = place - start;
-      s_.class_place[c] = place + total;
+      for (int warp = 0; warp < kRankWarps; ++warp) s_.fine_counts[warp][c] += start;
     }
-    sync_block(kRankThreads);
   }
 
-  const RankArgs& args_;
   SharedRank& s_;
   int length_;
   int order_length_;
+  int sharp_;
   const std::uint16_t* scores_;
   std::int32_t* order_;
   ScoreBins bins_;

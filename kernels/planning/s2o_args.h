@@ -62,7 +62,6 @@ struct RankArgs {
   const std::int64_t* order_offsets = nullptr;  // [num_segments], into a list
   std::int64_t order_per_list = 0;
   HistoryShape shape;
-  std::int64_t sharp_depth = 0;
   std::int32_t first_list = 0;
   std::int32_t num_batch_lists = 0;
   std::int32_t first_segment = 0;

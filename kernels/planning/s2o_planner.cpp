@@ -113,7 +113,6 @@ class S2oPlanner final : public Planner {
                           .order_offsets = order_offsets_.data(),
                           .order_per_list = layout_.order_per_list(),
                           .shape = shape_,
-                          .sharp_depth = settings_.sharp_depth,
                           .first_list = batch.first_kv_head * shape_.lists_per_kv_head,
                           .num_batch_lists = batch.num_kv_heads * shape_.lists_per_kv_head,
                           .first_segment = batch.first_segment,

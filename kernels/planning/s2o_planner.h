@@ -17,8 +17,6 @@ struct S2oDeviceSettings {
   std::int64_t local_window = 0;
   // Ranked keys kept of each history; 0 keeps all, and only then tau = 0 equals dense attention.
   std::int64_t max_depth = 0;
-  // The order is as fine as block_n down to here, and coarser below (history.h).
-  std::int64_t sharp_depth = 24576;
   // Scores of several rows are computed and ranked together within this many bytes.
   std::int64_t score_bytes = std::int64_t{1} << 30;
   StopRule stop;

@@ -20,7 +20,7 @@ OrderComparison compare_orders(std::span<const float> scores, std::span<const st
     return static_cast<double>(scores[static_cast<std::size_t>(reference[clamped])]);
   };
   const auto length = static_cast<std::int64_t>(order.size());
-  const std::int64_t sharp = std::min(tolerance.sharp_depth, length);
+  const std::int64_t sharp = sharp_depth(static_cast<std::int64_t>(scores.size()), length);
   const double step =
       length == 0 ? 0.0
                   : (score_at(0) - score_at(static_cast<std::int64_t>(reference.size()) - 1)) /
@@ -35,9 +35,8 @@ OrderComparison compare_orders(std::span<const float> scores, std::span<const st
     seen[static_cast<std::size_t>(token)] = true;
     if (token == reference[static_cast<std::size_t>(slot)]) continue;
     ++result.moved;
-    const std::int64_t width = slot < sharp
-                                   ? sharp / kSharpClasses + 1
-                                   : (length - sharp) / (kDroppedClass - kSharpClasses) + 1;
+    const std::int64_t width =
+        slot < sharp ? sharp / kFineClasses + 1 : (length - sharp) / (kDroppedClass - 1) + 1;
     const double span = score_at(slot - width) - score_at(slot + width);
     const double allowed = span + 2.0 * step + 2.0 * tolerance.score_error;
     const double gap =

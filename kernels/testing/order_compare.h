@@ -9,7 +9,6 @@
 namespace s2o::testing {
 
 struct OrderTolerance {
-  std::int64_t sharp_depth = 0;
   // Of a score, by the product's and the score's own rounding: absolute.
   double score_error = 0.0;
 };

@@ -71,9 +71,9 @@ void expect_reference_order(const AttentionInput& input, const S2oDeviceSettings
       float largest = 0.0f;
       for (const float score : scores) largest = std::max(largest, std::abs(score));
       // 16-bit means and squares (8 bits of mantissa at least), fp16 scores.
-      const OrderComparison row = testing::compare_orders(
-          scores, plan.row(list, segment), exact_order(scores),
-          {.sharp_depth = settings.sharp_depth, .score_error = 0.01 + 0.01 * largest});
+      const OrderComparison row =
+          testing::compare_orders(scores, plan.row(list, segment), exact_order(scores),
+                                  {.score_error = 0.01 + 0.01 * largest});
       ASSERT_TRUE(row.is_permutation) << "list " << list << " segment " << segment;
       EXPECT_EQ(row.beyond, 0) << "list " << list << " segment " << segment << " excess "
                                << row.largest_excess;
@@ -88,10 +88,8 @@ TEST(S2oPlanningModel, orders_agree_with_the_cpu_planner_up_to_near_ties) {
   const AttentionInput input = structured_input(Shape{700, 4, 2, 64});
   for (const bool shared : {false, true}) {
     for (const bool diagonal : {false, true}) {
-      const S2oDeviceSettings settings{.segment_size = 128,
-                                       .share_key_order_in_group = shared,
-                                       .diagonal_ranking = diagonal,
-                                       .sharp_depth = 256};
+      const S2oDeviceSettings settings{
+          .segment_size = 128, .share_key_order_in_group = shared, .diagonal_ranking = diagonal};
       expect_reference_order(input, settings, orders_on_model(input, settings));
     }
   }
@@ -100,13 +98,21 @@ TEST(S2oPlanningModel, orders_agree_with_the_cpu_planner_up_to_near_ties) {
 TEST(S2oPlanningModel, small_batches_and_depth_limits_keep_the_order) {
   const AttentionInput input =
       structured_input(Shape{1153, 2, 1, 128}, "stripes", StorageDType::kF16);
-  S2oDeviceSettings settings{.segment_size = 128, .local_window = 100, .sharp_depth = 128};
+  S2oDeviceSettings settings{.segment_size = 128, .local_window = 100};
   const Orders full = orders_on_model(input, settings);
   expect_reference_order(input, settings, full);
   settings.score_bytes = 1;  // one tile of rows at a time
   EXPECT_EQ(orders_on_model(input, settings, 7).order, full.order);
   settings.max_depth = 200;
   expect_reference_order(input, settings, orders_on_model(input, settings));
+}
+
+TEST(S2oPlanningModel, histories_of_several_tiles_keep_the_order) {
+  const AttentionInput input = structured_input(Shape{20500, 1, 1, 64}, "heavy_tail");
+  const S2oDeviceSettings settings{.segment_size = 10240};
+  const Orders plan = orders_on_model(input, settings);
+  expect_reference_order(input, settings, plan);
+  EXPECT_EQ(orders_on_model(input, settings, 5).order, plan.order);
 }
 
 TEST(S2oPlanningModel, equal_scores_keep_the_order_of_tokens) {
