@@ -18,6 +18,8 @@ class CudaPlanningKernels final : public PlanningKernels {
   void column_means(const ColumnMeanArgs& args, KernelDType dtype, int head_dim) override;
   void block_scores(const BlockScoreArgs& args, KernelDType dtype, int head_dim) override;
   void select_rows(const SelectArgs& args, KernelDType dtype) override;
+  void energy_rows(const EnergyArgs& args, KernelDType dtype, int head_dim) override;
+  void radius_lifts(const RadiusArgs& args, KernelDType dtype, int head_dim) override;
 
  private:
   CudaStream stream_;

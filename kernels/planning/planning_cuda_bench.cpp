@@ -22,6 +22,7 @@
 #include "kernels/common/stream.h"
 #include "kernels/planning/block_planners.h"
 #include "kernels/planning/device_planner.h"
+#include "kernels/planning/energy_planners.h"
 #include "kernels/planning/s2o_layout.h"
 #include "kernels/planning/s2o_planner.h"
 #include "kernels/testing/order_compare.h"
@@ -156,6 +157,8 @@ std::unique_ptr<Planner> make_planner(const std::string& method, const Problem& 
   if (method == "s2o") return make_s2o_planner(problem, settings, kL2Bytes);
   if (method == "mean_pooling") return make_mean_pooling_planner(problem, {}, kL2Bytes);
   if (method == "sparge_attn") return make_sparge_planner(problem, {}, kL2Bytes);
+  if (method == "flash_prefill") return make_flash_prefill_planner(problem, {}, kL2Bytes);
+  if (method == "rbs") return make_rbs_planner(problem, {}, kL2Bytes);
   throw Error("planning_cuda_bench: no planner for '" + method + "'");
 }
 

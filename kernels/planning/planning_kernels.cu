@@ -3,6 +3,7 @@
 #include "kernels/planning/block_scores.cuh"
 #include "kernels/planning/cuda_planning_kernels.h"
 #include "kernels/planning/dispatch.cuh"
+#include "kernels/planning/energy_rows.cuh"
 #include "kernels/planning/key_scores.cuh"
 #include "kernels/planning/mean_queries.cuh"
 #include "kernels/planning/pool_blocks.cuh"
@@ -56,6 +57,22 @@ template <class Element>
 __global__ void __launch_bounds__(32 * kSelectWarps)
     select_rows_kernel(const __grid_constant__ SelectArgs args) {
   SelectRow<Element>(args, static_cast<int>(blockDim.x) / 32).run();
+}
+
+template <class Element, int kHeadDim>
+__global__ void __launch_bounds__(kEnergyThreads, 2)
+    energy_rows_kernel(const __grid_constant__ EnergyArgs args) {
+  EnergyRows<Element, kHeadDim>(args).run();
+}
+
+template <class Element, int kHeadDim>
+__global__ void __launch_bounds__(kRadiusThreads)
+    block_radius_kernel(const __grid_constant__ RadiusArgs args) {
+  block_radius<Element, kHeadDim>(args);
+}
+__global__ void __launch_bounds__(kLiftThreads)
+    radius_lifts_kernel(const __grid_constant__ RadiusArgs args) {
+  radius_lifts_head(args);
 }
 
 }  // namespace device
@@ -144,6 +161,28 @@ void CudaPlanningKernels::select_rows(const SelectArgs& args, KernelDType dtype)
   } else {
     launch(device::select_rows_kernel<device::Fp16>);
   }
+}
+
+void CudaPlanningKernels::energy_rows(const EnergyArgs& args, KernelDType dtype, int head_dim) {
+  device::dispatch_element(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+    device::launch_blocks(device::energy_rows_kernel<Element, kHeadDim>,
+                          static_cast<std::int64_t>(args.num_plan_heads) * args.num_q_tiles,
+                          device::kEnergyThreads,
+                          static_cast<std::size_t>(device::energy_bytes<kHeadDim>(args.num_blocks)),
+                          stream_, "planning: energies", args);
+  });
+}
+
+void CudaPlanningKernels::radius_lifts(const RadiusArgs& args, KernelDType dtype, int head_dim) {
+  device::dispatch_element(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+    device::launch_blocks(device::block_radius_kernel<Element, kHeadDim>,
+                          static_cast<std::int64_t>(args.num_kv_heads) * args.num_blocks,
+                          device::kRadiusThreads, sizeof(device::SharedRadius<kHeadDim>), stream_,
+                          "planning: radii", args);
+  });
+  device::launch_blocks(device::radius_lifts_kernel, args.num_kv_heads, device::kLiftThreads,
+                        sizeof(float) * (static_cast<std::size_t>(args.num_blocks) + 4), stream_,
+                        "planning: lifts", args);
 }
 
 }  // namespace s2o

@@ -7,6 +7,7 @@
 
 #include "kernels/attention/launch_plan.h"
 #include "kernels/planning/block_args.h"
+#include "kernels/planning/energy_args.h"
 #include "kernels/planning/s2o_args.h"
 
 namespace s2o {
@@ -26,6 +27,10 @@ class PlanningKernels {
   virtual void column_means(const ColumnMeanArgs& args, KernelDType dtype, int head_dim) = 0;
   virtual void block_scores(const BlockScoreArgs& args, KernelDType dtype, int head_dim) = 0;
   virtual void select_rows(const SelectArgs& args, KernelDType dtype) = 0;
+
+  // Methods that select blocks by energy (energy_args.h).
+  virtual void energy_rows(const EnergyArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void radius_lifts(const RadiusArgs& args, KernelDType dtype, int head_dim) = 0;
 };
 
 }  // namespace s2o

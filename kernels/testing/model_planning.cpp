@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/planning/block_scores.cuh"
+#include "kernels/planning/energy_rows.cuh"
 #include "kernels/planning/key_scores.cuh"
 #include "kernels/planning/mean_queries.cuh"
 #include "kernels/planning/pool_blocks.cuh"
@@ -91,6 +92,24 @@ class ModelPlanningKernels final : public PlanningKernels {
              static_cast<std::size_t>(warps * device::select_bytes(args.num_kv_blocks)),
              [&] { device::SelectRow<Element>(args, warps).run(); });
     });
+  }
+
+  void energy_rows(const EnergyArgs& args, KernelDType dtype, int head_dim) override {
+    dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      launch(args.num_plan_heads * args.num_q_tiles, device::kEnergyThreads,
+             static_cast<std::size_t>(device::energy_bytes<kHeadDim>(args.num_blocks)),
+             [&] { device::EnergyRows<Element, kHeadDim>(args).run(); });
+    });
+  }
+  void radius_lifts(const RadiusArgs& args, KernelDType dtype, int head_dim) override {
+    dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      launch(args.num_kv_heads * args.num_blocks, device::kRadiusThreads,
+             sizeof(device::SharedRadius<kHeadDim>),
+             [&] { device::block_radius<Element, kHeadDim>(args); });
+    });
+    launch(args.num_kv_heads, device::kLiftThreads,
+           sizeof(float) * (static_cast<std::size_t>(args.num_blocks) + 4),
+           [&] { device::radius_lifts_head(args); });
   }
 
  private:

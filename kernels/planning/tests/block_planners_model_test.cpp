@@ -5,6 +5,7 @@
 #include <iostream>
 
 #include "kernels/planning/block_planners.h"
+#include "kernels/planning/energy_planners.h"
 #include "kernels/testing/model_planning.h"
 #include "lib/testing/inputs.h"
 
@@ -90,6 +91,50 @@ TEST(BlockPlannersModel, sparge_attn_gives_the_cpu_plan) {
         expect_near("sparge_attn cdf", input, *by_mass, cpu_plan("sparge_attn", input, params),
                     0.02);
       }
+    }
+  }
+}
+
+TEST(BlockPlannersModel, flash_prefill_gives_the_cpu_plan) {
+  for (const Shape& shape : kShapes) {
+    const AttentionInput input = structured_input(shape);
+    for (const bool packed : {true, false}) {
+      for (const double alpha : {0.0, 0.9, 0.98}) {
+        const ordered_json params = {{"version", packed ? "v2" : "v1"},
+                                     {"alpha", alpha},
+                                     {"sink_blocks", 1},
+                                     {"window_blocks", 2},
+                                     {"last_tiles", 3}};
+        const SparsePlan expected = cpu_plan("flash_prefill", input, params);
+        const auto planner = make_flash_prefill_planner(input.problem,
+                                                        {.packed = packed,
+                                                         .alpha = static_cast<float>(alpha),
+                                                         .sink_blocks = 1,
+                                                         .window_blocks = 2,
+                                                         .last_tiles = 3,
+                                                         .fold = {.rule = expected.header.fold}},
+                                                        1 << 20);
+        expect_near("flash_prefill", input, *planner, expected, 0.005);
+      }
+    }
+  }
+}
+
+TEST(BlockPlannersModel, rbs_gives_the_cpu_plan) {
+  for (const Shape& shape : kShapes) {
+    const AttentionInput input = structured_input(shape, "stripes");
+    for (const bool rescue : {true, false}) {
+      const auto planner = make_rbs_planner(
+          input.problem,
+          {.alpha_base = 0.97f, .rescue = rescue, .alpha_rescue = 0.9f, .window_blocks = 2},
+          1 << 20);
+      expect_near("rbs", input, *planner,
+                  cpu_plan("rbs", input,
+                           {{"alpha_base", 0.97},
+                            {"rescue", rescue},
+                            {"alpha_rescue", 0.9},
+                            {"window_blocks", 2}}),
+                  0.005);
     }
   }
 }
