@@ -56,18 +56,18 @@ S2O_ANYWHERE inline std::int64_t sharp_depth(std::int64_t history_length,
 }
 
 struct RankClass {
-  int coarse;
-  int fine;
+  std::uint32_t coarse;
+  std::uint32_t fine;
 };
 // Class of the keys of a bin that covers entries [depth, end) of a row. Never falls with depth. A
-// bin that does not fit the sharp class goes to the next.
-S2O_ANYWHERE inline RankClass rank_class(std::int64_t depth, std::int64_t end, std::int64_t sharp,
-                                         std::int64_t order_length) {
-  if (end <= sharp) return {0, static_cast<int>(depth * kFineClasses / sharp)};
+// bin that does not fit the sharp class goes to the next. 32 bits: depths are below 2^24.
+S2O_ANYWHERE inline RankClass rank_class(std::uint32_t depth, std::uint32_t end,
+                                         std::uint32_t sharp, std::uint32_t order_length) {
+  if (end <= sharp) return {0, depth * kFineClasses / sharp};
   if (depth >= order_length) return {kDroppedClass, 0};
   if (depth < sharp) return {1, 0};
-  constexpr int kShares = kDroppedClass - 1;
-  return {1 + static_cast<int>((depth - sharp) * kShares / (order_length - sharp)), 0};
+  constexpr std::uint32_t kShares = kDroppedClass - 1;
+  return {1 + (depth - sharp) * kShares / (order_length - sharp), 0};
 }
 
 }  // namespace s2o

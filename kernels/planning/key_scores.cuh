@@ -19,7 +19,6 @@ namespace s2o::device {
 inline constexpr int kScoreThreads = 128;
 inline constexpr int kScoreKeyTile = 64;
 inline constexpr int kScoreStages = 3;
-inline constexpr float kLargestHalf = 65504.0f;
 
 template <int kHeadDim, bool kDiagonal>
 struct SharedScores {
@@ -142,8 +141,8 @@ class KeyScores {
 #pragma unroll
     for (int r = 0; r < 2 * kRowTiles; ++r) {
       const int row = row_of(r / 2, r % 2);
-      largest_[r] = kNegativeInfinity;
-      smallest_[r] = -kNegativeInfinity;
+      largest_[r] = kMinusInfinityPair;
+      smallest_[r] = kInfinityPair;
       const int segment = row / args_.shape.lists_per_kv_head;
       const bool exists = row < end_row_;
       const std::int64_t end = exists ? args_.shape.history_length(segment) : 0;
@@ -197,49 +196,31 @@ class KeyScores {
     }
   }
 
-  // Keys key .. key + 7 of row r: into the output, cut at the end of the row's padding.
+  // Keys key .. key + 7 of row r; those beyond its end go to the padding of the row. A score that
+  // is not finite, or too large for fp16, ends up in the range of the row.
   S2O_DEVICE void store_scores(int r, int key, int half, const float (&bias)[8],
                                const float (&score)[kRowTiles][kKeyTiles][4]) {
     float x[8];
     const int t = r / 2;
     const int i = r % 2;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
+    for (int e = 0; e < 8; ++e) x[e] = score[t][half * 4 + e / 2][2 * i + e % 2];
+    if (args_.key_bias != nullptr) {
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        x[2 * j + e] = score[t][half * 4 + j][2 * i + e] + bias[2 * j + e];
-      }
+      for (int e = 0; e < 8; ++e) x[e] += bias[e];
     }
-    bool bad = false;
-    if (key + 8 <= row_end_[r]) {
+    if (key + 8 > row_end_[r]) {
 #pragma unroll
-      for (int e = 0; e < 8; ++e) add_to_range(r, x[e], bad);
-    } else {
-      for (int e = 0; e < 8; ++e) {
-        if (key + e < row_end_[r]) add_to_range(r, x[e], bad);
-      }
+      for (int e = 1; e < 8; ++e) x[e] = key + e < row_end_[r] ? x[e] : x[0];
     }
-    if (bad) report(r);
     Words4 words;
 #pragma unroll
     for (int pair = 0; pair < 4; ++pair) {
-      words.word[pair] = pack_pair<Fp16>(clamp_half(x[2 * pair]), clamp_half(x[2 * pair + 1]));
+      words.word[pair] = pack_pair<Fp16>(x[2 * pair], x[2 * pair + 1]);
+      largest_[r] = max_pairs(largest_[r], words.word[pair]);
+      smallest_[r] = min_pairs(smallest_[r], words.word[pair]);
     }
     store_global_16(target_[r] + key, words);
-  }
-  static S2O_DEVICE float clamp_half(float x) {
-    return max_of(min_of(x, kLargestHalf), -kLargestHalf);
-  }
-  S2O_DEVICE void add_to_range(int r, float x, bool& bad) {
-    bad = bad || !(absolute(x) < -kNegativeInfinity);
-    largest_[r] = max_of(largest_[r], x);
-    smallest_[r] = min_of(smallest_[r], x);
-  }
-  S2O_DEVICE void report(int r) const {
-    const int row = row_of(r / 2, r % 2);
-    const int segment = row / args_.shape.lists_per_kv_head;
-    const auto id = static_cast<std::uint32_t>(list_of(row) * args_.shape.num_segments + segment);
-    atomic_max(args_.bad_row, ~id);
   }
 
   S2O_DEVICE void multiply(int buffer, float (&score)[kRowTiles][kKeyTiles][4]) const {
@@ -292,14 +273,25 @@ class KeyScores {
   S2O_DEVICE void publish_ranges() const {
 #pragma unroll
     for (int r = 0; r < 2 * kRowTiles; ++r) {
-      const float largest = quad_max(largest_[r]);
-      const float smallest = -quad_max(-smallest_[r]);
+      std::uint32_t largest = largest_[r];
+      std::uint32_t smallest = smallest_[r];
+#pragma unroll
+      for (int mask = 1; mask < 4; mask *= 2) {
+        largest = max_pairs(largest, shuffle_xor(largest, mask));
+        smallest = min_pairs(smallest, shuffle_xor(smallest, mask));
+      }
+      const bool no_key = largest == kMinusInfinityPair && smallest == kInfinityPair;
+      if (lane_index() % 4 != 0 || no_key) continue;
+      const float high = unpack_low<Fp16>(max_pairs(largest, largest >> 16));
+      const float low = unpack_low<Fp16>(min_pairs(smallest, smallest >> 16));
       const int row = row_of(r / 2, r % 2);
-      if (lane_index() % 4 != 0 || largest < smallest) continue;  // no key of this row
       const int segment = row / args_.shape.lists_per_kv_head;
-      ScoreRange* const range = args_.ranges + list_of(row) * args_.shape.num_segments + segment;
-      atomic_max(&range->largest, ordered_bits(largest));
-      atomic_max(&range->smallest_complement, ~ordered_bits(smallest));
+      const auto id = list_of(row) * args_.shape.num_segments + segment;
+      ScoreRange* const range = args_.ranges + id;
+      atomic_max(&range->largest, ordered_bits(high));
+      atomic_max(&range->smallest_complement, ~ordered_bits(low));
+      const bool finite = absolute(high) < -kNegativeInfinity && absolute(low) < -kNegativeInfinity;
+      if (!finite) atomic_max(args_.bad_row, ~static_cast<std::uint32_t>(id));
     }
   }
 
@@ -312,8 +304,10 @@ class KeyScores {
   std::int64_t end_key_;
   std::uint32_t mean_[kHeadDim / 16][kRowTiles][4];
   // Of this thread's rows.
-  float largest_[2 * kRowTiles];
-  float smallest_[2 * kRowTiles];
+  static constexpr std::uint32_t kMinusInfinityPair = 0xfc00fc00u;
+  static constexpr std::uint32_t kInfinityPair = 0x7c007c00u;
+  std::uint32_t largest_[2 * kRowTiles];  // pairs of fp16
+  std::uint32_t smallest_[2 * kRowTiles];
   int row_end_[2 * kRowTiles];
   std::uint16_t* target_[2 * kRowTiles];
 };

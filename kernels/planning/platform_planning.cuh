@@ -48,6 +48,17 @@ S2O_DEVICE float half_to_float(std::uint16_t bits) {
 S2O_DEVICE std::uint16_t load_half_bits(const std::uint16_t* source) {
   return __ldg(reinterpret_cast<const unsigned short*>(source));
 }
+// Of both halves of a pair of fp16 numbers; NaN where either is.
+S2O_DEVICE std::uint32_t max_pairs(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t result;
+  asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+}
+S2O_DEVICE std::uint32_t min_pairs(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t result;
+  asm("min.NaN.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+}
 // Both halves times `factor` twice: (factor x)^2 rounded after each product.
 template <class Element>
 S2O_DEVICE std::uint32_t multiply_pairs(std::uint32_t a, std::uint32_t b) {
@@ -156,6 +167,14 @@ inline void store_global_16(void* target, const Words4& words) {
 inline void store_streaming(std::int32_t* target, std::int32_t value) { *target = value; }
 inline float half_to_float(std::uint16_t bits) { return fp16_to_float(bits); }
 inline std::uint16_t load_half_bits(const std::uint16_t* source) { return *source; }
+inline float max_or_nan(float a, float b) { return a != a || b != b ? NAN : std::fmax(a, b); }
+inline std::uint32_t max_pairs(std::uint32_t a, std::uint32_t b) {
+  return pack_pair<Fp16>(max_or_nan(unpack_low<Fp16>(a), unpack_low<Fp16>(b)),
+                         max_or_nan(unpack_high<Fp16>(a), unpack_high<Fp16>(b)));
+}
+inline std::uint32_t min_pairs(std::uint32_t a, std::uint32_t b) {
+  return max_pairs(a ^ 0x80008000u, b ^ 0x80008000u) ^ 0x80008000u;
+}
 template <class Element>
 std::uint32_t multiply_pairs(std::uint32_t a, std::uint32_t b) {
   return pack_pair<Element>(unpack_low<Element>(a) * unpack_low<Element>(b),

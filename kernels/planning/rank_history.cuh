@@ -24,16 +24,15 @@ static_assert(kCoarseClasses == kRankWarps, "a warp counts and writes one class"
 inline constexpr int kTokenBits = 24;  // an entry is a fine class and a token
 inline constexpr std::uint32_t kTokenMask = (1u << kTokenBits) - 1u;
 
-// Bin of a score: 0 is the best. Never falls as the score falls.
+// Bin of a score, as the byte offset of a 32-bit word: 0 is the best. Never falls as the score
+// falls. One multiply-add in units of a quarter bin: adding 2^23 leaves the integer in the low
+// bits.
 struct ScoreBins {
-  float largest;
-  float steps;  // bins per unit of score
+  float steps;   // minus quarter bins per unit of score
+  float offset;  // 2^23 + quarter bins of the best score, an integer
 
-  S2O_DEVICE int operator()(float score) const {
-    // Adding 2^23 leaves the rounded product in the low bits.
-    constexpr float kMagic = 8388608.0f;
-    const float x = fused(subtract(largest, score), steps, kMagic);
-    return static_cast<int>(float_bits(x) & (2 * kRankBins - 1));
+  S2O_DEVICE std::uint32_t operator()(float score) const {
+    return float_bits(fused(score, steps, offset)) & (4 * kRankBins - 4);
   }
 };
 S2O_DEVICE ScoreBins score_bins(const ScoreRange& range) {
@@ -44,24 +43,31 @@ S2O_DEVICE ScoreBins score_bins(const ScoreRange& range) {
   const std::uint32_t packed = pack_pair<Fp16>(largest, smallest);
   const float top = unpack_low<Fp16>(packed);
   const float span = top - unpack_high<Fp16>(packed);
-  return {top, span > 0.0f ? static_cast<float>(kRankBins - 1) / span : 0.0f};
+  // The offset is rounded to an integer: one bin is spared at either end.
+  const float steps = span > 0.0f ? 4.0f * static_cast<float>(kRankBins - 2) / span : 0.0f;
+  return {-steps, fused(top, steps, 8388608.0f + 4.0f)};
 }
+
+// Counters of a class, one per thread: padded so that both a warp's own counters and the counters
+// of every 16th thread lie in different banks.
+inline constexpr int kCounterStride = kRankThreads + 32;
+S2O_HOST_DEVICE constexpr int counter_place(int thread) { return thread + thread / 32; }
 
 struct SharedRank {
   union {
     struct {
       std::uint32_t staged[kRankTile];  // entries of a tile, by class
-      // Keys of a class before each thread's, then their places in `staged`.
-      std::uint32_t counts[kCoarseClasses][kRankThreads];
+      // Keys of a class of each thread, then their places in `staged`.
+      std::uint32_t counts[kCoarseClasses][kCounterStride];
     } tile;
     std::uint32_t sharp[kMaxSharpDepth];  // entries of the sharp class
   };
   union {
+    // First the keys of each bin; then its fine class << 24 and the byte offset of the counters of
+    // its coarse class.
     std::uint32_t histogram[kRankBins];
     std::uint32_t fine_counts[kRankWarps][kFineClasses];  // then next places in the order
   };
-  std::uint8_t coarse_of_bin[kRankBins];
-  std::uint8_t fine_of_bin[kRankBins];
   std::uint32_t class_place[kCoarseClasses];  // next entry of the class in the row's order
   std::uint32_t class_count[kCoarseClasses];  // of the tile
   std::uint32_t num_sharp;
@@ -105,17 +111,22 @@ class RankHistory {
     }
   }
 
+  S2O_DEVICE static std::uint32_t* word_at(std::uint32_t* words, std::uint32_t byte_offset) {
+    return reinterpret_cast<std::uint32_t*>(reinterpret_cast<unsigned char*>(words) + byte_offset);
+  }
+
   S2O_DEVICE void count_bins() {
     for (int bin = thread_index(); bin < kRankBins; bin += kRankThreads) s_.histogram[bin] = 0;
     sync_block(kRankThreads);
     const int vectors = length_ / 8;
 #pragma unroll 4
     for (int i = thread_index(); i < vectors; i += kRankThreads) {
-      for_each_half(load_global_16(scores_ + 8 * i),
-                    [this](int, float score) { atomic_count(&s_.histogram[bins_(score)]); });
+      for_each_half(load_global_16(scores_ + 8 * i), [this](int, float score) {
+        atomic_count(word_at(s_.histogram, bins_(score)));
+      });
     }
     for (int i = 8 * vectors + thread_index(); i < length_; i += kRankThreads) {
-      atomic_count(&s_.histogram[bins_(half_to_float(load_half_bits(scores_ + i)))]);
+      atomic_count(word_at(s_.histogram, bins_(half_to_float(load_half_bits(scores_ + i)))));
     }
     sync_block(kRankThreads);
   }
@@ -153,11 +164,12 @@ class RankHistory {
 #pragma unroll
     for (int i = 0; i < kBinsPerThread; ++i) {
       if (counts[i] > 0) {
-        const RankClass c = rank_class(depth, depth + counts[i], sharp_, order_length_);
-        s_.coarse_of_bin[first + i] = static_cast<std::uint8_t>(c.coarse);
-        s_.fine_of_bin[first + i] = static_cast<std::uint8_t>(c.fine);
+        const std::uint32_t end = depth + counts[i];
+        const RankClass c = rank_class(depth, end, static_cast<std::uint32_t>(sharp_),
+                                       static_cast<std::uint32_t>(order_length_));
+        s_.histogram[first + i] = c.fine << kTokenBits | c.coarse * kCounterStride * 4;
         atomic_max(&s_.class_place[c.coarse], ~depth);
-        if (c.coarse == 0) atomic_max(&s_.num_sharp, depth + counts[i]);
+        if (c.coarse == 0) atomic_max(&s_.num_sharp, end);
       }
       depth += counts[i];
     }
@@ -168,38 +180,25 @@ class RankHistory {
   }
 
   S2O_DEVICE void split_tile(int first) {
-    const int thread = thread_index();
+    const int first_key = first + thread_index() * kRankItems;
+    std::uint32_t* const counters = &s_.tile.counts[0][counter_place(thread_index())];
 #pragma unroll
-    for (int c = 0; c < kCoarseClasses; ++c) s_.tile.counts[c][thread] = 0;
-    // Class and rank of each of this thread's keys; only this thread touches its counters.
+    for (int c = 0; c < kCoarseClasses; ++c) counters[c * kCounterStride] = 0;
+    // Class, fine class and rank of each of this thread's keys.
     std::uint32_t ranked[kRankItems];
-    const int first_key = first + thread * kRankItems;
-    const int left = length_ - first_key;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      // Rows end inside their padding: 16 bytes that begin in the row can be read.
-      Words4 words{};
-      if (half * 8 < left) words = load_global_16(scores_ + first_key + 8 * half);
-      for_each_half(words, [&](int e, float score) {
-        const int i = 8 * half + e;
-        ranked[i] = 0xffffffffu;
-        if (i >= left) return;
-        const int bin = bins_(score);
-        const std::uint32_t c = s_.coarse_of_bin[bin];
-        const std::uint32_t rank = s_.tile.counts[c][thread];
-        s_.tile.counts[c][thread] = rank + 1;
-        const std::uint32_t fine = c == 0 ? s_.fine_of_bin[bin] : 0u;
-        ranked[i] = c | rank << 4 | fine << kTokenBits;
-      });
+    if (first + kRankTile <= length_) {
+      rank_keys<true>(first_key, counters, ranked);
+    } else {
+      rank_keys<false>(first_key, counters, ranked);
     }
     sync_block(kRankThreads);
     place_class();
     sync_block(kRankThreads);
 #pragma unroll
     for (int i = 0; i < kRankItems; ++i) {
-      const std::uint32_t c = ranked[i] & (kCoarseClasses - 1);
-      if (c == kDroppedClass) continue;  // dropped, or beyond the row
-      const std::uint32_t place = s_.tile.counts[c][thread] + (ranked[i] >> 4 & 31u);
+      if ((ranked[i] & 0xffffu) >= kDroppedClass * kCounterStride * 4) continue;
+      const std::uint32_t place =
+          *word_at(counters, ranked[i] & 0xffffu) + (ranked[i] >> 16 & 0xffu);
       s_.tile.staged[place] = (ranked[i] & ~kTokenMask) | static_cast<std::uint32_t>(first_key + i);
     }
     sync_block(kRankThreads);
@@ -207,44 +206,60 @@ class RankHistory {
     sync_block(kRankThreads);
   }
 
-  // Each warp takes one class: from counts of threads to places in the tile.
+  // Only this thread touches its counters: neither atomics nor votes. Without kWhole, keys beyond
+  // the row count as dropped.
+  template <bool kWhole>
+  S2O_DEVICE void rank_keys(int first_key, std::uint32_t* counters,
+                            std::uint32_t (&ranked)[kRankItems]) {
+    const int left = length_ - first_key;
+    Words4 words[2] = {};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      // Rows end inside their padding: 16 bytes that begin in the row can be read.
+      if (kWhole || half * 8 < left) words[half] = load_global_16(scores_ + first_key + 8 * half);
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      for_each_half(words[half], [&](int e, float score) {
+        const int i = 8 * half + e;
+        ranked[i] = 0xffffu;
+        if (!kWhole && i >= left) return;
+        const std::uint32_t found = *word_at(s_.histogram, bins_(score));
+        std::uint32_t* const counter = word_at(counters, found & 0xffffu);
+        const std::uint32_t rank = *counter;
+        *counter = rank + 1;
+        ranked[i] = found + (rank << 16);
+      });
+    }
+  }
+
+  // Each warp takes one class: from counts of threads to places in the tile. Lane l takes threads
+  // 16 l .. 16 l + 15.
   S2O_DEVICE void place_class() {
     constexpr int kPerLane = kRankThreads / 32;
-    std::uint32_t* const counts = s_.tile.counts[warp_index()];
-    // Threads 32 r + lane, r = 0 .. 15: one prefix sum per r keeps accesses free of conflicts.
-    std::uint32_t inclusive[kPerLane];
-    std::uint32_t total = 0;
-#pragma unroll
-    for (int r = 0; r < kPerLane; ++r) inclusive[r] = counts[32 * r + lane_index()];
-#pragma unroll
-    for (int delta = 1; delta < 32; delta *= 2) {
-#pragma unroll
-      for (int r = 0; r < kPerLane; ++r) {
-        const std::uint32_t before = shuffle_up(inclusive[r], delta);
-        if (lane_index() >= delta) inclusive[r] += before;
-      }
-    }
+    std::uint32_t* const counts =
+        &s_.tile.counts[warp_index()][counter_place(lane_index() * kPerLane)];
+    std::uint32_t before[kPerLane];
+    std::uint32_t own = 0;
 #pragma unroll
     for (int r = 0; r < kPerLane; ++r) {
-      const std::uint32_t own = counts[32 * r + lane_index()];
-      const std::uint32_t sum = shuffle_from(inclusive[r], 31);
-      inclusive[r] += total - own;  // exclusive from here on
-      total += sum;
+      before[r] = own;
+      own += counts[r];
     }
-    if (lane_index() == 0) s_.class_count[warp_index()] = total;
+    const std::uint32_t inclusive = warp_prefix_sum(own);
+    if (lane_index() == 31) s_.class_count[warp_index()] = inclusive;
     sync_block(kRankThreads);
-    const std::uint32_t start = class_start();
+    const std::uint32_t start = class_start() + inclusive - own;
 #pragma unroll
-    for (int r = 0; r < kPerLane; ++r) counts[32 * r + lane_index()] = start + inclusive[r];
+    for (int r = 0; r < kPerLane; ++r) counts[r] = start + before[r];
   }
   // First place of the warp's class in the tile.
   S2O_DEVICE std::uint32_t class_start() const {
-    std::uint32_t start = 0;
+    const int c = lane_index();
+    std::uint32_t start = c < warp_index() ? s_.class_count[c] : 0u;
 #pragma unroll
-    for (int c = 0; c < kCoarseClasses; ++c) {
-      if (c < warp_index()) start += s_.class_count[c];
-    }
-    return start;
+    for (int mask = 8; mask > 0; mask /= 2) start += shuffle_xor(start, mask);
+    return shuffle_from(start, 0);
   }
 
   // Each warp appends the tile's keys of one class to the row's order. Entries of the sharp class
@@ -256,13 +271,16 @@ class RankHistory {
     const std::uint32_t count = s_.class_count[c];
     const std::uint32_t place = s_.class_place[c];
     const std::uint32_t mask = c == 0 ? 0xffffffffu : kTokenMask;
-    for (std::uint32_t i = static_cast<std::uint32_t>(lane_index()); i < count; i += 32) {
-      if (place + i < static_cast<std::uint32_t>(order_length_)) {
-        order_[place + i] = static_cast<std::int32_t>(s_.tile.staged[start + i] & mask);
-      }
+    const std::uint32_t room = static_cast<std::uint32_t>(order_length_) - place;
+    const std::uint32_t kept = count < room ? count : room;
+    const std::uint32_t* const source = s_.tile.staged + start;
+    std::int32_t* const target = order_ + place;
+#pragma unroll 4
+    for (std::uint32_t i = static_cast<std::uint32_t>(lane_index()); i < kept; i += 32) {
+      target[i] = static_cast<std::int32_t>(source[i] & mask);
     }
     sync_warp();
-    if (lane_index() == 0) s_.class_place[c] = place + count;
+    if (lane_index() == 0) s_.class_place[c] = place + kept;
   }
 
   S2O_DEVICE void sort_sharp() {

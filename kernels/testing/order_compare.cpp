@@ -38,7 +38,7 @@ OrderComparison compare_orders(std::span<const float> scores, std::span<const st
     const std::int64_t width =
         slot < sharp ? sharp / kFineClasses + 1 : (length - sharp) / (kDroppedClass - 1) + 1;
     const double span = score_at(slot - width) - score_at(slot + width);
-    const double allowed = span + 2.0 * step + 2.0 * tolerance.score_error;
+    const double allowed = span + 4.0 * step + 2.0 * tolerance.score_error;
     const double gap =
         std::abs(static_cast<double>(scores[static_cast<std::size_t>(token)]) - score_at(slot));
     if (gap > allowed) {

@@ -14,7 +14,7 @@ struct OrderTolerance {
 };
 
 // A slot is a near-tie when it holds another token than the reference, whose reference score lies
-// within score_error, two steps of the histogram, and the score span of the class around the slot.
+// within score_error, four steps of the histogram, and the score span of the class around the slot.
 struct OrderComparison {
   std::int64_t slots = 0;
   std::int64_t moved = 0;   // slots with another token, near-ties included
