@@ -21,6 +21,7 @@ struct EvalOptions {
   std::vector<std::string> sets;
   std::string out;
   std::string device;
+  std::string kernel;
   std::string format = "text";
   bool resume = false;
   bool allow_nonfinite = false;
@@ -54,6 +55,7 @@ class StoreSink final : public EvalSink {
 RunConfig load_config(const EvalOptions& options) {
   RunConfig config = load_run_config(options.config, options.sets);
   if (!options.device.empty()) config.device = parse_device(options.device, "--device");
+  if (!options.kernel.empty()) config.kernel = parse_kernel(options.kernel, "--kernel");
   config.allow_nonfinite = config.allow_nonfinite || options.allow_nonfinite;
   return config;
 }
@@ -85,9 +87,10 @@ int exit_code_of(const EvalSummary& summary, const ResultTable& table) {
 int run_eval(const EvalOptions& options) {
   const ReportFormat format = parse_report_format(options.format, kEvalFormats);
   RunConfig config = load_config(options);
-  const std::unique_ptr<Backend> backend = make_backend(config.device);
-  // The hash of the config must tell a CPU run from a CUDA run.
+  const std::unique_ptr<Backend> backend = make_backend(config.device, config.kernel);
+  // The hash of the config must tell runs on different devices and kernels apart.
   config.device = backend->device();
+  config.kernel = parse_kernel(backend->kernel(), "--kernel");
   const EvalCells cells = expand_cells(config);
   const std::filesystem::path folder = options.out.empty()
                                            ? std::filesystem::path("results") / config.name
@@ -142,6 +145,8 @@ void add_eval_command(CLI::App& app, int& exit_code) {
       ->allow_extra_args(false);
   command->add_option("-o,--out", options->out, "Folder of the result files [results/NAME]");
   command->add_option("--device", options->device, "auto, cpu, cuda or cuda:N, over the config's");
+  command->add_option("--kernel", options->kernel,
+                      "auto, or an attention kernel of `s2o list kernels`, over the config's");
   command->add_option("--format", options->format, "Of the table: text, json, csv, markdown")
       ->capture_default_str();
   command->add_flag("--resume", options->resume,

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "lib/core/log.h"
+
 namespace s2o {
 namespace {
 
@@ -21,9 +23,14 @@ std::size_t terminal_width() {
 }  // namespace
 
 ProgressBar::ProgressBar(std::size_t total, bool enabled)
-    : total_(total), enabled_(enabled && total > 0), begin_(std::chrono::steady_clock::now()) {}
+    : total_(total), enabled_(enabled && total > 0), begin_(std::chrono::steady_clock::now()) {
+  if (enabled_) set_before_log([this] { clear(); });
+}
 
-ProgressBar::~ProgressBar() { clear(); }
+ProgressBar::~ProgressBar() {
+  if (enabled_) set_before_log({});
+  clear();
+}
 
 void ProgressBar::clear() {
   if (!enabled_) return;

@@ -1,5 +1,4 @@
-// One line on stderr that says what runs and how long it will take; silent unless stderr is a
-// terminal.
+// One line on stderr that says what runs and how long it will take; it gives way to log messages.
 #pragma once
 
 #include <chrono>
@@ -12,7 +11,8 @@ class ProgressBar {
  public:
   // `total` counts steps; `enabled` = false keeps it silent.
   ProgressBar(std::size_t total, bool enabled);
-  ~ProgressBar();  // clears the line
+  // Clears the line.
+  ~ProgressBar();
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
 

@@ -1,4 +1,6 @@
-"""What the figures of plot.py share: how methods look, page width, legends, titles."""
+"""What the figures of plot.py share: how methods look, page width, axes, legends, titles."""
+
+from matplotlib import ticker
 
 from plot_data import PlotError, group_settings, read_rows
 
@@ -93,3 +95,10 @@ def side_legend(axes, all_axes):
         bbox_to_anchor=(1.02, 1.0),
         borderaxespad=0,
     )
+
+
+def ratio_axis(axis):
+    """A logarithmic axis of numbers near 1, labelled 0.5, 1, 2, ... also below a decade."""
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(ticker.NullLocator())
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))

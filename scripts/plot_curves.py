@@ -11,6 +11,7 @@ from plot_common import (
     in_paper_order,
     line_styles,
     load_settings,
+    ratio_axis,
     set_title,
     side_legend,
 )
@@ -122,7 +123,6 @@ def _draw_ratios(axes, rows, labelled, levels, level, reference):
     axes.set_xticks(range(len(levels)), [f"{value:g}" for value in levels])
     axes.set_xlim(-0.5, len(levels) - 0.5)
     axes.axhline(1, color=curve_look("s2o")["color"], linewidth=1, zorder=1)
-    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda y, _: f"{y:g}"))
 
 
 def _matched_figure(arguments, table, level, quantity, words):
@@ -151,7 +151,9 @@ def _matched_figure(arguments, table, level, quantity, words):
             axes.grid(True, axis="y")
             if len(seqlens) > 1:
                 axes.set_title(f"{seqlen:,} tokens", loc="left")
-        right.yaxis.set_major_formatter(ticker.FuncFormatter(lambda y, _: f"{y:g}"))
+        ratio_axis(right.yaxis)
+        if quantity == "compute_density":
+            ratio_axis(left.yaxis)
         left.set_ylabel(words["y"])
         right.set_ylabel(f"ratio to {reference}, 95 % interval")
     for axes in grid[-1]:
@@ -171,7 +173,7 @@ def matched_sparsity(arguments):
 
 def matched_mse(arguments):
     words = {
-        "x": "error level: that of the reference at this sparsity",
+        "x": "error of the reference at sparsity",
         "y": "compute density (geometric mean)",
     }
     return _matched_figure(

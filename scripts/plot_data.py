@@ -111,6 +111,10 @@ def find_knobs(rows, overrides):
     return knobs
 
 
+def _value_text(value):
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 class Setting:
     """All rows of one method with all parameters fixed, at one sequence length."""
 
@@ -125,7 +129,7 @@ class Setting:
     def full_label(self):
         if self.knob is None:
             return self.label
-        return f"{self.label} {self.knob}={self.params[self.knob]:g}"
+        return f"{self.label} {self.knob}={_value_text(self.params[self.knob])}"
 
     def restricted(self, keep):
         """The same setting with the rows for which keep(row) holds; None without any."""
@@ -154,7 +158,7 @@ def group_settings(rows, overrides):
         method, params = row["method"], row["params"]
         key = (method, json.dumps(params, sort_keys=True), row["seqlen"], row.get("backend"))
         if key not in settings:
-            parts = [f"{k}={params[k]}" for k in varying[method] if k in params]
+            parts = [f"{k}={_value_text(params[k])}" for k in varying[method] if k in params]
             knob = knobs[method] if knobs[method] in params else None
             label = " ".join([method] + parts)
             settings[key] = Setting(label, method, params, knob, row["seqlen"])

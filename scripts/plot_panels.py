@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import ticker
 
-from plot_common import PAGE_WIDTH, load_settings, method_style, set_title, side_legend
+from plot_common import PAGE_WIDTH, load_settings, method_style, ratio_axis, set_title, side_legend
 from plot_data import PlotError, coverage, nearest_settings, read_tables
 
 COMPENSATIONS = ["none", "centroid", "blocks", "blocks_variance"]
@@ -23,7 +23,9 @@ def ablations(arguments):
     changes = [change for change in changes if change != "(reference)"]
     if not changes:
         raise PlotError("the table holds the reference alone, no other setting")
-    levels = sorted({row["sparsity"] for row in rows})
+    levels = sorted({row["sparsity"] for row in rows if row["mse_ratio"] is not None})
+    if not levels:
+        raise PlotError("no setting reaches any sparsity of the table")
     parameters = {}
     for change in changes:
         parameters.setdefault(change.split("=")[0].split(":")[0], []).append(change)
@@ -42,7 +44,7 @@ def ablations(arguments):
     ):
         for i, level in enumerate(levels):
             for y, change in enumerate(ordered):
-                row = next(r for r in rows if r["change"] == change and r["sparsity"] == level)
+                row = next(r for r in rows if (r["change"], r["sparsity"]) == (change, level))
                 if row[quantity] is None:
                     continue
                 offset = y + 0.6 * ((i + 0.5) / len(levels) - 0.5)
@@ -53,8 +55,7 @@ def ablations(arguments):
                 axes.plot(row[quantity], offset, "o", color=colors[i], markersize=3.5, label=label)
         axes.axvline(1, color="#000000", linewidth=0.6, zorder=1)
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
-        axes.xaxis.set_minor_formatter(ticker.FuncFormatter(lambda x, _: ""))
+        ratio_axis(axes.xaxis)
         axes.set_xlabel(name)
         axes.grid(True, axis="x", which="both")
         for y in np.cumsum([len(group) for group in parameters.values()])[:-1]:
@@ -73,19 +74,24 @@ def compensation(arguments):
     if not rows:
         raise PlotError(f"no method reaches sparsity {level:g}")
     selections = list(dict.fromkeys(row["selection"] for row in rows))
+    kinds = {name: [r["compensation"] for r in rows if r["selection"] == name] for name in selections}
+    rows.sort(key=lambda row: COMPENSATIONS.index(row["compensation"]))
     figure, axes = plt.subplots(figsize=(PAGE_WIDTH, 0.9 + 0.3 * len(selections)))
     colors = dict(zip(COMPENSATIONS, plt.get_cmap("viridis")(np.linspace(0.05, 0.85, 4))))
     for row in rows:
-        y = selections.index(row["selection"]) + 0.18 * (COMPENSATIONS.index(row["compensation"]) - 1.5)
+        kind = sorted(kinds[row["selection"]], key=COMPENSATIONS.index)
+        place = kind.index(row["compensation"]) - (len(kind) - 1) / 2
+        y = selections.index(row["selection"]) + 0.2 * place
         color = colors[row["compensation"]]
         if row["ratio_low"] is not None:
             axes.plot([row["ratio_low"], row["ratio_high"]], [y, y], color=color, linewidth=1)
         axes.plot(row["ratio"], y, "o", color=color, markersize=4, label=row["compensation"])
     axes.set_yticks(range(len(selections)), selections)
-    axes.invert_yaxis()
+    axes.set_ylim(len(selections) - 0.5, -0.5)
+    for y in range(1, len(selections)):
+        axes.axhline(y - 0.5, color="#dddddd", linewidth=0.5)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"{x:g}"))
-    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    ratio_axis(axes.xaxis)
     axes.axvline(1, color="#000000", linewidth=0.6, zorder=1)
     axes.grid(True, axis="x", which="both")
     axes.set_xlabel(f"MSE at sparsity {level:g} / reference, with 95 % bootstrap interval")

@@ -10,6 +10,7 @@
 #include "kernels/common/bf16.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/common/kernel_registry.h"
+#include "kernels/common/plan_bounds.h"
 #include "kernels/common/stream.h"
 
 namespace s2o {
@@ -107,6 +108,8 @@ struct CudaAttention::State {
   DeviceBuffer<std::int32_t> next_tile;  // one counter a pass
   DeviceBuffer<float> sums;              // block sums of folded columns
   DeviceBuffer<std::uint8_t> flush;
+  DeviceBuffer<float> reference;  // [num_q_heads, seqlen, head_dim], empty: none was kept
+  DeviceBuffer<ErrorSums> partial_errors, errors;
   BlockSumsView sums_view;
 
   State(int device_index, const std::string& variant)
@@ -248,6 +251,7 @@ void CudaAttention::set_input(const Problem& problem, KernelDType dtype, const s
   s.problem = problem;
   s.dtype = dtype;
   s.launches.clear();
+  s.reference.resize(0, "reference output");
   const std::size_t kv = static_cast<std::size_t>(problem.num_kv_heads) *
                          static_cast<std::size_t>(problem.seqlen) *
                          static_cast<std::size_t>(problem.head_dim);
@@ -260,6 +264,7 @@ void CudaAttention::set_input(const Problem& problem, KernelDType dtype, const s
 void CudaAttention::set_plan(const PlanView& plan, const RunOptions& options) {
   State& s = *state_;
   s.begin_plan(plan, options);
+  check_plan_bounds(s.problem, plan);
   s.passes.resize(static_cast<std::size_t>(plan.num_passes));
   for (int p = 0; p < plan.num_passes; ++p) {
     s.upload_pass(plan.passes[p], s.passes[static_cast<std::size_t>(p)]);
@@ -304,6 +309,15 @@ DeviceInput CudaAttention::device_input() const {
 }
 CudaStream CudaAttention::stream() const { return state_->stream.get(); }
 
+float CudaAttention::run_planner(DevicePlanner& planner) {
+  State& s = *state_;
+  s.begin.record(s.stream);
+  planner.plan(device_input(), s.stream.get());
+  s.end.record(s.stream);
+  s.stream.synchronize();
+  return s.end.milliseconds_since(s.begin);
+}
+
 void CudaAttention::poison_outputs() {
   State& s = *state_;
   const auto poison = [&s](void* data, std::int64_t bytes) {
@@ -339,12 +353,21 @@ float CudaAttention::run() {
 
 void CudaAttention::read(std::vector<float>& out, std::vector<float>& lse,
                          std::vector<TileStats>& stats) const {
+  read_out(out);
+  read_rows(lse, stats);
+}
+
+void CudaAttention::read_rows(std::vector<float>& lse, std::vector<TileStats>& stats) const {
   const State& s = *state_;
-  out.resize(s.num_outputs());
   lse.resize(s.num_rows());
   stats.resize(s.stats.size());
   s.lse.download(lse.data(), "download lse");
   s.stats.download(stats.data(), "download tile statistics");
+}
+
+void CudaAttention::read_out(std::vector<float>& out) const {
+  const State& s = *state_;
+  out.resize(s.num_outputs());
   if (s.options.output == OutputType::kFp32) {
     s.out_fp32.download(out.data(), "download the output");
     return;
@@ -354,6 +377,35 @@ void CudaAttention::read(std::vector<float>& out, std::vector<float>& lse,
   std::transform(bits.begin(), bits.end(), out.begin(), [&s](std::uint16_t value) {
     return s.dtype == KernelDType::kBf16 ? bf16_to_float(value) : fp16_to_float(value);
   });
+}
+
+void CudaAttention::keep_as_reference() {
+  State& s = *state_;
+  if (s.launches.empty() || s.options.output != OutputType::kFp32) {
+    throw Error("CudaAttention::keep_as_reference: no run with an fp32 output");
+  }
+  s.reference.resize(s.num_outputs(), "reference output");
+  cuda_check(cudaMemcpyAsync(s.reference.data(), s.out_fp32.data(),
+                             static_cast<std::size_t>(s.reference.size_bytes()),
+                             cudaMemcpyDeviceToDevice, s.stream.get()),
+             "keep the reference output");
+  s.stream.synchronize();
+}
+
+std::vector<ErrorSums> CudaAttention::error_sums() {
+  State& s = *state_;
+  if (s.launches.empty() || s.options.output != OutputType::kFp32 || s.reference.size() == 0) {
+    throw Error("CudaAttention::error_sums: needs a reference and a run with an fp32 output");
+  }
+  const auto heads = static_cast<std::size_t>(s.problem.num_q_heads);
+  s.partial_errors.resize(heads * kErrorSumBlocks, "error sums");
+  s.errors.resize(heads, "error sums");
+  launch_error_sums(s.problem.num_q_heads, s.problem.seqlen * s.problem.head_dim, s.out_fp32.data(),
+                    s.reference.data(), s.partial_errors.data(), s.errors.data(), s.stream.get());
+  s.stream.synchronize();
+  std::vector<ErrorSums> sums(heads);
+  s.errors.download(sums.data(), "download error sums");
+  return sums;
 }
 
 std::int64_t CudaAttention::workspace_bytes() const {

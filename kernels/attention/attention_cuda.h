@@ -14,7 +14,8 @@
 #include "kernels/common/device_info.h"
 #include "kernels/common/plan_view.h"
 #include "kernels/common/problem.h"
-#include "kernels/planning/planner.h"
+#include "kernels/error_sum/error_sum.h"
+#include "kernels/planning/device_planner.h"
 
 namespace s2o {
 
@@ -46,7 +47,8 @@ class CudaAttention {
   void set_input(const Problem& problem, KernelDType dtype, const std::uint16_t* q,
                  const std::uint16_t* k, const std::uint16_t* v);
   // Copies a plan over `problem` to the device and picks the kernel instance. `plan` holds host
-  // pointers and may be released afterwards.
+  // pointers and may be released afterwards. Error naming head, tile and index for a plan that
+  // points outside the input.
   void set_plan(const PlanView& plan, const RunOptions& options);
 
   // Takes a plan whose arrays are, or will be when run() gets there, in device memory; they stay
@@ -58,6 +60,9 @@ class CudaAttention {
   DeviceInput device_input() const;
   CudaStream stream() const;
 
+  // Enqueues planning in that stream and waits; milliseconds on the device by CUDA events.
+  float run_planner(DevicePlanner& planner);
+
   // Fills out and lse with NaN.
   void poison_outputs();
   // Writes a buffer twice as large as the L2 cache, so that the next run starts cold.
@@ -67,6 +72,14 @@ class CudaAttention {
 
   // Results of the last run, on the host. A 16-bit output is converted.
   void read(std::vector<float>& out, std::vector<float>& lse, std::vector<TileStats>& stats) const;
+  void read_out(std::vector<float>& out) const;
+  void read_rows(std::vector<float>& lse, std::vector<TileStats>& stats) const;
+
+  // Keeps the fp32 output of the last run on the device, until the next set_input.
+  void keep_as_reference();
+  // The fp32 output of the last run against the one kept, per query head (error_sum.h).
+  std::vector<ErrorSums> error_sums();
+
   // Device bytes beyond q, k, v, out and lse: plan, orders, counters, state between passes, sums.
   std::int64_t workspace_bytes() const;
 

@@ -26,18 +26,20 @@ class ConsumerSm90 {
   S2O_DEVICE ConsumerSm90(const AttentionKernelArgs& args, SharedSm90<Traits>& shared)
       : args_(args),
         s_(shared),
-        warpgroup_(thread_index() / 128 - 1),
+        warpgroup_(static_cast<int>(uniform(static_cast<std::uint32_t>(thread_index() / 128 - 1)))),
         thread_(thread_index() % 128) {}
 
   S2O_DEVICE void run() {
     if (warpgroup_ == 1) allow_other();  // warpgroup 0 begins
-    for (int tile_count = 0;; ++tile_count) {
-      barrier_wait(&s_.q_full, tile_count % 2);
-      const std::int32_t plan_tile = s_.plan_tile;
+    for (tile_count_ = 0;; ++tile_count_) {
+      const unsigned buffer = tile_count_ % kQueryBuffers;
+      barrier_wait(&s_.q_full[buffer], static_cast<int>(tile_count_ / kQueryBuffers % 2));
+      const auto plan_tile = static_cast<std::int32_t>(
+          uniform(static_cast<std::uint32_t>(s_.tiles[buffer].plan_tile)));
       if (plan_tile < 0) return;
       fence_async_proxy();  // Q came by cp.async
       start_tile();
-      visit_steps(tile_count);
+      visit_steps();
       store_tile(plan_tile);
     }
   }
@@ -50,6 +52,11 @@ class ConsumerSm90 {
   static constexpr int kKeyTiles = kTileN / 8;
   static constexpr int kValueTiles = Traits::kHeadDim / 8;
   static constexpr bool kOrdered = Traits::kTuning.ordered_issue;
+  static constexpr int kQueryBuffers = SharedSm90<Traits>::kQueryBuffers;
+
+  S2O_DEVICE const TileDescription<Traits>& description() const {
+    return s_.tiles[tile_count_ % kQueryBuffers];
+  }
 
   // ---- buffers ----
 
@@ -57,24 +64,21 @@ class ConsumerSm90 {
     sync_warp();
     if (thread_ % 32 == 0) barrier_arrive(empty);
   }
-  // Waits for the next entry of the K pipeline; its K buffer is then full.
-  S2O_DEVICE const StepInfo& wait_step() {
-    barrier_wait(&s_.k_full[k_count_ % kStages], k_count_ / kStages % 2);
-    return s_.steps[k_count_ % kRing];
+  // Waits for the next entry of the K pipeline, whose K buffer is then full; its flags.
+  S2O_DEVICE std::uint32_t wait_step() const {
+    barrier_wait(&s_.k_full[k_count_ % kStages], static_cast<int>(k_count_ / kStages % 2));
+    return uniform(load_shared(shared_address(&s_.steps[k_count_ % kRing].flags)));
   }
   S2O_DEVICE void release_keys() {
     give_back(&s_.k_empty[k_count_ % kStages]);
     ++k_count_;
   }
   S2O_DEVICE void wait_values() const {
-    barrier_wait(&s_.v_full[v_count_ % kStages], v_count_ / kStages % 2);
+    barrier_wait(&s_.v_full[v_count_ % kStages], static_cast<int>(v_count_ / kStages % 2));
   }
   S2O_DEVICE void release_values() {
     give_back(&s_.v_empty[v_count_ % kStages]);
     ++v_count_;
-  }
-  S2O_DEVICE bool is_gathered(const StepInfo& step) const {
-    return key_source(step, args_.pass) != KeySource::kContiguous;
   }
 
   // ---- turns of the warpgroups ----
@@ -96,20 +100,18 @@ class ConsumerSm90 {
   S2O_DEVICE void start_tile() {
     rows_ = empty_rows();
     stats_ = {0, 0, 0, 0};
-    num_rows_ = s_.num_rows;
-    first_position_ = s_.first_position;
-    total_plan_steps_ = s_.total_plan_steps;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      row_index_[i] = s_.row_index[row_of(i)];
-      row_position_[i] = s_.row_position[row_of(i)];
+    if (args_.resume_out != nullptr) {
       // Goes on from (out, lse) of an earlier launch: the state (m, l, acc) = (lse, 1, out); `out`
       // joins when the row is stored, scaled by then like everything of the start.
-      if (args_.resume_out == nullptr || row_index_[i] < 0) continue;
-      const float lse = args_.lse[row_index_[i]];
-      if (lse == kNegativeInfinity) continue;
-      rows_.maximum[i] = lse * kLog2E;
-      rows_.normaliser[i] = column_of() == 0 ? 1.0f : 0.0f;  // one lane of the quad
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const std::int32_t index = description().row_index[row_of(i)];
+        if (index < 0) continue;
+        const float lse = args_.lse[index];
+        if (lse == kNegativeInfinity) continue;
+        rows_.maximum[i] = lse * kLog2E;
+        rows_.normaliser[i] = column_of() == 0 ? 1.0f : 0.0f;  // one lane of the quad
+      }
     }
 #pragma unroll
     for (int n = 0; n < kValueTiles; ++n) {
@@ -118,86 +120,129 @@ class ConsumerSm90 {
     }
   }
 
-  S2O_DEVICE void visit_steps(int tile_count) {
+  // The assembler lets products run under other code only where every path to a wait issues the
+  // same products. So there are two kinds of rounds: opening ones, after which probabilities wait
+  // for their product with V, and overlapped ones, which begin and end that way.
+  S2O_DEVICE void visit_steps() {
     float logits[kKeyTiles][4];
     std::uint32_t p[kTileN / 16][4];  // probabilities of the step before, packed
-    bool has_p = false;               // they wait for their product with V
-    bool p_gathered = false;
-    bool gain_posted = false;
-    bool stopped = false;
-    int small_steps = 0;
+    float correction[2];
+    left_ = false;
+    gain_posted_ = false;
+    stopped_ = 0;
+    small_steps_ = 0;
     for (;;) {
-      const StepInfo& step = wait_step();
-      if (step.count == 0) break;
-      if (stopped && step.stoppable) {  // loaded before the producer knew
+      std::uint32_t flags = wait_step();
+      if ((flags & kStepEndsTile) != 0) break;
+      if ((flags & stopped_) != 0) {  // loaded before the producer knew
         drop_step();
         continue;
       }
-      const bool gathered = is_gathered(step);
-      if (gathered) fence_async_proxy();
-      if (has_p) {
-        wait_values();
-        if (p_gathered) fence_async_proxy();
-      }
-      take_turn();
+      if ((flags & kStepGathered) != 0) fence_async_proxy();
       multiply_keys(logits);
-      if (agreed(has_p)) multiply_values(p);
-      warpgroup_commit();  // possibly empty: the wait below counts groups
-      allow_other();
-      if (gain_posted) {
-        gain_posted = false;
-        small_steps = gain_is_small() ? small_steps + 1 : 0;
-        stopped = small_steps >= args_.stop.patience && stats_.stop_steps >= args_.stop.min_steps;
-        if (stopped && warpgroup_ == 0 && thread_ == 0) {
-          volatile_store(&s_.stopped_tile, tile_count + 1);
-        }
-      }
-      const bool drop = stopped && step.stoppable;
-      if (!drop) {
-        warpgroup_wait<1>();
-        pin_registers(logits);
-      } else {
-        warpgroup_wait<0>();
-      }
-      const unsigned ring = k_count_ % kRing;
-      release_keys();  // NOTE: `step` and its keys stay in their ring beyond that (kRing)
-      float correction[2];
-      bool skip = drop;
-      if (!drop) {
-        mask_logits(step, ring, logits);
-        skip = may_skip_values(step) && step_adds_nothing(logits);
-        if (!skip) softmax(step, logits, correction);
-        count_step(step, skip);
-      }
       warpgroup_wait<0>();
-      pin_registers(acc_);
-      pin_registers(p);
-      if (has_p) release_values();
-      if (skip) {
+      pin_registers(logits);
+      if (!add_step(flags, logits, correction)) {
         wait_values();
         release_values();
-      } else {
+        continue;
+      }
+      rescale(correction);
+      pack(logits, p);
+      post_gain_of(flags);
+      std::uint32_t waiting = flags;  // of the step whose probabilities wait
+      bool has_p = true;
+      for (;;) {
+        flags = wait_step();
+        if ((flags & (stopped_ | kStepEndsTile)) != 0) break;
+        if ((flags & kStepGathered) != 0) fence_async_proxy();
+        take_turn();
+        multiply_keys(logits);
+        wait_values();
+        if ((waiting & kStepGathered) != 0) fence_async_proxy();
+        multiply_values(p);
+        allow_other();
+        decide();
+        warpgroup_wait<1>();
+        pin_registers(logits);
+        // A step that the decision came too late for is dropped with its logits.
+        bool added = false;
+        if ((flags & stopped_) != 0) {
+          release_keys();
+        } else {
+          added = add_step(flags, logits, correction);
+        }
+        warpgroup_wait<0>();
+        pin_registers(acc_);
+        pin_registers(p);
+        release_values();
+        waiting = flags;
+        if (!added) {
+          wait_values();
+          release_values();
+          has_p = false;
+          break;
+        }
         rescale(correction);
         pack(logits, p);
-        gain_posted = step.stoppable && step.ends_plan_step && args_.stop.tau > 0.0f;
-        if (gain_posted) post_gain();
+        post_gain_of(flags);
       }
-      has_p = !skip;
-      p_gathered = gathered;
+      decide();
+      if ((flags & kStepEndsTile) != 0) leave_tile();
+      if (has_p) {
+        wait_values();
+        if ((waiting & kStepGathered) != 0) fence_async_proxy();
+        multiply_values(p);
+        warpgroup_wait<0>();
+        pin_registers(acc_);
+        pin_registers(p);
+        release_values();
+      }
     }
+    if (!left_) leave_tile();
     release_keys();
-    give_back(&s_.q_empty);
-    if (has_p) {
-      wait_values();
-      if (p_gathered) fence_async_proxy();
-      multiply_values(p);
-      warpgroup_commit();
-      warpgroup_wait<0>();
-      pin_registers(acc_);
-      pin_registers(p);
-      release_values();
+  }
+  // Reads what the output needs of the tile's description, then lets the producer overwrite it.
+  S2O_DEVICE void leave_tile() {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) row_index_[i] = description().row_index[row_of(i)];
+    give_back(&s_.q_empty[tile_count_ % kQueryBuffers]);
+    left_ = true;
+  }
+
+  // Logits to probabilities; gives the K buffer back. False: the step adds nothing (PV skip).
+  S2O_DEVICE bool add_step(std::uint32_t flags, float (&logits)[kKeyTiles][4],
+                           float (&correction)[2]) {
+    const unsigned ring = k_count_ % kRing;
+    release_keys();  // NOTE: the step and its keys stay in their ring beyond that (kRing)
+    if ((flags & kStepMasked) != 0) mask_logits(flags, ring, logits);
+    bool skip = false;
+    if ((flags & kStepMaySkip) != 0) skip = may_skip_values() && step_adds_nothing(logits);
+    if (!skip) softmax(flags, logits, correction);
+    if ((flags & StepInfo::kEndsPlanStep) != 0) {
+      ++stats_.total_steps;
+      if ((flags & kStepStoppable) != 0) ++stats_.stop_steps;
+      if (skip) ++stats_.pv_skipped;
     }
-    if (gain_posted) gain_is_small();  // every posted gain is collected
+    return !skip;
+  }
+
+  S2O_DEVICE void post_gain_of(std::uint32_t flags) {
+    gain_posted_ = (flags & kStepDecides) != 0;
+    if (gain_posted_) post_gain();
+  }
+  // Collects the gain posted last, if any, and decides about the rest of the tile.
+  S2O_DEVICE void decide() {
+    if (!gain_posted_) return;
+    gain_posted_ = false;
+    small_steps_ = gain_is_small() ? small_steps_ + 1 : 0;
+    const bool stop =
+        small_steps_ >= args_.stop.patience && stats_.stop_steps >= args_.stop.min_steps;
+    if (!agreed(stop)) return;
+    stopped_ = kStepStoppable;
+    if (warpgroup_ == 0 && thread_ == 0) {
+      volatile_store(&s_.stopped_tile, static_cast<std::int32_t>(tile_count_) + 1);
+    }
   }
 
   S2O_DEVICE void drop_step() {
@@ -206,62 +251,59 @@ class ConsumerSm90 {
     release_values();
   }
 
-  S2O_DEVICE void count_step(const StepInfo& step, bool skipped) {
-    if (!step.ends_plan_step) return;
-    ++stats_.total_steps;
-    stats_.stop_steps += step.stoppable ? 1 : 0;
-    stats_.pv_skipped += skipped ? 1 : 0;
-  }
-
   // ---- products ----
 
+  // Descriptors: the low word moves through the tile, the high word is the same everywhere.
+  S2O_DEVICE static std::uint64_t descriptor_at(std::uint64_t first, int bytes) {
+    return (first & 0xffffffff00000000ull) |
+           (static_cast<std::uint32_t>(first) + static_cast<std::uint32_t>(bytes / 16));
+  }
   S2O_DEVICE void multiply_keys(float (&logits)[kKeyTiles][4]) const {
-    const std::uint32_t q = shared_address(s_.q) + warpgroup_ * 64 * kPanelRowBytes;
-    const std::uint32_t k = shared_address(s_.k[k_count_ % kStages]);
+    const std::uint64_t q =
+        warpgroup_descriptor(shared_address(s_.q[tile_count_ % kQueryBuffers]) +
+                                 static_cast<std::uint32_t>(warpgroup_ * 64 * kPanelRowBytes),
+                             16, 8 * kPanelRowBytes);
+    const std::uint64_t k =
+        warpgroup_descriptor(shared_address(s_.k[k_count_ % kStages]), 16, 8 * kPanelRowBytes);
     pin_registers(logits);
     warpgroup_fence();
 #pragma unroll
     for (int step = 0; step < Traits::kHeadDim / 16; ++step) {
       const int in_panel = step % 4 * 32;  // 16 elements of a 128-byte row
       warpgroup_multiply<Element>(
-          logits,
-          warpgroup_descriptor(q + step / 4 * Traits::kTileM * kPanelRowBytes + in_panel, 16,
-                               8 * kPanelRowBytes),
-          warpgroup_descriptor(k + step / 4 * kTileN * kPanelRowBytes + in_panel, 16,
-                               8 * kPanelRowBytes),
-          step > 0 ? 1 : 0);
+          logits, descriptor_at(q, step / 4 * Traits::kTileM * kPanelRowBytes + in_panel),
+          descriptor_at(k, step / 4 * kTileN * kPanelRowBytes + in_panel), step > 0 ? 1 : 0);
     }
     warpgroup_commit();
   }
 
   S2O_DEVICE void multiply_values(std::uint32_t (&p)[kTileN / 16][4]) {
-    const std::uint32_t v = shared_address(s_.v[v_count_ % kStages]);
+    const std::uint64_t v = warpgroup_descriptor(shared_address(s_.v[v_count_ % kStages]),
+                                                 kTileN * kPanelRowBytes, 8 * kPanelRowBytes);
     pin_registers(acc_);
     warpgroup_fence();
 #pragma unroll
     for (int step = 0; step < kTileN / 16; ++step) {
-      warpgroup_multiply_transposed<Element>(
-          acc_, p[step],
-          warpgroup_descriptor(v + step * 16 * kPanelRowBytes, kTileN * kPanelRowBytes,
-                               8 * kPanelRowBytes));
+      warpgroup_multiply_transposed<Element>(acc_, p[step],
+                                             descriptor_at(v, step * 16 * kPanelRowBytes));
     }
+    warpgroup_commit();
   }
 
   // ---- softmax ----
 
-  S2O_DEVICE void mask_logits(const StepInfo& step, unsigned ring,
+  S2O_DEVICE void mask_logits(std::uint32_t flags, unsigned ring,
                               float (&logits)[kKeyTiles][4]) const {
-    if (step.count == kTileN &&
-        (step.mask == MaskClass::kNone || step_is_past(step, args_.pass, first_position_))) {
-      return;
-    }
-    const bool contiguous = !is_gathered(step);
+    const PublishedStep& step = s_.steps[ring];
+    const bool contiguous = (flags & kStepGathered) == 0;
+    const auto mask = static_cast<MaskClass>(flags >> 8 & 0xffu);
     const std::int32_t* const keys = s_.keys[ring] + column_of();
     const int first_token = static_cast<int>(step.begin) + column_of();
     const int valid_columns = step.count - column_of();
-    const VisibleKeys visible[2] = {
-        visible_keys(step.mask, row_position_[0], args_.window_sink, args_.window_size),
-        visible_keys(step.mask, row_position_[1], args_.window_sink, args_.window_size)};
+    const VisibleKeys visible[2] = {visible_keys(mask, description().row_position[row_of(0)],
+                                                 args_.window_sink, args_.window_size),
+                                    visible_keys(mask, description().row_position[row_of(1)],
+                                                 args_.window_sink, args_.window_size)};
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll
@@ -278,19 +320,21 @@ class ConsumerSm90 {
     }
   }
 
-  S2O_DEVICE void softmax(const StepInfo& step, float (&logits)[kKeyTiles][4],
+  S2O_DEVICE void softmax(std::uint32_t flags, float (&logits)[kKeyTiles][4],
                           float (&correction)[2]) {
     float step_sum[2];
     softmax_step(logits, args_.scale_log2, rows_, step_sum, correction);
     // A plan step may span several tile steps: its mass so far follows the maximum.
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const float before = step.starts_plan_step ? 0.0f : plan_step_mass_[i];
+      const float before = (flags & StepInfo::kStartsPlanStep) != 0 ? 0.0f : plan_step_mass_[i];
       plan_step_mass_[i] = fused(before, correction[i], step_sum[i]);
     }
   }
 
+  // Once the largest keys have been seen, maxima rarely move: then there is nothing to do.
   S2O_DEVICE void rescale(const float (&correction)[2]) {
+    if (!any_lane(correction[0] != 1.0f || correction[1] != 1.0f)) return;
 #pragma unroll
     for (int n = 0; n < kValueTiles; ++n) {
 #pragma unroll
@@ -333,7 +377,7 @@ class ConsumerSm90 {
     for (int i = 0; i < 2; ++i) {
       const float mass = quad_sum(plan_step_mass_[i]);
       const float total = quad_sum(rows_.normaliser[i]);
-      const float gain = row_index_[i] >= 0 && total > 0.0f ? mass / total : 0.0f;
+      const float gain = row_of(i) < description().num_rows && total > 0.0f ? mass / total : 0.0f;
       reduced = mean ? reduced + gain : max_of(reduced, gain);
     }
     for (int mask = 4; mask < 32; mask *= 2) {
@@ -349,13 +393,11 @@ class ConsumerSm90 {
     for (int warp = 0; warp < Traits::kConsumerWarps; ++warp) {
       reduced = mean ? reduced + values[warp] : max_of(reduced, values[warp]);
     }
-    if (mean) reduced /= static_cast<float>(num_rows_);
-    return reduced < args_.stop.tau;
+    return reduced < args_.stop.tau * (mean ? static_cast<float>(description().num_rows) : 1.0f);
   }
 
-  S2O_DEVICE bool may_skip_values(const StepInfo& step) const {
-    return args_.pv_skip_threshold > 0.0f && step.ends_plan_step &&
-           total_plan_steps_ - stats_.total_steps - 1 >= args_.pv_skip_exempt;
+  S2O_DEVICE bool may_skip_values() const {
+    return description().total_plan_steps - stats_.total_steps - 1 >= args_.pv_skip_exempt;
   }
   // Whether the step's maximum of every row lies the threshold below the running one (base 2).
   S2O_DEVICE bool step_adds_nothing(const float (&logits)[kKeyTiles][4]) {
@@ -364,7 +406,7 @@ class ConsumerSm90 {
     for (int i = 0; i < 2; ++i) {
       const float step_maximum = row_maximum(logits, i) * args_.scale_log2;
       const float running = max_of(rows_.maximum[i], step_maximum);
-      if (row_index_[i] >= 0 && running != kNegativeInfinity) {
+      if (row_of(i) < description().num_rows && running != kNegativeInfinity) {
         excess = max_of(excess, step_maximum - running);
       }
     }
@@ -438,14 +480,15 @@ class ConsumerSm90 {
   RowPair rows_;
   float plan_step_mass_[2] = {0.0f, 0.0f};
   TileStats stats_;
-  std::int32_t row_index_[2];
-  std::int32_t row_position_[2];
-  int num_rows_ = 0;
-  int first_position_ = 0;
-  int total_plan_steps_ = 0;
   unsigned k_count_ = 0;  // K pipeline entries consumed, ends of tiles included
   unsigned v_count_ = 0;
   unsigned reductions_ = 0;
+  std::int32_t row_index_[2];  // after leave_tile
+  bool left_ = false;
+  bool gain_posted_ = false;   // and not collected yet
+  std::uint32_t stopped_ = 0;  // kStepStoppable once this tile has stopped
+  unsigned tile_count_ = 0;
+  int small_steps_ = 0;
 };
 
 }  // namespace s2o::device

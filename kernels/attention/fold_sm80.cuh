@@ -198,15 +198,15 @@ class FoldSm80 {
     std::int64_t stop_steps = args_.stats[plan_tile_].stop_steps;
     const std::int64_t end = tile_items_end(args_.pass, plan_tile_);
     for (std::int64_t i = load_global(args_.pass.item_offsets + plan_tile_); i < end; ++i) {
-      const PlanItem item = load_item(args_.pass.items + i);
+      const ItemWords item = load_item(args_.pass.items + i);
       std::int64_t count = item.count;
-      if (item.stoppable) {
+      if (item.stoppable()) {
         const std::int64_t steps = ceil_div(item.count, args_.block_n);
         const std::int64_t done = steps < stop_steps ? steps : stop_steps;
         stop_steps -= done;
         if (done < steps) count = done * args_.block_n;
       }
-      visit(item.begin, count, item.kind == ItemKind::kRun);
+      visit(item.begin, count, item.kind() == ItemKind::kRun);
     }
   }
 
@@ -396,13 +396,17 @@ class FoldSm80 {
       for (int e = 0; e < 4; ++e) logits[0][n][e] = 0.0f;
     }
     if (args_.fold.kind == Compensation::kBlocksVariance) {
-      // 0.5 scale^2 sum q^2 var, in units of raw logits: 0.5 scale sum q^2 var.
       tile_.template multiply_keys<true>(shared_address(s_.q), shared_address(s_.variance), logits);
-      const float factor = 0.5f * (args_.scale_log2 / kLog2E) / (kSquareScale * kSquareScale);
+      // spread_logit(scale^2 sum q^2 var), in units of raw logits.
+      const float scale = args_.scale_log2 / kLog2E;
+      const float inverse_scale = 1.0f / scale;
+      const float factor = scale * scale / (kSquareScale * kSquareScale);
 #pragma unroll
       for (int n = 0; n < Tile::kKeyTiles; ++n) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) logits[0][n][e] *= factor;
+        for (int e = 0; e < 4; ++e) {
+          logits[0][n][e] = spread_logit(logits[0][n][e] * factor) * inverse_scale;
+        }
       }
     }
     tile_.template multiply_keys<false>(shared_address(s_.q), shared_address(s_.k), logits);

@@ -17,8 +17,8 @@ namespace s2o::device {
 
 // Items are copied to shared memory behind the other loads.
 struct FetchAsync {
-  S2O_DEVICE PlanItem item(const PlanItem* source) const { return load_item(source); }
-  S2O_DEVICE void request(PlanItem& target, const PlanItem* source) const {
+  S2O_DEVICE ItemWords item(const PlanItem* source) const { return load_item(source); }
+  S2O_DEVICE void request(ItemWords& target, const PlanItem* source) const {
     copy_async_16(shared_address(&target), source, true);
   }
 };
@@ -67,7 +67,7 @@ class MainloopSm80 {
       s_.plan_head = plan_head;
       s_.num_rows = rows_in_tile(args_, tile, Traits::kTileM);
       s_.total_plan_steps = 0;
-      s_.steps[3].stoppable = false;  // stands in for the step before the first
+      s_.steps[3].flags = 0;  // stands in for the step before the first
       s_.stats = {0, 0, 0, 0};
     }
     sync_block(kThreads);
@@ -127,8 +127,8 @@ class MainloopSm80 {
       copy_async_wait<0>();
       sync_block(kThreads);  // K(j), step j + 1 and the gains of step j - 1 are in shared memory
       const StepInfo& previous = s_.steps[(j + 3) % 4];
-      if (args_.stop.tau > 0.0f && previous.stoppable && previous.ends_plan_step) decide_stop();
-      if (small_steps_ < 0 && s_.steps[j % 4].count > 0 && s_.steps[j % 4].stoppable) {
+      if (args_.stop.tau > 0.0f && previous.stoppable() && previous.ends_plan_step()) decide_stop();
+      if (small_steps_ < 0 && s_.steps[j % 4].count > 0 && s_.steps[j % 4].stoppable()) {
         // At most once per tile: the steps after a refill are never stoppable.
         if (thread_index() == 0) {
           s_.walker.stopped = true;
@@ -156,7 +156,7 @@ class MainloopSm80 {
     tile_state_.template multiply_keys<false>(shared_address(s_.q), shared_address(s_.k), logits);
     const StepInfo& step = s_.steps[j % 4];  // in shared memory: registers are short
     mask_logits(step, j, logits);
-    const bool may_skip = step.ends_plan_step && may_skip_values();
+    const bool may_skip = step.ends_plan_step() && may_skip_values();
     if (may_skip) post_excess(logits);
 
     store_tokens(j + 1, next_token);
@@ -169,7 +169,7 @@ class MainloopSm80 {
     } else {
       update_state(step, logits);
     }
-    if (step.ends_plan_step) finish_plan_step(step);
+    if (step.ends_plan_step()) finish_plan_step(step);
   }
 
   static S2O_DEVICE void clear(Logits& logits) {
@@ -186,7 +186,7 @@ class MainloopSm80 {
   S2O_DEVICE void mask_logits(const StepInfo& step, int j, Logits& logits) const {
     const bool whole = step.count == kTileN;
     if (whole &&
-        (step.mask == MaskClass::kNone || step_is_past(step, args_.pass, s_.first_position))) {
+        (step.mask() == MaskClass::kNone || step_is_past(step, args_.pass, s_.first_position))) {
       return;
     }
     const int thread = thread_index_again();
@@ -196,8 +196,8 @@ class MainloopSm80 {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const VisibleKeys visible =
-            visible_keys(step.mask, s_.row_position[Tile::row_of(thread, t, i)], args_.window_sink,
-                         args_.window_size);
+            visible_keys(step.mask(), s_.row_position[Tile::row_of(thread, t, i)],
+                         args_.window_sink, args_.window_size);
 #pragma unroll
         for (int n = 0; n < Tile::kKeyTiles; ++n) {
 #pragma unroll
@@ -220,13 +220,13 @@ class MainloopSm80 {
       softmax_step(logits[t], args_.scale_log2, rows, step_sum, correction);
       tile_state_.rows(t) = rows;
       tile_state_.rescale(t, correction);
-      if (step.stoppable) {
+      if (step.stoppable()) {
         // A plan step may span several tile steps: its mass so far follows the maximum.
         float(&mass)[2] = s_.plan_step_mass[thread_index_again()][t];
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           mass[i] =
-              step.starts_plan_step ? step_sum[i] : fused(mass[i], correction[i], step_sum[i]);
+              step.starts_plan_step() ? step_sum[i] : fused(mass[i], correction[i], step_sum[i]);
         }
       }
     }
@@ -236,9 +236,9 @@ class MainloopSm80 {
   S2O_DEVICE void finish_plan_step(const StepInfo& step) {
     if (thread_index() == 0) {
       ++s_.stats.total_steps;
-      s_.stats.stop_steps += step.stoppable ? 1 : 0;
+      s_.stats.stop_steps += step.stoppable() ? 1 : 0;
     }
-    if (step.stoppable && args_.stop.tau > 0.0f) post_gain();
+    if (step.stoppable() && args_.stop.tau > 0.0f) post_gain();
   }
 
   // gain = p_blk / l_new per row, reduced over the rows of this warp (s2o.md, step 5).

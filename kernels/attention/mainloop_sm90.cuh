@@ -9,8 +9,10 @@ namespace s2o::device {
 
 template <class Traits>
 S2O_DEVICE void init_barriers_sm90(SharedSm90<Traits>& s) {
-  barrier_init(&s.q_full, Traits::kFillArrivals);
-  barrier_init(&s.q_empty, Traits::kConsumerWarps);
+  for (int buffer = 0; buffer < SharedSm90<Traits>::kQueryBuffers; ++buffer) {
+    barrier_init(&s.q_full[buffer], Traits::kFillArrivals);
+    barrier_init(&s.q_empty[buffer], Traits::kConsumerWarps);
+  }
   for (int stage = 0; stage < Traits::kStages; ++stage) {
     barrier_init(&s.k_full[stage], Traits::kFillArrivals);
     barrier_init(&s.k_empty[stage], Traits::kConsumerWarps);

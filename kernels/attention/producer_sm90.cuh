@@ -3,8 +3,12 @@
 //
 // Contiguous keys come as tensor-map boxes, issued by thread 0; gathered keys by cp.async of all
 // 128 threads into the same swizzled layout. Either way a buffer is full after kFillArrivals
-// arrivals. Thread t fetches the token of key t one step ahead, so that the walk over indices never
-// waits for memory between two steps.
+// arrivals. Each warp gathers rows of its own, and fetches their tokens one step ahead, so that the
+// walk over indices never waits for memory between two steps.
+//
+// K of step j + 1 is requested before V of step j: its buffer is free earlier, and it is used
+// first. Only warp 0 polls barriers; the others sleep at a named barrier, for every instruction of
+// a polling warp is one that the softmax does not get.
 #pragma once
 
 #include "kernels/attention/kernel_args.h"
@@ -27,7 +31,7 @@ class ProducerSm90 {
     if (thread_index() == 0) {
       tensor_map_prefetch(&maps_.k);
       tensor_map_prefetch(&maps_.v);
-      s_.next_order = atomic_add(args_.next_tile, 1);
+      next_order_ = atomic_add(args_.next_tile, 1);
     }
     for (tile_count_ = 0;; ++tile_count_) {
       if (!load_tile()) return;
@@ -40,180 +44,250 @@ class ProducerSm90 {
   static constexpr int kRing = Traits::kRing;
   static constexpr int kTileN = Traits::kTileN;
   static constexpr int kTileBytes = tile_bytes(kTileN, Traits::kHeadDim);
+  static constexpr int kQueryBuffers = SharedSm90<Traits>::kQueryBuffers;
+  static constexpr int kRowsPerWarp = kTileN / 4;  // gathered rows
+  static constexpr int kChunks = Traits::kHeadDim / kChunkElements;
+  static constexpr int kRowGroups = 32 / kChunks;  // rows that a warp copies at once
 
   S2O_DEVICE static void sync_producers() {
     sync_named(kProducerBarrier, Traits::kProducerThreads);
   }
+  S2O_DEVICE TileDescription<Traits>& description() const {
+    return s_.tiles[tile_count_ % kQueryBuffers];
+  }
 
-  // Waits until the last tile's Q was given back, then loads the next tile. False: none is left,
-  // and the consumers know.
+  // Waits until the Q buffer was given back, then loads the next tile. False: none is left, and the
+  // consumers know.
   S2O_DEVICE bool load_tile() {
-    barrier_wait(&s_.q_empty, (tile_count_ + 1) % 2);
-    sync_producers();  // thread 0 wrote next_order
+    const int buffer = tile_count_ % kQueryBuffers;
+    if (warp_index() == 0) {
+      barrier_wait(&s_.q_empty[buffer], (tile_count_ / kQueryBuffers + 1) % 2);
+    }
+    if (thread_index() == 0) s_.next_order = next_order_;
+    sync_producers();
     const std::int32_t order = s_.next_order;
+    TileDescription<Traits>& tile = description();
     if (order >= args_.num_tiles) {
       if (thread_index() == 0) {
-        s_.plan_tile = -1;
-        barrier_arrive(&s_.q_full, Traits::kFillArrivals);
+        tile.plan_tile = -1;
+        barrier_arrive(&s_.q_full[buffer], Traits::kFillArrivals);
       }
       return false;
     }
-    plan_tile_ = load_global(args_.tile_order + order);
-    plan_head_ = plan_tile_ / args_.num_q_tiles;
-    const int tile = plan_tile_ % args_.num_q_tiles;
-    TileRowMap row = {-1, 0};
+    const std::int32_t plan_tile = load_global(args_.tile_order + order);
+    plan_head_ = plan_tile / args_.num_q_tiles;
+    kv_head_ = plan_head_ / args_.plan_heads_per_kv_head;
+    kv_head_bytes_ = kv_head_ * args_.seqlen * (Traits::kHeadDim * 2);
+    const int tile_index = plan_tile % args_.num_q_tiles;
     if (thread_index() < Traits::kTileM) {
-      row = tile_row(args_, plan_head_, tile, Traits::kTileM, thread_index());
-      s_.row_index[thread_index()] = row.index;
-      s_.row_position[thread_index()] = row.position;
+      const TileRowMap row =
+          tile_row(args_, plan_head_, tile_index, Traits::kTileM, thread_index());
+      tile.row_index[thread_index()] = row.index;
+      tile.source_row[thread_index()] = row.index < 0 ? 0 : row.index;
+      tile.row_position[thread_index()] = row.position;
     }
-    const int num_rows = rows_in_tile(args_, tile, Traits::kTileM);
+    const int num_rows = rows_in_tile(args_, tile_index, Traits::kTileM);
     if (thread_index() == 0) {
-      s_.plan_tile = plan_tile_;
-      s_.num_rows = num_rows;
-      s_.total_plan_steps = 0;
+      tile.plan_tile = plan_tile;
+      tile.num_rows = num_rows;
+      tile.total_plan_steps = 0;
     }
     sync_producers();  // rows are known, and everyone has read next_order
-    copy_rows_async<Traits::kTileM, Traits::kHeadDim, Traits::kProducerThreads>(
-        shared_address(s_.q), args_.q, s_.row_index, thread_index());
-    barrier_arrive_after_copies(&s_.q_full);
-    describe_tile(num_rows);
-    sync_producers();  // the description is complete
-    if (thread_index() == 0) {
-      barrier_arrive(&s_.q_full);
-      s_.next_order = atomic_add(args_.next_tile, 1);  // known long before it is needed
-    }
-    walker_.start(args_.pass, plan_tile_);
-    return true;
-  }
-
-  S2O_DEVICE void describe_tile(int num_rows) {
+    gather_rows<Traits::kTileM>(shared_address(s_.q[buffer]), args_.q, tile.source_row);
+    barrier_arrive_after_copies(&s_.q_full[buffer]);
     if (warp_index() == 0) {
-      const int first = smallest_position(s_.row_position, num_rows);
-      if (lane_index() == 0) s_.first_position = first;
+      const int first = smallest_position(tile.row_position, num_rows);
+      if (lane_index() == 0) tile.first_position = first;
     }
     if (args_.pv_skip_threshold > 0.0f) {
-      const int steps = plan_steps_of_thread(args_, plan_tile_, Traits::kProducerThreads);
-      if (steps > 0) atomic_add(&s_.total_plan_steps, steps);
+      const int steps = plan_steps_of_thread(args_, plan_tile, Traits::kProducerThreads);
+      if (steps > 0) atomic_add(&tile.total_plan_steps, steps);
+      sync_producers();
     }
+    if (thread_index() == 0) {
+      barrier_arrive(&s_.q_full[buffer]);
+      next_order_ = atomic_add(args_.next_tile, 1);  // known long before it is needed
+    }
+    walker_.start(args_.pass, plan_tile);
+    return true;
   }
 
   S2O_DEVICE StepInfo next_step() {
     return walker_.template next<kTileN>(args_.block_n, FetchNow{});
   }
-  // Token of this thread's key, for steps whose keys are not contiguous.
+  S2O_DEVICE bool is_contiguous(const StepInfo& step) const {
+    return key_source(step, args_.pass) == KeySource::kContiguous;
+  }
+  // Token of this lane's row, for steps whose keys are not contiguous. Rows beyond the end repeat
+  // the last key: they are masked, and their values count zero times.
   S2O_DEVICE std::int32_t fetch_token(const StepInfo& step) const {
-    if (step.count == 0 || key_source(step, args_.pass) == KeySource::kContiguous) return -1;
-    return step_token(step, args_.pass, args_.seqlen, plan_head_, thread_index());
+    if (step.count == 0 || lane_index() >= kRowsPerWarp || is_contiguous(step)) return -1;
+    return step_token(step, args_.pass, args_.seqlen, plan_head_,
+                      min_of(warp_index() * kRowsPerWarp + lane_index(), step.count - 1));
   }
 
   S2O_DEVICE void visit_steps() {
     StepInfo step = next_step();
     std::int32_t token = fetch_token(step);
+    std::int32_t waiting_row = kNothing;  // V of the step before: first row, or kGathered
     while (step.count > 0) {
       StepInfo upcoming = next_step();
       std::int32_t upcoming_token = fetch_token(upcoming);
-      const bool contiguous = key_source(step, args_.pass) == KeySource::kContiguous;
-      const bool stopped = publish(step, token, contiguous);
-      if (stopped) {
+      const bool contiguous = is_contiguous(step);
+      if (publish(step, contiguous)) {  // stopped
         walker_.stopped = true;
-        if (upcoming.count > 0 && upcoming.stoppable) {
+        if (upcoming.count > 0 && upcoming.stoppable()) {
           upcoming = next_step();
           upcoming_token = fetch_token(upcoming);
         }
-      } else if (contiguous) {
-        if (thread_index() == 0) load_boxes(step);
-        advance();
       } else {
-        gather_rows();
-        advance();
+        load_keys(step, contiguous, token);
+        load_values(waiting_row);
+        waiting_row = contiguous ? static_cast<std::int32_t>(step.begin) : kGathered;
+        ++k_count_;
       }
       step = upcoming;
       token = upcoming_token;
     }
+    load_values(waiting_row);
     end_tile();
   }
 
   // Waits for the K buffer and writes what consumers must know about the step. True if the tile
   // has stopped and the step must not be loaded.
-  S2O_DEVICE bool publish(const StepInfo& step, std::int32_t token, bool contiguous) {
-    if (thread_index() == 0) {
+  S2O_DEVICE bool publish(const StepInfo& step, bool contiguous) {
+    const bool may_stop = step.stoppable() && args_.stop.tau > 0.0f;
+    if (warp_index() == 0) {
       barrier_wait(&s_.k_empty[k_count_ % kStages], (k_count_ / kStages + 1) % 2);
-      s_.steps[k_count_ % kRing] = step;
-      if (step.stoppable) {
-        s_.producer_stop[stop_checks_ % 2] = volatile_load(&s_.stopped_tile) == tile_count_ + 1;
+      if (lane_index() == 0) {
+        PublishedStep& published = s_.steps[k_count_ % kRing];
+        published.begin = step.begin;
+        published.count = step.count;
+        published.flags = published_flags(step, contiguous);
+        if (may_stop)
+          s_.producer_stop[stop_checks_ % 2] = volatile_load(&s_.stopped_tile) == tile_count_ + 1;
       }
     }
-    // Through contiguous steps the threads need not keep together, and thread 0 is behind the
-    // others; they meet where they gather or decide together.
-    if (contiguous && !step.stoppable) return false;
-    sync_producers();  // the buffer is free: so are the keys of the step kRing ago
-    if (!contiguous && thread_index() < kTileN) s_.keys[k_count_ % kRing][thread_index()] = token;
-    sync_producers();
-    if (!step.stoppable) return false;
-    const bool stopped = s_.producer_stop[stop_checks_ % 2] != 0;
-    ++stop_checks_;
-    return stopped;
+    sync_producers();  // the buffer is free; the stop is known to all
+    return may_stop && volatile_load(&s_.producer_stop[stop_checks_++ % 2]) != 0;
+  }
+  S2O_DEVICE std::uint32_t published_flags(const StepInfo& step, bool contiguous) const {
+    const bool open =
+        step.count == kTileN && (step.mask() == MaskClass::kNone ||
+                                 step_is_past(step, args_.pass, description().first_position));
+    const bool ends = step.ends_plan_step();
+    return step.flags | (open ? 0u : kStepMasked) | (contiguous ? 0u : kStepGathered) |
+           (args_.pv_skip_threshold > 0.0f && ends ? kStepMaySkip : 0u) |
+           (args_.stop.tau > 0.0f && step.stoppable() && ends ? kStepDecides : 0u);
   }
 
-  S2O_DEVICE void load_boxes(const StepInfo& step) {
-    const int row = static_cast<int>(step.begin);
-    Barrier* const k_full = &s_.k_full[k_count_ % kStages];
-    load_tile_boxes(k_full, shared_address(s_.k[k_count_ % kStages]), &maps_.k, row);
-    barrier_wait(&s_.v_empty[v_count_ % kStages], (v_count_ / kStages + 1) % 2);
-    Barrier* const v_full = &s_.v_full[v_count_ % kStages];
-    load_tile_boxes(v_full, shared_address(s_.v[v_count_ % kStages]), &maps_.v, row);
+  S2O_DEVICE void load_keys(const StepInfo& step, bool contiguous, std::int32_t token) {
+    const unsigned stage = k_count_ % kStages;
+    if (contiguous) {
+      if (thread_index() == 0) {
+        load_boxes(&s_.k_full[stage], shared_address(s_.k[stage]), &maps_.k,
+                   static_cast<std::int32_t>(step.begin));
+      }
+      return;
+    }
+    std::int32_t* const keys = s_.keys[k_count_ % kRing] + warp_index() * kRowsPerWarp;
+    if (lane_index() < kRowsPerWarp) keys[lane_index()] = token;
+    sync_warp();
+    gather_keys(&s_.k_full[stage], shared_address(s_.k[stage]), args_.k, s_.keys[k_count_ % kRing]);
   }
-  S2O_DEVICE void load_tile_boxes(Barrier* full, std::uint32_t target, const TensorMap* map,
-                                  int row) {
+
+  // V of the step published last but one, whose keys still lie in their ring.
+  S2O_DEVICE void load_values(std::int32_t row) {
+    if (row == kNothing) return;
+    const unsigned stage = v_count_ % kStages;
+    const int parity = static_cast<int>((v_count_ / kStages + 1) % 2);
+    ++v_count_;
+    if (row != kGathered) {
+      if (thread_index() == 0) {
+        barrier_wait(&s_.v_empty[stage], parity);
+        load_boxes(&s_.v_full[stage], shared_address(s_.v[stage]), &maps_.v, row);
+      }
+      return;
+    }
+    barrier_wait(&s_.v_empty[stage], parity);
+    gather_keys(&s_.v_full[stage], shared_address(s_.v[stage]), args_.v,
+                s_.keys[(k_count_ - 1) % kRing]);
+  }
+
+  S2O_DEVICE void load_boxes(Barrier* full, std::uint32_t target, const TensorMap* map, int row) {
     barrier_arrive_expect(full, kTileBytes);
     barrier_arrive(full, Traits::kFillArrivals - 1);
 #pragma unroll
     for (int panel = 0; panel < Traits::kHeadDim / kPanelColumns; ++panel) {
       load_box_async(target + panel * kTileN * kPanelRowBytes, map, full, panel * kPanelColumns,
-                     row, plan_head_ / args_.plan_heads_per_kv_head);
+                     row, kv_head_);
     }
   }
 
-  S2O_DEVICE void gather_rows() {
-    const std::int32_t* keys = s_.keys[k_count_ % kRing];
-    // Thread 0 waited for the buffer before the barrier of publish.
-    gather_tile(&s_.k_full[k_count_ % kStages], shared_address(s_.k[k_count_ % kStages]), args_.k,
-                keys);
-    barrier_wait(&s_.v_empty[v_count_ % kStages], (v_count_ / kStages + 1) % 2);
-    gather_tile(&s_.v_full[v_count_ % kStages], shared_address(s_.v[v_count_ % kStages]), args_.v,
-                keys);
-  }
-  S2O_DEVICE void gather_tile(Barrier* full, std::uint32_t target, const void* tensor,
+  S2O_DEVICE void gather_keys(Barrier* full, std::uint32_t target, const void* tensor,
                               const std::int32_t* keys) {
-    copy_rows_async<kTileN, Traits::kHeadDim, Traits::kProducerThreads>(
-        target, kv_head_rows<Traits::kHeadDim>(args_, tensor, plan_head_), keys, thread_index());
+    gather_rows<kTileN>(target, static_cast<const unsigned char*>(tensor) + kv_head_bytes_, keys);
     barrier_arrive_after_copies(full);
     if (thread_index() == 0) barrier_arrive(full);
+  }
+  // Copies this warp's quarter of kRows rows. A lane copies one 16-byte chunk of consecutive rows,
+  // so that it reads four indices at once and the swizzle of a row is a constant.
+  template <int kRows>
+  S2O_DEVICE static void gather_rows(std::uint32_t target, const void* base,
+                                     const std::int32_t* rows) {
+    constexpr int kRowsPerLane = kRows / 4 / kRowGroups;
+    constexpr int kBatch = kRowsPerLane < 8 ? kRowsPerLane : 8;
+    static_assert(kRowsPerLane % 8 == 0 || kRowsPerLane == 4);
+    const int chunk = lane_index() % kChunks;
+    int row = warp_index() * (kRows / 4) + lane_index() / kChunks * kRowsPerLane;
+    const int end = row + kRowsPerLane;
+    const auto place = static_cast<std::uint32_t>((chunk % 8) ^ (row % 8));
+    target += static_cast<std::uint32_t>(chunk / 8 * kRows * kPanelRowBytes);
+    const auto* const source =
+        opaque(static_cast<const unsigned char*>(base) + chunk * kChunkBytes);
+#pragma unroll 1  // more rows at once would not fit the producer's registers
+    for (; row < end; row += kBatch) {
+#pragma unroll
+      for (int four = 0; four < kBatch; four += 4) {
+        const Words4 from = load_shared_16(shared_address(rows + row + four));
+        const unsigned char* sources[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          sources[i] = source + static_cast<std::uint64_t>(from.word[i]) * (Traits::kHeadDim * 2);
+        }
+        pin_pointers(sources);  // in registers of their own: a copy holds them for a while
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          copy_async_16(target + static_cast<std::uint32_t>((row + four + i) * kPanelRowBytes) +
+                            (place ^ static_cast<std::uint32_t>(four + i)) * kChunkBytes,
+                        sources[i]);
+        }
+      }
+    }
   }
 
   S2O_DEVICE void end_tile() {
     if (thread_index() == 0) {
       barrier_wait(&s_.k_empty[k_count_ % kStages], (k_count_ / kStages + 1) % 2);
-      s_.steps[k_count_ % kRing].count = 0;
+      s_.steps[k_count_ % kRing].flags = kStepEndsTile;
       barrier_arrive(&s_.k_full[k_count_ % kStages], Traits::kFillArrivals);
     }
     ++k_count_;  // the end takes a K buffer's turn, no V buffer's
   }
 
-  S2O_DEVICE void advance() {
-    ++k_count_;
-    ++v_count_;
-  }
+  static constexpr std::int32_t kNothing = -1;
+  static constexpr std::int32_t kGathered = -2;
 
   const AttentionKernelArgs& args_;
   const TensorMaps& maps_;
   SharedSm90<Traits>& s_;
   StepWalker walker_;
-  std::int32_t plan_tile_ = 0;
   int plan_head_ = 0;
-  int tile_count_ = 0;  // tiles taken by this block
-  int stop_checks_ = 0;
+  int kv_head_ = 0;
+  std::int64_t kv_head_bytes_ = 0;  // from the start of K and of V
+  int tile_count_ = 0;              // tiles taken by this block
+  std::int32_t next_order_ = 0;     // thread 0
+  unsigned stop_checks_ = 0;
   unsigned k_count_ = 0;  // K buffers filled, ends of tiles included
   unsigned v_count_ = 0;
 };

@@ -4,6 +4,7 @@
 // steps of kTileN keys. Decisions (early stop, counters) belong to the end of a plan step.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/common/plan_view.h"
@@ -11,22 +12,29 @@
 
 namespace s2o::device {
 
+// The properties of a step share one register: bytes 0 to 2 as the last word of PlanItem holds
+// them, then two bits of its own.
 struct StepInfo {
-  std::int64_t begin;  // first key slot, or first entry of gather_indices
-  std::int32_t count;  // keys of the step, 1 .. kTileN; 0 = no step left
-  std::int32_t item;   // index of the item in its tile
-  ItemKind kind;
-  MaskClass mask;
-  bool stoppable;
-  bool starts_plan_step;
-  bool ends_plan_step;
+  std::int64_t begin;   // first key slot, or first entry of gather_indices
+  std::int32_t count;   // keys of the step, 1 .. kTileN; 0 = no step left
+  std::int32_t item;    // index of the item in its tile
+  std::uint32_t flags;  // kind, mask, stoppable; kStartsPlanStep, kEndsPlanStep
+
+  static constexpr std::uint32_t kStartsPlanStep = 1u << 24;
+  static constexpr std::uint32_t kEndsPlanStep = 1u << 25;
+
+  S2O_HOST_DEVICE ItemKind kind() const { return static_cast<ItemKind>(flags & 0xffu); }
+  S2O_HOST_DEVICE MaskClass mask() const { return static_cast<MaskClass>(flags >> 8 & 0xffu); }
+  S2O_HOST_DEVICE bool stoppable() const { return (flags & 0xff0000u) != 0; }
+  S2O_HOST_DEVICE bool starts_plan_step() const { return (flags & kStartsPlanStep) != 0; }
+  S2O_HOST_DEVICE bool ends_plan_step() const { return (flags & kEndsPlanStep) != 0; }
 };
 
 // How the keys of a step are found.
 enum class KeySource : std::uint8_t { kContiguous, kKeyOrder, kGather };
 
 S2O_DEVICE KeySource key_source(const StepInfo& step, const PassView& pass) {
-  if (step.kind == ItemKind::kGather) return KeySource::kGather;
+  if (step.kind() == ItemKind::kGather) return KeySource::kGather;
   return pass.key_order == nullptr ? KeySource::kContiguous : KeySource::kKeyOrder;
 }
 
@@ -48,7 +56,7 @@ S2O_DEVICE std::int32_t step_token(const StepInfo& step, const PassView& pass, s
 
 // Every key of a contiguous step lies at or before every row of the tile: nothing to mask.
 S2O_DEVICE bool step_is_past(const StepInfo& step, const PassView& pass, int first_position) {
-  return step.mask == MaskClass::kCausal && key_source(step, pass) == KeySource::kContiguous &&
+  return step.mask() == MaskClass::kCausal && key_source(step, pass) == KeySource::kContiguous &&
          step.begin + step.count - 1 <= first_position;
 }
 
@@ -71,13 +79,24 @@ S2O_HOST_DEVICE VisibleKeys visible_keys(MaskClass mask, std::int32_t position,
           mask == MaskClass::kWindow ? window_sink : kEveryToken, position - window_size};
 }
 
-// One load instead of one per field. Arrays of items start at a multiple of 16 bytes.
-S2O_DEVICE PlanItem load_item(const PlanItem* source) {
-  static_assert(sizeof(PlanItem) == 16);
+// A PlanItem as it lies in memory. Arrays of items start at a multiple of 16 bytes.
+struct alignas(16) ItemWords {
+  std::int64_t begin;
+  std::int32_t count;
+  std::uint32_t flags;  // as in StepInfo; the last byte may hold anything
+
+  S2O_HOST_DEVICE ItemKind kind() const { return static_cast<ItemKind>(flags & 0xffu); }
+  S2O_HOST_DEVICE bool stoppable() const { return (flags & 0xff0000u) != 0; }
+};
+static_assert(sizeof(ItemWords) == sizeof(PlanItem) && offsetof(PlanItem, count) == 8 &&
+              offsetof(PlanItem, kind) == 12 && offsetof(PlanItem, mask) == 13 &&
+              offsetof(PlanItem, stoppable) == 14);
+
+// One load instead of one per field.
+S2O_DEVICE ItemWords load_item(const PlanItem* source) {
   const Words4 words = load_global_16(source);
-  PlanItem item;
-  memcpy(static_cast<void*>(&item), &words, sizeof(item));
-  return item;
+  return {static_cast<std::int64_t>(words.word[0]) | static_cast<std::int64_t>(words.word[1]) << 32,
+          static_cast<std::int32_t>(words.word[2]), words.word[3]};
 }
 
 // One past the last item of a tile.
@@ -88,16 +107,17 @@ S2O_DEVICE std::int64_t tile_items_end(const PassView& pass, std::int64_t tile) 
 
 // Walks the items of one tile. The item after the current one is requested one item early, so that
 // a walk over many short items does not wait for memory; `Fetch` decides how:
-//   item(const PlanItem*)                  loads one item now
-//   request(PlanItem& target, const PlanItem*)   may complete any time before the next call
+//   item(const PlanItem*)                       loads one item now
+//   request(ItemWords& target, const PlanItem*)   may complete any time before the next call
 struct StepWalker {
-  alignas(16) PlanItem current;
-  alignas(16) PlanItem ahead;  // item index + 1, if it exists
+  ItemWords current;
+  ItemWords ahead;  // item index + 1, if it exists
   const PlanItem* items;
   std::int32_t num_items;
-  std::int32_t index;   // of `current`; -1 before the first
-  std::int32_t offset;  // keys of `current` already handed out
-  bool stopped;         // stoppable items are skipped from now on
+  std::int32_t index;    // of `current`; -1 before the first
+  std::int32_t offset;   // keys of `current` already handed out
+  std::int32_t in_step;  // of these, keys of the plan step that is not complete; 0 between two
+  bool stopped;          // stoppable items are skipped from now on
 
   S2O_DEVICE void start(const PassView& pass, std::int64_t tile) {
     const std::int64_t begin = load_global(pass.item_offsets + tile);
@@ -111,6 +131,7 @@ struct StepWalker {
   S2O_DEVICE void restart_after(int item) {
     index = item;
     offset = 0;
+    in_step = 0;
     current.count = 0;
     ahead.count = -1;  // not requested
   }
@@ -118,39 +139,38 @@ struct StepWalker {
   template <int kTileN, class Fetch>
   S2O_DEVICE StepInfo next(int block_n, const Fetch& fetch) {
     bool moved = false;
-    while (offset >= current.count || (stopped && current.stoppable)) {
+    while (offset >= current.count || (stopped && current.stoppable())) {
       ++index;
       if (index >= num_items) {
         index = num_items;
         current.count = 0;
         offset = 0;
-        return {0, 0, index, ItemKind::kRun, MaskClass::kNone, false, false, false};
+        return {0, 0, index, 0};
       }
       // Only a request of an earlier call is known to have arrived.
       current = moved || ahead.count < 0 ? fetch.item(items + index) : ahead;
       offset = 0;
+      in_step = 0;
       moved = true;
     }
     if (moved && index + 1 < num_items) fetch.request(ahead, items + index + 1);
     const int count = min_of(kTileN, current.count - offset);
-    const StepInfo step = {current.begin + offset,
-                           count,
-                           index,
-                           current.kind,
-                           current.mask,
-                           current.stoppable,
-                           offset % block_n == 0,
-                           (offset + kTileN) % block_n == 0 || offset + count >= current.count};
+    const bool starts = in_step == 0;
     offset += count;
-    return step;
+    in_step += kTileN;  // which divides block_n
+    const bool ends = in_step >= block_n || offset >= current.count;
+    if (ends) in_step = 0;
+    return {current.begin + offset - count, count, index,
+            (current.flags & 0xffffffu) | (starts ? StepInfo::kStartsPlanStep : 0u) |
+                (ends ? StepInfo::kEndsPlanStep : 0u)};
   }
 };
 
 // Both loads and requests read the item at once: for a walker that lives in registers, where the
 // compiler lets the request fly until it is used.
 struct FetchNow {
-  S2O_DEVICE PlanItem item(const PlanItem* source) const { return load_item(source); }
-  S2O_DEVICE void request(PlanItem& target, const PlanItem* source) const {
+  S2O_DEVICE ItemWords item(const PlanItem* source) const { return load_item(source); }
+  S2O_DEVICE void request(ItemWords& target, const PlanItem* source) const {
     target = load_item(source);
   }
 };

@@ -23,11 +23,11 @@ S2O_HOST_DEVICE constexpr TuningSm90 tuning_sm90(int head_dim, int tile_m, int t
   // Smaller tiles take more stages for the same bytes in flight, at most four.
   const int pair_bytes = 2 * tile_bytes(tile_n, head_dim);
   tuning.stages = pair_bytes >= 65536 ? 2 : 4;
-  // 64 K registers a multiprocessor: 72 + 2 * 216 = 504 of 512 a lane for three warpgroups. The
-  // walk over the plan spills below 72; a consumer holds 64 logits, 64 outputs and 32 packed
-  // probabilities.
-  tuning.producer_registers = 72;
-  tuning.consumer_registers = tile_m == 128 ? 216 : 240;
+  // The compiler gives three warpgroups 168 registers a thread, 504 together: 72 + 2 * 216. A
+  // consumer holds 64 logits, 64 outputs and 32 packed probabilities. Neither role spills there;
+  // the producer does at 56. With one consumer warpgroup there is room enough.
+  tuning.producer_registers = tile_m == 128 ? 88 : 104;
+  tuning.consumer_registers = tile_m == 128 ? 208 : 240;
   // Taking turns keeps the softmax of one warpgroup under the products of the other.
   tuning.ordered_issue = tile_m == 128;
   return tuning;
@@ -58,30 +58,54 @@ struct TraitsSm90 {
   static_assert(kTileM <= kProducerThreads && kTileN <= kProducerThreads,
                 "one producer thread per row and per key index");
   static_assert(kTuning.producer_registers + kConsumerWarpgroups * kTuning.consumer_registers <=
-                512);
+                504);
+};
+
+// What consumers read of a step: its keys, and in one word all they must know to take their path.
+// Flags as in StepInfo, and:
+inline constexpr std::uint32_t kStepMasked = 1u << 26;    // some key may be invisible to some row
+inline constexpr std::uint32_t kStepGathered = 1u << 27;  // keys came by cp.async
+inline constexpr std::uint32_t kStepMaySkip = 1u << 28;   // the PV skip applies
+inline constexpr std::uint32_t kStepDecides = 1u << 29;   // the early stop decides after it
+inline constexpr std::uint32_t kStepEndsTile = 1u << 30;  // no step: the tile ends
+inline constexpr std::uint32_t kStepStoppable = 0xff0000u;
+
+struct alignas(16) PublishedStep {
+  std::int64_t begin;  // as in StepInfo
+  std::int32_t count;
+  std::uint32_t flags;
+};
+
+// About a tile of queries.
+template <class Traits>
+struct TileDescription {
+  std::int32_t plan_tile;                               // -1: no tile left
+  std::int32_t num_rows;                                // rows of the tile that exist
+  std::int32_t first_position;                          // smallest position
+  std::int32_t total_plan_steps;                        // only with the PV skip
+  alignas(16) std::int32_t source_row[Traits::kTileM];  // row of q to copy: row_index or any
+  std::int32_t row_index[Traits::kTileM];     // row of q, out and lse, -1 beyond the last row
+  std::int32_t row_position[Traits::kTileM];  // original position
 };
 
 template <class Traits>
 struct SharedSm90 {
-  // Swizzled by address bits: every tile starts at a multiple of 1024.
-  alignas(1024) unsigned char q[tile_bytes(Traits::kTileM, Traits::kHeadDim)];
+  // Two tiles of queries: the next one is loaded, and its first keys too, while the last steps of
+  // this one run. Swizzled by address bits: every buffer starts at a multiple of 1024.
+  static constexpr int kQueryBuffers = 2;
+  alignas(1024) unsigned char q[kQueryBuffers][tile_bytes(Traits::kTileM, Traits::kHeadDim)];
   alignas(1024) unsigned char k[Traits::kStages][tile_bytes(Traits::kTileN, Traits::kHeadDim)];
   alignas(1024) unsigned char v[Traits::kStages][tile_bytes(Traits::kTileN, Traits::kHeadDim)];
   // Full: written by the producer. Empty: given back by the consumers, one arrival a warp.
-  Barrier q_full, q_empty;
+  Barrier q_full[kQueryBuffers], q_empty[kQueryBuffers];
   Barrier k_full[Traits::kStages], k_empty[Traits::kStages];
   Barrier v_full[Traits::kStages], v_empty[Traits::kStages];
   Barrier reduced;  // values of all consumer warps for one decision are in `warp_value`
 
-  StepInfo steps[Traits::kRing];                     // count 0: the tile ends
-  std::int32_t keys[Traits::kRing][Traits::kTileN];  // tokens, -1 beyond the end; not for runs
-  // About the tile in q; valid between q_full and q_empty.
-  std::int32_t plan_tile;                     // -1: no tile left
-  std::int32_t num_rows;                      // rows of the tile that exist
-  std::int32_t first_position;                // smallest position
-  std::int32_t total_plan_steps;              // only with the PV skip
-  std::int32_t row_index[Traits::kTileM];     // row of q, out and lse, -1 beyond the last row
-  std::int32_t row_position[Traits::kTileM];  // original position
+  PublishedStep steps[Traits::kRing];
+  alignas(16)
+      std::int32_t keys[Traits::kRing][Traits::kTileN];  // tokens, -1 beyond the end; not for runs
+  TileDescription<Traits> tiles[kQueryBuffers];          // valid between q_full and q_empty
 
   std::int32_t next_order;        // producer: place in tile_order
   std::int32_t producer_stop[2];  // producer: the stop as all its threads saw it

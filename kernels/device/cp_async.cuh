@@ -14,6 +14,10 @@ S2O_DEVICE void copy_async_16(std::uint32_t target, const void* source, bool val
                "r"(source_bytes)
                : "memory");
 }
+S2O_DEVICE void copy_async_16(std::uint32_t target, const void* source) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(target), "l"(source)
+               : "memory");
+}
 S2O_DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kGroupsLeft>
 S2O_DEVICE void copy_async_wait() {
@@ -35,6 +39,9 @@ inline void copy_async_16(std::uint32_t target_address, const void* source, bool
       std::memset(target, 0, 16);
     }
   });
+}
+inline void copy_async_16(std::uint32_t target_address, const void* source) {
+  copy_async_16(target_address, source, true);
 }
 inline void copy_async_commit() { simt::async_copy_commit(); }
 template <int kGroupsLeft>

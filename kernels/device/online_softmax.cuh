@@ -25,29 +25,56 @@ S2O_DEVICE float row_maximum(const float (&s)[kColumnTiles][4], int i) {
   return quad_max(largest);
 }
 
+// Both rows at once: independent chains of comparisons, and one round of shuffles after another.
+template <int kColumnTiles>
+S2O_DEVICE void row_maxima(const float (&s)[kColumnTiles][4], float (&maxima)[2]) {
+  float even[2] = {s[0][0], s[0][2]};
+  float odd[2] = {s[0][1], s[0][3]};
+#pragma unroll
+  for (int j = 1; j < kColumnTiles; ++j) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      even[i] = max_of(even[i], s[j][2 * i]);
+      odd[i] = max_of(odd[i], s[j][2 * i + 1]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) maxima[i] = max_of(even[i], odd[i]);
+#pragma unroll
+  for (int mask = 1; mask <= 2; mask *= 2) {
+    const float other[2] = {shuffle_xor(maxima[0], mask), shuffle_xor(maxima[1], mask)};
+#pragma unroll
+    for (int i = 0; i < 2; ++i) maxima[i] = max_of(maxima[i], other[i]);
+  }
+}
+
 // Replaces raw logits by probabilities relative to the new maximum. `step_sum` gets this lane's
 // part of the step's probabilities, `correction` what earlier sums and outputs must be scaled by.
 // A row that has seen no visible key keeps maximum -inf and sums 0.
 template <int kColumnTiles>
 S2O_DEVICE void softmax_step(float (&s)[kColumnTiles][4], float scale_log2, RowPair& rows,
                              float (&step_sum)[2], float (&correction)[2]) {
+  float step_maximum[2], reference[2];
+  row_maxima(s, step_maximum);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const float step_maximum = row_maximum(s, i) * scale_log2;
-    const float maximum = max_of(rows.maximum[i], step_maximum);
-    const float reference = maximum == kNegativeInfinity ? 0.0f : maximum;
-    correction[i] = exp2_fast(rows.maximum[i] - reference);
+    const float maximum = max_of(rows.maximum[i], step_maximum[i] * scale_log2);
+    reference[i] = maximum == kNegativeInfinity ? 0.0f : maximum;
+    correction[i] = exp2_fast(rows.maximum[i] - reference[i]);
+    rows.maximum[i] = maximum;
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
     float sum = 0.0f;
 #pragma unroll
     for (int j = 0; j < kColumnTiles; ++j) {
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         float& value = s[j][2 * i + c];
-        value = exp2_fast(fused(value, scale_log2, -reference));
+        value = exp2_fast(fused(value, scale_log2, -reference[i]));
         sum += value;
       }
     }
-    rows.maximum[i] = maximum;
     rows.normaliser[i] = fused(rows.normaliser[i], correction[i], sum);
     step_sum[i] = sum;
   }

@@ -33,9 +33,13 @@ S2O_DEVICE void sync_named(int id, int num_threads) {
 S2O_DEVICE void arrive_named(int id, int num_threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
 }
-// A condition on which all lanes agree. The vote tells the compiler so: around warpgroup products it
-// would otherwise assume a divergent branch and run them one by one.
+// A condition on which all lanes agree. The vote tells the compiler so: around warpgroup products
+// it would otherwise assume a divergent branch and run them one by one.
 S2O_DEVICE bool agreed(bool condition) { return __any_sync(0xffffffffu, condition); }
+S2O_DEVICE bool any_lane(bool condition) { return __any_sync(0xffffffffu, condition); }
+// A value that is the same in all lanes, told to the compiler: branches on it need no care for
+// lanes that part, and addresses derived from it need one register a warp.
+S2O_DEVICE std::uint32_t uniform(std::uint32_t value) { return __shfl_sync(0xffffffffu, value, 0); }
 template <class T>
 S2O_DEVICE T shuffle_xor(T value, int lane_mask) {
   return __shfl_xor_sync(0xffffffffu, value, lane_mask);
@@ -54,6 +58,11 @@ S2O_DEVICE void atomic_or(std::uint32_t* address, std::uint32_t bits) { atomicOr
 S2O_DEVICE int count_bits(std::uint32_t bits) { return __popc(bits); }
 S2O_DEVICE int lowest_bit(std::uint32_t bits) { return __ffs(static_cast<int>(bits)) - 1; }
 
+S2O_DEVICE std::uint32_t load_shared(std::uint32_t address) {
+  std::uint32_t value;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
 // Read by memory at this moment: another warp may write it at any time.
 S2O_DEVICE std::int32_t volatile_load(const std::int32_t* pointer) {
   return *static_cast<const volatile std::int32_t*>(pointer);
@@ -65,9 +74,26 @@ template <class T>
 S2O_DEVICE T load_global(const T* pointer) {
   return __ldg(pointer);
 }
+// The same pointer, whose origin the compiler may not look through: so that an address made of it
+// stays one multiply-add.
+S2O_DEVICE const unsigned char* opaque(const unsigned char* pointer) {
+  asm("" : "+l"(pointer));
+  return pointer;
+}
+S2O_DEVICE void pin_pointers(const unsigned char* (&pointers)[4]) {
+  asm volatile("" : "+l"(pointers[0]), "+l"(pointers[1]), "+l"(pointers[2]), "+l"(pointers[3]));
+}
 struct Words4 {
   std::uint32_t word[4];
 };
+S2O_DEVICE Words4 load_shared_16(std::uint32_t address) {
+  Words4 words;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words.word[0]), "=r"(words.word[1]), "=r"(words.word[2]), "=r"(words.word[3])
+               : "r"(address)
+               : "memory");
+  return words;
+}
 // 16 bytes, 16-byte aligned, through the read-only path.
 S2O_DEVICE Words4 load_global_16(const void* pointer) {
   const uint4 value = __ldg(static_cast<const uint4*>(pointer));

@@ -32,6 +32,22 @@ inline void sync_warp() {
 }
 inline void sync_named(int id, int num_threads) { simt::barrier_sync(id, num_threads); }
 inline void arrive_named(int id, int num_threads) { simt::barrier_arrive(id, num_threads); }
+inline bool any_lane(bool condition) {
+  simt::warp_collective("vote", condition, [](const std::vector<bool*>& lanes) {
+    bool any = false;
+    for (const bool* lane : lanes) any = any || *lane;
+    for (bool* lane : lanes) *lane = any;
+  });
+  return condition;
+}
+inline std::uint32_t uniform(std::uint32_t value) {
+  simt::warp_collective("uniform", value, [](const std::vector<std::uint32_t*>& lanes) {
+    for (const std::uint32_t* lane : lanes) {
+      if (*lane != *lanes[0]) throw std::runtime_error("simt: lanes do not agree");
+    }
+  });
+  return value;
+}
 inline bool agreed(bool condition) {
   simt::warp_collective("vote", condition, [](const std::vector<bool*>& lanes) {
     for (const bool* lane : lanes) {
@@ -68,15 +84,27 @@ inline void atomic_or(std::uint32_t* address, std::uint32_t bits) { *address |= 
 inline int count_bits(std::uint32_t bits) { return __builtin_popcount(bits); }
 inline int lowest_bit(std::uint32_t bits) { return __builtin_ctz(bits); }
 
+inline std::uint32_t load_shared(std::uint32_t address) {
+  std::uint32_t value;
+  std::memcpy(&value, shared_pointer(address, 4), sizeof(value));
+  return value;
+}
 inline std::int32_t volatile_load(const std::int32_t* pointer) { return *pointer; }
 inline void volatile_store(std::int32_t* pointer, std::int32_t value) { *pointer = value; }
 template <class T>
 T load_global(const T* pointer) {
   return *pointer;
 }
+inline const unsigned char* opaque(const unsigned char* pointer) { return pointer; }
+inline void pin_pointers(const unsigned char* (&)[4]) {}
 struct Words4 {
   std::uint32_t word[4];
 };
+inline Words4 load_shared_16(std::uint32_t address) {
+  Words4 value;
+  std::memcpy(&value, shared_pointer(address, 16), sizeof(value));
+  return value;
+}
 inline Words4 load_global_16(const void* pointer) {
   if (reinterpret_cast<std::uintptr_t>(pointer) % 16 != 0) {
     throw std::runtime_error("simt: 16-byte load from an unaligned address");

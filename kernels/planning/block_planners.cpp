@@ -158,6 +158,68 @@ class MeanPoolingPlanner final : public PooledPlanner {
   const float threshold_;
 };
 
+class PbsPlanner final : public PooledPlanner {
+ public:
+  PbsPlanner(const Problem& problem, const PbsDeviceSettings& settings, std::int64_t l2_bytes)
+      : PooledPlanner(problem, settings.block, settings.block, problem.num_q_heads, settings.fold,
+                      l2_bytes),
+        settings_(settings),
+        num_keys_(problem.seqlen / settings.segment * settings.segment),
+        num_chunks_(ceil_div(num_keys_, kLastQueryChunk)) {
+    const std::int64_t heads = problem.num_q_heads;
+    largest_ = workspace_.add<float>(heads * (num_chunks_ + 1) * kLastQueries);
+    normalisers_ = workspace_.add<float>(heads * (num_chunks_ + 1) * kLastQueries);
+    mass_ = workspace_.add<float>(heads * num_keys_);
+    sink_block_ = workspace_.add<std::int32_t>(heads);
+    key_order_ = workspace_.add<std::int32_t>(heads * problem.seqlen);
+  }
+
+  void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
+    kernels.clear(bad_row_.data(), bad_row_.size_bytes());
+    kernels.last_queries({.q = input.q,
+                          .k = input.k,
+                          .seqlen = problem_.seqlen,
+                          .num_keys = num_keys_,
+                          .num_queries = settings_.block,
+                          .num_q_heads = problem_.num_q_heads,
+                          .group_size = problem_.group_size(),
+                          .num_chunks = num_chunks_,
+                          .scale = problem_.softmax_scale,
+                          .largest = largest_.data(),
+                          .normalisers = normalisers_.data(),
+                          .mass = mass_.data(),
+                          .bad_row = bad_row_.data(),
+                          .rows_per_head = header_.num_q_tiles},
+                         input.dtype, problem_.head_dim);
+    kernels.order_segments({.mass = mass_.data(),
+                            .order = key_order_.data(),
+                            .sink_block = sink_block_.data(),
+                            .seqlen = problem_.seqlen,
+                            .num_keys = num_keys_,
+                            .num_heads = problem_.num_q_heads,
+                            .segment = settings_.segment,
+                            .block = settings_.block});
+    PoolArgs queries = pool_queries(input);
+    PoolArgs keys = pool_keys(input);
+    queries.divide_by_block = keys.divide_by_block = true;
+    keys.order = key_order_.data();
+    kernels.pool_blocks(queries, input.dtype, problem_.head_dim);
+    kernels.pool_blocks(keys, input.dtype, problem_.head_dim);
+    score_and_select({.rule = RowRule::kPbsAttn,
+                      .threshold = settings_.threshold,
+                      .segment_blocks = settings_.segment / settings_.block,
+                      .sink_block = sink_block_.data()},
+                     input, kernels);
+  }
+
+ private:
+  const PbsDeviceSettings settings_;
+  const std::int64_t num_keys_;
+  const std::int32_t num_chunks_;
+  Workspace::Array<float> largest_, normalisers_, mass_;
+  Workspace::Array<std::int32_t> sink_block_;
+};
+
 class SpargePlanner final : public PooledPlanner {
  public:
   SpargePlanner(const Problem& problem, const SpargeDeviceSettings& settings, std::int64_t l2_bytes)
@@ -221,6 +283,19 @@ std::unique_ptr<Planner> make_mean_pooling_planner(const Problem& problem,
                                                    std::int64_t l2_bytes) {
   check_block("mean_pooling", settings.block);
   return std::make_unique<MeanPoolingPlanner>(problem, settings, l2_bytes);
+}
+
+std::unique_ptr<Planner> make_pbs_planner(const Problem& problem, const PbsDeviceSettings& settings,
+                                          std::int64_t l2_bytes) {
+  check_block("pbs_attn", settings.block);
+  if (settings.segment > kMaxOrderedSegment || settings.segment % settings.block != 0 ||
+      problem.seqlen <= settings.segment) {
+    throw UnsupportedError("planning of pbs_attn: segment_size is " +
+                           std::to_string(settings.segment) +
+                           ", supported on the device are multiples of the block size up to " +
+                           std::to_string(kMaxOrderedSegment) + ", below seqlen");
+  }
+  return std::make_unique<PbsPlanner>(problem, settings, l2_bytes);
 }
 
 std::unique_ptr<Planner> make_sparge_planner(const Problem& problem,

@@ -19,6 +19,15 @@ std::unique_ptr<Planner> make_mean_pooling_planner(const Problem& problem,
                                                    const MeanPoolingDeviceSettings& settings,
                                                    std::int64_t l2_bytes);
 
+struct PbsDeviceSettings {
+  int block = 128;
+  int segment = 256;  // tokens, a multiple of block, shorter than the sequence
+  float threshold = 0.9f;
+  PlannedFold fold;  // granularity is the segment
+};
+std::unique_ptr<Planner> make_pbs_planner(const Problem& problem, const PbsDeviceSettings& settings,
+                                          std::int64_t l2_bytes);
+
 struct SpargeDeviceSettings {
   int block_m = 128;
   int block_n = 64;

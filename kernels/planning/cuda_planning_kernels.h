@@ -20,6 +20,8 @@ class CudaPlanningKernels final : public PlanningKernels {
   void select_rows(const SelectArgs& args, KernelDType dtype) override;
   void energy_rows(const EnergyArgs& args, KernelDType dtype, int head_dim) override;
   void radius_lifts(const RadiusArgs& args, KernelDType dtype, int head_dim) override;
+  void last_queries(const LastQueryArgs& args, KernelDType dtype, int head_dim) override;
+  void order_segments(const SegmentOrderArgs& args) override;
 
  private:
   CudaStream stream_;

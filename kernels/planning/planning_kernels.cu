@@ -5,6 +5,7 @@
 #include "kernels/planning/dispatch.cuh"
 #include "kernels/planning/energy_rows.cuh"
 #include "kernels/planning/key_scores.cuh"
+#include "kernels/planning/last_queries.cuh"
 #include "kernels/planning/mean_queries.cuh"
 #include "kernels/planning/pool_blocks.cuh"
 #include "kernels/planning/rank_history.cuh"
@@ -73,6 +74,25 @@ __global__ void __launch_bounds__(kRadiusThreads)
 __global__ void __launch_bounds__(kLiftThreads)
     radius_lifts_kernel(const __grid_constant__ RadiusArgs args) {
   radius_lifts_head(args);
+}
+
+template <class Element, int kHeadDim>
+__global__ void __launch_bounds__(kLastQueryThreads, 2)
+    reduce_last_queries_kernel(const __grid_constant__ LastQueryArgs args) {
+  LastQueryPass<Element, kHeadDim>(args).reduce_chunk();
+}
+__global__ void __launch_bounds__(kLastQueries)
+    combine_last_queries_kernel(const __grid_constant__ LastQueryArgs args) {
+  combine_last_queries(args);
+}
+template <class Element, int kHeadDim>
+__global__ void __launch_bounds__(kLastQueryThreads, 2)
+    sum_last_queries_kernel(const __grid_constant__ LastQueryArgs args) {
+  LastQueryPass<Element, kHeadDim>(args).sum_chunk();
+}
+__global__ void __launch_bounds__(kSegmentOrderThreads)
+    order_segment_kernel(const __grid_constant__ SegmentOrderArgs args) {
+  order_segment(args);
 }
 
 }  // namespace device
@@ -183,6 +203,29 @@ void CudaPlanningKernels::radius_lifts(const RadiusArgs& args, KernelDType dtype
   device::launch_blocks(device::radius_lifts_kernel, args.num_kv_heads, device::kLiftThreads,
                         sizeof(float) * (static_cast<std::size_t>(args.num_blocks) + 4), stream_,
                         "planning: lifts", args);
+}
+
+void CudaPlanningKernels::last_queries(const LastQueryArgs& args, KernelDType dtype, int head_dim) {
+  const std::int64_t num_blocks = static_cast<std::int64_t>(args.num_q_heads) * args.num_chunks;
+  device::dispatch_element(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+    constexpr std::size_t kBytes = sizeof(device::SharedLastQueries<kHeadDim>);
+    device::launch_blocks(device::reduce_last_queries_kernel<Element, kHeadDim>, num_blocks,
+                          device::kLastQueryThreads, kBytes, stream_,
+                          "planning: normalisers of the last queries", args);
+    device::launch_blocks(device::combine_last_queries_kernel, args.num_q_heads, kLastQueries, 0,
+                          stream_, "planning: normalisers of the last queries", args);
+    device::launch_blocks(device::sum_last_queries_kernel<Element, kHeadDim>, num_blocks,
+                          device::kLastQueryThreads, kBytes, stream_,
+                          "planning: mass of the last queries", args);
+  });
+}
+
+void CudaPlanningKernels::order_segments(const SegmentOrderArgs& args) {
+  const std::int64_t segments = (args.seqlen + args.segment - 1) / args.segment;
+  device::launch_blocks(device::order_segment_kernel, args.num_heads * segments,
+                        device::kSegmentOrderThreads,
+                        sizeof(float) * static_cast<std::size_t>(args.segment), stream_,
+                        "planning: order of segments", args);
 }
 
 }  // namespace s2o

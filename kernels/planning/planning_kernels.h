@@ -8,6 +8,7 @@
 #include "kernels/attention/launch_plan.h"
 #include "kernels/planning/block_args.h"
 #include "kernels/planning/energy_args.h"
+#include "kernels/planning/last_query_args.h"
 #include "kernels/planning/s2o_args.h"
 
 namespace s2o {
@@ -31,6 +32,10 @@ class PlanningKernels {
   // Methods that select blocks by energy (energy_args.h).
   virtual void energy_rows(const EnergyArgs& args, KernelDType dtype, int head_dim) = 0;
   virtual void radius_lifts(const RadiusArgs& args, KernelDType dtype, int head_dim) = 0;
+
+  // Methods that estimate from the last queries (last_query_args.h).
+  virtual void last_queries(const LastQueryArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void order_segments(const SegmentOrderArgs& args) = 0;
 };
 
 }  // namespace s2o

@@ -7,6 +7,7 @@
 #include "kernels/planning/block_scores.cuh"
 #include "kernels/planning/energy_rows.cuh"
 #include "kernels/planning/key_scores.cuh"
+#include "kernels/planning/last_queries.cuh"
 #include "kernels/planning/mean_queries.cuh"
 #include "kernels/planning/pool_blocks.cuh"
 #include "kernels/planning/rank_history.cuh"
@@ -110,6 +111,22 @@ class ModelPlanningKernels final : public PlanningKernels {
     launch(args.num_kv_heads, device::kLiftThreads,
            sizeof(float) * (static_cast<std::size_t>(args.num_blocks) + 4),
            [&] { device::radius_lifts_head(args); });
+  }
+  void last_queries(const LastQueryArgs& args, KernelDType dtype, int head_dim) override {
+    dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      using Pass = device::LastQueryPass<Element, kHeadDim>;
+      const int blocks = args.num_q_heads * args.num_chunks;
+      constexpr std::size_t kBytes = sizeof(device::SharedLastQueries<kHeadDim>);
+      launch(blocks, device::kLastQueryThreads, kBytes, [&] { Pass(args).reduce_chunk(); });
+      launch(args.num_q_heads, kLastQueries, 16, [&] { device::combine_last_queries(args); });
+      launch(blocks, device::kLastQueryThreads, kBytes, [&] { Pass(args).sum_chunk(); });
+    });
+  }
+  void order_segments(const SegmentOrderArgs& args) override {
+    const auto segments = static_cast<int>((args.seqlen + args.segment - 1) / args.segment);
+    launch(args.num_heads * segments, device::kSegmentOrderThreads,
+           sizeof(float) * static_cast<std::size_t>(args.segment),
+           [&] { device::order_segment(args); });
   }
 
  private:

@@ -23,9 +23,21 @@ struct RowInputs {
   KernelDType dtype;
 };
 
-// Row `position` of query head `q_head`, over all passes; `stats` say where tiles stopped. Plans with
-// folded columns, packed heads or the PV skip are not covered.
+// Row `position` of query head `q_head`, over all passes; `stats` say where tiles stopped. Plans
+// with folded columns, packed heads or the PV skip are not covered.
 RowReference reference_row(const Problem& problem, const PlanView& plan, const RowInputs& inputs,
                            const std::vector<TileStats>& stats, int q_head, std::int64_t position);
+
+// The same row by plain attention in `dtype`, as a framework without a fused kernel computes it:
+// the logits, the probabilities and the output are rounded to 16 bits, sums are fp32. What a kernel
+// in that type may be wrong by.
+std::vector<float> math_row(const Problem& problem, const PlanView& plan, const RowInputs& inputs,
+                            const std::vector<TileStats>& stats, int q_head, std::int64_t position);
+
+// What the stop rule sees of one row: p_blk / l_new of each stoppable step of `pass`, in visiting
+// order, none skipped. Earlier passes count with the steps in `stats`.
+std::vector<double> row_gains(const Problem& problem, const PlanView& plan, const RowInputs& inputs,
+                              const std::vector<TileStats>& stats, int pass, int q_head,
+                              std::int64_t position);
 
 }  // namespace s2o::testing

@@ -98,13 +98,14 @@ TEST(TileLaunchOrder, groups_kv_heads_and_starts_heavy_tiles_first) {
   pass.item_offsets = offsets.data();
   const auto order = tile_launch_order(kProblem, plan, pass, 4 << 20);
   ASSERT_EQ(order.size(), 8u * 32);
-  EXPECT_EQ(order[0], 31);                 // head 0, last tile
-  EXPECT_EQ(order[1], 63);                 // head 1, last tile: same weight, higher index
-  EXPECT_EQ(order[4], 30);                 // head 0, the tile before
-  EXPECT_EQ(order[4 * 32], 4 * 32 + 31);   // then the heads of the second KV head
+  EXPECT_EQ(order[0], 31);                // head 0, last tile
+  EXPECT_EQ(order[1], 63);                // head 1, last tile: same weight, higher index
+  EXPECT_EQ(order[4], 30);                // head 0, the tile before
+  EXPECT_EQ(order[4 * 32], 4 * 32 + 31);  // then the heads of the second KV head
   std::vector<std::int32_t> sorted = order;
   std::sort(sorted.begin(), sorted.end());
-  for (std::size_t i = 0; i < sorted.size(); ++i) EXPECT_EQ(sorted[i], static_cast<std::int32_t>(i));
+  for (std::size_t i = 0; i < sorted.size(); ++i)
+    EXPECT_EQ(sorted[i], static_cast<std::int32_t>(i));
   // A large cache holds all heads: the heavy tiles of all of them come first.
   EXPECT_EQ(tile_launch_order(kProblem, plan, pass, 64 << 20)[7], 7 * 32 + 31);
 }

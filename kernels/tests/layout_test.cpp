@@ -193,8 +193,8 @@ TEST(Steps, walker_hands_out_every_key_once_in_order) {
   std::vector<bool> ends, starts;
   for (StepInfo step = walk.next(); step.count > 0; step = walk.next()) {
     steps.emplace_back(step.begin, step.count);
-    ends.push_back(step.ends_plan_step);
-    starts.push_back(step.starts_plan_step);
+    ends.push_back(step.ends_plan_step());
+    starts.push_back(step.starts_plan_step());
   }
   const std::vector<std::pair<std::int64_t, int>> expected = {
       {7, 64}, {71, 64}, {135, 2}, {500, 1}, {9, 64}};
@@ -216,7 +216,8 @@ TEST(Steps, walker_skips_stoppable_items_after_a_stop) {
 }
 
 TEST(Steps, walker_restarts_after_an_item) {
-  Walk walk({{.begin = 0, .count = 100}, {.begin = 200, .count = 100}, {.begin = 400, .count = 100}});
+  Walk walk(
+      {{.begin = 0, .count = 100}, {.begin = 200, .count = 100}, {.begin = 400, .count = 100}});
   for (int i = 0; i < 5; ++i) walk.next();
   walk.walker.restart_after(0);
   EXPECT_EQ(walk.next().begin, 200);

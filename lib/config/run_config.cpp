@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <limits>
 
+#include "kernels/common/kernel_registry.h"
 #include "lib/config/json_reader.h"
 #include "lib/core/error.h"
 #include "lib/core/text.h"
@@ -89,6 +91,26 @@ std::string device_text(const DeviceChoice& device) {
   return "auto";
 }
 
+const std::vector<std::string>& kernel_choices() {
+  static const std::vector<std::string> choices = [] {
+    std::vector<std::string> names = {"auto"};
+    for (const KernelInfo& kernel : all_kernels()) {
+      if (kernel.op == "attention") names.push_back(kernel.variant);
+    }
+    return names;
+  }();
+  return choices;
+}
+
+std::string parse_kernel(const std::string& text, const std::string& path) {
+  constexpr std::string_view kPrefix = "attention_";
+  const std::string name = text.starts_with(kPrefix) ? text.substr(kPrefix.size()) : text;
+  const std::vector<std::string>& choices = kernel_choices();
+  if (std::find(choices.begin(), choices.end(), name) != choices.end()) return name;
+  throw ConfigError(fmt::format("{}: unknown kernel '{}'{}; expected one of {}", path, text,
+                                did_you_mean(text, choices), join(choices)));
+}
+
 RunConfig parse_run_config(const nlohmann::ordered_json& document,
                            const std::filesystem::path& file) {
   RunConfig config;
@@ -99,6 +121,7 @@ RunConfig parse_run_config(const nlohmann::ordered_json& document,
   check_name(config.name, reader.path_of("name"));
   config.seed = static_cast<std::uint64_t>(reader.get_int("seed", 0, 0));
   config.device = parse_device(reader.get_string("device", "auto"), reader.path_of("device"));
+  config.kernel = parse_kernel(reader.get_string("kernel", "auto"), reader.path_of("kernel"));
   config.dtype = reader.get_choice("dtype", kDTypeChoices, config.dtype);
   config.inputs = read_entries(reader, "inputs", "source");
   config.methods = read_entries(reader, "methods", "name");
@@ -127,6 +150,7 @@ nlohmann::ordered_json to_json(const RunConfig& config) {
   return {{"name", config.name},
           {"seed", config.seed},
           {"device", device_text(config.device)},
+          {"kernel", config.kernel},
           {"dtype", config.dtype},
           {"inputs", config.inputs},
           {"methods", config.methods},

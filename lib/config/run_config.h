@@ -22,6 +22,12 @@ struct DeviceChoice {
 DeviceChoice parse_device(const std::string& text, const std::string& path);
 std::string device_text(const DeviceChoice& device);
 
+// "auto" or a variant of kernels.def: "ref", "sm80", "sm90"; "attention_sm80" means "sm80".
+// ConfigError otherwise.
+std::string parse_kernel(const std::string& text, const std::string& path);
+// What parse_kernel returns.
+const std::vector<std::string>& kernel_choices();
+
 inline constexpr int kMaxRepeats = 1'000'000;
 
 struct TimingConfig {
@@ -34,6 +40,7 @@ struct RunConfig {
   std::string name;  // default: the file's name without its extension
   std::uint64_t seed = 0;
   DeviceChoice device;
+  std::string kernel = "auto";     // attention kernel: the best of the device, or a variant
   std::string dtype = "bf16";      // "fp32", "bf16" or "fp16": storage of Q, K and V
   nlohmann::ordered_json inputs;   // >= 1 objects with "source"
   nlohmann::ordered_json methods;  // >= 1 objects with "name"
@@ -48,7 +55,7 @@ struct RunConfig {
 inline const std::vector<std::string> kDTypeChoices = {"fp32", "bf16", "fp16"};
 // "$schema" lets editors find configs/schema.json; it has no effect.
 inline const std::vector<std::string> kRunConfigKeys = {
-    "$schema", "name",    "seed",   "device",       "dtype",
+    "$schema", "name",    "seed",   "device",       "kernel",         "dtype",
     "inputs",  "methods", "timing", "save_outputs", "allow_nonfinite"};
 inline const std::vector<std::string> kTimingKeys = {"warmup", "repeats", "cpu_repeats"};
 

@@ -7,6 +7,7 @@
 #include <hdf5.h>
 
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace s2o {
@@ -36,6 +37,7 @@ class Hdf5Handle {
 };
 
 // While it lives, HDF5 prints nothing on stderr; the errors stay on its stack for hdf5_error_text.
+// To be made before anything else of the library is called.
 class Hdf5QuietErrors {
  public:
   Hdf5QuietErrors() {
@@ -63,6 +65,12 @@ inline std::string hdf5_error_text() {
     return 0;
   };
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_first, &text);
+  // A failed system call comes with a page of detail; the system's own words say it.
+  constexpr std::string_view kSystemError = "error message = '";
+  if (const std::size_t begin = text.find(kSystemError); begin != std::string::npos) {
+    text = text.substr(begin + kSystemError.size());
+    text = text.substr(0, text.find('\''));
+  }
   return text.empty() ? "HDF5 gives no reason" : text;
 }
 

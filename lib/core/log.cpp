@@ -5,11 +5,13 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 namespace s2o {
 namespace {
 
 LogLevel g_level = LogLevel::kWarning;
+std::function<void()> g_before_log;
 
 spdlog::logger& logger() {
   static const std::shared_ptr<spdlog::logger> instance = [] {
@@ -43,9 +45,14 @@ void set_log_level(LogLevel level) {
   logger().set_level(to_spdlog(level));
 }
 LogLevel log_level() { return g_level; }
+void set_before_log(std::function<void()> hook) { g_before_log = std::move(hook); }
 void log_message(LogLevel level, std::string_view message) {
+  if (g_before_log && logger().should_log(to_spdlog(level))) g_before_log();
   logger().log(to_spdlog(level), message);
 }
-void log_error(std::string_view message) { logger().error(message); }
+void log_error(std::string_view message) {
+  if (g_before_log) g_before_log();
+  logger().error(message);
+}
 
 }  // namespace s2o

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <functional>
 #include <string_view>
 #include <utility>
 
@@ -13,6 +14,8 @@ enum class LogLevel { kQuiet, kWarning, kInfo, kDebug };
 // Default: kWarning. -q is kQuiet (errors only), -v kInfo, -vv kDebug.
 void set_log_level(LogLevel level);
 LogLevel log_level();
+// Called before a message is written, to clear a progress line from the terminal; may be empty.
+void set_before_log(std::function<void()> hook);
 void log_message(LogLevel level, std::string_view message);
 void log_error(std::string_view message);
 

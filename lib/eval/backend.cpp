@@ -7,37 +7,56 @@
 #include "lib/core/memory.h"
 #include "lib/core/text.h"
 #include "lib/eval/backend_cpu.h"
+#include "lib/eval/backend_cuda.h"
 
 namespace s2o {
 namespace {
 
-constexpr const char* kNoCuda = "this build has no CUDA kernels (configure with -DS2O_CUDA=ON)";
+constexpr const char* kCpuKernel = "ref";
+
+// The device that a kernel needs, where `device` leaves it open.
+DeviceChoice resolve_device(const DeviceChoice& device, const std::string& kernel) {
+  if (kernel == "auto") return device;
+  const DeviceKind needed = kernel == kCpuKernel ? DeviceKind::kCpu : DeviceKind::kCuda;
+  if (device.kind == DeviceKind::kAuto) return {.kind = needed};
+  if (device.kind != needed) {
+    throw ConfigError(fmt::format("kernel {} runs on {}, but the device is {}", kernel,
+                                  device_text({.kind = needed}), device_text(device)));
+  }
+  return device;
+}
 
 }  // namespace
 
-std::unique_ptr<Backend> make_backend(const DeviceChoice& device) {
-  switch (device.kind) {
-    case DeviceKind::kCuda:
-      throw UnsupportedError(fmt::format("device {}: {}", device_text(device), kNoCuda));
-    case DeviceKind::kAuto:
-      log_info("device auto: cpu, because {}", kNoCuda);
-      break;
-    case DeviceKind::kCpu:
-      break;
+std::unique_ptr<Backend> make_backend(const DeviceChoice& device, const std::string& kernel) {
+  const DeviceChoice resolved = resolve_device(device, kernel);
+  const std::string variant = kernel == "auto" ? "" : kernel;
+  if (resolved.kind == DeviceKind::kCuda) return make_cuda_backend(resolved.index, variant);
+  if (resolved.kind == DeviceKind::kCpu) return make_cpu_backend();
+  const std::string refusal = cuda_refusal();
+  if (refusal.empty()) {
+    auto backend = make_cuda_backend(0, variant);
+    log_info("device auto: cuda:0, {}", backend->kernel());
+    return backend;
   }
+  log_info("device auto: cpu, because {}", refusal);
   return make_cpu_backend();
 }
 
 std::vector<BackendItem> list_kernels() {
-  return {
+  std::vector<BackendItem> items = {
       {.name = "attention_ref", .usable = true, .detail = "attention on the CPU (Eigen, fp32)"}};
+  for (BackendItem& item : list_cuda_kernels()) items.push_back(std::move(item));
+  return items;
 }
 
 std::vector<BackendItem> list_devices() {
   const std::string memory =
       bytes_text(static_cast<double>(available_memory_bytes())) + " of memory free";
-  return {{.name = "cpu", .usable = true, .detail = cpu_description() + ", " + memory},
-          {.name = "cuda", .usable = false, .detail = kNoCuda}};
+  std::vector<BackendItem> items = {
+      {.name = "cpu", .usable = true, .detail = cpu_description() + ", " + memory}};
+  for (BackendItem& item : list_cuda_devices()) items.push_back(std::move(item));
+  return items;
 }
 
 }  // namespace s2o

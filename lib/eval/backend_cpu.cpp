@@ -18,16 +18,31 @@ class CpuBackend final : public Backend {
   std::string kernel() const override { return "attention_ref"; }
   DeviceChoice device() const override { return {.kind = DeviceKind::kCpu}; }
 
-  nlohmann::ordered_json context() const override {
+  nlohmann::ordered_json context() override {
     return {{"device", "cpu: " + cpu_description()},
             {"driver", nullptr},
             {"cuda", nullptr},
             {"sm_clock_mhz", nullptr}};
   }
 
-  int repeats(const TimingConfig& timing) const override { return timing.cpu_repeats; }
+  int outputs_on_host() const override { return 2; }
 
   void set_input(const AttentionInput& input) override { input_ = &input; }
+
+  void run_reference(const SparsePlan& plan, const TimingConfig& timing,
+                     AttentionRun& result) override {
+    run(plan, timing, result);
+    reference_.out = out_;
+    reference_.lse = result.lse;
+  }
+  const DenseReference& reference() const override { return reference_; }
+
+  std::vector<ErrorSums> error_sums() override {
+    const Problem& problem = input_->problem;
+    return error_sums_ref(problem.num_q_heads, problem.seqlen * problem.head_dim, out_.data(),
+                          reference_.out.data());
+  }
+  const std::vector<float>& out() override { return out_; }
 
   void run(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) override {
     const Problem& problem = input_->problem;
@@ -36,13 +51,13 @@ class CpuBackend final : public Backend {
     const PlanPointers pointers(plan);
     result.attention_ms.clear();
     result.workspace_bytes = plan.workspace_bytes();
-    for (int repeat = 0; repeat < repeats(timing); ++repeat) {
-      result.out.assign(rows * static_cast<std::size_t>(problem.head_dim), nan);
+    for (int repeat = 0; repeat < timing.cpu_repeats; ++repeat) {
+      out_.assign(rows * static_cast<std::size_t>(problem.head_dim), nan);
       result.lse.assign(rows, nan);
       result.stats.assign(plan.passes.size() * static_cast<std::size_t>(plan.num_tiles()), {});
       const auto begin = std::chrono::steady_clock::now();
       attention_ref(problem, pointers.view(), input_->q.data(), input_->k.data(), input_->v.data(),
-                    result.out.data(), result.lse.data(), result.stats.data());
+                    out_.data(), result.lse.data(), result.stats.data());
       const auto end = std::chrono::steady_clock::now();
       result.attention_ms.push_back(std::chrono::duration<double, std::milli>(end - begin).count());
     }
@@ -50,6 +65,8 @@ class CpuBackend final : public Backend {
 
  private:
   const AttentionInput* input_ = nullptr;
+  DenseReference reference_;
+  std::vector<float> out_;  // [num_q_heads, seqlen, head_dim]
 };
 
 }  // namespace

@@ -8,11 +8,14 @@
 
 #include "kernels/attention/attention_cuda.h"
 #include "kernels/common/bf16.h"
+#include "kernels/common/cuda_check.h"
 #include "kernels/common/kernel_registry.h"
 #include "kernels/common/parallel.h"
+#include "kernels/planning/device_planner.h"
 #include "lib/core/error.h"
 #include "lib/core/log.h"
 #include "lib/core/text.h"
+#include "lib/plan/device_plan.h"
 
 namespace s2o {
 namespace {
@@ -25,8 +28,8 @@ std::vector<std::uint16_t> to_16_bit(const std::vector<float>& values, StorageDT
     const std::int64_t end = std::min((chunk + 1) * kChunk, size);
     for (std::int64_t i = chunk * kChunk; i < end; ++i) {
       const auto at = static_cast<std::size_t>(i);
-      bits[at] = dtype == StorageDType::kBF16 ? float_to_bf16(values[at])
-                                              : float_to_fp16(values[at]);
+      bits[at] =
+          dtype == StorageDType::kBF16 ? float_to_bf16(values[at]) : float_to_fp16(values[at]);
     }
   });
   return bits;
@@ -61,10 +64,13 @@ class CudaBackend final : public Backend {
 
   std::string name() const override { return "cuda"; }
   std::string kernel() const override { return kernel_; }
+  DeviceChoice device() const override {
+    return {.kind = DeviceKind::kCuda, .index = device_index_};
+  }
 
-  nlohmann::ordered_json context() const override {
+  nlohmann::ordered_json context() override {
     const CudaStatus status = query_cuda();
-    const double clock_mhz = multiprocessor_clock_mhz(device_index_);
+    const double clock_mhz = busy_clock_mhz();
     nlohmann::ordered_json context = {{"device", device_.name},
                                       {"driver", status.driver_version},
                                       {"cuda", status.runtime_version},
@@ -73,47 +79,98 @@ class CudaBackend final : public Backend {
     return context;
   }
 
-  int repeats(const TimingConfig& timing) const override { return timing.repeats; }
+  int outputs_on_host() const override { return 0; }
 
   void set_input(const AttentionInput& input) override {
+    input_ = nullptr;
+    reference_ = {};
     if (input.dtype == StorageDType::kF32) {
-      throw UnsupportedError(fmt::format("{}: dtype is fp32, supported are bf16 and fp16", kernel_));
+      throw UnsupportedError(
+          fmt::format("{}: dtype is fp32, supported are bf16 and fp16; fp32 runs on the CPU "
+                      "(--device cpu)",
+                      kernel_));
     }
-    input_ = &input;
-    upload();
+    guarded([&] {
+      upload(input);
+      input_ = &input;
+    });
   }
 
-  void run(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) override {
-    guarded([&] { execute(plan, {}, timing.warmup, timing.repeats, result); });
-  }
-
-  void run_reference(const SparsePlan& dense, const TimingConfig& timing,
+  void run_reference(const SparsePlan& plan, const TimingConfig& timing,
                      AttentionRun& result) override {
     guarded([&] {
-      // Times are those of the ordinary kernel, values those of the accurate one.
-      execute(dense, {}, timing.warmup, timing.repeats, result);
-      AttentionRun accurate;
-      execute(accurate_dense_plan(input_->problem), {.fp32_accuracy = true}, 0, 1, accurate);
-      result.out = std::move(accurate.out);
-      result.lse = std::move(accurate.lse);
+      execute(plan, timing, result);
+      compute_reference();
     });
+    result.lse = reference_.lse;
+  }
+  const DenseReference& reference() const override { return reference_; }
+
+  void run(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) override {
+    guarded([&] { execute(plan, timing, result); });
+  }
+
+  std::optional<DevicePlanning> plan_and_run(const Method& method, const ParamSet& params,
+                                             const TimingConfig& timing, bool fetch_tokens,
+                                             AttentionRun& result) override {
+    std::unique_ptr<Planner> planner = method.device_planner({.problem = input_->problem,
+                                                              .dtype = input_->dtype,
+                                                              .params = params,
+                                                              .l2_bytes = device_.l2_bytes});
+    if (planner == nullptr) return std::nullopt;
+    std::optional<DevicePlanning> planning;
+    guarded([&] {
+      DevicePlanner on_device(std::move(planner));
+      planning.emplace(execute_planned(on_device, timing, fetch_tokens, result));
+    });
+    return planning;
+  }
+
+  std::vector<ErrorSums> error_sums() override {
+    std::vector<ErrorSums> sums;
+    guarded([&] { sums = attention_->error_sums(); });
+    return sums;
+  }
+
+  const std::vector<float>& out() override {
+    guarded([this] { attention_->read_out(out_); });
+    return out_;
   }
 
  private:
-  void upload() {
-    guarded([this] {
-      const AttentionInput& input = *input_;
-      const KernelDType dtype =
-          input.dtype == StorageDType::kBF16 ? KernelDType::kBf16 : KernelDType::kFp16;
-      const auto q = to_16_bit(input.q, input.dtype);
-      const auto k = to_16_bit(input.k, input.dtype);
-      const auto v = to_16_bit(input.v, input.dtype);
-      attention_->set_input(input.problem, dtype, q.data(), k.data(), v.data());
+  // An idle device clocks down: asks while it works.
+  double busy_clock_mhz() {
+    constexpr int kFlushes = 1000;  // some 50 ms
+    double clock_mhz = 0.0;
+    guarded([&] {
+      for (int i = 0; i < kFlushes; ++i) attention_->flush_l2();
+      clock_mhz = multiprocessor_clock_mhz(device_index_);
+      cuda_check(cudaDeviceSynchronize(), "wait for the device");
     });
+    return clock_mhz;
   }
 
-  // A kernel that failed leaves the device unusable for this process until it is reset. The cell
-  // carries the error; the next one starts on a fresh device.
+  void upload(const AttentionInput& input) {
+    const KernelDType dtype =
+        input.dtype == StorageDType::kBF16 ? KernelDType::kBf16 : KernelDType::kFp16;
+    const auto q = to_16_bit(input.q, input.dtype);
+    const auto k = to_16_bit(input.k, input.dtype);
+    const auto v = to_16_bit(input.v, input.dtype);
+    attention_->set_input(input.problem, dtype, q.data(), k.data(), v.data());
+  }
+
+  void compute_reference() {
+    const SparsePlan plan = accurate_dense_plan(input_->problem);
+    attention_->set_plan(PlanPointers(plan).view(), {.fp32_accuracy = true});
+    attention_->poison_outputs();
+    attention_->run();
+    attention_->keep_as_reference();
+    std::vector<TileStats> stats;
+    attention_->read_rows(reference_.lse, stats);
+  }
+
+  // A failed kernel leaves the device unusable for this process until it is reset. The cell that it
+  // happened in carries the error; the next one starts on a fresh device.
   template <class Body>
   void guarded(const Body& body) {
     try {
@@ -129,23 +186,55 @@ class CudaBackend final : public Backend {
     attention_.reset();
     (void)cudaDeviceReset();
     attention_.emplace(device_index_, variant_);
+    if (input_ != nullptr) {
+      upload(*input_);
+      if (!reference_.lse.empty()) compute_reference();
+    }
     broken_ = false;
-    if (input_ != nullptr) upload();
   }
 
-  void execute(const SparsePlan& plan, const RunOptions& options, int warmup, int repeats,
-               AttentionRun& result) {
-    attention_->set_plan(PlanPointers(plan).view(), options);
-    for (int i = 0; i < warmup; ++i) attention_->run();
+  void execute(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) {
+    attention_->set_plan(PlanPointers(plan).view(), {});
+    for (int i = 0; i < timing.warmup; ++i) attention_->run();
     result.attention_ms.clear();
-    for (int i = 0; i < repeats; ++i) {
+    for (int i = 0; i < timing.repeats; ++i) {
       throw_if_cancelled();
       attention_->poison_outputs();
       attention_->flush_l2();
       result.attention_ms.push_back(static_cast<double>(attention_->run()));
     }
-    attention_->read(result.out, result.lse, result.stats);
+    attention_->read_rows(result.lse, result.stats);
     result.workspace_bytes = attention_->workspace_bytes();
+  }
+
+  // Planning starts with a cold cache; attention finds what planning left there, as in a model.
+  DevicePlanning execute_planned(DevicePlanner& planner, const TimingConfig& timing,
+                                 bool fetch_tokens, AttentionRun& result) {
+    planner.prepare();
+    attention_->set_device_plan(planner.device_plan(), {});
+    for (int i = 0; i < timing.warmup; ++i) {
+      attention_->run_planner(planner);
+      planner.check();
+      attention_->run();
+    }
+    std::vector<double> plan_ms;
+    result.attention_ms.clear();
+    for (int i = 0; i < timing.repeats; ++i) {
+      throw_if_cancelled();
+      attention_->poison_outputs();
+      attention_->flush_l2();
+      plan_ms.push_back(static_cast<double>(attention_->run_planner(planner)));
+      planner.check();
+      result.attention_ms.push_back(static_cast<double>(attention_->run()));
+    }
+    attention_->read_rows(result.lse, result.stats);
+    result.workspace_bytes = attention_->workspace_bytes() + planner.workspace_bytes();
+    const CopyToHost copy = [](void* target, const void* source, std::size_t bytes) {
+      cuda_check(cudaMemcpy(target, source, bytes, cudaMemcpyDeviceToHost), "fetch the plan");
+    };
+    return {.plan = fetch_plan(input_->problem, planner.device_plan(), copy,
+                               fetch_tokens ? FetchedArrays::kAll : FetchedArrays::kWithoutTokens),
+            .plan_ms = std::move(plan_ms)};
   }
 
   const int device_index_;
@@ -154,13 +243,16 @@ class CudaBackend final : public Backend {
   DeviceInfo device_;
   std::string kernel_;
   const AttentionInput* input_ = nullptr;
+  DenseReference reference_;  // without `out`, which stays on the device
+  std::vector<float> out_;    // [num_q_heads, seqlen, head_dim], filled when asked for
   bool broken_ = false;
 };
 
 std::string text_of(const DeviceInfo& device) {
   return fmt::format("{}, compute capability {}.{}, {} multiprocessors, {} of memory", device.name,
                      device.compute_capability / 10, device.compute_capability % 10,
-                     device.num_multiprocessors, bytes_text(static_cast<double>(device.total_bytes)));
+                     device.num_multiprocessors,
+                     bytes_text(static_cast<double>(device.total_bytes)));
 }
 
 }  // namespace
@@ -209,9 +301,10 @@ std::vector<BackendItem> list_cuda_devices() {
         all_kernels().begin(), all_kernels().end(), [&device](const KernelInfo& kernel) {
           return kernel.min_compute_capability > 0 && kernel_refusal(kernel, device).empty();
         });
-    items.push_back({.name = fmt::format("cuda:{}", device.index),
-                     .usable = usable,
-                     .detail = text_of(device) + (usable ? "" : "; no kernel of this build runs on it")});
+    items.push_back(
+        {.name = fmt::format("cuda:{}", device.index),
+         .usable = usable,
+         .detail = text_of(device) + (usable ? "" : "; no kernel of this build runs on it")});
   }
   return items;
 }

@@ -1,4 +1,5 @@
-// The CUDA backend; see backend.h. Exists in CUDA builds (S2O_HAS_CUDA).
+// The CUDA backend; see backend.h. Builds without CUDA have the same functions (cuda_absent.cpp),
+// which say so.
 #pragma once
 
 #include <memory>

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <new>
@@ -24,24 +25,22 @@ double milliseconds_since(Clock::time_point begin) {
 }
 
 // "" or what is wrong with the values: the first bad one and how many there are.
-std::string describe_nonfinite(const Problem& problem, const AttentionRun& run) {
-  const auto is_bad_lse = [](float x) { return std::isnan(x) || x == HUGE_VALF; };
-  std::size_t bad = 0;
-  std::optional<std::size_t> first;
-  for (std::size_t i = 0; i < run.out.size(); ++i) {
-    if (std::isfinite(run.out[i])) continue;
-    if (!first) first = i;
-    ++bad;
-  }
-  if (first) {
-    const auto row = static_cast<std::int64_t>(*first) / problem.head_dim;
+std::string describe_nonfinite(const Problem& problem, const std::vector<ErrorSums>& sums,
+                               const AttentionRun& run, Backend& backend) {
+  std::int64_t bad = 0;
+  for (const ErrorSums& head : sums) bad += head.nonfinite;
+  if (bad > 0) {
+    const std::vector<float>& out = backend.out();
+    const auto first =
+        std::find_if(out.begin(), out.end(), [](float x) { return !std::isfinite(x); });
+    const auto row = (first - out.begin()) / problem.head_dim;
     return fmt::format(
         "{} of {} output values are not finite, the first is {} at head {}, token {}", bad,
-        run.out.size(), run.out[*first], row / problem.seqlen, row % problem.seqlen);
+        out.size(), *first, row / problem.seqlen, row % problem.seqlen);
   }
   for (std::size_t i = 0; i < run.lse.size(); ++i) {
     // -infinity is legal: a row that visits no key.
-    if (!is_bad_lse(run.lse[i])) continue;
+    if (!std::isnan(run.lse[i]) && run.lse[i] != HUGE_VALF) continue;
     const auto row = static_cast<std::int64_t>(i);
     return fmt::format("the lse is {} at head {}, token {}", run.lse[i], row / problem.seqlen,
                        row % problem.seqlen);
@@ -102,34 +101,32 @@ class Evaluator {
     const InputCell& source = cells_.input(cell);
     sink_.start(cell, fmt::format("loading {} layer {}", source.name, source.layer));
     input_.reset();
-    reference_ = {};
     input_ = source.load();
     const Problem& problem = input_->problem;
-    // The reference and the output of a method, each with its lse.
     require_memory(
-        static_cast<std::uint64_t>(2 * output_bytes()),
+        static_cast<std::uint64_t>(output_bytes()),
         fmt::format("{} layer {}, seqlen {}: outputs", source.name, source.layer, problem.seqlen));
     sink_.start(cell, fmt::format("dense reference of {} layer {}", source.name, source.layer));
     backend_.set_input(*input_);
     const Method& dense = find_method("dense");
     const ParamSet no_params(dense.info().params);
-    backend_.run(dense.plan_cpu({*input_, reference_}, no_params), cells_.config.timing, run_);
-    const std::string wrong = describe_nonfinite(problem, run_);
+    backend_.run_reference(dense.plan_cpu({*input_, backend_.reference()}, no_params),
+                           cells_.config.timing, run_);
+    const std::string wrong = describe_nonfinite(problem, backend_.error_sums(), run_, backend_);
     if (!wrong.empty() && !cells_.config.allow_nonfinite) {
       throw InputError(
           fmt::format("{} layer {}: dense attention: {}", source.name, source.layer, wrong));
     }
-    reference_.out = run_.out;
-    reference_.lse = run_.lse;
     dense_ms_ = quantile(run_.attention_ms, 0.5);
     log_info("{} layer {}: seqlen {}, dense attention {:.1f} ms", source.name, source.layer,
              problem.seqlen, dense_ms_.value_or(0.0));
   }
 
+  // Outputs and lse in host memory.
   std::int64_t output_bytes() const {
     const Problem& problem = input_->problem;
     return static_cast<std::int64_t>(sizeof(float)) * problem.num_q_heads * problem.seqlen *
-           (problem.head_dim + 1);
+           (problem.head_dim * backend_.outputs_on_host() + 2);
   }
 
   void run_cell(std::size_t cell) {
@@ -155,31 +152,49 @@ class Evaluator {
     } else {
       ++summary_.succeeded;
     }
-    sink_.add(cell, row, run_.out);
+    static const std::vector<float> kNotAsked;
+    sink_.add(cell, row, cells_.config.save_outputs ? backend_.out() : kNotAsked);
   }
 
   // Plans, runs and fills in the row.
   void measure(const MethodSetting& setting, ResultRow& row) {
     const Problem& problem = input_->problem;
-    const PlanContext context = {*input_, reference_};
+    const PlanContext context = {*input_, backend_.reference()};
     Timings timings = {.dense_attention_ms = dense_ms_};
     std::optional<SparsePlan> plan;
-    for (int repeat = 0; repeat < backend_.repeats(cells_.config.timing); ++repeat) {
-      plan.reset();
-      const auto begin = Clock::now();
-      plan.emplace(setting.method->plan_cpu(context, setting.params));
-      timings.plan_ms.push_back(milliseconds_since(begin));
+    auto planning = backend_.plan_and_run(*setting.method, setting.params, cells_.config.timing,
+                                          options_.check_plans, run_);
+    if (planning) {
+      row.planner = backend_.name();
+      timings.plan_ms = std::move(planning->plan_ms);
+      plan.emplace(std::move(planning->plan));
+      if (options_.check_plans) check_plan(problem, *plan);
+    } else {
+      plan.emplace(plan_on_cpu(setting, context, timings.plan_ms));
+      if (options_.check_plans) check_plan(problem, *plan);
+      backend_.run(*plan, cells_.config.timing, run_);
     }
-    if (setting.method->info().is_oracle) timings.plan_ms.clear();
-    if (options_.check_plans) check_plan(problem, *plan);
-    backend_.run(*plan, cells_.config.timing, run_);
     timings.attention_ms = run_.attention_ms;
-    const std::string wrong = describe_nonfinite(problem, run_);
+    const std::vector<ErrorSums> sums = backend_.error_sums();
+    const std::string wrong = describe_nonfinite(problem, sums, run_, backend_);
     if (!wrong.empty()) row.error = fmt::format("{}: {}", backend_.kernel(), wrong);
     const Work work = count_work(problem, *plan, run_.stats);
     row.stop_steps = collect_stop_steps(*plan, run_);
-    fill_metrics({*input_, reference_, run_.out, run_.lse, work, timings, run_.workspace_bytes},
-                 row);
+    fill_metrics(
+        {*input_, backend_.reference(), sums, run_.lse, work, timings, run_.workspace_bytes}, row);
+  }
+
+  SparsePlan plan_on_cpu(const MethodSetting& setting, const PlanContext& context,
+                         std::vector<double>& plan_ms) const {
+    std::optional<SparsePlan> plan;
+    for (int repeat = 0; repeat < cells_.config.timing.cpu_repeats; ++repeat) {
+      plan.reset();
+      const auto begin = Clock::now();
+      plan.emplace(setting.method->plan_cpu(context, setting.params));
+      plan_ms.push_back(milliseconds_since(begin));
+    }
+    if (setting.method->info().is_oracle) plan_ms.clear();
+    return std::move(*plan);
   }
 
   // A value that is NaN or infinite becomes null, and the row's error names it.
@@ -240,7 +255,7 @@ class Evaluator {
     try {
       std::rethrow_exception(failure);
     } catch (const std::bad_alloc&) {
-      const std::int64_t held = input_ ? 2 * output_bytes() : 0;
+      const std::int64_t held = input_ ? output_bytes() : 0;
       return fmt::format("{}: out of memory; the outputs alone take {} bytes, {} bytes are free",
                          what, held, available_memory_bytes());
     } catch (const std::exception& error) {
@@ -256,7 +271,6 @@ class Evaluator {
   EvalSink& sink_;
   EvalSummary summary_;
   std::optional<AttentionInput> input_;
-  DenseReference reference_;
   std::optional<double> dense_ms_;
   AttentionRun run_;
 };

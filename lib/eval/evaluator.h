@@ -20,7 +20,7 @@ class EvalSink {
   virtual bool has_row(std::size_t cell) const = 0;
   // A cell, or the dense reference and the loading before it, begins.
   virtual void start(std::size_t cell, const std::string& what) = 0;
-  // `out` [num_q_heads, seqlen, head_dim] is empty for a failed cell.
+  // `out` [num_q_heads, seqlen, head_dim] is empty for a failed cell and without save_outputs.
   virtual void add(std::size_t cell, const ResultRow& row, const std::vector<float>& out) = 0;
 };
 
@@ -46,6 +46,6 @@ ResultRow blank_row(const EvalCells& cells, std::size_t cell, const Backend& bac
                     const AttentionInput* input);
 
 // What a config and this machine say about the results; see interface.md.
-nlohmann::ordered_json make_context(const EvalCells& cells, const Backend& backend);
+nlohmann::ordered_json make_context(const EvalCells& cells, Backend& backend);
 
 }  // namespace s2o

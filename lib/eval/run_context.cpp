@@ -22,7 +22,7 @@ std::string utc_now() {
 
 }  // namespace
 
-nlohmann::ordered_json make_context(const EvalCells& cells, const Backend& backend) {
+nlohmann::ordered_json make_context(const EvalCells& cells, Backend& backend) {
   const nlohmann::ordered_json config = to_json(cells.config);
   nlohmann::ordered_json context = {{"name", cells.config.name},
                                     {"s2o_version", version()},

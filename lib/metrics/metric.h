@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/error_sum/error_sum.h"
 #include "lib/input/attention_input.h"
 #include "lib/methods/method.h"
 #include "lib/plan/work.h"
@@ -22,14 +23,16 @@ struct Timings {
   std::vector<double> attention_ms;
   std::optional<double> dense_attention_ms;  // median of dense on the same input, same backend
 
-  // Planning and attention of each repeat; empty unless both were measured equally often.
+  // Planning and attention of each repeat; where planning was measured another number of times, its
+  // median is part of each. Empty without planning.
   std::vector<double> total_ms() const;
 };
 
 struct MetricContext {
   const AttentionInput& input;
   const DenseReference& reference;
-  const std::vector<float>& out;  // [num_q_heads, seqlen, head_dim]
+  // The output against the dense one, [num_q_heads]; the backend that holds both sums them.
+  const std::vector<ErrorSums>& error_sums;
   const std::vector<float>& lse;  // [num_q_heads, seqlen]
   const Work& work;
   const Timings& timings;

@@ -32,9 +32,11 @@ const std::vector<MetricColumn>& metric_columns() {
 }
 
 std::vector<double> Timings::total_ms() const {
-  if (plan_ms.size() != attention_ms.size()) return {};
-  std::vector<double> total(plan_ms.size());
-  for (std::size_t i = 0; i < total.size(); ++i) total[i] = plan_ms[i] + attention_ms[i];
+  if (plan_ms.empty()) return {};
+  std::vector<double> total = attention_ms;
+  const bool paired = plan_ms.size() == attention_ms.size();
+  const double plan_median = *quantile(plan_ms, 0.5);
+  for (std::size_t i = 0; i < total.size(); ++i) total[i] += paired ? plan_ms[i] : plan_median;
   return total;
 }
 

@@ -75,22 +75,6 @@ bool is_dense_group(const Group& group) {
   return true;
 }
 
-bool equals_defaults(const ordered_json& params, const ordered_json& defaults) {
-  for (const auto& [key, value] : params.items()) {
-    if (!defaults.contains(key) || defaults.at(key) != value) return false;
-  }
-  return true;
-}
-
-void label_methods(std::vector<MethodCurves>& methods) {
-  std::map<std::string, std::vector<ordered_json>> params_of;
-  for (const MethodCurves& curves : methods) params_of[curves.method].push_back(curves.params);
-  for (MethodCurves& curves : methods) {
-    const std::string setting = params_label(curves.params, varying_keys(params_of[curves.method]));
-    curves.label = setting.empty() ? curves.method : curves.method + " " + setting;
-  }
-}
-
 // True if `reference` is the method's name followed by key=value words that all hold.
 bool matches_reference(const MethodCurves& curves, const std::string& reference) {
   std::size_t begin = 0;
@@ -154,19 +138,19 @@ std::string params_label(const ordered_json& params, const std::vector<std::stri
   return join(parts, " ");
 }
 
-std::vector<std::string> varying_keys(const std::vector<ordered_json>& params) {
+std::vector<std::string> changed_keys(const ordered_json& params, const ordered_json& defaults) {
   std::vector<std::string> keys;
-  std::set<std::string> seen;
-  for (const ordered_json& object : params) {
-    for (const auto& [key, value] : object.items()) {
-      if (!seen.insert(key).second) continue;
-      const auto differs = [&key = key, &value = value](const ordered_json& other) {
-        return !other.contains(key) || other.at(key) != value;
-      };
-      if (std::any_of(params.begin(), params.end(), differs)) keys.push_back(key);
-    }
+  for (const auto& [key, value] : params.items()) {
+    if (!defaults.contains(key) || defaults.at(key) != value) keys.push_back(key);
   }
   return keys;
+}
+
+std::string setting_label(const std::string& method, const ordered_json& params,
+                          const MethodFacts& facts) {
+  const ordered_json fixed = params_without(params, facts.knob);
+  const std::string setting = params_label(fixed, changed_keys(fixed, facts.defaults));
+  return setting.empty() ? method : method + " " + setting;
 }
 
 CurveSet build_curves(const ResultTable& table, const CurveOptions& options) {
@@ -202,8 +186,10 @@ CurveSet build_curves(const ResultTable& table, const CurveOptions& options) {
     MethodCurves curves;
     curves.method = group.method;
     curves.params = group.params;
-    curves.has_default_params = equals_defaults(group.params, facts[group.method].defaults);
-    curves.is_oracle = facts[group.method].is_oracle;
+    const MethodFacts& known = facts[group.method];
+    curves.label = setting_label(group.method, group.params, known);
+    curves.has_default_params = changed_keys(group.params, known.defaults).empty();
+    curves.is_oracle = known.is_oracle;
     curves.is_compensated = is_compensated(group.params);
     for (const auto& [unit, points] : group.points) {
       curves.curves.emplace(unit, MonotoneCurve(points));
@@ -216,7 +202,6 @@ CurveSet build_curves(const ResultTable& table, const CurveOptions& options) {
         "the results hold no sparse method with mse and compute_density ({} rows, {} usable)",
         table.rows.size(), rows.size()));
   }
-  label_methods(set.methods);
   set.units.assign(units.begin(), units.end());
   return set;
 }

@@ -46,7 +46,7 @@ struct CurveUnit {
 
 // One method with one choice of everything but its knob.
 struct MethodCurves {
-  std::string label;  // "s2o", or with what distinguishes it: "s2o segment_size=256"
+  std::string label;  // "s2o" with default parameters, else "s2o segment_size=512"
   std::string method;
   nlohmann::ordered_json params;  // without the knob
   bool has_default_params = false;
@@ -80,8 +80,12 @@ bool is_compensated(const nlohmann::ordered_json& params);
 // "key=value key=value" of the named keys.
 std::string params_label(const nlohmann::ordered_json& params,
                          const std::vector<std::string>& keys);
-// Keys whose values differ among the parameter objects, in their order of appearance.
-std::vector<std::string> varying_keys(const std::vector<nlohmann::ordered_json>& params);
+// Keys whose values differ from the defaults. For a method without known defaults, all keys.
+std::vector<std::string> changed_keys(const nlohmann::ordered_json& params,
+                                      const nlohmann::ordered_json& defaults);
+// "s2o segment_size=512": the method and its changed_keys without the knob.
+std::string setting_label(const std::string& method, const nlohmann::ordered_json& params,
+                          const MethodFacts& facts);
 
 // Finds the curves that `reference` names: a label, or "method key=value ...". Of several, the one
 // with default parameters. ConfigError listing the candidates when none or several remain.

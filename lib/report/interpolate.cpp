@@ -127,4 +127,12 @@ std::optional<double> MonotoneCurve::density_at(double mse) const {
   return 1.0 - *sparsity;
 }
 
+bool MonotoneCurve::errs_less_than(double mse) const {
+  return !envelope_.empty() && envelope_.back().mse < mse && !sparsity_at(mse);
+}
+
+bool MonotoneCurve::is_sparser_than(double sparsity) const {
+  return !envelope_.empty() && sparsity < min_sparsity_ && !mse_at(sparsity);
+}
+
 }  // namespace s2o

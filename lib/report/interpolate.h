@@ -36,6 +36,11 @@ class MonotoneCurve {
   std::optional<double> sparsity_at(double mse) const;
   std::optional<double> density_at(double mse) const;
 
+  // Why a level outside the range is outside: the method does better than asked. At its sparsest
+  // setting it errs less than this; or, every setting is sparser than this.
+  bool errs_less_than(double mse) const;
+  bool is_sparser_than(double sparsity) const;
+
   // Ascending in sparsity and in mse.
   const std::vector<CurvePoint>& envelope() const { return envelope_; }
 

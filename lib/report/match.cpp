@@ -22,49 +22,57 @@ std::map<std::int64_t, std::vector<CurveUnit>> units_by_seqlen(const CurveSet& s
   return units;
 }
 
-// Evaluates one curve at one level; `reference` is the reference's curve in the same unit.
-using CurveValue = std::optional<double> (*)(const MonotoneCurve& curve,
-                                             const MonotoneCurve* reference, double level);
+enum class MatchBy { kSparsity, kMse, kReferenceMse };
 
-std::optional<double> mse_at_sparsity(const MonotoneCurve& curve, const MonotoneCurve*,
-                                      double level) {
-  return curve.mse_at(level);
-}
+// One level in one unit: the quantity that is compared, empty where the curve does not reach it.
+struct UnitLevel {
+  bool is_sparsity = true;
+  std::optional<double> target;  // sparsity or MSE; empty where the reference has none to give
 
-std::optional<double> density_at_mse(const MonotoneCurve& curve, const MonotoneCurve*,
-                                     double level) {
-  return curve.density_at(level);
-}
+  std::optional<double> value_of(const MonotoneCurve& curve) const {
+    if (!target) return std::nullopt;
+    const std::optional<double> value =
+        is_sparsity ? curve.mse_at(*target) : curve.density_at(*target);
+    // A density of 0 (nothing visited) has no ratio.
+    return value && *value > 0.0 ? value : std::nullopt;
+  }
+  bool is_exceeded_by(const MonotoneCurve& curve) const {
+    if (!target) return false;
+    return is_sparsity ? curve.is_sparser_than(*target) : curve.errs_less_than(*target);
+  }
+};
 
-std::optional<double> density_at_reference_mse(const MonotoneCurve& curve,
-                                               const MonotoneCurve* reference, double level) {
-  if (!reference) return std::nullopt;
-  const std::optional<double> mse = reference->mse_at(level);
-  return mse ? curve.density_at(*mse) : std::nullopt;
+UnitLevel level_in_unit(MatchBy by, double level, const MonotoneCurve* reference) {
+  if (by == MatchBy::kSparsity) return {true, level};
+  if (by == MatchBy::kMse) return {false, level};
+  return {false, reference ? reference->mse_at(level) : std::nullopt};
 }
 
 MatchCell match_cell(const MethodCurves& curves, const MethodCurves& reference,
-                     const std::vector<CurveUnit>& units, double level, CurveValue value_of,
+                     const std::vector<CurveUnit>& units, double level, MatchBy by,
                      const MatchOptions& options) {
   std::vector<double> values, ratios;
+  MatchCell cell;
   for (const CurveUnit& unit : units) {
     const MonotoneCurve* curve = curve_in(curves, unit);
     const MonotoneCurve* reference_curve = curve_in(reference, unit);
     if (!curve) continue;
-    const std::optional<double> value = value_of(*curve, reference_curve, level);
-    // A density of 0 (nothing visited) has no ratio.
-    if (!value || *value <= 0.0) continue;
+    const UnitLevel at = level_in_unit(by, level, reference_curve);
+    const std::optional<double> value = at.value_of(*curve);
+    if (at.is_exceeded_by(*curve)) ++cell.num_exceeding;
+    if (!value) continue;
     values.push_back(*value);
-    if (!reference_curve) continue;
-    const std::optional<double> base = value_of(*reference_curve, reference_curve, level);
-    if (base && *base > 0.0) ratios.push_back(*value / *base);
+    const std::optional<double> base =
+        reference_curve ? at.value_of(*reference_curve) : std::nullopt;
+    if (base) ratios.push_back(*value / *base);
   }
-  return {geometric_mean(values, options.resamples, options.seed),
-          geometric_mean(ratios, options.resamples, options.seed)};
+  cell.value = geometric_mean(values, options.resamples, options.seed);
+  cell.ratio = geometric_mean(ratios, options.resamples, options.seed);
+  return cell;
 }
 
-std::vector<MatchGrid> match(const CurveSet& set, const std::vector<double>& levels,
-                             CurveValue value_of, const MatchOptions& options) {
+std::vector<MatchGrid> match(const CurveSet& set, const std::vector<double>& levels, MatchBy by,
+                             const MatchOptions& options) {
   const MethodCurves& reference = find_curves(set, options.reference);
   std::vector<MatchGrid> grids;
   for (const auto& [seqlen, units] : units_by_seqlen(set)) {
@@ -72,7 +80,7 @@ std::vector<MatchGrid> match(const CurveSet& set, const std::vector<double>& lev
     for (const MethodCurves& curves : set.methods) {
       std::vector<MatchCell>& row = grid.cells.emplace_back();
       for (double level : levels) {
-        row.push_back(match_cell(curves, reference, units, level, value_of, options));
+        row.push_back(match_cell(curves, reference, units, level, by, options));
       }
     }
     grids.push_back(std::move(grid));
@@ -105,12 +113,12 @@ std::vector<double> parse_levels(const std::string& text, const std::string& fla
 }  // namespace
 
 std::vector<MatchGrid> match_sparsity(const CurveSet& set, const MatchOptions& options) {
-  return match(set, options.sparsity, mse_at_sparsity, options);
+  return match(set, options.sparsity, MatchBy::kSparsity, options);
 }
 
 std::vector<MatchGrid> match_mse(const CurveSet& set, const MatchOptions& options) {
-  if (options.mse.empty()) return match(set, options.sparsity, density_at_reference_mse, options);
-  return match(set, options.mse, density_at_mse, options);
+  if (options.mse.empty()) return match(set, options.sparsity, MatchBy::kReferenceMse, options);
+  return match(set, options.mse, MatchBy::kMse, options);
 }
 
 int best_baseline(const CurveSet& set, const MatchGrid& grid, std::size_t level,

@@ -31,6 +31,9 @@ struct MatchOptions {
 struct MatchCell {
   GeometricMean value;  // MSE, or compute density, over the units that this method reaches
   GeometricMean ratio;  // to the reference, over the units that both reach
+  // Units in which the method is left out because it does better than asked: it has no setting as
+  // dense as this sparsity, or none that errs as much. The ratio is too pessimistic by them.
+  int num_exceeding = 0;
 };
 
 struct MatchGrid {
@@ -52,8 +55,11 @@ std::vector<MatchGrid> match_mse(const CurveSet& set, const MatchOptions& option
 int best_baseline(const CurveSet& set, const MatchGrid& grid, std::size_t level,
                   const MethodCurves& reference, bool compensated);
 
-// "3.82 [3.10, 4.61] (28)": value, interval, and the number of units if not all of `num_units`.
-ReportCell ratio_cell(const GeometricMean& ratio, int num_units);
+// "3.82 [3.10, 4.61] (28+2)": ratio, interval; then, if not all of `num_units` were used, how many
+// were and how many exceed.
+ReportCell ratio_cell(const MatchCell& cell, int num_units);
+// What the brackets of ratio_cell mean.
+std::string ratio_note(const std::string& reference);
 
 Report matched_sparsity_report(const ResultTable& table, const MatchOptions& options);
 Report matched_mse_report(const ResultTable& table, const MatchOptions& options);

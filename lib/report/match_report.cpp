@@ -84,7 +84,7 @@ void add_view(Report& report, const CurveSet& set, const MatchGrid& grid,
       ReportCell value = number_cell(cell.value.value);
       value.text = counted(value.text, cell.value.count, grid.num_units);
       values.rows.back().push_back(value);
-      ratios.rows.back().push_back(ratio_cell(cell.ratio, grid.num_units));
+      ratios.rows.back().push_back(ratio_cell(cell, grid.num_units));
     }
   }
   add_best_rows(ratios, set, grid, reference);
@@ -96,8 +96,7 @@ void add_view(Report& report, const CurveSet& set, const MatchGrid& grid,
       words.level_note,
       "Geometric mean of the ratios in each unit [2.5 %, 97.5 % bootstrap over units]; " +
           units_text(set, grid) + ".",
-      fmt::format("(n): only n units, where both the method and {} reach the level.",
-                  reference.label),
+      ratio_note(reference.label),
       "best baseline: smallest ratio of a method that is neither S2O nor an oracle, drops what it "
       "does "
       "not visit, and covers at least half of the units; best compensated baseline: the same among "
@@ -113,7 +112,8 @@ std::vector<ReportCell> data_row(const MethodCurves& curves, const MatchGrid& gr
           text_cell(curves.params.dump()), number_cell(cell.value.value),
           integer_cell(cell.value.count),  number_cell(cell.ratio.value),
           number_cell(cell.ratio.low),     number_cell(cell.ratio.high),
-          integer_cell(cell.ratio.count),  integer_cell(grid.num_units)};
+          integer_cell(cell.ratio.count),  integer_cell(cell.num_exceeding),
+          integer_cell(grid.num_units)};
 }
 
 ReportTable data_table(const CurveSet& set, const std::vector<MatchGrid>& grids,
@@ -132,6 +132,7 @@ ReportTable data_table(const CurveSet& set, const std::vector<MatchGrid>& grids,
        {"ratio_low", ""},
        {"ratio_high", ""},
        {"ratio_units", ""},
+       {"units_exceeding", ""},
        {"total_units", ""}},
       {},
       {words.level_note}};
@@ -193,15 +194,26 @@ Report make_report(const CurveSet& set, const std::vector<MatchGrid>& grids,
 
 }  // namespace
 
-ReportCell ratio_cell(const GeometricMean& ratio, int num_units) {
-  if (!ratio.value) return missing_cell();
-  ReportCell cell = number_cell(ratio.value);
+ReportCell ratio_cell(const MatchCell& cell, int num_units) {
+  const GeometricMean& ratio = cell.ratio;
+  ReportCell out = number_cell(ratio.value);
   if (ratio.low) {
-    cell.text +=
-        fmt::format(" [{}, {}]", number_cell(ratio.low).text, number_cell(ratio.high).text);
+    out.text += fmt::format(" [{}, {}]", number_cell(ratio.low).text, number_cell(ratio.high).text);
   }
-  cell.text = counted(cell.text, ratio.count, num_units);
-  return cell;
+  if (cell.num_exceeding > 0) {
+    out.text += fmt::format(" ({}+{})", ratio.count, cell.num_exceeding);
+  } else if (ratio.value && ratio.count < num_units) {
+    out.text += fmt::format(" ({})", ratio.count);
+  }
+  return out;
+}
+
+std::string ratio_note(const std::string& reference) {
+  return fmt::format(
+      "(n): only n units, where both the method and {} reach the level; (n+m): in m more the "
+      "method "
+      "does better than asked at every setting, so the ratio is too pessimistic.",
+      reference);
 }
 
 Report matched_sparsity_report(const ResultTable& table, const MatchOptions& options) {

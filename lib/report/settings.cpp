@@ -37,12 +37,14 @@ Grouping group_rows(const ResultTable& table, const CurveOptions& options) {
                                         row.method, row.params.dump());
     const auto [place, is_new] = index.try_emplace(key, grouping.settings.size());
     if (is_new) {
-      const MethodFacts facts = options.facts(row.method);
+      MethodFacts facts = options.facts(row.method);
       const auto override_knob = options.knobs.find(row.method);
+      if (override_knob != options.knobs.end()) facts.knob = override_knob->second;
       Setting setting;
       setting.method = row.method;
       setting.params = row.params;
-      setting.knob = override_knob == options.knobs.end() ? facts.knob : override_knob->second;
+      setting.label = setting_label(row.method, row.params, facts);
+      setting.knob = facts.knob;
       if (row.params.contains(setting.knob)) setting.knob_value = row.params.at(setting.knob);
       setting.seqlen = row.seqlen;
       setting.backend = row.backend;
@@ -55,18 +57,6 @@ Grouping group_rows(const ResultTable& table, const CurveOptions& options) {
   return grouping;
 }
 
-void label_settings(std::vector<Setting>& settings) {
-  std::map<std::string, std::vector<ordered_json>> params_of;
-  for (const Setting& setting : settings) {
-    params_of[setting.method].push_back(params_without(setting.params, setting.knob));
-  }
-  for (Setting& setting : settings) {
-    const std::string varying =
-        params_label(setting.params, varying_keys(params_of[setting.method]));
-    setting.label = varying.empty() ? setting.method : setting.method + " " + varying;
-  }
-}
-
 }  // namespace
 
 std::string Setting::full_label() const {
@@ -75,7 +65,6 @@ std::string Setting::full_label() const {
 
 std::vector<Setting> group_settings(const ResultTable& table, const CurveOptions& options) {
   Grouping grouping = group_rows(table, options);
-  label_settings(grouping.settings);
   std::map<std::string, std::size_t> first_appearance;
   for (std::size_t i = 0; i < grouping.settings.size(); ++i) {
     first_appearance.try_emplace(grouping.settings[i].label, i);

@@ -95,6 +95,30 @@ TEST(BlockPlannersModel, sparge_attn_gives_the_cpu_plan) {
   }
 }
 
+TEST(BlockPlannersModel, pbs_attn_gives_the_cpu_plan) {
+  for (const Shape& shape : {Shape{2500, 2, 1, 64}, Shape{700, 2, 1, 128}}) {
+    const AttentionInput input = structured_input(shape, "stripes");
+    for (const int segment : {256, 512}) {
+      for (const double threshold : {0.5, 1.0}) {
+        const auto planner =
+            make_pbs_planner(input.problem,
+                             {.segment = segment,
+                              .threshold = static_cast<float>(threshold),
+                              .fold = {.rule = {.kind = Compensation::kBlocks, .fold_block = 128},
+                                       .granularity = segment}},
+                             1 << 20);
+        // Tokens of nearly equal mass may change places, and with them blocks their members.
+        expect_near(
+            "pbs_attn", input, *planner,
+            cpu_plan(
+                "pbs_attn", input,
+                {{"segment_size", segment}, {"threshold", threshold}, {"compensation", "blocks"}}),
+            0.01);
+      }
+    }
+  }
+}
+
 TEST(BlockPlannersModel, flash_prefill_gives_the_cpu_plan) {
   for (const Shape& shape : kShapes) {
     const AttentionInput input = structured_input(shape);

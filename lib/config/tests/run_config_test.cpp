@@ -46,6 +46,7 @@ TEST(run_config, defaults_are_those_of_the_struct) {
   EXPECT_EQ(config.timing.cpu_repeats, 1);
   EXPECT_FALSE(config.save_outputs);
   EXPECT_FALSE(config.allow_nonfinite);
+  EXPECT_EQ(config.kernel, "auto");
   EXPECT_EQ(config.methods.size(), 3u);
 }
 
@@ -73,6 +74,9 @@ TEST(run_config, wrong_documents_name_the_place) {
       {R"({"seed": "1"})", "here/runs.json: seed: found \"1\" (string), expected an integer"},
       {R"({"device": "gpu"})", "here/runs.json: device: unknown device 'gpu'"},
       {R"({"device": "cuda:x"})", "expected auto, cpu, cuda or cuda:<n>"},
+      {R"({"kernel": "sm8"})",
+       "here/runs.json: kernel: unknown kernel 'sm8', did you mean 'sm80'?; expected one of auto, "
+       "ref, sm80, sm90"},
       {R"({"dtype": "bfloat16"})", "here/runs.json: dtype: unknown value 'bfloat16'"},
       {R"({"inputs": []})", "here/runs.json: inputs: empty list"},
       {R"({"inputs": null})", "here/runs.json: key 'inputs' is missing"},
@@ -100,6 +104,12 @@ TEST(run_config, device_texts_round_trip) {
     EXPECT_EQ(device_text(parse_device(text, "")), text);
   }
   EXPECT_EQ(device_text(parse_device("cuda", "")), "cuda:0");
+}
+
+TEST(run_config, kernels_have_a_short_and_a_full_name) {
+  EXPECT_EQ(parse_kernel("sm90", ""), "sm90");
+  EXPECT_EQ(parse_kernel("attention_ref", ""), "ref");
+  EXPECT_EQ(parse_kernel("auto", ""), "auto");
 }
 
 TEST(run_config, method_path_is_the_name_where_it_is_unique) {

@@ -43,19 +43,35 @@ class SpoilingBackend final : public Backend {
   std::string name() const override { return "cpu"; }
   std::string kernel() const override { return "spoiled"; }
   DeviceChoice device() const override { return inner_->device(); }
-  Json context() const override { return inner_->context(); }
-  int repeats(const TimingConfig& timing) const override { return inner_->repeats(timing); }
-  void set_input(const AttentionInput& input) override { inner_->set_input(input); }
+  Json context() override { return inner_->context(); }
+  int outputs_on_host() const override { return 3; }
+  void set_input(const AttentionInput& input) override {
+    problem_ = input.problem;
+    inner_->set_input(input);
+  }
+  void run_reference(const SparsePlan& plan, const TimingConfig& timing,
+                     AttentionRun& result) override {
+    inner_->run_reference(plan, timing, result);
+    out_ = inner_->out();
+  }
+  const DenseReference& reference() const override { return inner_->reference(); }
   void run(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) override {
     inner_->run(plan, timing, result);
-    if (num_runs_++ > 0) result.out[place_] = value_;
+    out_ = inner_->out();
+    out_[place_] = value_;
   }
+  std::vector<ErrorSums> error_sums() override {
+    return error_sums_ref(problem_.num_q_heads, problem_.seqlen * problem_.head_dim, out_.data(),
+                          reference().out.data());
+  }
+  const std::vector<float>& out() override { return out_; }
 
  private:
+  Problem problem_;
+  std::vector<float> out_;
   std::unique_ptr<Backend> inner_ = make_cpu_backend();
   std::size_t place_;
   float value_;
-  int num_runs_ = 0;
 };
 
 struct RecordingSink final : EvalSink {
@@ -119,7 +135,9 @@ TEST(expand_cells, wrong_methods_name_their_place) {
 }
 
 TEST(evaluate, every_cell_becomes_a_row_with_all_metrics) {
-  const EvalCells cells = expand_cells(two_inputs());
+  RunConfig config = two_inputs();
+  config.save_outputs = true;
+  const EvalCells cells = expand_cells(config);
   const auto backend = make_cpu_backend();
   RecordingSink sink;
   const EvalSummary summary = evaluate(cells, *backend, {.check_plans = true}, sink);
@@ -245,6 +263,22 @@ TEST(make_backend, cuda_without_kernels_is_unsupported) {
   if (has_cuda) GTEST_SKIP() << "this machine runs CUDA";
   EXPECT_THROW(make_backend({.kind = DeviceKind::kCuda}), UnsupportedError);
   EXPECT_EQ(make_backend({.kind = DeviceKind::kAuto})->name(), "cpu");
+  EXPECT_THROW(make_backend({.kind = DeviceKind::kAuto}, "sm80"), UnsupportedError);
+}
+
+TEST(make_backend, kernel_and_device_must_agree) {
+  EXPECT_EQ(make_backend({.kind = DeviceKind::kAuto}, "ref")->kernel(), "attention_ref");
+  EXPECT_THROW(make_backend({.kind = DeviceKind::kCpu}, "sm80"), ConfigError);
+  EXPECT_THROW(make_backend({.kind = DeviceKind::kCuda}, "ref"), ConfigError);
+}
+
+TEST(list_kernels, names_every_attention_kernel) {
+  std::vector<std::string> names;
+  for (const BackendItem& item : list_kernels()) {
+    names.push_back(item.name);
+    EXPECT_FALSE(item.detail.empty()) << item.name;
+  }
+  EXPECT_THAT(names, ::testing::ElementsAre("attention_ref", "attention_sm80", "attention_sm90"));
 }
 
 }  // namespace

@@ -28,8 +28,9 @@ namespace {
 constexpr const char* kDTypeAttribute = "dtype";
 constexpr std::string_view kBFloat16 = "bfloat16";
 constexpr std::size_t kMaxTextBytes = 1 << 20;  // of one attribute
-// Processor time after which a file counts as damaged; reading is ten times as fast at least.
-constexpr std::uint64_t kMaxListingSeconds = 60;
+// The library can loop for ever in a damaged file. Sound ones are listed within milliseconds and
+// read ten times as fast as this, in processor time.
+constexpr std::uint64_t kBaseSeconds = 5;
 constexpr std::uint64_t kMinBytesPerSecond = 10'000'000;
 
 [[noreturn]] void throw_input(const std::string& where, const char* doing) {
@@ -307,9 +308,10 @@ void read_dataset(const std::string& file_name, const TensorInfo& info, std::byt
 class Hdf5File : public TensorTable {
  public:
   explicit Hdf5File(const std::filesystem::path& path) : TensorTable(path.string()) {
-    require_regular_file(path);
+    const std::uint64_t max_seconds =
+        kBaseSeconds + require_regular_file(path) / kMinBytesPerSecond;
     const std::string text =
-        run_isolated(file(), kMaxListingSeconds, [this] { return list_file(file()); });
+        run_isolated(file(), max_seconds, [this] { return list_file(file()); });
     Hdf5Listing listing = parse_listing(file(), text);
     metadata_ = std::move(listing.metadata);
     skipped_ = std::move(listing.skipped);
@@ -323,7 +325,7 @@ class Hdf5File : public TensorTable {
     const std::string where = tensor_place(file(), name);
     require_memory(info.num_bytes, where);
     const std::shared_ptr<std::byte> data = allocate_shared(where, info.num_bytes);
-    const std::uint64_t max_seconds = kMaxListingSeconds + info.num_bytes / kMinBytesPerSecond;
+    const std::uint64_t max_seconds = kBaseSeconds + info.num_bytes / kMinBytesPerSecond;
     run_isolated(where, max_seconds, [&] {
       read_dataset(file(), info, data.get());
       return std::string();

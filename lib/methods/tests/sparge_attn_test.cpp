@@ -18,10 +18,10 @@ using Blocks = std::set<std::int64_t>;
 const Rounder kBf16(StorageDType::kBF16);
 
 Blocks row_of(std::vector<float> scores, const std::vector<std::uint8_t>& key_similar,
-              bool query_similar, std::int64_t num_causal, const SpargeBudget& budget) {
+              bool query_similar, std::int64_t num_causal, const SpargeBudget& budget,
+              const Rounder& round = Rounder()) {
   std::vector<std::uint8_t> selected(scores.size(), 0);
-  sparge_select_row(scores, key_similar, query_similar, num_causal, budget, Rounder(),
-                    selected.data());
+  sparge_select_row(scores, key_similar, query_similar, num_causal, budget, round, selected.data());
   Blocks blocks;
   for (std::size_t j = 0; j < selected.size(); ++j) {
     if (selected[j] != 0) blocks.insert(static_cast<std::int64_t>(j));
@@ -56,6 +56,20 @@ TEST(SpargeRule, running_sums_are_rounded_at_level_a) {
   EXPECT_EQ(sparge_row_count(p, {.cdfthreshd = 0.997}, Rounder()), 2);
   EXPECT_EQ(sparge_row_count(p, {.cdfthreshd = 0.997}, kBf16), 4);
   EXPECT_EQ(sparge_row_count(p, {.cdfthreshd = 0.9999}, kBf16), 4);
+}
+
+// Trap 25: equal fifths are .2002 in bf16; two of them make .4004 and three .6016 (.6006 exactly).
+// Equal thirds are .3340, two of them .6680.
+TEST(SpargeRule, softmax_and_running_sums_are_rounded) {
+  const auto count = [](std::size_t blocks, double cdfthreshd, const Rounder& round) {
+    return row_of(std::vector<float>(blocks, 1.0f), std::vector<std::uint8_t>(blocks, 1), true,
+                  static_cast<std::int64_t>(blocks), {.cdfthreshd = cdfthreshd}, round)
+        .size();
+  };
+  EXPECT_EQ(count(5, 0.601, Rounder()), 3u);
+  EXPECT_EQ(count(5, 0.601, kBf16), 2u);
+  EXPECT_EQ(count(3, 0.667, Rounder()), 2u);
+  EXPECT_EQ(count(3, 0.667, kBf16), 1u);
 }
 
 // Trap 22: with 64x128 tiles two query blocks share a causal limit; with 128x64 each adds two.

@@ -34,7 +34,11 @@ struct Sample {
   }
 
   std::map<std::string, MetricValue> compute() const {
-    const MetricContext context = {input, reference, out, lse, work, timings, workspace_bytes};
+    const std::vector<ErrorSums> error_sums =
+        error_sums_ref(input.problem.num_q_heads, input.problem.seqlen * input.problem.head_dim,
+                       out.data(), reference.out.data());
+    const MetricContext context = {input, reference, error_sums,     lse,
+                                   work,  timings,   workspace_bytes};
     std::map<std::string, MetricValue> values;
     for (const Metric* metric : all_metrics()) {
       const std::vector<MetricValue> computed = metric->compute(context);
@@ -179,6 +183,15 @@ TEST(metrics, times_are_medians_and_the_total_is_per_repeat) {
   EXPECT_EQ(values.at("speedup_vs_dense").value, 2.0);
   // 9 pairs, 4 * 2 FLOPs each, 20 ms.
   EXPECT_NEAR(values.at("effective_tflops").value.value(), 72.0 / 20e-3 / 1e12, 1e-20);
+}
+
+TEST(metrics, planning_timed_less_often_is_part_of_every_total) {
+  Sample sample;
+  sample.timings = {.plan_ms = {5.0}, .attention_ms = {10.0, 20.0, 40.0}};
+  const auto values = sample.compute();
+  EXPECT_EQ(values.at("plan_latency_ms").value, 5.0);
+  EXPECT_EQ(values.at("total_latency_ms").value, 25.0);
+  EXPECT_TRUE(values.at("latency_p90_ms").value.has_value());
 }
 
 TEST(metrics, a_single_repeat_has_no_spread_and_an_oracle_no_total) {

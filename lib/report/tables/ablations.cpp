@@ -10,15 +10,6 @@
 namespace s2o {
 namespace {
 
-// "segment_size=128 query_guide=none": what `params` has and the reference has not.
-std::string change_text(const MethodCurves& curves, const MethodCurves& reference) {
-  std::vector<std::string> keys;
-  for (const auto& [key, value] : curves.params.items()) {
-    if (!reference.params.contains(key) || reference.params.at(key) != value) keys.push_back(key);
-  }
-  return params_label(curves.params, keys);
-}
-
 struct Variant {
   std::string change;
   std::size_t method = 0;  // index into CurveSet::methods
@@ -31,10 +22,13 @@ std::vector<Variant> variants_of(const CurveSet& set, const MethodCurves& refere
     if (&curves == &reference) {
       variants.insert(variants.begin(), {"(reference)", m});
     } else if (curves.method == reference.method) {
-      variants.push_back({change_text(curves, reference), m});
-    } else if (curves.method == "streaming_llm") {
-      variants.push_back({"local window only: " + curves.label, m});
+      const std::vector<std::string> keys = changed_keys(curves.params, reference.params);
+      variants.push_back({params_label(curves.params, keys), m});
     }
+  }
+  for (std::size_t m = 0; m < set.methods.size(); ++m) {
+    if (set.methods[m].method != "streaming_llm") continue;
+    variants.push_back({"local window only: " + set.methods[m].label, m});
   }
   return variants;
 }
@@ -46,7 +40,7 @@ ReportTable change_table(const std::vector<Variant>& variants, const MatchGrid& 
   for (const Variant& variant : variants) {
     table.rows.push_back({text_cell(variant.change)});
     for (const MatchCell& cell : grid.cells[variant.method]) {
-      table.rows.back().push_back(ratio_cell(cell.ratio, grid.num_units));
+      table.rows.back().push_back(ratio_cell(cell, grid.num_units));
     }
   }
   return table;
@@ -128,8 +122,9 @@ Report build_ablations(const ResultTable& table, const MatchOptions& options) {
             "Compute density at the MSE that {} has at a sparsity, relative to it, seqlen {}",
             reference.label, mse[g].seqlen));
     by_mse.notes = {fmt::format("Columns: sparsity. Geometric mean over {} units [2.5 %, 97.5 % "
-                                "bootstrap]; (n): units used where fewer. Below 1 is better.",
+                                "bootstrap]. Below 1 is better.",
                                 mse[g].num_units),
+                    ratio_note(reference.label),
                     "Reference: " + reference.method + " " + reference.params.dump()};
     report.view.push_back(std::move(by_mse));
     report.view.push_back(std::move(by_density));

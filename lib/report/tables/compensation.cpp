@@ -32,7 +32,7 @@ struct Family {
   std::map<std::string, std::size_t> by_kind;  // kind -> index into CurveSet::methods
 };
 
-std::vector<Family> group_families(const CurveSet& set) {
+std::vector<Family> group_families(const CurveSet& set, const CurveOptions& options) {
   std::vector<Family> families;
   for (std::size_t m = 0; m < set.methods.size(); ++m) {
     const MethodCurves& curves = set.methods[m];
@@ -42,18 +42,12 @@ std::vector<Family> group_families(const CurveSet& set) {
       return candidate.method == curves.method && candidate.selection == selection;
     });
     if (family == families.end()) {
-      families.push_back({"", selection, curves.method, {}});
+      MethodFacts facts = options.facts(curves.method);
+      families.push_back(
+          {setting_label(curves.method, selection, facts), selection, curves.method, {}});
       family = families.end() - 1;
     }
     family->by_kind.try_emplace(compensation_kind(curves), m);
-  }
-  for (Family& family : families) {
-    std::vector<nlohmann::ordered_json> siblings;
-    for (const Family& other : families) {
-      if (other.method == family.method) siblings.push_back(other.selection);
-    }
-    const std::string setting = params_label(family.selection, varying_keys(siblings));
-    family.label = setting.empty() ? family.method : family.method + " " + setting;
   }
   return families;
 }
@@ -77,14 +71,15 @@ ReportTable level_table(const std::vector<Family>& families, const MatchGrid& gr
         table.rows.back().push_back({"-", nullptr});
         continue;
       }
-      table.rows.back().push_back(ratio_cell(grid.cells[found->second][l].ratio, grid.num_units));
+      table.rows.back().push_back(ratio_cell(grid.cells[found->second][l], grid.num_units));
     }
   }
-  table.notes = {fmt::format(
-      "Geometric mean over {} units [2.5 %, 97.5 % bootstrap]; (n): units used where fewer; -: not "
-      "among the results. Folded columns count as work. Down a column: "
-      "selection; along a row: compensation.",
-      grid.num_units)};
+  table.notes = {
+      fmt::format("Geometric mean over {} units [2.5 %, 97.5 % bootstrap]; -: not among the "
+                  "results. Folded columns count as work. Down a column: "
+                  "selection; along a row: compensation.",
+                  grid.num_units),
+      ratio_note(reference)};
   return table;
 }
 
@@ -105,7 +100,7 @@ void add_data(ReportTable& data, const std::vector<Family>& families, const Matc
 
 Report build_compensation(const ResultTable& table, const MatchOptions& options) {
   const CurveSet set = build_curves(table, options.curves);
-  const std::vector<Family> families = group_families(set);
+  const std::vector<Family> families = group_families(set, options.curves);
   const std::string reference = find_curves(set, options.reference).label;
   const bool any_compensated =
       std::any_of(set.methods.begin(), set.methods.end(),

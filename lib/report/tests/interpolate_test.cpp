@@ -120,6 +120,18 @@ TEST(MonotoneCurve, single_point_has_its_own_value_only) {
   EXPECT_DOUBLE_EQ(*curve.density_at(1e-4), 0.5);
 }
 
+TEST(MonotoneCurve, out_of_range_on_the_good_side_is_told_from_the_bad_side) {
+  const MonotoneCurve curve({{0.5, 1e-5}, {0.9, 1e-3}});
+  EXPECT_TRUE(curve.errs_less_than(2e-3));
+  EXPECT_FALSE(curve.errs_less_than(1e-3)) << "in range";
+  EXPECT_FALSE(curve.errs_less_than(1e-6)) << "cannot reach it";
+  EXPECT_TRUE(curve.is_sparser_than(0.4));
+  EXPECT_FALSE(curve.is_sparser_than(0.5));
+  EXPECT_FALSE(curve.is_sparser_than(0.95));
+  EXPECT_FALSE(MonotoneCurve({}).errs_less_than(1.0));
+  EXPECT_FALSE(MonotoneCurve({}).is_sparser_than(0.0));
+}
+
 TEST(MonotoneCurve, density_inverts_mse) {
   const MonotoneCurve curve({{0.3, 1e-7}, {0.5, 2e-6}, {0.7, 1e-4}, {0.95, 3e-3}});
   for (double s : {0.31, 0.45, 0.5, 0.66, 0.9}) {

@@ -132,6 +132,25 @@ TEST(MatchMse, explicit_levels_are_absolute_errors) {
   EXPECT_NEAR(*grid.cells[index_of(set, "s2o")][0].value.value, 0.25, 1e-9);
 }
 
+TEST(MatchMse, units_that_do_better_at_every_setting_are_counted_apart) {
+  ResultTable table = sample_table();
+  for (double sparsity : {0.4, 0.8}) {
+    for (int layer : {0, 1}) {
+      const double mse = sample_mse(sparsity, layer == 0 ? 1.0 : 1e-3);
+      table.rows.push_back(
+          sample_row({"oracle", {{"density", 1.0 - sparsity}}, 1.0 - sparsity, mse, layer}));
+    }
+  }
+  const MatchOptions options = layer_options();
+  const CurveSet set = build_curves(table, options.curves);
+  const MatchGrid grid = match_mse(set, options)[0];
+  const MatchCell& cell = grid.cells[index_of(set, "oracle")][1];
+  EXPECT_EQ(cell.ratio.count, 1);
+  EXPECT_EQ(cell.num_exceeding, 1);
+  EXPECT_EQ(ratio_cell(cell, 2).text, "1.00 (1+1)");
+  EXPECT_EQ(grid.cells[index_of(set, "window")][1].num_exceeding, 0) << "never as good";
+}
+
 TEST(BestBaseline, oracles_and_the_own_family_do_not_count) {
   ResultTable table = sample_table();
   for (double sparsity : {0.4, 0.95}) {
@@ -162,9 +181,9 @@ TEST(BuildCurves, other_parameters_make_other_curves_and_labels) {
   const CurveSet set = build_curves(table, layer_options().curves);
   std::vector<std::string> labels;
   for (const MethodCurves& curves : set.methods) labels.push_back(curves.label);
-  EXPECT_THAT(labels,
-              ElementsAre("window", "blocks", "s2o segment_size=1024", "s2o segment_size=256"));
-  EXPECT_EQ(find_curves(set, "s2o").label, "s2o segment_size=1024") << "defaults win";
+  EXPECT_THAT(labels, ElementsAre("window", "blocks", "s2o", "s2o segment_size=256"));
+  EXPECT_EQ(find_curves(set, "s2o").params["segment_size"], 1024) << "defaults win";
+  EXPECT_EQ(find_curves(set, "s2o segment_size=1024").label, "s2o");
   EXPECT_EQ(find_curves(set, "s2o segment_size=256").label, "s2o segment_size=256");
 }
 

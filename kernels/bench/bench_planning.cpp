@@ -1,5 +1,5 @@
 // Times planning on a device and checks a sample of the orders against exact scores.
-//   planning_cuda_bench [method=s2o] seqlen=131072,32768 segment=1024 [heads=32] [kv_heads=8]
+//   bench_planning [method=s2o] seqlen=131072,32768 segment=1024 [heads=32] [kv_heads=8]
 //   [head_dim=128]
 //     [shared=0] [diagonal=0] [window=0] [depth=0] [score_mib=1024] [repeats=20]
 //     [rows=4]
@@ -91,7 +91,7 @@ Options parse(int argc, char** argv) {
     }
     const auto option = options.find(text.substr(0, equals));
     if (equals == std::string::npos || option == options.end()) {
-      throw Error("planning_cuda_bench: unknown option '" + text + "'");
+      throw Error("bench_planning: unknown option '" + text + "'");
     }
     option->second.clear();
     std::stringstream values(text.substr(equals + 1));
@@ -157,9 +157,10 @@ std::unique_ptr<Planner> make_planner(const std::string& method, const Problem& 
   if (method == "s2o") return make_s2o_planner(problem, settings, kL2Bytes);
   if (method == "mean_pooling") return make_mean_pooling_planner(problem, {}, kL2Bytes);
   if (method == "sparge_attn") return make_sparge_planner(problem, {}, kL2Bytes);
+  if (method == "pbs_attn") return make_pbs_planner(problem, {}, kL2Bytes);
   if (method == "flash_prefill") return make_flash_prefill_planner(problem, {}, kL2Bytes);
   if (method == "rbs") return make_rbs_planner(problem, {}, kL2Bytes);
-  throw Error("planning_cuda_bench: no planner for '" + method + "'");
+  throw Error("bench_planning: no planner for '" + method + "'");
 }
 
 void run(const Options& options, std::int64_t seqlen, std::int64_t segment_size) {
@@ -263,7 +264,7 @@ int main(int argc, char** argv) {
   try {
     const s2o::CudaStatus status = s2o::query_cuda();
     if (!status.problem.empty()) {
-      std::fprintf(stderr, "planning_cuda_bench: %s\n", status.problem.c_str());
+      std::fprintf(stderr, "bench_planning: %s\n", status.problem.c_str());
       return 4;
     }
     const s2o::Options options = s2o::parse(argc, argv);
@@ -271,7 +272,7 @@ int main(int argc, char** argv) {
       for (const std::int64_t segment : options.at("segment")) s2o::run(options, seqlen, segment);
     }
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "planning_cuda_bench: %s\n", error.what());
+    std::fprintf(stderr, "bench_planning: %s\n", error.what());
     return 1;
   }
 }

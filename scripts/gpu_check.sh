@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# What to run on a machine with a GPU: unit tests on the device, compute-sanitizer on small shapes,
+# `s2o eval` on CUDA against the CPU, and the benchmark beside its peers. Goes on after a failure;
+# the last lines say what failed. Safe to run again.
+#
+#   bash scripts/gpu_check.sh [--build FOLDER] [--no-bench]     (default: configure and build the cuda preset)
+set -uo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+cd "$S2O_ROOT"
+
+build=""
+bench=1
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --build) build=${2:?--build needs a folder}; shift 2 ;;
+    --no-bench) bench=0; shift ;;
+    *) echo "unknown argument $1; usage: gpu_check.sh [--build FOLDER] [--no-bench]" >&2; exit 2 ;;
+  esac
+done
+
+if [ -z "$build" ]; then
+  s2o_find_nvcc || { echo "nvcc not found: install the CUDA toolkit, or name a build with --build" >&2; exit 4; }
+  s2o_ensure_packages "${S2O_BUILD_PACKAGES[@]}" "${S2O_TEST_PACKAGES[@]}" || exit 4
+  build=build/cuda
+  cmake --preset cuda >/dev/null && cmake --build "$build" || exit 1
+fi
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+results=()
+
+# step NAME COMMAND...: runs it and notes how it ended.
+step() {
+  local name=$1 begin=$SECONDS
+  shift
+  echo "== $name"
+  if "$@"; then
+    results+=("ok      $name ($((SECONDS - begin)) s)")
+  else
+    results+=("FAILED  $name ($((SECONDS - begin)) s)")
+  fi
+}
+skip() { results+=("skipped $1: $2"); }
+
+"$build/s2o" list devices
+"$build/s2o" list kernels
+
+step "unit tests on the device" "$build/gpu_tests" --gtest_brief=1
+
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
+if [ -n "$sanitizer" ]; then
+  for tool in memcheck racecheck; do
+    step "$tool on small shapes" "$sanitizer" --tool "$tool" --error-exitcode 9 --print-limit 5 \
+      "$build/gpu_tests" --gtest_brief=1 --gtest_filter='*GpuSmall*'
+  done
+else
+  skip "memcheck and racecheck" "compute-sanitizer not found"
+fi
+
+# The same sweep on both devices; CUDA rounds P to 16 bits, so errors differ by about 2e-3.
+evaluate() {
+  "$build/s2o" eval --config configs/smoke.json --set dtype=bf16 --set timing.repeats=3 \
+    --device "$1" --out "$out/$1" --format json >/dev/null
+}
+compare() { evaluate cpu && evaluate cuda && python3 scripts/compare_results.py "$out/cpu" "$out/cuda"; }
+if command -v python3 >/dev/null; then
+  step "s2o eval, cuda against cpu" compare
+else
+  skip "s2o eval, cuda against cpu" "python3 not found"
+fi
+
+if [ "$bench" -eq 1 ]; then
+  if [ -x "$build/bench_attention" ]; then
+    step "bench_attention" "$build/bench_attention"
+  else
+    skip "bench_attention" "not built"
+  fi
+  if python3 -c 'import torch' 2>/dev/null; then
+    step "peers (PyTorch)" python3 scripts/bench_peers.py
+  else
+    skip "peers (PyTorch)" "torch not found"
+  fi
+fi
+
+echo
+printf '%s\n' "${results[@]}"
+! printf '%s\n' "${results[@]}" | grep -q '^FAILED'
