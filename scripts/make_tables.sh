@@ -3,10 +3,12 @@
 # run again: what was computed is kept.
 #
 #   scripts/make_tables.sh MODEL TOKENS SEQLEN [OUT] [-- EVAL_OPTION...]
-#   scripts/make_tables.sh data/tiny-llama data/tokens/war_and_peace.safetensors 8192
+#   scripts/make_tables.sh data/tiny-llama \
+#     data/tokens/war_and_peace.safetensors,data/tokens/middlemarch.safetensors 8192
 #
 # MODEL is a Hugging Face folder; TOKENS a token file, or several with commas (each is one more
-# input). OUT: default results/tables. EVAL_OPTIONs go to every `s2o eval`, for instance
+# input). Structured synthetic inputs of the same length get tables of their own (*_synthetic).
+# OUT: default results/tables. EVAL_OPTIONs go to every `s2o eval`, for instance
 # --set inputs.0.layers=0,8,16 --device cuda. Tables: OUT/tables/*.{txt,md,csv,tex,json}; figures:
 # OUT/figures/*.{pdf,png}.
 set -euo pipefail
@@ -35,22 +37,32 @@ s2o_build_program
 mkdir -p "$out/runs" "$out/tables" "$out/figures"
 failed=0  # a table or figure that the results cannot fill does not keep back the others
 
+# evaluate CONFIG NAME EVAL_OPTION...: results in OUT/runs/CONFIG-NAME, added to ${run_folders[@]}.
+evaluate() {
+  local folder=$out/runs/$1-$2 status=0
+  echo "$1 on $2, $seqlen tokens" >&2
+  "$S2O" eval --config "configs/tables/$1.json" "${@:3}" --out "$folder" --resume \
+    >"$folder.txt" || status=$?
+  # 1: some cells failed; the tables say which units they lack.
+  [ "$status" -le 1 ] || exit "$status"
+  run_folders+=("$folder")
+}
+
 # runs CONFIG: evaluates it on every token file, and leaves its result folders in ${run_folders[@]}.
 runs() {
   run_folders=()
-  local tokens status
+  local tokens
   for tokens in "${token_files[@]}"; do
-    local name
-    name=$(basename "${tokens%.*}")
-    run_folders+=("$out/runs/$1-$name")
-    echo "$1 on $name, $seqlen tokens" >&2
-    status=0
-    "$S2O" eval --config "configs/tables/$1.json" --set "inputs.0.model=$model" \
-      --set "inputs.0.tokens=$tokens" --set "inputs.0.seqlen=$seqlen" "${eval_options[@]}" \
-      --out "$out/runs/$1-$name" --resume >"$out/runs/$1-$name.txt" || status=$?
-    # 1: some cells failed; the tables say which units they lack.
-    [ "$status" -le 1 ] || exit "$status"
+    evaluate "$1" "$(basename "${tokens%.*}")" --set "inputs.0.model=$model" \
+      --set "inputs.0.tokens=$tokens" --set "inputs.0.seqlen=$seqlen" "${eval_options[@]}"
   done
+}
+
+# synthetic_runs CONFIG PATTERNS: the same on structured synthetic inputs, one group of 4 heads each.
+synthetic_runs() {
+  run_folders=()
+  evaluate "$1" synthetic --set "inputs=[{\"source\": \"synthetic\", \"pattern\": [$2],
+    \"seqlen\": $seqlen, \"num_q_heads\": 4, \"num_kv_heads\": 1}]"
 }
 
 # table NAME FILE [OPTION...]: one table in all formats from ${run_folders[@]}.
@@ -90,16 +102,27 @@ for name in matched_sparsity matched_mse; do
   figure "$name" "${name}_by_layer" "$out/tables/${name}_by_layer.json"
 done
 
+synthetic_runs frontier '"mixed", "needles"'
+table matched_sparsity matched_sparsity_synthetic
+figure frontier frontier_synthetic "${run_folders[@]}"
+
 runs ablations
 table ablations ablations --sparsity 0.6,0.7,0.8,0.9
 figure ablations ablations "$out/tables/ablations.json"
+
+synthetic_runs ablations '"mixed"'
+table ablations ablations_synthetic --sparsity 0.6,0.7,0.8,0.9
 
 runs ablations_plus
 table ablations ablations_plus --reference s2o_plus --sparsity 0.6,0.7,0.8,0.9
 figure ablations ablations_plus "$out/tables/ablations_plus.json"
 
+synthetic_runs ablations_plus '"mixed"'
+table ablations ablations_plus_synthetic --reference s2o_plus --sparsity 0.6,0.7,0.8,0.9
+
+token_files=("${token_files[0]}")
 runs compensation
-run_folders+=("${frontier_folders[@]}")
+run_folders+=("${frontier_folders[0]}")
 table compensation compensation --sparsity 0.7,0.8,0.9
 figure compensation compensation "$out/tables/compensation.json"
 

@@ -1,13 +1,17 @@
 // S2O with what this project adds; every part is a parameter, and with all of them off it is `s2o`.
 //
-//   ranking        second-order key scores: the covariance of the segment's queries tells which
-//                  keys some of its queries want although the mean query does not; and
-//   normalizer_aware, value_aware   its other terms (lib/methods/common/key_ranking.h)
+//   ranking        key scores that know which keys some queries of the segment want although their
+//                  mean does not: from the means of clusters of queries, or from their covariance;
+//   normalizer_aware, value_aware   the other terms of the score
+//                  (all in lib/methods/common/key_ranking.h)
 //   local_window   the tokens just before the segment are visited in place, unranked
 //   compensation   the unvisited history enters as folded columns
-//   (kernels/attention/fold_columns.h) pass1_order    "natural": the own segment runs in natural
-//   order and is merged with the permuted
+//                  (kernels/attention/fold_columns.h)
+//   pass1_order    "natural": the own segment runs in natural order and is merged with the permuted
 //                  history pass by log-sum-exp, so that a query order costs no density in pass 1
+//
+// Cost of the default ranking: num_clusters / block_m of Q K' (a quarter), that is an eighth of the
+// products of dense attention.
 #include "lib/methods/common/s2o_planner.h"
 
 namespace s2o {
@@ -15,10 +19,15 @@ namespace {
 
 std::vector<ParamSpec> plus_specs() {
   std::vector<ParamSpec> specs = s2o_param_specs();
-  specs.push_back(ParamSpec::choice("ranking", "diagonal", {"mean", "diagonal", "low_rank", "full"},
-                                    "second-order part of the key score"));
+  specs.push_back(ParamSpec::choice("ranking", "clusters",
+                                    {"mean", "diagonal", "low_rank", "full", "clusters"},
+                                    "what the key score knows of the segment's queries"));
   specs.push_back(
       ParamSpec::integer("low_rank", 8, "eigenvectors kept by ranking low_rank", 1, 1024));
+  specs.push_back(
+      ParamSpec::integer("num_clusters", 32, "query means kept by ranking clusters", 1, 1024));
+  specs.push_back(ParamSpec::integer("cluster_iterations", 3,
+                                     "iterations of Lloyd's algorithm of ranking clusters", 1, 64));
   specs.push_back(ParamSpec::integer(
       "local_window", 128, "tokens before the segment that are always visited", 0, 1 << 24));
   specs.push_back(ParamSpec::choice("compensation", "blocks_variance",
@@ -37,7 +46,8 @@ std::vector<ParamSpec> plus_specs() {
 Ranking parse_ranking(const std::string& name) {
   if (name == "mean") return Ranking::kMean;
   if (name == "diagonal") return Ranking::kDiagonal;
-  return name == "low_rank" ? Ranking::kLowRank : Ranking::kFull;
+  if (name == "low_rank") return Ranking::kLowRank;
+  return name == "full" ? Ranking::kFull : Ranking::kClusters;
 }
 
 Compensation parse_compensation(const std::string& name) {
@@ -75,6 +85,8 @@ class S2oPlus final : public Method {
     S2oSettings settings = s2o_settings(params);
     settings.ranking.form = parse_ranking(params.get_choice("ranking"));
     settings.ranking.low_rank = static_cast<int>(params.get_int("low_rank"));
+    settings.ranking.num_clusters = static_cast<int>(params.get_int("num_clusters"));
+    settings.ranking.cluster_iterations = static_cast<int>(params.get_int("cluster_iterations"));
     settings.ranking.normalizer_aware = params.get_bool("normalizer_aware");
     settings.ranking.value_aware = params.get_bool("value_aware");
     settings.local_window = params.get_int("local_window");

@@ -15,7 +15,8 @@ using RowMatrixXf = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::
 using Rows = Eigen::Map<const RowMatrixXf>;
 using Values = Eigen::Map<const Eigen::VectorXf>;
 
-constexpr std::int64_t kBlock = 128;  // keys per block mean
+constexpr std::int64_t kBlock = 128;       // keys per block mean
+constexpr std::int64_t kScoreChunk = 512;  // keys per product: the scores of a chunk stay in cache
 
 // Queries of several heads, [num_heads * rows, head_dim], scaled by softmax_scale.
 RowMatrixXf gather_queries(const AttentionInput& input, int first_q_head, int num_heads,
@@ -78,27 +79,98 @@ std::vector<float> KeyRanking::scores(int first_q_head, int num_heads, std::int6
                                       std::int64_t end, std::int64_t num_keys) const {
   const Problem& problem = input_.problem;
   const int kv_head = first_q_head / problem.group_size();
-  const Rows keys(input_.k_head(kv_head), num_keys, problem.head_dim);
-  RowMatrixXf queries = gather_queries(input_, first_q_head, num_heads, begin, end);
-  const Eigen::RowVectorXf mean = queries.colwise().mean();
-  queries.rowwise() -= mean;
-  Eigen::VectorXf direction = mean.transpose();
+  const Keys keys(input_.k_head(kv_head), num_keys, problem.head_dim);
+  const RowMatrixXf queries = gather_queries(input_, first_q_head, num_heads, begin, end);
+  Eigen::VectorXf lse = Eigen::VectorXf::Zero(queries.rows());
   if (settings_.normalizer_aware) {
-    Eigen::VectorXf lse(queries.rows());
     for (int h = 0; h < num_heads; ++h) {
       lse.segment(h * (end - begin), end - begin) =
           Values(lse_.data() + (first_q_head + h) * problem.seqlen + begin, end - begin);
     }
-    direction -= queries.transpose() * lse / static_cast<float>(queries.rows());
   }
   std::vector<float> result(static_cast<std::size_t>(num_keys));
   Eigen::Map<Eigen::VectorXf> score(result.data(), num_keys);
-  score.noalias() = keys * direction;
-  if (settings_.form != Ranking::kMean) score += second_order(queries, keys, settings_);
+  score = settings_.form == Ranking::kClusters ? cluster_scores(queries, lse, keys)
+                                               : cumulant_scores(queries, lse, keys);
   if (settings_.value_aware) {
     score += Values(log_value_.data() + kv_head * problem.seqlen, num_keys);
   }
   return result;
+}
+
+Eigen::VectorXf KeyRanking::cumulant_scores(Matrix queries, const Eigen::VectorXf& lse,
+                                            const Keys& keys) const {
+  const Eigen::RowVectorXf mean = queries.colwise().mean();
+  queries.rowwise() -= mean;
+  Eigen::VectorXf direction = mean.transpose();
+  if (settings_.normalizer_aware) {
+    direction -= queries.transpose() * lse / static_cast<float>(queries.rows());
+  }
+  Eigen::VectorXf score = keys * direction;
+  if (settings_.form != Ranking::kMean) score += second_order(queries, keys, settings_);
+  return score;
+}
+
+Eigen::VectorXf KeyRanking::cluster_scores(const Matrix& queries, const Eigen::VectorXf& lse,
+                                           const Keys& keys) const {
+  const std::vector<int> cluster =
+      cluster_rows(queries, settings_.num_clusters, settings_.cluster_iterations);
+  const int num_clusters = 1 + *std::max_element(cluster.begin(), cluster.end());
+  // Weights relative to the largest of all: a constant factor does not change the ranking.
+  const Eigen::VectorXf weight = (lse.minCoeff() - lse.array()).exp();
+  Matrix mean = Matrix::Zero(num_clusters, queries.cols());
+  Eigen::VectorXf total = Eigen::VectorXf::Zero(num_clusters);
+  for (std::int64_t i = 0; i < queries.rows(); ++i) {
+    const int c = cluster[static_cast<std::size_t>(i)];
+    mean.row(c) += weight(i) * queries.row(i);
+    total(c) += weight(i);
+  }
+  // An empty cluster, or one whose weights vanish, has log 0 and adds nothing.
+  for (int c = 0; c < num_clusters; ++c) mean.row(c) /= std::max(total(c), 1e-30f);
+  const Eigen::VectorXf log_total = total.array().log();
+
+  Eigen::VectorXf score(keys.rows());
+  Eigen::MatrixXf logits;  // [num_clusters, keys of a chunk]
+  for (std::int64_t begin = 0; begin < keys.rows(); begin += kScoreChunk) {
+    const std::int64_t count = std::min(kScoreChunk, keys.rows() - begin);
+    logits.noalias() = mean * keys.middleRows(begin, count).transpose();
+    logits.colwise() += log_total;
+    for (std::int64_t j = 0; j < count; ++j) {
+      const float largest = logits.col(j).maxCoeff();
+      score(begin + j) = largest + std::log((logits.col(j).array() - largest).exp().sum());
+    }
+  }
+  return score;
+}
+
+std::vector<int> cluster_rows(const RowMatrixXf& queries, int num_clusters, int iterations) {
+  const std::int64_t rows = queries.rows();
+  const std::int64_t count = std::min<std::int64_t>(num_clusters, rows);
+  RowMatrixXf means(count, queries.cols());
+  for (std::int64_t c = 0; c < count; ++c) {
+    means.row(c) = queries.row((2 * c + 1) * rows / (2 * count));
+  }
+  std::vector<int> cluster(static_cast<std::size_t>(rows), 0);
+  for (int iteration = 0; iteration < iterations; ++iteration) {
+    // The nearest mean m of q has the largest q . m - |m|^2 / 2.
+    RowMatrixXf closeness = queries * means.transpose();
+    closeness.rowwise() -= 0.5f * means.rowwise().squaredNorm().transpose();
+    RowMatrixXf sums = RowMatrixXf::Zero(count, queries.cols());
+    Eigen::VectorXf sizes = Eigen::VectorXf::Zero(count);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      int nearest = 0;
+      for (int c = 1; c < count; ++c) {
+        if (closeness(i, c) > closeness(i, nearest)) nearest = c;
+      }
+      cluster[static_cast<std::size_t>(i)] = nearest;
+      sums.row(nearest) += queries.row(i);
+      sizes(nearest) += 1.0f;
+    }
+    for (std::int64_t c = 0; c < count; ++c) {
+      if (sizes(c) > 0.0f) means.row(c) = sums.row(c) / sizes(c);
+    }
+  }
+  return cluster;
 }
 
 std::vector<float> estimate_lse(const AttentionInput& input) {

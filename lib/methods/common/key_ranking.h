@@ -6,11 +6,19 @@
 //   kDiagonal, kLowRank, kFull   + 0.5 scale^2 k_x' C k_x       C = covariance of the queries
 //   normalizer_aware             - scale Cov(q, lse) . k_x      queries whose mass is spread over
 //                                                               many keys have less to give to x
+// Clusters of similar queries, each as its mean (kClusters):
+//                                s(x) = log sum_c W_c exp(scale q_c . k_x)
+//   normalizer_aware             q_c = mean of the cluster's queries weighted by exp(-lse_i), W_c =
+//                                the sum of these weights; without it all weights are 1. With one
+//                                cluster per query and exact lse this is the log of the mass
+//                                itself; with one cluster it is the paper's score.
+// With each of them:
 //   value_aware                  + log |v_x - mean v of its block|, the output error that a skipped
 //                                  key causes once its block's mean stands in for it
 // The lse of the queries are estimated from block means (estimate_lse).
 #pragma once
 
+#include <Eigen/Dense>
 #include <cstdint>
 #include <vector>
 
@@ -18,12 +26,13 @@
 
 namespace s2o {
 
-// Form of the second-order term.
-enum class Ranking { kMean, kDiagonal, kLowRank, kFull };
+enum class Ranking { kMean, kDiagonal, kLowRank, kFull, kClusters };
 
 struct RankingSettings {
   Ranking form = Ranking::kMean;
-  int low_rank = 8;  // eigenvectors of C that kLowRank keeps
+  int low_rank = 8;            // eigenvectors of C that kLowRank keeps
+  int num_clusters = 32;       // of kClusters
+  int cluster_iterations = 3;  // of Lloyd's algorithm, from rows at equal distances
   bool normalizer_aware = false;
   bool value_aware = false;
 };
@@ -38,11 +47,24 @@ class KeyRanking {
                             std::int64_t num_keys) const;
 
  private:
+  using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  using Keys = Eigen::Map<const Matrix>;
+  Eigen::VectorXf cumulant_scores(Matrix queries, const Eigen::VectorXf& lse,
+                                  const Keys& keys) const;
+  Eigen::VectorXf cluster_scores(const Matrix& queries, const Eigen::VectorXf& lse,
+                                 const Keys& keys) const;
+
   const AttentionInput& input_;
   const RankingSettings settings_;
   std::vector<float> lse_;        // [num_q_heads, seqlen], empty unless normalizer_aware
   std::vector<float> log_value_;  // [num_kv_heads, seqlen], empty unless value_aware
 };
+
+// Cluster of each of the rows, [queries.rows()]: `iterations` assignments to the nearest mean, ties
+// to the lower one, the first means being rows at equal distances.
+std::vector<int> cluster_rows(
+    const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>& queries,
+    int num_clusters, int iterations);
 
 // lse[t] of every query, [num_q_heads, seqlen], from the mean and the diagonal variance of its
 // causal keys in blocks of 128; the block that holds t counts up to t. Costs 2/128 of Q K'.
