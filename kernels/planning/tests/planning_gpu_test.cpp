@@ -70,7 +70,12 @@ const MethodCase kMethodCases[] = {
     {"rbs", {{"alpha_base", 0.97}}, 0.005},
     {"s2o", {{"segment_size", 128}}, 0.0},
     {"s2o", {{"segment_size", 1024}, {"key_order_sharing", "kv_head"}}, 0.0},
-    {"s2o_plus", {{"normalizer_aware", false}, {"value_aware", false}, {"segment_size", 256}}, 0.0},
+    {"s2o_plus",
+     {{"ranking", "diagonal"},
+      {"normalizer_aware", false},
+      {"value_aware", false},
+      {"segment_size", 256}},
+     0.0},
 };
 const Shape kShapes[] = {{3000, 4, 2, 64}, {2048, 4, 1, 128}, {129, 2, 1, 64}, {5, 1, 1, 128}};
 
