@@ -129,7 +129,10 @@ struct CudaAttention::State {
 
   void upload_pass(const PassView& pass, DevicePass& target);
   void prepare_sums();
-  void prepare_launches(const PlanView& host_plan);
+  void begin_plan(const PlanView& header, const RunOptions& run_options);
+  DevicePlan uploaded_plan(const PlanView& host_plan) const;
+  void prepare_launches(const DevicePlan& device_plan);
+  void finish_plan(const DevicePlan& device_plan);
   void launch(const Launch& entry);
 };
 
@@ -163,11 +166,39 @@ void CudaAttention::State::prepare_sums() {
   sums_view.k_squared = squares ? sums.data() + 2 * array : nullptr;
 }
 
-void CudaAttention::State::prepare_launches(const PlanView& host_plan) {
+// The header of a plan, and everything that depends on it alone.
+void CudaAttention::State::begin_plan(const PlanView& header, const RunOptions& run_options) {
   launches.clear();
+  // The three-term product exists in the portable kernel only, which runs on every device.
+  plan_kernel = run_options.fp32_accuracy ? AttentionKernel::kSm80 : kernel;
+  tile = choose_tile(plan_kernel, problem, header, run_options.fp32_accuracy);
+  plan = header;
+  plan.passes = nullptr;
+  options = run_options;
+}
+
+// The plan that upload_pass copied.
+DevicePlan CudaAttention::State::uploaded_plan(const PlanView& host_plan) const {
+  DevicePlan result;
+  result.header = plan;
   for (int p = 0; p < plan.num_passes; ++p) {
     const PassView& host = host_plan.passes[p];
     const DevicePass& pass = passes[static_cast<std::size_t>(p)];
+    result.passes.push_back(
+        {.query_order = host.query_order == nullptr ? nullptr : pass.query_order.data(),
+         .key_order = host.key_order == nullptr ? nullptr : pass.key_order.data(),
+         .item_offsets = pass.item_offsets.data(),
+         .items = pass.items.data(),
+         .gather_indices = pass.gather_indices.data(),
+         .fold_end = host.fold_end == nullptr ? nullptr : pass.fold_end.data()});
+    result.tile_orders.push_back(pass.tile_order.data());
+  }
+  return result;
+}
+
+void CudaAttention::State::prepare_launches(const DevicePlan& device_plan) {
+  for (int p = 0; p < plan.num_passes; ++p) {
+    const PassView& pass = device_plan.passes[static_cast<std::size_t>(p)];
     AttentionKernelArgs args = kernel_args(problem, plan);
     args.q = q.data();
     args.k = k.data();
@@ -176,21 +207,16 @@ void CudaAttention::State::prepare_launches(const PlanView& host_plan) {
     args.lse = lse.data();
     args.resume_out = p > 0 ? out_fp32.data() : nullptr;
     args.stats = stats.data() + static_cast<std::size_t>(p) * num_tiles();
-    args.tile_order = pass.tile_order.data();
+    args.tile_order = device_plan.tile_orders[static_cast<std::size_t>(p)];
     args.next_tile = next_tile.data() + p;
-    args.pass = {.query_order = host.query_order == nullptr ? nullptr : pass.query_order.data(),
-                 .key_order = host.key_order == nullptr ? nullptr : pass.key_order.data(),
-                 .item_offsets = pass.item_offsets.data(),
-                 .items = pass.items.data(),
-                 .gather_indices = pass.gather_indices.data(),
-                 .fold_end = host.fold_end == nullptr ? nullptr : pass.fold_end.data()};
+    args.pass = pass;
     launches.push_back({.args = args});
-    if (plan.fold.kind == Compensation::kNone || host.fold_end == nullptr) continue;
+    if (plan.fold.kind == Compensation::kNone || pass.fold_end == nullptr) continue;
     args.resume_out = out_fp32.data();
     launches.push_back(
         {.args = args,
          .is_fold = true,
-         .num_fold_sets = host.key_order != nullptr ? plan.num_plan_heads : problem.num_kv_heads});
+         .num_fold_sets = pass.key_order != nullptr ? plan.num_plan_heads : problem.num_kv_heads});
   }
   if (options.output == OutputType::kInput) {
     launches.back().args.out_fp32 = nullptr;
@@ -238,36 +264,59 @@ void CudaAttention::set_input(const Problem& problem, KernelDType dtype, const s
 
 void CudaAttention::set_plan(const PlanView& plan, const RunOptions& options) {
   State& s = *state_;
-  s.launches.clear();
-  // The three-term product exists in the portable kernel only, which runs on every device.
-  s.plan_kernel = options.fp32_accuracy ? AttentionKernel::kSm80 : s.kernel;
-  s.tile = choose_tile(s.plan_kernel, s.problem, plan, options.fp32_accuracy);
+  s.begin_plan(plan, options);
   check_plan_bounds(s.problem, plan);
-  s.plan = plan;
-  s.plan.passes = nullptr;
-  s.options = options;
   s.passes.resize(static_cast<std::size_t>(plan.num_passes));
   for (int p = 0; p < plan.num_passes; ++p) {
     s.upload_pass(plan.passes[p], s.passes[static_cast<std::size_t>(p)]);
   }
-  s.stats.resize(s.num_tiles() * s.passes.size(), "tile statistics");
-  s.next_tile.resize(s.passes.size(), "tile counters");
-  s.lse.resize(s.num_rows(), "lse");
-  s.prepare_sums();
+  s.finish_plan(s.uploaded_plan(plan));
+}
+
+void CudaAttention::set_device_plan(const DevicePlan& plan, const RunOptions& options) {
+  State& s = *state_;
+  s.begin_plan(plan.header, options);
+  s.passes.clear();
+  s.finish_plan(plan);
+}
+
+// Outputs, state and launches of the plan that begin_plan announced.
+void CudaAttention::State::finish_plan(const DevicePlan& device_plan) {
+  const auto num_passes = static_cast<std::size_t>(plan.num_passes);
+  stats.resize(num_tiles() * num_passes, "tile statistics");
+  next_tile.resize(num_passes, "tile counters");
+  lse.resize(num_rows(), "lse");
+  prepare_sums();
   const bool folds = plan.fold.kind != Compensation::kNone;
   const bool has_state = plan.num_passes > 1 || folds;
   const bool fp32_out = options.output == OutputType::kFp32;
-  s.out_fp32.resize(fp32_out || has_state ? s.num_outputs() : 0, "output in fp32");
-  s.out_16.resize(fp32_out ? 0 : s.num_outputs(), "output");
-  s.prepare_launches(plan);
-  if (s.plan_kernel == AttentionKernel::kSm90) {
-    const bool bf16 = s.dtype == KernelDType::kBf16;
-    s.maps.k = make_tensor_map(s.k.data(), bf16, s.problem.num_kv_heads, s.problem.seqlen,
-                               s.problem.head_dim, s.tile.tile_n);
-    s.maps.v = make_tensor_map(s.v.data(), bf16, s.problem.num_kv_heads, s.problem.seqlen,
-                               s.problem.head_dim, s.tile.tile_n);
+  out_fp32.resize(fp32_out || has_state ? num_outputs() : 0, "output in fp32");
+  out_16.resize(fp32_out ? 0 : num_outputs(), "output");
+  prepare_launches(device_plan);
+  if (plan_kernel == AttentionKernel::kSm90) {
+    const bool bf16 = dtype == KernelDType::kBf16;
+    maps.k = make_tensor_map(k.data(), bf16, problem.num_kv_heads, problem.seqlen, problem.head_dim,
+                             tile.tile_n);
+    maps.v = make_tensor_map(v.data(), bf16, problem.num_kv_heads, problem.seqlen, problem.head_dim,
+                             tile.tile_n);
   }
   cuda_check(cudaDeviceSynchronize(), "upload of the plan");
+}
+
+DeviceInput CudaAttention::device_input() const {
+  const State& s = *state_;
+  return {
+      .problem = s.problem, .dtype = s.dtype, .q = s.q.data(), .k = s.k.data(), .v = s.v.data()};
+}
+CudaStream CudaAttention::stream() const { return state_->stream.get(); }
+
+float CudaAttention::run_planner(DevicePlanner& planner) {
+  State& s = *state_;
+  s.begin.record(s.stream);
+  planner.plan(device_input(), s.stream.get());
+  s.end.record(s.stream);
+  s.stream.synchronize();
+  return s.end.milliseconds_since(s.begin);
 }
 
 void CudaAttention::poison_outputs() {

@@ -9,11 +9,13 @@
 #include <string>
 #include <vector>
 
+#include "kernels/attention/attention_launch.h"
 #include "kernels/attention/launch_plan.h"
 #include "kernels/common/device_info.h"
 #include "kernels/common/plan_view.h"
 #include "kernels/common/problem.h"
 #include "kernels/error_sum/error_sum.h"
+#include "kernels/planning/device_planner.h"
 
 namespace s2o {
 
@@ -48,6 +50,18 @@ class CudaAttention {
   // pointers and may be released afterwards. Error naming head, tile and index for a plan that
   // points outside the input.
   void set_plan(const PlanView& plan, const RunOptions& options);
+
+  // Takes a plan whose arrays are, or will be when run() gets there, in device memory; they stay
+  // the planner's. Shares everything else with set_plan.
+  void set_device_plan(const DevicePlan& plan, const RunOptions& options);
+
+  // What a device planner reads, and the stream in which run() works: planning enqueued there is
+  // seen by the next run.
+  DeviceInput device_input() const;
+  CudaStream stream() const;
+
+  // Enqueues planning in that stream and waits; milliseconds on the device by CUDA events.
+  float run_planner(DevicePlanner& planner);
 
   // Fills out and lse with NaN.
   void poison_outputs();

@@ -196,7 +196,7 @@ class FoldSm80 {
   template <class Visit>
   S2O_DEVICE void for_executed_items(const Visit& visit) const {
     std::int64_t stop_steps = args_.stats[plan_tile_].stop_steps;
-    const std::int64_t end = load_global(args_.pass.item_offsets + plan_tile_ + 1);
+    const std::int64_t end = tile_items_end(args_.pass, plan_tile_);
     for (std::int64_t i = load_global(args_.pass.item_offsets + plan_tile_); i < end; ++i) {
       const ItemWords item = load_item(args_.pass.items + i);
       std::int64_t count = item.count;

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/attention/kernel_args.h"
+#include "kernels/attention/steps.cuh"
 #include "kernels/device/cp_async.cuh"
 #include "kernels/device/layout.cuh"
 
@@ -139,7 +140,7 @@ S2O_DEVICE int smallest_position(const std::int32_t* positions, int num_rows) {
 // their number must be known beforehand.
 S2O_DEVICE int plan_steps_of_thread(const AttentionKernelArgs& args, std::int32_t plan_tile,
                                     int num_threads) {
-  const std::int64_t end = load_global(args.pass.item_offsets + plan_tile + 1);
+  const std::int64_t end = tile_items_end(args.pass, plan_tile);
   int steps = 0;
   for (std::int64_t i = load_global(args.pass.item_offsets + plan_tile) + thread_index(); i < end;
        i += num_threads) {

@@ -119,6 +119,12 @@ S2O_DEVICE ItemWords load_item(const PlanItem* source) {
           static_cast<std::int32_t>(words.word[2]), words.word[3]};
 }
 
+// One past the last item of a tile.
+S2O_DEVICE std::int64_t tile_items_end(const PassView& pass, std::int64_t tile) {
+  if (pass.item_counts == nullptr) return load_global(pass.item_offsets + tile + 1);
+  return load_global(pass.item_offsets + tile) + load_global(pass.item_counts + tile);
+}
+
 // Walks the items of one tile. The item after the current one is requested one item early, so that
 // a walk over many short items does not wait for memory; `Fetch` decides how:
 //   item(const PlanItem*)                       loads one item now
@@ -135,7 +141,7 @@ struct StepWalker {
 
   S2O_DEVICE void start(const PassView& pass, std::int64_t tile) {
     const std::int64_t begin = load_global(pass.item_offsets + tile);
-    num_items = static_cast<std::int32_t>(load_global(pass.item_offsets + tile + 1) - begin);
+    num_items = static_cast<std::int32_t>(tile_items_end(pass, tile) - begin);
     items = pass.items + begin;
     restart_after(-1);
     stopped = false;

@@ -83,6 +83,9 @@ struct PassView {
   // [num_plan_heads, seqlen]: key slot of a run -> original token. May be null (identity).
   const std::int32_t* key_order = nullptr;
   const std::int64_t* item_offsets = nullptr;  // [num_plan_heads * num_q_tiles + 1], into items
+  // [num_plan_heads * num_q_tiles]: items of each tile, from item_offsets[tile] on, where a planner
+  // leaves room between tiles. May be null: a tile's items end where the next tile's begin.
+  const std::int32_t* item_counts = nullptr;
   const PlanItem* items = nullptr;
   const std::int32_t* gather_indices = nullptr;
   // [num_plan_heads * num_q_tiles]: number of leading key slots that may be folded. May be null.

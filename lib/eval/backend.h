@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,12 @@ struct AttentionRun {
   std::vector<TileStats> stats;      // [num_passes, num_plan_heads, num_q_tiles]
   std::vector<double> attention_ms;  // one per repeat
   std::int64_t workspace_bytes = 0;  // beyond q, k, v, out and lse
+};
+
+// A plan made where it runs.
+struct DevicePlanning {
+  SparsePlan plan;              // fetched afterwards; token lists only if they were asked for
+  std::vector<double> plan_ms;  // one per repeat
 };
 
 // Outputs stay where they were computed; what leaves the backend are sums over them, unless asked.
@@ -45,6 +52,16 @@ class Backend {
   // Runs the plan as often as `timing` says. Before each run, out and lse hold NaN everywhere, so
   // that a row that the kernel forgets cannot pass for a result.
   virtual void run(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) = 0;
+  // As run, with a plan that the method makes on the device, timed apart; nothing, and nothing is
+  // run, when this backend or the method with these settings cannot. `fetch_tokens` asks for the
+  // lists of gathered tokens, which only a check of the plan needs.
+  virtual std::optional<DevicePlanning> plan_and_run(const Method& /*method*/,
+                                                     const ParamSet& /*params*/,
+                                                     const TimingConfig& /*timing*/,
+                                                     bool /*fetch_tokens*/,
+                                                     AttentionRun& /*result*/) {
+    return std::nullopt;
+  }
   // The output of the last run, or of run_reference, against the reference; [num_q_heads].
   virtual std::vector<ErrorSums> error_sums() = 0;
   // That output, on the host; valid until the next run. [num_q_heads, seqlen, head_dim]

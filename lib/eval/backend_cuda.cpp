@@ -11,9 +11,11 @@
 #include "kernels/common/cuda_check.h"
 #include "kernels/common/kernel_registry.h"
 #include "kernels/common/parallel.h"
+#include "kernels/planning/device_planner.h"
 #include "lib/core/error.h"
 #include "lib/core/log.h"
 #include "lib/core/text.h"
+#include "lib/plan/device_plan.h"
 
 namespace s2o {
 namespace {
@@ -108,6 +110,22 @@ class CudaBackend final : public Backend {
     guarded([&] { execute(plan, timing, result); });
   }
 
+  std::optional<DevicePlanning> plan_and_run(const Method& method, const ParamSet& params,
+                                             const TimingConfig& timing, bool fetch_tokens,
+                                             AttentionRun& result) override {
+    std::unique_ptr<Planner> planner = method.device_planner({.problem = input_->problem,
+                                                              .dtype = input_->dtype,
+                                                              .params = params,
+                                                              .l2_bytes = device_.l2_bytes});
+    if (planner == nullptr) return std::nullopt;
+    std::optional<DevicePlanning> planning;
+    guarded([&] {
+      DevicePlanner on_device(std::move(planner));
+      planning.emplace(execute_planned(on_device, timing, fetch_tokens, result));
+    });
+    return planning;
+  }
+
   std::vector<ErrorSums> error_sums() override {
     std::vector<ErrorSums> sums;
     guarded([&] { sums = attention_->error_sums(); });
@@ -199,6 +217,36 @@ class CudaBackend final : public Backend {
     }
     attention_->read_rows(result.lse, result.stats);
     result.workspace_bytes = attention_->workspace_bytes();
+  }
+
+  // Planning starts with a cold cache; attention finds what planning left there, as in a model.
+  DevicePlanning execute_planned(DevicePlanner& planner, const TimingConfig& timing,
+                                 bool fetch_tokens, AttentionRun& result) {
+    planner.prepare();
+    attention_->set_device_plan(planner.device_plan(), {});
+    for (int i = 0; i < timing.warmup; ++i) {
+      attention_->run_planner(planner);
+      planner.check();
+      attention_->run();
+    }
+    std::vector<double> plan_ms;
+    result.attention_ms.clear();
+    for (int i = 0; i < timing.repeats; ++i) {
+      throw_if_cancelled();
+      attention_->poison_outputs();
+      attention_->flush_l2();
+      plan_ms.push_back(static_cast<double>(attention_->run_planner(planner)));
+      planner.check();
+      result.attention_ms.push_back(static_cast<double>(attention_->run()));
+    }
+    attention_->read_rows(result.lse, result.stats);
+    result.workspace_bytes = attention_->workspace_bytes() + planner.workspace_bytes();
+    const CopyToHost copy = [](void* target, const void* source, std::size_t bytes) {
+      cuda_check(cudaMemcpy(target, source, bytes, cudaMemcpyDeviceToHost), "fetch the plan");
+    };
+    return {.plan = fetch_plan(input_->problem, planner.device_plan(), copy,
+                               fetch_tokens ? FetchedArrays::kAll : FetchedArrays::kWithoutTokens),
+            .plan_ms = std::move(plan_ms)};
   }
 
   const int device_index_;

@@ -162,16 +162,18 @@ class Evaluator {
     const PlanContext context = {*input_, backend_.reference()};
     Timings timings = {.dense_attention_ms = dense_ms_};
     std::optional<SparsePlan> plan;
-    // Planning on the CPU, whatever runs the plan.
-    for (int repeat = 0; repeat < cells_.config.timing.cpu_repeats; ++repeat) {
-      plan.reset();
-      const auto begin = Clock::now();
-      plan.emplace(setting.method->plan_cpu(context, setting.params));
-      timings.plan_ms.push_back(milliseconds_since(begin));
+    auto planning = backend_.plan_and_run(*setting.method, setting.params, cells_.config.timing,
+                                          options_.check_plans, run_);
+    if (planning) {
+      row.planner = backend_.name();
+      timings.plan_ms = std::move(planning->plan_ms);
+      plan.emplace(std::move(planning->plan));
+      if (options_.check_plans) check_plan(problem, *plan);
+    } else {
+      plan.emplace(plan_on_cpu(setting, context, timings.plan_ms));
+      if (options_.check_plans) check_plan(problem, *plan);
+      backend_.run(*plan, cells_.config.timing, run_);
     }
-    if (setting.method->info().is_oracle) timings.plan_ms.clear();
-    if (options_.check_plans) check_plan(problem, *plan);
-    backend_.run(*plan, cells_.config.timing, run_);
     timings.attention_ms = run_.attention_ms;
     const std::vector<ErrorSums> sums = backend_.error_sums();
     const std::string wrong = describe_nonfinite(problem, sums, run_, backend_);
@@ -180,6 +182,19 @@ class Evaluator {
     row.stop_steps = collect_stop_steps(*plan, run_);
     fill_metrics(
         {*input_, backend_.reference(), sums, run_.lse, work, timings, run_.workspace_bytes}, row);
+  }
+
+  SparsePlan plan_on_cpu(const MethodSetting& setting, const PlanContext& context,
+                         std::vector<double>& plan_ms) const {
+    std::optional<SparsePlan> plan;
+    for (int repeat = 0; repeat < cells_.config.timing.cpu_repeats; ++repeat) {
+      plan.reset();
+      const auto begin = Clock::now();
+      plan.emplace(setting.method->plan_cpu(context, setting.params));
+      plan_ms.push_back(milliseconds_since(begin));
+    }
+    if (setting.method->info().is_oracle) plan_ms.clear();
+    return std::move(*plan);
   }
 
   // A value that is NaN or infinite becomes null, and the row's error names it.

@@ -21,6 +21,7 @@ struct ResultRow {
   nlohmann::ordered_json params = nlohmann::ordered_json::object();
   std::string kernel;                                    // "attention_ref", "attention_sm90"
   std::string backend;                                   // "cpu", "cuda"
+  std::string planner = "cpu";                           // where the plan was made
   std::map<std::string, std::optional<double>> metrics;  // by column name
   std::map<std::string, std::vector<double>> per_head;   // by column name, [num_q_heads]
   std::vector<std::int32_t>

@@ -35,8 +35,10 @@
 #include <vector>
 
 #include "kernels/common/parallel.h"
+#include "kernels/planning/energy_planners.h"
 #include "lib/core/error.h"
 #include "lib/methods/common/block_selection.h"
+#include "lib/methods/common/device_planning.h"
 #include "lib/methods/common/energy_selection.h"
 #include "lib/methods/method.h"
 
@@ -147,18 +149,42 @@ class FlashPrefill final : public Method {
     return plan;
   }
 
+  std::unique_ptr<Planner> device_planner(const DevicePlanningRequest& request) const override {
+    if (!rounds_officially(request)) return nullptr;
+    const ParamSet& params = request.params;
+    PlannedFold fold = planned_fold(params, kBlock);
+    if (params.get_bool("mean_correction")) {
+      check_correction(params);
+      fold.rule = {.kind = Compensation::kBlocks,
+                   .fold_block = kBlock,
+                   .round_bf16 = request.dtype == StorageDType::kBF16};
+    }
+    return make_flash_prefill_planner(
+        request.problem,
+        {.packed = params.get_choice("version") == "v2",
+         .alpha = static_cast<float>(params.get_real("alpha")),
+         .sink_blocks = static_cast<int>(params.get_int("sink_blocks")),
+         .window_blocks = static_cast<int>(params.get_int("window_blocks")),
+         .last_tiles = static_cast<int>(params.get_int("last_tiles")),
+         .fold = fold},
+        request.l2_bytes);
+  }
+
  private:
+  static void check_correction(const ParamSet& params) {
+    const std::string& compensation = params.get_choice("compensation");
+    if (compensation == "none" || compensation == "blocks") return;
+    throw ConfigError(
+        fmt::format("flash_prefill: compensation is '{}' while mean_correction is true; expected "
+                    "'none' or 'blocks', or mean_correction: false",
+                    compensation));
+  }
+
   // Step 4, or any other compensation in its place.
   static void set_fold(const ParamSet& params, const AttentionInput& input, SparsePlan& plan) {
     apply_compensation(params, input.problem, kBlock, plan);
     if (!params.get_bool("mean_correction")) return;
-    const std::string& compensation = params.get_choice("compensation");
-    if (compensation != "none" && compensation != "blocks") {
-      throw ConfigError(
-          fmt::format("flash_prefill: compensation is '{}' while mean_correction is true; expected "
-                      "'none' or 'blocks', or mean_correction: false",
-                      compensation));
-    }
+    check_correction(params);
     set_compensation(Compensation::kBlocks, input.problem, kBlock, plan);
     plan.header.fold.round_bf16 =
         params.get_choice("rounding") == "official" && input.dtype == StorageDType::kBF16;

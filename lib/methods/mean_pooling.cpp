@@ -22,7 +22,9 @@
 #include <vector>
 
 #include "kernels/common/parallel.h"
+#include "kernels/planning/block_planners.h"
 #include "lib/methods/common/block_selection.h"
+#include "lib/methods/common/device_planning.h"
 #include "lib/methods/common/pooled_selection.h"
 #include "lib/methods/method.h"
 
@@ -78,6 +80,17 @@ class MeanPooling final : public Method {
     SparsePlan plan = plan_from_block_masks(problem, block, block, masks);
     apply_compensation(params, problem, block, plan);
     return plan;
+  }
+
+  std::unique_ptr<Planner> device_planner(const DevicePlanningRequest& request) const override {
+    const int block = pooled_block_size(request.params, "mean_pooling");
+    if (!rounds_officially(request) || !is_device_block(block)) return nullptr;
+    return make_mean_pooling_planner(
+        request.problem,
+        {.block = block,
+         .threshold = static_cast<float>(request.params.get_real("threshold")),
+         .fold = planned_fold(request.params, block)},
+        request.l2_bytes);
   }
 };
 

@@ -5,9 +5,11 @@
 // S2O_METHOD(foo) to methods.def. The contract tests in lib/methods/tests then run on it.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "kernels/planning/planner.h"
 #include "lib/config/params.h"
 #include "lib/input/attention_input.h"
 #include "lib/plan/sparse_plan.h"
@@ -23,6 +25,14 @@ struct DenseReference {
 struct PlanContext {
   const AttentionInput& input;
   const DenseReference& reference;  // for oracles only; a real method must not look
+};
+
+// What a planner on the device must know before it sees Q and K.
+struct DevicePlanningRequest {
+  Problem problem;
+  StorageDType dtype = StorageDType::kBF16;
+  const ParamSet& params;
+  std::int64_t l2_bytes = 0;  // of the device: decides the order of tiles
 };
 
 // Where a contract test expects a method to equal dense attention.
@@ -50,6 +60,11 @@ class Method {
   // Throws UnsupportedError when the settings cannot run on this input (say why). Checks between
   // parameters that a ParamSpec cannot express are ConfigErrors.
   virtual SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const = 0;
+  // The same plan, up to near-ties, computed on a device; null when these settings have no device
+  // code. Results then say "planner": "cpu".
+  virtual std::unique_ptr<Planner> device_planner(const DevicePlanningRequest& /*request*/) const {
+    return nullptr;
+  }
 };
 
 // All methods, in the order of methods.def.

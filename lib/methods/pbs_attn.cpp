@@ -32,8 +32,11 @@
 #include <vector>
 
 #include "kernels/common/parallel.h"
+#include "kernels/planning/block_planners.h"
+#include "kernels/planning/last_query_args.h"
 #include "lib/core/error.h"
 #include "lib/methods/common/block_selection.h"
+#include "lib/methods/common/device_planning.h"
 #include "lib/methods/common/last_queries.h"
 #include "lib/methods/common/pooled_selection.h"
 #include "lib/methods/method.h"
@@ -170,6 +173,23 @@ class PbsAttn final : public Method {
     apply_compensation(params, problem, settings.block, plan);
     fold_earlier_segments_only(settings, plan);
     return plan;
+  }
+
+  std::unique_ptr<Planner> device_planner(const DevicePlanningRequest& request) const override {
+    const int block = pooled_block_size(request.params, "pbs_attn");
+    const std::int64_t segment = request.params.get_int("segment_size");
+    const bool has_device_code = rounds_officially(request) && is_device_block(block) &&
+                                 segment % block == 0 && segment <= kMaxOrderedSegment &&
+                                 segment < request.problem.seqlen;
+    if (!has_device_code) return nullptr;
+    PlannedFold fold = planned_fold(request.params, block);
+    fold.granularity = segment;
+    return make_pbs_planner(request.problem,
+                            {.block = block,
+                             .segment = static_cast<int>(segment),
+                             .threshold = static_cast<float>(request.params.get_real("threshold")),
+                             .fold = fold},
+                            request.l2_bytes);
   }
 
  private:

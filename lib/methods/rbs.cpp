@@ -34,7 +34,9 @@
 #include <vector>
 
 #include "kernels/common/parallel.h"
+#include "kernels/planning/energy_planners.h"
 #include "lib/methods/common/block_selection.h"
+#include "lib/methods/common/device_planning.h"
 #include "lib/methods/common/energy_selection.h"
 #include "lib/methods/method.h"
 
@@ -103,11 +105,7 @@ class Rbs final : public Method {
                                  .window_blocks = static_cast<int>(params.get_int("window_blocks")),
                                  .last_tiles = static_cast<int>(params.get_int("last_tiles"))};
     std::optional<float> alpha_rescue;
-    if (params.get_bool("rescue")) {
-      alpha_rescue = static_cast<float>(params.is_set("alpha_rescue")
-                                            ? params.get_real("alpha_rescue")
-                                            : kAlphaRescue / kAlphaBase * alpha_base);
-    }
+    if (params.get_bool("rescue")) alpha_rescue = alpha_rescue_of(params);
 
     const std::vector<LogitMatrix> centroids =
         block_mean_keys(input, kBlock, make_rounder(params, input));
@@ -135,6 +133,27 @@ class Rbs final : public Method {
     builder.finish(plan.passes[0]);
     apply_compensation(params, problem, kBlock, plan);
     return plan;
+  }
+
+  std::unique_ptr<Planner> device_planner(const DevicePlanningRequest& request) const override {
+    if (!rounds_officially(request)) return nullptr;
+    const ParamSet& params = request.params;
+    return make_rbs_planner(request.problem,
+                            {.alpha_base = static_cast<float>(params.get_real("alpha_base")),
+                             .rescue = params.get_bool("rescue"),
+                             .alpha_rescue = alpha_rescue_of(params),
+                             .sink_blocks = static_cast<int>(params.get_int("sink_blocks")),
+                             .window_blocks = static_cast<int>(params.get_int("window_blocks")),
+                             .last_tiles = static_cast<int>(params.get_int("last_tiles")),
+                             .fold = planned_fold(params, kBlock)},
+                            request.l2_bytes);
+  }
+
+ private:
+  static float alpha_rescue_of(const ParamSet& params) {
+    if (params.is_set("alpha_rescue")) return static_cast<float>(params.get_real("alpha_rescue"));
+    const auto alpha_base = static_cast<float>(params.get_real("alpha_base"));
+    return static_cast<float>(kAlphaRescue / kAlphaBase * alpha_base);
   }
 };
 

@@ -31,6 +31,10 @@ class S2o final : public Method {
   SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const override {
     return plan_s2o(context.input, s2o_settings(params));
   }
+
+  std::unique_ptr<Planner> device_planner(const DevicePlanningRequest& request) const override {
+    return device_planner_s2o(request, s2o_settings(request.params));
+  }
 };
 
 }  // namespace

@@ -73,6 +73,15 @@ class S2oPlus final : public Method {
   }
 
   SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const override {
+    return plan_s2o(context.input, plus_settings(params));
+  }
+
+  std::unique_ptr<Planner> device_planner(const DevicePlanningRequest& request) const override {
+    return device_planner_s2o(request, plus_settings(request.params));
+  }
+
+ private:
+  static S2oSettings plus_settings(const ParamSet& params) {
     S2oSettings settings = s2o_settings(params);
     settings.ranking.form = parse_ranking(params.get_choice("ranking"));
     settings.ranking.low_rank = static_cast<int>(params.get_int("low_rank"));
@@ -84,7 +93,7 @@ class S2oPlus final : public Method {
     settings.fold.kind = parse_compensation(params.get_choice("compensation"));
     settings.fold.fold_block = static_cast<int>(params.get_int("fold_block"));
     settings.natural_pass1 = params.get_choice("pass1_order") == "natural";
-    return plan_s2o(context.input, settings);
+    return settings;
   }
 };
 

@@ -36,6 +36,8 @@
 
 #include "kernels/common/bf16.h"
 #include "kernels/common/parallel.h"
+#include "kernels/planning/block_planners.h"
+#include "lib/methods/common/device_planning.h"
 #include "lib/methods/common/sparge_rules.h"
 #include "lib/methods/method.h"
 
@@ -235,6 +237,25 @@ class SpargeAttn final : public Method {
     plan.header.pv_skip_exempt = settings.block_m == 128 ? 2 : 1;
     apply_compensation(params, problem, settings.block_n, plan);
     return plan;
+  }
+
+  std::unique_ptr<Planner> device_planner(const DevicePlanningRequest& request) const override {
+    if (!rounds_officially(request)) return nullptr;
+    const ParamSet& params = request.params;
+    const bool wide = params.get_choice("tile") == "64x128";
+    const bool by_mass = params.is_set("cdfthreshd");
+    const int block_n = wide ? 128 : 64;
+    return make_sparge_planner(
+        request.problem,
+        {.block_m = wide ? 64 : 128,
+         .block_n = block_n,
+         .similarity_threshold = static_cast<float>(params.get_real("simthreshd1")),
+         .by_mass = by_mass,
+         .share = static_cast<float>(params.get_real(by_mass ? "cdfthreshd" : "topk")),
+         .pv_skip_threshold = static_cast<float>(params.get_real("pvthreshd")),
+         .pv_skip_exempt = wide ? 1 : 2,
+         .fold = planned_fold(params, block_n)},
+        request.l2_bytes);
   }
 };
 

@@ -19,8 +19,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-const std::set<std::string> kTextColumns = {"input",  "method",  "params",
-                                            "kernel", "backend", "error"};
+const std::set<std::string> kTextColumns = {"input",   "method",  "params", "kernel",
+                                            "backend", "planner", "error"};
 const std::set<std::string> kIntegerColumns = {"layer", "seqlen", "num_q_heads", "num_kv_heads",
                                                "head_dim"};
 

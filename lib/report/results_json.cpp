@@ -16,8 +16,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 const std::vector<std::string> kLeadingColumns = {
-    "input",    "layer",  "seqlen", "num_q_heads", "num_kv_heads",
-    "head_dim", "method", "params", "kernel",      "backend"};
+    "input",  "layer",  "seqlen", "num_q_heads", "num_kv_heads", "head_dim",
+    "method", "params", "kernel", "backend",     "planner"};
 
 Json known_or_null(std::int64_t value) { return value == 0 ? Json() : Json(value); }
 
@@ -94,7 +94,8 @@ Json row_to_json(const ResultRow& row) {
                  {"method", row.method},
                  {"params", row.params},
                  {"kernel", row.kernel},
-                 {"backend", row.backend}};
+                 {"backend", row.backend},
+                 {"planner", row.planner}};
   for (const MetricColumn& column : metric_columns()) {
     const auto found = row.metrics.find(column.name);
     object[column.name] =
@@ -121,6 +122,8 @@ ResultRow row_from_json(const Json& object, const std::string& where) {
   if (!row.params.is_object()) reader.wrong("params", row.params, "an object");
   row.kernel = reader.text("kernel");
   row.backend = reader.text("backend");
+  // Older files do not say it: all their plans were made on the CPU.
+  if (object.contains("planner")) row.planner = reader.text("planner");
   for (const auto& [name, value] : object.items()) {
     if (!is_metric(name)) continue;
     if (!value.is_null() && !value.is_number()) reader.wrong(name, value, "a number or null");

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "kernels/common/parallel.h"
+#include "kernels/planning/s2o_planner.h"
 #include "lib/core/error.h"
 
 namespace s2o {
@@ -258,6 +259,27 @@ S2oSettings s2o_settings(const ParamSet& params) {
   settings.stop.patience = static_cast<int>(params.get_int("stop_patience"));
   settings.stop.min_steps = static_cast<int>(params.get_int("min_steps"));
   return settings;
+}
+
+std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request,
+                                            const S2oSettings& settings) {
+  const RankingSettings& ranking = settings.ranking;
+  const bool has_device_code =
+      request.dtype != StorageDType::kF32 && settings.query_guide == QueryGuide::kNone &&
+      settings.history_order == HistoryOrder::kRanked && !ranking.normalizer_aware &&
+      !ranking.value_aware &&
+      (ranking.form == Ranking::kMean || ranking.form == Ranking::kDiagonal);
+  if (!has_device_code || settings.segment_size % settings.block_m != 0) return nullptr;
+  return make_s2o_planner(request.problem,
+                          {.segment_size = settings.segment_size,
+                           .block_m = settings.block_m,
+                           .block_n = settings.block_n,
+                           .share_key_order_in_group = settings.share_key_order_in_group,
+                           .diagonal_ranking = ranking.form == Ranking::kDiagonal,
+                           .local_window = settings.local_window,
+                           .stop = settings.stop,
+                           .fold = settings.fold},
+                          request.l2_bytes);
 }
 
 SparsePlan plan_s2o(const AttentionInput& input, const S2oSettings& settings) {

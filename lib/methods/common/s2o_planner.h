@@ -2,6 +2,7 @@
 // order, ranked history, early stop.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "lib/methods/common/key_ranking.h"
@@ -32,5 +33,9 @@ std::vector<ParamSpec> s2o_param_specs();
 S2oSettings s2o_settings(const ParamSet& params);
 
 SparsePlan plan_s2o(const AttentionInput& input, const S2oSettings& settings);
+// Null for settings without device code: a query guide, an unranked history, the rankings beyond
+// the diagonal term.
+std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request,
+                                            const S2oSettings& settings);
 
 }  // namespace s2o

@@ -91,6 +91,7 @@ TEST(results_json, columns_are_those_of_the_contract_in_its_order) {
                                              "params",
                                              "kernel",
                                              "backend",
+                                             "planner",
                                              "mse",
                                              "relative_l2",
                                              "max_abs_error",

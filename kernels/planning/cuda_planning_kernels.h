@@ -1,0 +1,30 @@
+// Planning kernels on a CUDA stream. Host-safe header; exists in CUDA builds (S2O_HAS_CUDA). Every
+// call throws CudaError when the launch is refused.
+#pragma once
+
+#include "kernels/attention/attention_launch.h"
+#include "kernels/planning/planning_kernels.h"
+
+namespace s2o {
+
+class CudaPlanningKernels final : public PlanningKernels {
+ public:
+  explicit CudaPlanningKernels(CudaStream stream) : stream_(stream) {}
+  void clear(void* array, std::size_t bytes) override;
+  void mean_queries(const MeanQueryArgs& args, KernelDType dtype, int head_dim) override;
+  void key_scores(const KeyScoreArgs& args, KernelDType dtype, int head_dim) override;
+  void rank_history(const RankArgs& args) override;
+  void pool_blocks(const PoolArgs& args, KernelDType dtype, int head_dim) override;
+  void column_means(const ColumnMeanArgs& args, KernelDType dtype, int head_dim) override;
+  void block_scores(const BlockScoreArgs& args, KernelDType dtype, int head_dim) override;
+  void select_rows(const SelectArgs& args, KernelDType dtype) override;
+  void energy_rows(const EnergyArgs& args, KernelDType dtype, int head_dim) override;
+  void radius_lifts(const RadiusArgs& args, KernelDType dtype, int head_dim) override;
+  void last_queries(const LastQueryArgs& args, KernelDType dtype, int head_dim) override;
+  void order_segments(const SegmentOrderArgs& args) override;
+
+ private:
+  CudaStream stream_;
+};
+
+}  // namespace s2o

@@ -1,0 +1,39 @@
+// Runs a planner on a CUDA device: owns its memory and enqueues its kernels. Host-safe header;
+// exists in CUDA builds (S2O_HAS_CUDA).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "kernels/attention/attention_launch.h"
+#include "kernels/planning/planner.h"
+
+namespace s2o {
+
+class DevicePlanner {
+ public:
+  explicit DevicePlanner(std::unique_ptr<Planner> planner);
+  ~DevicePlanner();
+  DevicePlanner(const DevicePlanner&) = delete;
+  DevicePlanner& operator=(const DevicePlanner&) = delete;
+
+  // Device bytes that prepare() allocates.
+  std::int64_t workspace_bytes() const;
+  PlanningCost cost() const;
+  // Allocates, and copies what does not depend on Q and K. UnsupportedError with the bytes needed
+  // and free.
+  void prepare();
+  // Enqueues the planning of one layer. Neither allocates nor waits.
+  void plan(const DeviceInput& input, CudaStream stream);
+  // Valid after prepare().
+  DevicePlan device_plan() const;
+  // After the stream was waited for: throws Error naming the row with a score that is not finite.
+  void check() const;
+
+ private:
+  struct Memory;
+  std::unique_ptr<Planner> planner_;
+  std::unique_ptr<Memory> memory_;
+};
+
+}  // namespace s2o

@@ -1,0 +1,46 @@
+// Arguments of the kernels behind methods that estimate from the softmax of the last queries. All
+// pointers are device pointers. Host-safe.
+#pragma once
+
+#include <cstdint>
+
+namespace s2o {
+
+inline constexpr int kLastQueries = 128;      // most queries
+inline constexpr int kLastQueryChunk = 1024;  // keys of a block of threads
+
+// P = softmax of r(r(q . k) * scale) of the last num_queries positions over keys [0, num_keys);
+// mass[x] = sum of P[., x] over the queries.
+struct LastQueryArgs {
+  const void* q = nullptr;  // [num_q_heads, seqlen, head_dim], 16-bit
+  const void* k = nullptr;  // [num_kv_heads, seqlen, head_dim], 16-bit
+  std::int64_t seqlen = 0;
+  std::int64_t num_keys = 0;
+  std::int32_t num_queries = 0;
+  std::int32_t num_q_heads = 0;
+  std::int32_t group_size = 1;
+  std::int32_t num_chunks = 0;  // ceil(num_keys / kLastQueryChunk)
+  float scale = 0.0f;
+  // Largest logit and normaliser of each query, by chunk and then in all.
+  float* largest = nullptr;          // [num_q_heads, num_chunks + 1, kLastQueries]
+  float* normalisers = nullptr;      // the same shape; the last entry holds the whole row
+  float* mass = nullptr;             // [num_q_heads, num_keys]
+  std::uint32_t* bad_row = nullptr;  // zero, or the complement of a head with a bad logit
+  std::int32_t rows_per_head = 1;    // what a head counts as in bad_row
+};
+
+// Inside each complete segment of keys the tokens by descending mass, ties by lower token; the
+// trailing partial segment in place.
+struct SegmentOrderArgs {
+  const float* mass = nullptr;         // [num_heads, num_keys]
+  std::int32_t* order = nullptr;       // [num_heads, seqlen], slot -> token
+  std::int32_t* sink_block = nullptr;  // [num_heads], the block of slots that holds token 0
+  std::int64_t seqlen = 0;
+  std::int64_t num_keys = 0;  // complete segments
+  std::int32_t num_heads = 0;
+  std::int32_t segment = 256;
+  std::int32_t block = 128;
+};
+inline constexpr int kMaxOrderedSegment = 4096;  // ranked by counting: quadratic in the segment
+
+}  // namespace s2o

@@ -1,0 +1,60 @@
+// A planner: what one method does on the device to fill the arrays of a plan. Host-safe.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/common/plan_view.h"
+#include "kernels/common/problem.h"
+#include "kernels/planning/planning_kernels.h"
+#include "kernels/planning/workspace.h"
+
+namespace s2o {
+
+// One layer on the device.
+struct DeviceInput {
+  Problem problem;
+  KernelDType dtype = KernelDType::kBf16;
+  const void* q = nullptr;  // [num_q_heads, seqlen, head_dim], 16-bit
+  const void* k = nullptr;  // [num_kv_heads, seqlen, head_dim], 16-bit
+  const void* v = nullptr;  // [num_kv_heads, seqlen, head_dim], 16-bit
+};
+
+// A plan whose arrays are on the device.
+struct DevicePlan {
+  PlanView header;               // passes is null
+  std::vector<PassView> passes;  // device pointers
+  // Per pass: plan_head * num_q_tiles + tile in launch order, [num_plan_heads * num_q_tiles].
+  std::vector<const std::int32_t*> tile_orders;
+};
+
+// What planning must at least compute and move, to be set against the measured time.
+struct PlanningCost {
+  double flops = 0.0;
+  double bytes = 0.0;  // device memory read and written, each array once per use
+};
+
+// A new planner has declared its arrays in workspace(); whoever owns it binds them to memory and
+// copies the constants before plan().
+class Planner {
+ public:
+  virtual ~Planner() = default;
+  Workspace& workspace() { return workspace_; }
+  const Workspace& workspace() const { return workspace_; }
+  virtual PlanningCost cost() const = 0;
+  // Plans one layer of the problem given at construction; neither allocates nor waits.
+  virtual void plan(const DeviceInput& input, PlanningKernels& kernels) const = 0;
+  // The arrays hold a plan once the work of plan() is done.
+  virtual DevicePlan device_plan() const = 0;
+  // Word that kernels set when they meet a score that is not finite: zero, or the complement of the
+  // row's number. Null when nothing is checked.
+  virtual const std::uint32_t* error_word() const { return nullptr; }
+  // "query head 3, segment 5" of a row number.
+  virtual std::string row_name(std::int64_t row) const { return "row " + std::to_string(row); }
+
+ protected:
+  Workspace workspace_;
+};
+
+}  // namespace s2o

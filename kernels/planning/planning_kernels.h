@@ -1,0 +1,41 @@
+// The kernels that planners are made of. Host-safe: planners are host code over this interface,
+// which enqueues on a CUDA stream (cuda_planning_kernels.h) or runs the same device code on the CPU
+// model (tests).
+#pragma once
+
+#include <cstddef>
+
+#include "kernels/attention/launch_plan.h"
+#include "kernels/planning/block_args.h"
+#include "kernels/planning/energy_args.h"
+#include "kernels/planning/last_query_args.h"
+#include "kernels/planning/s2o_args.h"
+
+namespace s2o {
+
+class PlanningKernels {
+ public:
+  virtual ~PlanningKernels() = default;
+  virtual void clear(void* array, std::size_t bytes) = 0;
+
+  // S2O (s2o_args.h).
+  virtual void mean_queries(const MeanQueryArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void key_scores(const KeyScoreArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void rank_history(const RankArgs& args) = 0;
+
+  // Methods that select blocks (block_args.h).
+  virtual void pool_blocks(const PoolArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void column_means(const ColumnMeanArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void block_scores(const BlockScoreArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void select_rows(const SelectArgs& args, KernelDType dtype) = 0;
+
+  // Methods that select blocks by energy (energy_args.h).
+  virtual void energy_rows(const EnergyArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void radius_lifts(const RadiusArgs& args, KernelDType dtype, int head_dim) = 0;
+
+  // Methods that estimate from the last queries (last_query_args.h).
+  virtual void last_queries(const LastQueryArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void order_segments(const SegmentOrderArgs& args) = 0;
+};
+
+}  // namespace s2o

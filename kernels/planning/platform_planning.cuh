@@ -1,0 +1,205 @@
+// Primitives that only planning kernels need, in the two halves of kernels/device/platform.cuh.
+#pragma once
+
+#include "kernels/device/platform.cuh"
+
+#if !defined(__CUDACC__)
+#include <bit>
+#endif
+
+namespace s2o::device {
+
+#if defined(__CUDACC__)
+
+S2O_DEVICE std::uint32_t ballot(bool condition) { return __ballot_sync(0xffffffffu, condition); }
+template <class T>
+S2O_DEVICE T shuffle_up(T value, int delta) {
+  return __shfl_up_sync(0xffffffffu, value, static_cast<unsigned>(delta));
+}
+template <class T>
+S2O_DEVICE T shuffle_from(T value, int lane) {
+  return __shfl_sync(0xffffffffu, value, lane);
+}
+// Shared or global memory. Their results do not depend on the order of threads.
+S2O_DEVICE void atomic_max(std::uint32_t* address, std::uint32_t value) {
+  atomicMax(address, value);
+}
+S2O_DEVICE void atomic_count(std::uint32_t* address) { atomicAdd(address, 1u); }
+
+S2O_DEVICE std::uint32_t float_bits(float value) { return __float_as_uint(value); }
+S2O_DEVICE float bits_float(std::uint32_t bits) { return __uint_as_float(bits); }
+S2O_DEVICE float absolute(float value) { return fabsf(value); }
+S2O_DEVICE float min_of(float a, float b) { return fminf(a, b); }
+S2O_DEVICE float subtract(float a, float b) { return __fsub_rn(a, b); }
+S2O_DEVICE float divide(float a, float b) { return __fdiv_rn(a, b); }
+S2O_DEVICE float square_root(float x) { return __fsqrt_rn(x); }
+S2O_DEVICE float exp_natural(float x) { return expf(x); }
+S2O_DEVICE void store_global_16(void* target, const Words4& words) {
+  *static_cast<uint4*>(target) =
+      make_uint4(words.word[0], words.word[1], words.word[2], words.word[3]);
+}
+// 4 bytes that nobody on the device reads soon: they do not displace what the cache holds.
+S2O_DEVICE void store_streaming(std::int32_t* target, std::int32_t value) { __stcs(target, value); }
+S2O_DEVICE float half_to_float(std::uint16_t bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+}
+S2O_DEVICE std::uint16_t load_half_bits(const std::uint16_t* source) {
+  return __ldg(reinterpret_cast<const unsigned short*>(source));
+}
+// Of both halves of a pair of fp16 numbers; NaN where either is.
+S2O_DEVICE std::uint32_t max_pairs(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t result;
+  asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+}
+S2O_DEVICE std::uint32_t min_pairs(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t result;
+  asm("min.NaN.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+}
+// Both halves times `factor` twice: (factor x)^2 rounded after each product.
+template <class Element>
+S2O_DEVICE std::uint32_t multiply_pairs(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t product;
+  if constexpr (Element::kIsBf16) {
+    const std::uint32_t minus_zero = 0x80008000u;  // sm_80 has a fused form only
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(a), "r"(b), "r"(minus_zero));
+  } else {
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+  }
+  return product;
+}
+
+// Lanes whose low kBits of `value` are equal to this lane's: one vote per bit. Four instructions a
+// bit; __match_any_sync takes as many turns as there are different values.
+template <int kBits>
+S2O_DEVICE std::uint32_t matching_lanes(std::uint32_t value) {
+  std::uint32_t peers = 0xffffffffu;
+#pragma unroll
+  for (int bit = 0; bit < kBits; ++bit) {
+    asm volatile(
+        "{.reg .pred p; .reg .b32 b;\n"
+        " and.b32 b, %1, %2;\n"
+        " setp.ne.u32 p, b, 0;\n"
+        " vote.sync.ballot.b32 b, p, 0xffffffff;\n"
+        " @!p not.b32 b, b;\n"
+        " and.b32 %0, %0, b;}"
+        : "+r"(peers)
+        : "r"(value), "r"(1u << bit));
+  }
+  return peers;
+}
+
+#else
+
+inline std::uint32_t ballot(bool condition) {
+  struct Args {
+    bool condition;
+    std::uint32_t result;
+  } args{condition, 0};
+  simt::warp_collective("ballot", args, [](const std::vector<Args*>& lanes) {
+    std::uint32_t bits = 0;
+    for (std::size_t lane = 0; lane < lanes.size(); ++lane) {
+      bits |= (lanes[lane]->condition ? 1u : 0u) << lane;
+    }
+    for (Args* lane : lanes) lane->result = bits;
+  });
+  return args.result;
+}
+template <int kBits>
+std::uint32_t matching_lanes(std::uint32_t value) {
+  std::uint32_t peers = 0xffffffffu;
+  for (int bit = 0; bit < kBits; ++bit) {
+    const bool set = (value >> bit & 1u) != 0;
+    const std::uint32_t vote = ballot(set);
+    peers &= set ? vote : ~vote;
+  }
+  return peers;
+}
+template <class T>
+struct ModelShuffle {
+  T value, result;
+  int argument;
+};
+template <class T>
+T shuffle_up(T value, int delta) {
+  ModelShuffle<T> args{value, value, delta};
+  simt::warp_collective("shfl.up", args, [](const std::vector<ModelShuffle<T>*>& lanes) {
+    for (int lane = 0; lane < simt::kWarpLanes; ++lane) {
+      ModelShuffle<T>& self = *lanes[static_cast<std::size_t>(lane)];
+      if (lane < self.argument) continue;
+      self.result = lanes[static_cast<std::size_t>(lane - self.argument)]->value;
+    }
+  });
+  return args.result;
+}
+template <class T>
+T shuffle_from(T value, int lane) {
+  ModelShuffle<T> args{value, value, lane};
+  simt::warp_collective("shfl.idx", args, [](const std::vector<ModelShuffle<T>*>& lanes) {
+    for (ModelShuffle<T>* self : lanes) {
+      self->result = lanes[static_cast<std::size_t>(self->argument % simt::kWarpLanes)]->value;
+    }
+  });
+  return args.result;
+}
+inline void atomic_max(std::uint32_t* address, std::uint32_t value) {
+  *address = *address < value ? value : *address;
+}
+inline void atomic_count(std::uint32_t* address) { ++*address; }
+
+inline std::uint32_t float_bits(float value) { return std::bit_cast<std::uint32_t>(value); }
+inline float bits_float(std::uint32_t bits) { return std::bit_cast<float>(bits); }
+inline float absolute(float value) { return std::fabs(value); }
+inline float min_of(float a, float b) { return std::fmin(a, b); }
+inline float subtract(float a, float b) { return a - b; }
+inline float divide(float a, float b) { return a / b; }
+inline float square_root(float x) { return std::sqrt(x); }
+inline float exp_natural(float x) { return std::exp(x); }
+inline void store_global_16(void* target, const Words4& words) {
+  if (reinterpret_cast<std::uintptr_t>(target) % 16 != 0) {
+    throw std::runtime_error("simt: 16-byte store to an unaligned address");
+  }
+  std::memcpy(target, &words, sizeof(words));
+}
+inline void store_streaming(std::int32_t* target, std::int32_t value) { *target = value; }
+inline float half_to_float(std::uint16_t bits) { return fp16_to_float(bits); }
+inline std::uint16_t load_half_bits(const std::uint16_t* source) { return *source; }
+inline float max_or_nan(float a, float b) { return a != a || b != b ? NAN : std::fmax(a, b); }
+inline std::uint32_t max_pairs(std::uint32_t a, std::uint32_t b) {
+  return pack_pair<Fp16>(max_or_nan(unpack_low<Fp16>(a), unpack_low<Fp16>(b)),
+                         max_or_nan(unpack_high<Fp16>(a), unpack_high<Fp16>(b)));
+}
+inline std::uint32_t min_pairs(std::uint32_t a, std::uint32_t b) {
+  return max_pairs(a ^ 0x80008000u, b ^ 0x80008000u) ^ 0x80008000u;
+}
+template <class Element>
+std::uint32_t multiply_pairs(std::uint32_t a, std::uint32_t b) {
+  return pack_pair<Element>(unpack_low<Element>(a) * unpack_low<Element>(b),
+                            unpack_high<Element>(a) * unpack_high<Element>(b));
+}
+
+#endif
+
+// Unsigned integers in the order of the floats they encode; 0 is below every float.
+S2O_DEVICE std::uint32_t ordered_bits(float value) {
+  const std::uint32_t bits = float_bits(value);
+  return (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
+}
+S2O_DEVICE float ordered_float(std::uint32_t ordered) {
+  return bits_float((ordered >> 31) != 0 ? ordered & 0x7fffffffu : ~ordered);
+}
+
+// Inclusive prefix sum over the lanes of a warp.
+template <class T>
+S2O_DEVICE T warp_prefix_sum(T value) {
+  for (int delta = 1; delta < 32; delta *= 2) {
+    const T before = shuffle_up(value, delta);
+    if (lane_index() >= delta) value += before;
+  }
+  return value;
+}
+
+}  // namespace s2o::device

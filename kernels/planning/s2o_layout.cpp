@@ -1,0 +1,139 @@
+#include "kernels/planning/s2o_layout.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+
+#include "kernels/common/error.h"
+#include "kernels/planning/s2o_args.h"
+
+namespace s2o {
+namespace {
+
+constexpr std::int64_t kScoreAlignment = 64;  // entries; rows end inside their padding
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+HistoryShape s2o_history_shape(const Problem& problem, const S2oDeviceSettings& settings) {
+  if (settings.segment_size < 1 || settings.segment_size % settings.block_m != 0) {
+    throw UnsupportedError("planning of s2o: segment_size is " +
+                           std::to_string(settings.segment_size) +
+                           ", expected a multiple of block_m " + std::to_string(settings.block_m));
+  }
+  // A token and its class share a 32-bit word while they are sorted.
+  constexpr std::int64_t kMaxSeqlen = std::int64_t{1} << 24;
+  if (problem.seqlen > kMaxSeqlen) {
+    throw UnsupportedError("planning of s2o: seqlen is " + std::to_string(problem.seqlen) +
+                           ", supported are at most " + std::to_string(kMaxSeqlen));
+  }
+  HistoryShape shape;
+  shape.seqlen = problem.seqlen;
+  shape.segment_size = settings.segment_size;
+  shape.local_window = settings.local_window;
+  shape.max_depth = settings.max_depth;
+  shape.num_segments = static_cast<std::int32_t>(ceil_div(problem.seqlen, settings.segment_size));
+  shape.num_kv_heads = problem.num_kv_heads;
+  shape.lists_per_kv_head = settings.share_key_order_in_group ? 1 : problem.group_size();
+  return shape;
+}
+
+std::int32_t ScoreBatch::num_row_tiles(const HistoryShape& shape) const {
+  return static_cast<std::int32_t>(
+      ceil_div(static_cast<std::int64_t>(end_segment - first_segment) * shape.lists_per_kv_head,
+               kScoreRowTile));
+}
+std::int32_t ScoreBatch::num_key_chunks(const HistoryShape& shape) const {
+  return static_cast<std::int32_t>(ceil_div(shape.history_length(end_segment - 1), kKeyChunk));
+}
+
+S2oLayout::S2oLayout(const HistoryShape& shape, std::int64_t score_bytes) {
+  score_offsets.assign(1, 0);
+  order_offsets.assign(1, 0);
+  for (std::int64_t segment = 0; segment < shape.num_segments; ++segment) {
+    const std::int64_t length = shape.history_length(segment);
+    score_offsets.push_back(score_offsets.back() +
+                            ceil_div(length, kScoreAlignment) * kScoreAlignment);
+    order_offsets.push_back(order_offsets.back() + shape.order_length(segment));
+    history_per_list += length;
+  }
+  const std::int64_t limit =
+      std::max<std::int64_t>(score_bytes / static_cast<std::int64_t>(sizeof(std::uint16_t)), 1);
+  // Whole tiles of rows, so that no product is computed for a row of another batch.
+  const auto step =
+      static_cast<std::int32_t>(std::max<std::int64_t>(kScoreRowTile / shape.lists_per_kv_head, 1));
+  const auto entries = [&](std::int32_t first, std::int32_t end) {
+    return (score_offsets[static_cast<std::size_t>(end)] -
+            score_offsets[static_cast<std::size_t>(first)]) *
+           shape.lists_per_kv_head;
+  };
+  for (std::int32_t first = 0; first < shape.num_segments;) {
+    std::int32_t end = std::min(first + step, shape.num_segments);
+    while (end < shape.num_segments) {
+      const std::int32_t longer = std::min(end + step, shape.num_segments);
+      if (entries(first, longer) * shape.num_kv_heads > limit) break;
+      end = longer;
+    }
+    const std::int64_t of_kv_head = std::max<std::int64_t>(entries(first, end), 1);
+    const auto at_once = static_cast<std::int32_t>(
+        std::clamp<std::int64_t>(limit / of_kv_head, 1, shape.num_kv_heads));
+    for (std::int32_t kv_head = 0; kv_head < shape.num_kv_heads; kv_head += at_once) {
+      ScoreBatch batch{.first_kv_head = kv_head,
+                       .num_kv_heads = std::min(at_once, shape.num_kv_heads - kv_head),
+                       .first_segment = first,
+                       .end_segment = end,
+                       .first_offset = score_offsets[static_cast<std::size_t>(first)],
+                       .scores_per_list = of_kv_head / shape.lists_per_kv_head};
+      batches.push_back(batch);
+      score_entries = std::max(score_entries, of_kv_head * batch.num_kv_heads);
+    }
+    first = end;
+  }
+}
+
+PlanSkeleton s2o_plan_skeleton(const Problem& problem, const S2oDeviceSettings& settings,
+                               const HistoryShape& shape, const S2oLayout& layout) {
+  PlanSkeleton plan;
+  plan.header.block_m = settings.block_m;
+  plan.header.block_n = settings.block_n;
+  plan.header.num_plan_heads = problem.num_q_heads;
+  plan.header.num_q_tiles = static_cast<int>(ceil_div(problem.seqlen, settings.block_m));
+  plan.header.num_passes = 1;
+  plan.header.stop = settings.stop;
+  plan.header.fold = settings.fold;
+  const bool folds = settings.fold.kind != Compensation::kNone;
+  plan.item_offsets.assign(1, 0);
+  for (int head = 0; head < problem.num_q_heads; ++head) {
+    const std::int64_t list =
+        settings.share_key_order_in_group ? head / problem.group_size() : head;
+    for (std::int64_t tile = 0; tile < plan.header.num_q_tiles; ++tile) {
+      const std::int64_t segment = tile * settings.block_m / settings.segment_size;
+      const std::int64_t begin = segment * settings.segment_size;
+      const std::int64_t end = std::min((tile + 1) * settings.block_m, problem.seqlen);
+      plan.items.push_back({.begin = begin,
+                            .count = static_cast<std::int32_t>(end - begin),
+                            .kind = ItemKind::kRun,
+                            .mask = MaskClass::kCausal});
+      const std::int64_t window_begin = shape.history_length(segment);
+      if (window_begin < begin) {
+        plan.items.push_back(
+            {.begin = window_begin, .count = static_cast<std::int32_t>(begin - window_begin)});
+      }
+      const std::int64_t length = shape.order_length(segment);
+      if (length > 0) {
+        plan.items.push_back({.begin = list * layout.order_per_list() +
+                                       layout.order_offsets[static_cast<std::size_t>(segment)],
+                              .count = static_cast<std::int32_t>(length),
+                              .kind = ItemKind::kGather,
+                              .mask = MaskClass::kNone,
+                              .stoppable = true});
+      }
+      plan.item_offsets.push_back(static_cast<std::int64_t>(plan.items.size()));
+      if (folds) plan.fold_end.push_back(static_cast<std::int32_t>(begin));
+    }
+  }
+  return plan;
+}
+
+}  // namespace s2o

@@ -1,0 +1,58 @@
+// Where the scores and orders of S2O's rows lie, in which batches they are computed, and the part
+// of the plan that does not depend on Q and K. Host code without CUDA.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/common/plan_view.h"
+#include "kernels/common/problem.h"
+#include "kernels/planning/history.h"
+#include "kernels/planning/s2o_planner.h"
+
+namespace s2o {
+
+// Checks the settings against the problem.
+HistoryShape s2o_history_shape(const Problem& problem, const S2oDeviceSettings& settings);
+
+// Rows whose scores are in memory together: segments [first_segment, end_segment) of all lists of
+// some KV heads.
+struct ScoreBatch {
+  std::int32_t first_kv_head = 0;
+  std::int32_t num_kv_heads = 0;
+  std::int32_t first_segment = 0;
+  std::int32_t end_segment = 0;
+  std::int64_t first_offset = 0;     // score offset of first_segment
+  std::int64_t scores_per_list = 0;  // of the batch
+
+  std::int32_t num_row_tiles(const HistoryShape& shape) const;
+  std::int32_t num_key_chunks(const HistoryShape& shape) const;
+};
+
+struct S2oLayout {
+  std::vector<std::int64_t> score_offsets;  // [num_segments + 1], multiples of 64
+  std::vector<std::int64_t> order_offsets;  // [num_segments + 1]
+  std::vector<ScoreBatch> batches;
+  std::int64_t score_entries = 0;     // of the largest batch
+  std::int64_t history_per_list = 0;  // scores of a list
+
+  // Batches hold at most score_bytes, but always one tile of rows.
+  S2oLayout(const HistoryShape& shape, std::int64_t score_bytes);
+  std::int64_t order_per_list() const { return order_offsets.back(); }
+};
+
+// Items of the one pass, in tile order.
+struct PlanSkeleton {
+  PlanView header;
+  std::vector<PlanItem> items;
+  std::vector<std::int64_t> item_offsets;  // [num_plan_heads * num_q_tiles + 1]
+  std::vector<std::int32_t> fold_end;      // [num_plan_heads * num_q_tiles]
+
+  std::int64_t num_tiles() const {
+    return static_cast<std::int64_t>(header.num_plan_heads) * header.num_q_tiles;
+  }
+};
+PlanSkeleton s2o_plan_skeleton(const Problem& problem, const S2oDeviceSettings& settings,
+                               const HistoryShape& shape, const S2oLayout& layout);
+
+}  // namespace s2o

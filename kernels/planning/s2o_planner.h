@@ -1,0 +1,31 @@
+// Planning of `s2o` and `s2o_plus` on a device (definition: lib/methods/common/s2o_planner.cpp).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "kernels/planning/planner.h"
+
+namespace s2o {
+
+struct S2oDeviceSettings {
+  std::int64_t segment_size = 1024;  // tokens, a multiple of block_m
+  int block_m = 128;
+  int block_n = 128;
+  bool share_key_order_in_group = false;
+  bool diagonal_ranking = false;  // second-order term of the scores
+  std::int64_t local_window = 0;
+  // Ranked keys kept of each history; 0 keeps all, and only then tau = 0 equals dense attention.
+  std::int64_t max_depth = 0;
+  // Scores of several rows are computed and ranked together within this many bytes.
+  std::int64_t score_bytes = std::int64_t{1} << 30;
+  StopRule stop;
+  FoldRule fold;
+};
+
+// `l2_bytes` of the device orders the tiles. UnsupportedError when the settings cannot run on the
+// problem.
+std::unique_ptr<Planner> make_s2o_planner(const Problem& problem, const S2oDeviceSettings& settings,
+                                          std::int64_t l2_bytes);
+
+}  // namespace s2o

@@ -1,0 +1,167 @@
+// Planners of methods that select blocks, on the CPU model of a grid, against plan_cpu. Rounding to
+// 16 bits follows sums in another order, so a block at a row's cut may differ: near-ties, counted.
+#include <gtest/gtest.h>
+
+#include <iostream>
+
+#include "kernels/planning/block_planners.h"
+#include "kernels/planning/energy_planners.h"
+#include "kernels/testing/model_planning.h"
+#include "lib/testing/inputs.h"
+
+namespace s2o {
+namespace {
+
+using nlohmann::ordered_json;
+using testing::PlanDifference;
+using testing::Shape;
+using testing::structured_input;
+
+SparsePlan cpu_plan(const char* name, const AttentionInput& input, const ordered_json& params) {
+  const Method& method = find_method(name);
+  const DenseReference none;
+  return method.plan_cpu({.input = input, .reference = none}, testing::settings_of(method, params));
+}
+
+// At most `share` of the keys may differ.
+void expect_near(const char* what, const AttentionInput& input, Planner& planner,
+                 const SparsePlan& expected, double share) {
+  const testing::ModelPlan model = testing::plan_on_model(planner, input);
+  EXPECT_EQ(model.error_word, 0u) << what;
+  check_plan(input.problem, model.plan);
+  EXPECT_EQ(model.plan.passes[0].fold_end, expected.passes[0].fold_end) << what;
+  const PlanDifference d = testing::compare_plans(input.problem, model.plan, expected);
+  std::cout << what << ": " << d.tiles << " tiles, " << d.differing_tiles << " with near-ties; "
+            << d.keys << " keys, " << d.extra_keys << " more, " << d.missing_keys << " fewer\n";
+  EXPECT_LE(static_cast<double>(d.extra_keys + d.missing_keys), share * static_cast<double>(d.keys))
+      << what;
+  // Items are those of the CPU where the selection is.
+  if (d.differing_tiles == 0) {
+    EXPECT_EQ(model.plan.passes[0].item_offsets, expected.passes[0].item_offsets) << what;
+  }
+}
+
+const Shape kShapes[] = {{2500, 4, 2, 64}, {1024, 2, 1, 128}, {130, 2, 1, 64}, {5, 1, 1, 64}};
+
+TEST(BlockPlannersModel, mean_pooling_gives_the_cpu_plan) {
+  for (const Shape& shape : kShapes) {
+    const AttentionInput input = structured_input(shape);
+    for (const double threshold : {0.5, 0.9, 1.0}) {
+      for (const int block : {64, 128}) {
+        const auto planner = make_mean_pooling_planner(
+            input.problem, {.block = block, .threshold = static_cast<float>(threshold)}, 1 << 20);
+        expect_near(
+            "mean_pooling", input, *planner,
+            cpu_plan("mean_pooling", input, {{"threshold", threshold}, {"block_size", block}}),
+            0.005);
+      }
+    }
+  }
+}
+
+TEST(BlockPlannersModel, mean_pooling_folds_like_the_cpu_plan) {
+  const AttentionInput input = structured_input(kShapes[1], "mixed", StorageDType::kF16);
+  const auto planner = make_mean_pooling_planner(
+      input.problem,
+      {.threshold = 0.8f, .fold = {.rule = {.kind = Compensation::kBlocks, .fold_block = 128}}},
+      1 << 20);
+  expect_near("mean_pooling fp16", input, *planner,
+              cpu_plan("mean_pooling", input, {{"threshold", 0.8}, {"compensation", "blocks"}}),
+              0.005);
+}
+
+TEST(BlockPlannersModel, sparge_attn_gives_the_cpu_plan) {
+  for (const Shape& shape : kShapes) {
+    const AttentionInput input = structured_input(shape);
+    for (const bool wide : {false, true}) {
+      for (const double similarity : {-0.1, 0.3}) {
+        SpargeDeviceSettings settings{.block_m = wide ? 64 : 128,
+                                      .block_n = wide ? 128 : 64,
+                                      .similarity_threshold = static_cast<float>(similarity),
+                                      .share = 0.3f};
+        ordered_json params = {
+            {"topk", 0.3}, {"simthreshd1", similarity}, {"tile", wide ? "64x128" : "128x64"}};
+        const auto by_count = make_sparge_planner(input.problem, settings, 1 << 20);
+        expect_near("sparge_attn topk", input, *by_count, cpu_plan("sparge_attn", input, params),
+                    0.005);
+        settings.by_mass = true;
+        settings.share = 0.9f;
+        params["cdfthreshd"] = 0.9;
+        const auto by_mass = make_sparge_planner(input.problem, settings, 1 << 20);
+        expect_near("sparge_attn cdf", input, *by_mass, cpu_plan("sparge_attn", input, params),
+                    0.02);
+      }
+    }
+  }
+}
+
+TEST(BlockPlannersModel, pbs_attn_gives_the_cpu_plan) {
+  for (const Shape& shape : {Shape{2500, 2, 1, 64}, Shape{700, 2, 1, 128}}) {
+    const AttentionInput input = structured_input(shape, "stripes");
+    for (const int segment : {256, 512}) {
+      for (const double threshold : {0.5, 1.0}) {
+        const auto planner =
+            make_pbs_planner(input.problem,
+                             {.segment = segment,
+                              .threshold = static_cast<float>(threshold),
+                              .fold = {.rule = {.kind = Compensation::kBlocks, .fold_block = 128},
+                                       .granularity = segment}},
+                             1 << 20);
+        // Tokens of nearly equal mass may change places, and with them blocks their members.
+        expect_near(
+            "pbs_attn", input, *planner,
+            cpu_plan(
+                "pbs_attn", input,
+                {{"segment_size", segment}, {"threshold", threshold}, {"compensation", "blocks"}}),
+            0.01);
+      }
+    }
+  }
+}
+
+TEST(BlockPlannersModel, flash_prefill_gives_the_cpu_plan) {
+  for (const Shape& shape : kShapes) {
+    const AttentionInput input = structured_input(shape);
+    for (const bool packed : {true, false}) {
+      for (const double alpha : {0.0, 0.9, 0.98}) {
+        const ordered_json params = {{"version", packed ? "v2" : "v1"},
+                                     {"alpha", alpha},
+                                     {"sink_blocks", 1},
+                                     {"window_blocks", 2},
+                                     {"last_tiles", 3}};
+        const SparsePlan expected = cpu_plan("flash_prefill", input, params);
+        const auto planner = make_flash_prefill_planner(input.problem,
+                                                        {.packed = packed,
+                                                         .alpha = static_cast<float>(alpha),
+                                                         .sink_blocks = 1,
+                                                         .window_blocks = 2,
+                                                         .last_tiles = 3,
+                                                         .fold = {.rule = expected.header.fold}},
+                                                        1 << 20);
+        expect_near("flash_prefill", input, *planner, expected, 0.005);
+      }
+    }
+  }
+}
+
+TEST(BlockPlannersModel, rbs_gives_the_cpu_plan) {
+  for (const Shape& shape : kShapes) {
+    const AttentionInput input = structured_input(shape, "stripes");
+    for (const bool rescue : {true, false}) {
+      const auto planner = make_rbs_planner(
+          input.problem,
+          {.alpha_base = 0.97f, .rescue = rescue, .alpha_rescue = 0.9f, .window_blocks = 2},
+          1 << 20);
+      expect_near("rbs", input, *planner,
+                  cpu_plan("rbs", input,
+                           {{"alpha_base", 0.97},
+                            {"rescue", rescue},
+                            {"alpha_rescue", 0.9},
+                            {"window_blocks", 2}}),
+                  0.005);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace s2o

@@ -1,0 +1,187 @@
+// Plans made on a device: equal to the CPU method's up to near-ties, the same in every run, and
+// executable.
+#include <cuda_runtime.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <iostream>
+#include <limits>
+
+#include "kernels/attention/attention_cuda.h"
+#include "kernels/common/cuda_check.h"
+#include "kernels/planning/device_planner.h"
+#include "kernels/planning/s2o_layout.h"
+#include "kernels/testing/model_planning.h"
+#include "kernels/testing/model_runner.h"
+#include "lib/plan/device_plan.h"
+#include "lib/testing/inputs.h"
+
+namespace s2o {
+namespace {
+
+using nlohmann::ordered_json;
+using testing::Shape;
+using testing::structured_input;
+
+class PlanningGpuTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const CudaStatus status = query_cuda();
+    if (!status.problem.empty()) GTEST_SKIP() << status.problem;
+    attention_ = std::make_unique<CudaAttention>(0);
+  }
+
+  void set_input(const AttentionInput& input) {
+    const KernelDType dtype =
+        input.dtype == StorageDType::kF16 ? KernelDType::kFp16 : KernelDType::kBf16;
+    attention_->set_input(input.problem, dtype, testing::to_16_bit(input.q, dtype).data(),
+                          testing::to_16_bit(input.k, dtype).data(),
+                          testing::to_16_bit(input.v, dtype).data());
+  }
+  SparsePlan fetch(const AttentionInput& input, const DevicePlanner& planner) const {
+    const CopyToHost copy = [](void* target, const void* source, std::size_t bytes) {
+      cuda_check(cudaMemcpy(target, source, bytes, cudaMemcpyDeviceToHost), "fetch the plan");
+    };
+    return fetch_plan(input.problem, planner.device_plan(), copy, FetchedArrays::kAll);
+  }
+  static std::unique_ptr<Planner> planner_of(const char* name, const AttentionInput& input,
+                                             const ParamSet& params) {
+    return find_method(name).device_planner(
+        {.problem = input.problem, .dtype = input.dtype, .params = params, .l2_bytes = 1 << 20});
+  }
+
+  std::unique_ptr<CudaAttention> attention_;
+};
+
+// Most differing keys of all, as a share: blocks at the cut of a row whose score rounds otherwise.
+struct MethodCase {
+  const char* name;
+  ordered_json params;
+  double share;
+};
+const MethodCase kMethodCases[] = {
+    {"mean_pooling", {{"threshold", 0.8}}, 0.005},
+    {"mean_pooling", {{"threshold", 0.9}, {"block_size", 64}, {"compensation", "blocks"}}, 0.005},
+    {"sparge_attn", {{"topk", 0.3}}, 0.005},
+    {"sparge_attn", {{"cdfthreshd", 0.9}, {"tile", "64x128"}, {"simthreshd1", 0.3}}, 0.02},
+    {"pbs_attn", {{"threshold", 0.6}}, 0.02},
+    {"flash_prefill", {{"alpha", 0.9}, {"last_tiles", 2}}, 0.005},
+    {"flash_prefill", {{"alpha", 0.9}, {"version", "v1"}, {"window_blocks", 1}}, 0.005},
+    {"rbs", {{"alpha_base", 0.97}}, 0.005},
+    {"s2o", {{"segment_size", 128}}, 0.0},
+    {"s2o", {{"segment_size", 1024}, {"key_order_sharing", "kv_head"}}, 0.0},
+    {"s2o_plus",
+     {{"ranking", "diagonal"},
+      {"normalizer_aware", false},
+      {"value_aware", false},
+      {"segment_size", 256}},
+     0.0},
+};
+const Shape kShapes[] = {{3000, 4, 2, 64}, {2048, 4, 1, 128}, {129, 2, 1, 64}, {5, 1, 1, 128}};
+
+TEST_F(PlanningGpuTest, plans_agree_with_the_cpu_and_from_run_to_run) {
+  for (const Shape& shape : kShapes) {
+    for (const StorageDType dtype : {StorageDType::kBF16, StorageDType::kF16}) {
+      const AttentionInput input = structured_input(shape, "mixed", dtype);
+      set_input(input);
+      for (const MethodCase& test : kMethodCases) {
+        SCOPED_TRACE(std::string(test.name) + " " + test.params.dump() + " seqlen " +
+                     std::to_string(shape.seqlen));
+        const Method& method = find_method(test.name);
+        const ParamSet params = testing::settings_of(method, test.params);
+        auto program = planner_of(test.name, input, params);
+        if (program == nullptr) {  // pbs_attn is dense within one segment
+          EXPECT_EQ(std::string(test.name), "pbs_attn");
+          continue;
+        }
+        DevicePlanner planner(std::move(program));
+        planner.prepare();
+        attention_->run_planner(planner);
+        planner.check();
+        const SparsePlan plan = fetch(input, planner);
+        check_plan(input.problem, plan);
+        attention_->run_planner(planner);
+        const SparsePlan again = fetch(input, planner);
+        EXPECT_EQ(plan.passes[0].item_offsets, again.passes[0].item_offsets);
+        EXPECT_EQ(plan.passes[0].gather_indices, again.passes[0].gather_indices);
+        ASSERT_EQ(plan.passes[0].items.size(), again.passes[0].items.size());
+        for (std::size_t i = 0; i < plan.passes[0].items.size(); ++i) {
+          ASSERT_EQ(plan.passes[0].items[i].begin, again.passes[0].items[i].begin);
+          ASSERT_EQ(plan.passes[0].items[i].count, again.passes[0].items[i].count);
+        }
+
+        const DenseReference none;
+        const SparsePlan expected = method.plan_cpu({.input = input, .reference = none}, params);
+        EXPECT_EQ(plan.passes[0].fold_end, expected.passes[0].fold_end);
+        const auto d = testing::compare_plans(input.problem, plan, expected);
+        if (d.differing_tiles > 0) {
+          std::cout << test.name << " seqlen " << shape.seqlen << ": " << d.differing_tiles
+                    << " of " << d.tiles << " tiles with near-ties, " << d.extra_keys
+                    << " keys more, " << d.missing_keys << " fewer of " << d.keys << "\n";
+        }
+        EXPECT_LE(static_cast<double>(d.extra_keys + d.missing_keys),
+                  test.share * static_cast<double>(d.keys));
+      }
+    }
+  }
+}
+
+TEST_F(PlanningGpuTest, tau_zero_over_a_device_plan_equals_dense) {
+  for (const char* sharing : {"query_head", "kv_head"}) {
+    const AttentionInput input = structured_input({3000, 4, 2, 128});
+    set_input(input);
+    const ParamSet params = testing::settings_of(
+        find_method("s2o"), {{"tau", 0.0}, {"segment_size", 256}, {"key_order_sharing", sharing}});
+    DevicePlanner planner(planner_of("s2o", input, params));
+    planner.prepare();
+    attention_->set_device_plan(planner.device_plan(), {});
+    attention_->run_planner(planner);
+    attention_->poison_outputs();
+    attention_->run();
+    std::vector<float> out;
+    attention_->read_out(out);
+    EXPECT_LE(testing::relative_l2(out, testing::naive_dense(input).out), 0.005);
+  }
+}
+
+TEST_F(PlanningGpuTest, scores_that_are_not_finite_are_an_error_that_names_head_and_segment) {
+  AttentionInput input = structured_input({1000, 2, 1, 64});
+  for (int i = 0; i < 64; ++i) input.q[(1000 + 300) * 64 + i] = 1e30f;  // head 1, segment 2
+  for (int i = 0; i < 64; ++i) input.k[5 * 64 + i] = 1e30f;
+  set_input(input);
+  const ParamSet params = testing::settings_of(find_method("s2o"), {{"segment_size", 128}});
+  DevicePlanner planner(planner_of("s2o", input, params));
+  planner.prepare();
+  attention_->run_planner(planner);
+  try {
+    planner.check();
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("segment"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("head"), std::string::npos) << error.what();
+  }
+}
+
+TEST_F(PlanningGpuTest, long_orders_are_permutations_like_those_of_the_cpu_model) {
+  const AttentionInput input = structured_input({20500, 2, 1, 64}, "heavy_tail");
+  set_input(input);
+  const S2oDeviceSettings settings{.segment_size = 4096};
+  DevicePlanner planner(make_s2o_planner(input.problem, settings, 1 << 20));
+  planner.prepare();
+  attention_->run_planner(planner);
+  planner.check();
+  const SparsePlan plan = fetch(input, planner);
+  check_plan(input.problem, plan);
+  const auto model = make_s2o_planner(input.problem, settings, 1 << 20);
+  const SparsePlan expected = testing::plan_on_model(*model, input).plan;
+  // The sums of the product run in another order on tensor cores: a score may round otherwise.
+  std::int64_t moved = 0;
+  for (std::size_t i = 0; i < plan.passes[0].gather_indices.size(); ++i) {
+    moved += plan.passes[0].gather_indices[i] != expected.passes[0].gather_indices[i] ? 1 : 0;
+  }
+  std::cout << moved << " of " << plan.passes[0].gather_indices.size()
+            << " slots differ from the model\n";
+}
+
+}  // namespace
+}  // namespace s2o

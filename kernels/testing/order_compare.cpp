@@ -1,0 +1,52 @@
+#include "kernels/testing/order_compare.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "kernels/planning/history.h"
+
+namespace s2o::testing {
+
+OrderComparison compare_orders(std::span<const float> scores, std::span<const std::int32_t> order,
+                               std::span<const std::int32_t> reference,
+                               const OrderTolerance& tolerance) {
+  OrderComparison result;
+  result.slots = static_cast<std::int64_t>(order.size());
+  std::vector<bool> seen(scores.size(), false);
+  const auto score_at = [&](std::int64_t slot) {
+    const auto last = static_cast<std::int64_t>(reference.size()) - 1;
+    const auto clamped = static_cast<std::size_t>(std::clamp<std::int64_t>(slot, 0, last));
+    return static_cast<double>(scores[static_cast<std::size_t>(reference[clamped])]);
+  };
+  const auto length = static_cast<std::int64_t>(order.size());
+  const std::int64_t sharp = sharp_depth(static_cast<std::int64_t>(scores.size()), length);
+  const double step =
+      length == 0 ? 0.0
+                  : (score_at(0) - score_at(static_cast<std::int64_t>(reference.size()) - 1)) /
+                        (kRankBins - 1);
+  for (std::int64_t slot = 0; slot < length; ++slot) {
+    const std::int32_t token = order[static_cast<std::size_t>(slot)];
+    if (token < 0 || static_cast<std::size_t>(token) >= scores.size() ||
+        seen[static_cast<std::size_t>(token)]) {
+      result.is_permutation = false;
+      continue;
+    }
+    seen[static_cast<std::size_t>(token)] = true;
+    if (token == reference[static_cast<std::size_t>(slot)]) continue;
+    ++result.moved;
+    const std::int64_t width =
+        slot < sharp ? sharp / kFineClasses + 1 : (length - sharp) / (kDroppedClass - 1) + 1;
+    const double span = score_at(slot - width) - score_at(slot + width);
+    const double allowed = span + 4.0 * step + 2.0 * tolerance.score_error;
+    const double gap =
+        std::abs(static_cast<double>(scores[static_cast<std::size_t>(token)]) - score_at(slot));
+    if (gap > allowed) {
+      ++result.beyond;
+      result.largest_excess = std::max(result.largest_excess, gap - allowed);
+    }
+  }
+  return result;
+}
+
+}  // namespace s2o::testing
