@@ -364,6 +364,7 @@ class ConsumerSm90 {
 
   // Posts this warp's value; `collect` of the same turn sees those of all consumer warps.
   S2O_DEVICE void post(float value) {
+    sync_warp();  // every lane has read the values that lie in this place
     if (thread_ % 32 == 0) {
       s_.warp_value[reductions_ % 2][warpgroup_ * 4 + thread_ / 32] = value;
       barrier_arrive(&s_.reduced);
