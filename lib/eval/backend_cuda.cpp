@@ -35,23 +35,8 @@ std::vector<std::uint16_t> to_16_bit(const std::vector<float>& values, StorageDT
   return bits;
 }
 
-// Dense attention on tiles of the fp32-accurate kernel instance.
-SparsePlan accurate_dense_plan(const Problem& problem) {
-  SparsePlan plan(problem, /*block_m=*/64, /*block_n=*/64);
-  PlanBuilder builder(plan);
-  for (int head = 0; head < plan.header.num_plan_heads; ++head) {
-    for (int tile = 0; tile < plan.header.num_q_tiles; ++tile) {
-      const TileRows rows = tile_rows(problem, plan.header, tile);
-      builder.add(head, tile,
-                  {.begin = 0,
-                   .count = static_cast<std::int32_t>(rows.last_position + 1),
-                   .kind = ItemKind::kRun,
-                   .mask = MaskClass::kCausal});
-    }
-  }
-  builder.finish(plan.passes[0]);
-  return plan;
-}
+// Tiles of the fp32-accurate kernel instance.
+constexpr int kAccurateTile = 64;
 
 class CudaBackend final : public Backend {
  public:
@@ -160,7 +145,7 @@ class CudaBackend final : public Backend {
   }
 
   void compute_reference() {
-    const SparsePlan plan = accurate_dense_plan(input_->problem);
+    const SparsePlan plan = dense_plan(input_->problem, kAccurateTile, kAccurateTile);
     attention_->set_plan(PlanPointers(plan).view(), {.fp32_accuracy = true});
     attention_->poison_outputs();
     attention_->run();

@@ -66,6 +66,23 @@ TileRows tile_rows(const Problem& problem, const PlanView& plan, int tile) {
   return rows;
 }
 
+SparsePlan dense_plan(const Problem& problem, int block_m, int block_n) {
+  SparsePlan plan(problem, block_m, block_n);
+  PlanBuilder builder(plan);
+  for (int head = 0; head < plan.header.num_plan_heads; ++head) {
+    for (int tile = 0; tile < plan.header.num_q_tiles; ++tile) {
+      const TileRows rows = tile_rows(problem, plan.header, tile);
+      builder.add(head, tile,
+                  {.begin = 0,
+                   .count = static_cast<std::int32_t>(rows.last_position + 1),
+                   .kind = ItemKind::kRun,
+                   .mask = MaskClass::kCausal});
+    }
+  }
+  builder.finish(plan.passes[0]);
+  return plan;
+}
+
 void add_key_blocks(const Problem& problem, const SparsePlan& plan, PlanBuilder& builder,
                     int plan_head, int tile, const std::uint8_t* selected, int block) {
   const TileRows rows = tile_rows(problem, plan.header, tile);

@@ -71,6 +71,9 @@ struct TileRows {
 };
 TileRows tile_rows(const Problem& problem, const PlanView& plan, int tile);
 
+// Every key at or before the tile's rows, as one causal run: dense attention.
+SparsePlan dense_plan(const Problem& problem, int block_m, int block_n);
+
 // Adds the selected key blocks of one tile (a byte per block, block b = keys
 // [b * block, (b + 1) * block) cut at seqlen) as runs in ascending order. Adjacent blocks merge;
 // the mask class is derived from positions. Blocks wholly after the tile are dropped (causality).

@@ -7,10 +7,10 @@
 #include <cstdlib>
 
 #include "kernels/testing/device_fault.h"
-#include "kernels/testing/device_runner.h"
-#include "kernels/testing/plan_cases.h"
 #include "lib/core/error.h"
 #include "lib/eval/backend.h"
+#include "lib/testing/device_runner.h"
+#include "lib/testing/plan_cases.h"
 
 namespace s2o {
 namespace {

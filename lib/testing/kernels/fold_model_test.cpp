@@ -1,74 +1,18 @@
 // Folded columns on the CPU model: after the portable kernel, on every kind of fold.
 #include <gtest/gtest.h>
 
-#include "kernels/attention/fold_sm80.cuh"
-#include "kernels/attention/mainloop_sm80.cuh"
-#include "kernels/testing/model_runner.h"
+#include "lib/testing/model_runner.h"
 
 namespace s2o {
 namespace {
 
-using device::Bf16;
-using device::FoldSm80;
-using device::MainloopSm80;
-using device::SharedFold;
-using device::SharedSm80;
-using device::TraitsFold;
-using device::TraitsSm80;
 using testing::Comparison;
 using testing::KernelResult;
 using testing::PlanCase;
 using testing::PlanKind;
 
-template <class Traits>
-void launch_pass(const AttentionKernelArgs& args, std::uint64_t seed) {
-  simt::launch({.num_blocks = args.num_tiles,
-                .num_threads = Traits::kThreads,
-                .shared_bytes = sizeof(SharedSm80<Traits>),
-                .seed = seed},
-               [&args] { MainloopSm80<Traits>(args).run(); });
-}
-
-template <class Traits>
-void launch_fold(const AttentionKernelArgs& args, const Problem& problem, std::uint64_t seed) {
-  const int num_sets = args.pass.key_order != nullptr
-                           ? problem.num_kv_heads * args.plan_heads_per_kv_head
-                           : problem.num_kv_heads;
-  const std::int64_t num_blocks = problem.seqlen / args.fold.fold_block;
-  const auto size = static_cast<std::size_t>(num_blocks * num_sets * problem.head_dim);
-  std::vector<float> k(size), v(size), k_squared(size);
-  const BlockSumsView sums{k.data(), v.data(), k_squared.data(), num_blocks};
-  const int num_sums = static_cast<int>(num_blocks) * num_sets;
-  simt::launch({.num_blocks = num_sums / 2 + 1, .num_threads = 64, .shared_bytes = 0, .seed = seed},
-               [&] {
-                 device::block_sums_warp<typename Traits::Element, Traits::kHeadDim>(
-                     args, sums, num_sets, device::block_index() * 2 + device::warp_index());
-               });
-  simt::launch({.num_blocks = args.num_tiles,
-                .num_threads = Traits::kThreads,
-                .shared_bytes = sizeof(SharedFold<Traits>),
-                .seed = seed},
-               [&] { FoldSm80<Traits>(args, sums).run(); });
-}
-
-template <int kHeadDim, int kTileM>
-KernelResult run_instance(const AttentionInput& input, const SparsePlan& plan, std::uint64_t seed) {
-  return testing::run_on_model(
-      input, plan, KernelDType::kBf16,
-      {.pass =
-           [seed](const AttentionKernelArgs& args) {
-             launch_pass<TraitsSm80<Bf16, kHeadDim, kTileM, 64, 1>>(args, seed);
-           },
-       .fold =
-           [&input, seed](const AttentionKernelArgs& args) {
-             launch_fold<TraitsFold<Bf16, kHeadDim, kTileM>>(args, input.problem, seed);
-           }});
-}
-
 KernelResult run(const AttentionInput& input, const SparsePlan& plan, std::uint64_t seed) {
-  if (input.problem.head_dim == 128) return run_instance<128, 64>(input, plan, seed);
-  return plan.header.block_m == 64 ? run_instance<64, 64>(input, plan, seed)
-                                   : run_instance<64, 128>(input, plan, seed);
+  return testing::run_on_model(AttentionKernel::kSm80, input, plan, false, seed);
 }
 
 class FoldModel : public ::testing::TestWithParam<PlanCase> {};

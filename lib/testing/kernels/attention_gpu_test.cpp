@@ -10,8 +10,8 @@
 #include <map>
 
 #include "kernels/common/device_buffer.h"
-#include "kernels/testing/device_runner.h"
-#include "kernels/testing/stop_check.h"
+#include "lib/testing/device_runner.h"
+#include "lib/testing/stop_check.h"
 
 namespace s2o {
 namespace {

@@ -50,17 +50,7 @@ void dense_attention(benchmark::State& state) {
                   .num_kv_heads = static_cast<int>(state.range(2)),
                   .head_dim = 128,
                   .softmax_scale = 0.08838835f};
-  SparsePlan plan(problem, 128, 128);
-  PlanBuilder builder(plan);
-  for (int head = 0; head < problem.num_q_heads; ++head) {
-    for (int tile = 0; tile < plan.header.num_q_tiles; ++tile) {
-      const TileRows rows = tile_rows(problem, plan.header, tile);
-      builder.add(
-          head, tile,
-          {.count = static_cast<std::int32_t>(rows.last_position + 1), .mask = MaskClass::kCausal});
-    }
-  }
-  builder.finish(plan.passes[0]);
+  const SparsePlan plan = dense_plan(problem, 128, 128);
   const PlanPointers pointers(plan);
   const auto q = random_values(problem.seqlen * problem.num_q_heads * 128, 1);
   const auto k = random_values(problem.seqlen * problem.num_kv_heads * 128, 2);

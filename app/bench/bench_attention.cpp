@@ -99,21 +99,6 @@ std::int64_t round_up(double value, std::int64_t multiple) {
   return static_cast<std::int64_t>(std::ceil(value / static_cast<double>(multiple))) * multiple;
 }
 
-SparsePlan dense_plan(const Options& options, const Problem& problem) {
-  SparsePlan plan(problem, options.block_m, options.block_n);
-  PlanBuilder builder(plan);
-  for (int head = 0; head < problem.num_q_heads; ++head) {
-    for (int tile = 0; tile < plan.header.num_q_tiles; ++tile) {
-      const TileRows rows = tile_rows(problem, plan.header, tile);
-      builder.add(
-          head, tile,
-          {.count = static_cast<std::int32_t>(rows.last_position + 1), .mask = MaskClass::kCausal});
-    }
-  }
-  builder.finish(plan.passes[0]);
-  return plan;
-}
-
 // First `count` entries of a random permutation of [0, n).
 std::vector<std::int32_t> random_subset(std::int64_t n, std::int64_t count, std::uint64_t stream) {
   const CounterRandom random(11, stream);
@@ -202,7 +187,7 @@ SparsePlan gather_plan(const Options& options, const Problem& problem, double de
 
 SparsePlan make_plan(const Options& options, const Problem& problem, const std::string& kind,
                      double density) {
-  if (kind == "dense") return dense_plan(options, problem);
+  if (kind == "dense") return dense_plan(problem, options.block_m, options.block_n);
   if (kind == "blocks") return block_plan(options, problem, density);
   if (kind == "gather") return gather_plan(options, problem, density, false, false);
   if (kind == "gather_sorted") return gather_plan(options, problem, density, true, false);

@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "kernels/planning/s2o_layout.h"
-#include "kernels/testing/model_planning.h"
 #include "kernels/testing/order_compare.h"
 #include "lib/methods/common/key_ranking.h"
 #include "lib/testing/inputs.h"
+#include "lib/testing/model_planning.h"
 
 namespace s2o {
 namespace {

@@ -4,8 +4,8 @@
 #include <string>
 
 #include "kernels/attention/attention_cuda.h"
-#include "kernels/testing/compare.h"
 #include "kernels/testing/row_reference.h"
+#include "lib/testing/compare.h"
 
 namespace s2o::testing {
 

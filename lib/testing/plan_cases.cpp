@@ -1,4 +1,4 @@
-#include "kernels/testing/plan_cases.h"
+#include "lib/testing/plan_cases.h"
 
 #include <algorithm>
 #include <array>

@@ -1,8 +1,9 @@
-#include "kernels/testing/model_runner.h"
+#include "lib/testing/model_runner.h"
 
 #include <limits>
 
 #include "kernels/common/bf16.h"
+#include "kernels/testing/attention_model.h"
 
 namespace s2o::testing {
 
@@ -14,9 +15,12 @@ std::vector<std::uint16_t> to_16_bit(const std::vector<float>& values, KernelDTy
   return bits;
 }
 
-KernelResult run_on_model(const AttentionInput& input, const SparsePlan& plan, KernelDType dtype,
-                          const ModelLaunchers& launchers) {
+KernelResult run_on_model(AttentionKernel kernel, const AttentionInput& input,
+                          const SparsePlan& plan, bool fp32_accuracy, std::uint64_t seed) {
   const Problem& problem = input.problem;
+  const TileShape tile = choose_tile(kernel, problem, plan.header, fp32_accuracy);
+  const KernelDType dtype =
+      input.dtype == StorageDType::kF16 ? KernelDType::kFp16 : KernelDType::kBf16;
   const auto q = to_16_bit(input.q, dtype);
   const auto k = to_16_bit(input.k, dtype);
   const auto v = to_16_bit(input.v, dtype);
@@ -44,10 +48,10 @@ KernelResult run_on_model(const AttentionInput& input, const SparsePlan& plan, K
     args.tile_order = order.data();
     args.next_tile = &next_tile;
     args.pass = view.passes[p];
-    launchers.pass(args);
+    model_attention(kernel, args, problem, dtype, tile, seed);
     if (view.fold.kind != Compensation::kNone && view.passes[p].fold_end != nullptr) {
       args.resume_out = result.out.data();
-      launchers.fold(args);
+      model_fold(args, problem, tile.tile_m, seed);
     }
   }
   return result;

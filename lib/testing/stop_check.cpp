@@ -1,4 +1,4 @@
-#include "kernels/testing/stop_check.h"
+#include "lib/testing/stop_check.h"
 
 #include <algorithm>
 #include <cmath>

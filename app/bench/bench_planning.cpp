@@ -1,4 +1,4 @@
-// Times planning on a device and checks a sample of the orders against exact scores.
+// Times planning on a device and, for s2o, checks a sample of the orders against exact scores.
 //   bench_planning [method=s2o] seqlen=131072,32768 segment=1024 [heads=32] [kv_heads=8]
 //   [head_dim=128]
 //     [shared=0] [diagonal=0] [window=0] [depth=0] [score_mib=1024] [repeats=20]
@@ -242,18 +242,24 @@ void run(const Options& options, std::int64_t seqlen, std::int64_t segment_size)
     total.beyond += row.beyond;
     total.is_permutation = total.is_permutation && row.is_permutation;
   }
-  std::printf(
-      "%s seqlen %7lld S %5lld%s%s depth %lld batches %zu: %8.3f ms (min %.3f)  %6.2f GB %6.0f "
-      "GB/s  "
-      "%8.1f GFLOP  workspace %.2f GB  %s %s, of %lld slots %lld near-ties, %lld beyond\n",
-      options.method.c_str(), static_cast<long long>(seqlen), static_cast<long long>(segment_size),
-      settings.share_key_order_in_group ? " shared" : "",
-      settings.diagonal_ranking ? " diagonal" : "", static_cast<long long>(settings.max_depth),
-      layout.batches.size(), median, static_cast<double>(ms.front()), cost.bytes * 1e-9,
-      cost.bytes * 1e-6 / median, cost.flops * 1e-9,
-      static_cast<double>(planner.workspace_bytes()) * 1e-9, same ? "deterministic" : "DIFFERS",
-      total.is_permutation ? "permutation" : "NO PERMUTATION", static_cast<long long>(total.slots),
-      static_cast<long long>(total.moved), static_cast<long long>(total.beyond));
+  std::printf("%s seqlen %7lld", options.method.c_str(), static_cast<long long>(seqlen));
+  if (options.method == "s2o") {
+    std::printf(" S %5lld%s%s depth %lld batches %zu", static_cast<long long>(segment_size),
+                settings.share_key_order_in_group ? " shared" : "",
+                settings.diagonal_ranking ? " diagonal" : "",
+                static_cast<long long>(settings.max_depth), layout.batches.size());
+  }
+  std::printf(": %8.3f ms (min %.3f)  %6.2f GB %6.0f GB/s  %8.1f GFLOP  workspace %.2f GB", median,
+              static_cast<double>(ms.front()), cost.bytes * 1e-9, cost.bytes * 1e-6 / median,
+              cost.flops * 1e-9, static_cast<double>(planner.workspace_bytes()) * 1e-9);
+  if (total.slots > 0) {
+    std::printf("  %s %s, of %lld slots %lld near-ties, %lld beyond",
+                same ? "deterministic" : "DIFFERS",
+                total.is_permutation ? "permutation" : "NO PERMUTATION",
+                static_cast<long long>(total.slots), static_cast<long long>(total.moved),
+                static_cast<long long>(total.beyond));
+  }
+  std::printf("\n");
   std::fflush(stdout);
 }
 

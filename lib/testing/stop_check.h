@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "kernels/testing/compare.h"
 #include "kernels/testing/row_reference.h"
+#include "lib/testing/compare.h"
 
 namespace s2o::testing {
 

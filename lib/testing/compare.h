@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/testing/plan_cases.h"
+#include "lib/testing/plan_cases.h"
 
 namespace s2o::testing {
 

@@ -1,4 +1,4 @@
-#include "kernels/testing/compare.h"
+#include "lib/testing/compare.h"
 
 #include <cmath>
 #include <limits>

@@ -6,8 +6,8 @@
 
 #include "kernels/planning/block_planners.h"
 #include "kernels/planning/energy_planners.h"
-#include "kernels/testing/model_planning.h"
 #include "lib/testing/inputs.h"
+#include "lib/testing/model_planning.h"
 
 namespace s2o {
 namespace {

@@ -11,10 +11,10 @@
 #include "kernels/common/cuda_check.h"
 #include "kernels/planning/device_planner.h"
 #include "kernels/planning/s2o_layout.h"
-#include "kernels/testing/model_planning.h"
-#include "kernels/testing/model_runner.h"
 #include "lib/plan/device_plan.h"
 #include "lib/testing/inputs.h"
+#include "lib/testing/model_planning.h"
+#include "lib/testing/model_runner.h"
 
 namespace s2o {
 namespace {

@@ -2,8 +2,8 @@
 #include <memory>
 
 #include "kernels/common/kernel_registry.h"
-#include "kernels/testing/device_runner.h"
-#include "kernels/testing/model_runner.h"
+#include "lib/testing/device_runner.h"
+#include "lib/testing/model_runner.h"
 
 namespace s2o::testing {
 

@@ -5,7 +5,7 @@
 #include <functional>
 
 #include "kernels/common/error.h"
-#include "kernels/testing/plan_cases.h"
+#include "lib/testing/plan_cases.h"
 
 namespace s2o {
 namespace {

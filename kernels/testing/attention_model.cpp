@@ -1,0 +1,153 @@
+#include "kernels/testing/attention_model.h"
+
+#include <cstring>
+#include <vector>
+
+#include "kernels/attention/fold_sm80.cuh"
+#include "kernels/attention/mainloop_sm80.cuh"
+#include "kernels/attention/mainloop_sm90.cuh"
+#include "kernels/common/error.h"
+#include "kernels/testing/simt.h"
+
+namespace s2o::testing {
+namespace {
+
+using device::Bf16;
+using device::Fp16;
+using device::TraitsSm80;
+using device::TraitsSm90;
+
+// ---- the portable kernel
+
+template <class Traits>
+void launch_sm80(const AttentionKernelArgs& args, std::uint64_t seed) {
+  simt::launch({.num_blocks = args.num_tiles,
+                .num_threads = Traits::kThreads,
+                .shared_bytes = sizeof(device::SharedSm80<Traits>),
+                .seed = seed},
+               [&args] { device::MainloopSm80<Traits>(args).run(); });
+}
+
+template <class Element, int kHeadDim>
+void launch_shape_sm80(const AttentionKernelArgs& args, TileShape tile, std::uint64_t seed) {
+  if (tile.pv_terms == 3) {
+    launch_sm80<TraitsSm80<Element, kHeadDim, 64, 64, 3>>(args, seed);
+  } else if (tile.tile_m == 64 && tile.tile_n == 64) {
+    launch_sm80<TraitsSm80<Element, kHeadDim, 64, 64, 1>>(args, seed);
+  } else if (tile.tile_m == 64) {
+    launch_sm80<TraitsSm80<Element, kHeadDim, 64, 128, 1>>(args, seed);
+  } else if (tile.tile_n == 64) {
+    launch_sm80<TraitsSm80<Element, kHeadDim, 128, 64, 1>>(args, seed);
+  } else {
+    launch_sm80<TraitsSm80<Element, kHeadDim, 128, 128, 1>>(args, seed);
+  }
+}
+
+// ---- the Hopper kernel
+
+device::TensorMap model_map(const void* base, const Problem& problem, int box_rows) {
+  const device::ModelTensorMap model{static_cast<const std::uint16_t*>(base), problem.head_dim,
+                                     problem.seqlen, problem.num_kv_heads, box_rows};
+  device::TensorMap map{};
+  static_assert(sizeof(model) <= sizeof(map.bytes));
+  std::memcpy(map.bytes, &model, sizeof(model));
+  return map;
+}
+
+template <class Traits>
+void launch_sm90(const AttentionKernelArgs& args, const Problem& problem, std::uint64_t seed) {
+  const device::TensorMaps maps{model_map(args.k, problem, Traits::kTileN),
+                                model_map(args.v, problem, Traits::kTileN)};
+  simt::launch({.num_blocks = 2,  // few, so that each runs several tiles
+                .num_threads = Traits::kThreads,
+                .shared_bytes = sizeof(device::SharedSm90<Traits>),
+                .seed = seed},
+               [&] { device::attention_sm90_body<Traits>(args, maps); });
+}
+
+template <class Element, int kHeadDim>
+void launch_shape_sm90(const AttentionKernelArgs& args, const Problem& problem, TileShape tile,
+                       std::uint64_t seed) {
+  if (tile.tile_m == 64 && tile.tile_n == 64) {
+    launch_sm90<TraitsSm90<Element, kHeadDim, 64, 64>>(args, problem, seed);
+  } else if (tile.tile_m == 64) {
+    launch_sm90<TraitsSm90<Element, kHeadDim, 64, 128>>(args, problem, seed);
+  } else if (tile.tile_n == 64) {
+    launch_sm90<TraitsSm90<Element, kHeadDim, 128, 64>>(args, problem, seed);
+  } else {
+    launch_sm90<TraitsSm90<Element, kHeadDim, 128, 128>>(args, problem, seed);
+  }
+}
+
+template <class Element, int kHeadDim>
+void launch_kernel(AttentionKernel kernel, const AttentionKernelArgs& args, const Problem& problem,
+                   TileShape tile, std::uint64_t seed) {
+  if (kernel == AttentionKernel::kSm90) {
+    launch_shape_sm90<Element, kHeadDim>(args, problem, tile, seed);
+  } else {
+    launch_shape_sm80<Element, kHeadDim>(args, tile, seed);
+  }
+}
+
+// ---- folded columns
+
+template <class Traits>
+void launch_fold(const AttentionKernelArgs& args, const Problem& problem, std::uint64_t seed) {
+  const int num_sets = args.pass.key_order != nullptr
+                           ? problem.num_kv_heads * args.plan_heads_per_kv_head
+                           : problem.num_kv_heads;
+  const std::int64_t num_blocks = problem.seqlen / args.fold.fold_block;
+  const auto size = static_cast<std::size_t>(num_blocks * num_sets * problem.head_dim);
+  std::vector<float> k(size), v(size), k_squared(size);
+  const BlockSumsView sums{k.data(), v.data(), k_squared.data(), num_blocks};
+  const int num_sums = static_cast<int>(num_blocks) * num_sets;
+  simt::launch({.num_blocks = num_sums / 2 + 1, .num_threads = 64, .shared_bytes = 0, .seed = seed},
+               [&] {
+                 device::block_sums_warp<typename Traits::Element, Traits::kHeadDim>(
+                     args, sums, num_sets, device::block_index() * 2 + device::warp_index());
+               });
+  simt::launch({.num_blocks = args.num_tiles,
+                .num_threads = Traits::kThreads,
+                .shared_bytes = sizeof(device::SharedFold<Traits>),
+                .seed = seed},
+               [&] { device::FoldSm80<Traits>(args, sums).run(); });
+}
+
+template <int kHeadDim>
+void launch_fold_shape(const AttentionKernelArgs& args, const Problem& problem, int tile_m,
+                       std::uint64_t seed) {
+  if (tile_m == 64) {
+    launch_fold<device::TraitsFold<Bf16, kHeadDim, 64>>(args, problem, seed);
+  } else {
+    launch_fold<device::TraitsFold<Bf16, kHeadDim, 128>>(args, problem, seed);
+  }
+}
+
+}  // namespace
+
+void model_attention(AttentionKernel kernel, const AttentionKernelArgs& args,
+                     const Problem& problem, KernelDType dtype, TileShape tile,
+                     std::uint64_t seed) {
+  const bool bf16 = dtype == KernelDType::kBf16;
+  if (problem.head_dim == 128 && !bf16) {
+    throw UnsupportedError("CPU model: fp16 is built for head_dim 64 only");
+  }
+  if (problem.head_dim == 128) {
+    launch_kernel<Bf16, 128>(kernel, args, problem, tile, seed);
+  } else if (bf16) {
+    launch_kernel<Bf16, 64>(kernel, args, problem, tile, seed);
+  } else {
+    launch_kernel<Fp16, 64>(kernel, args, problem, tile, seed);
+  }
+}
+
+void model_fold(const AttentionKernelArgs& args, const Problem& problem, int tile_m,
+                std::uint64_t seed) {
+  if (problem.head_dim == 128) {
+    launch_fold_shape<128>(args, problem, tile_m, seed);
+  } else {
+    launch_fold_shape<64>(args, problem, tile_m, seed);
+  }
+}
+
+}  // namespace s2o::testing

@@ -1,0 +1,125 @@
+// Both attention kernels, run on the CPU model of a GPU: their own source, every plan part, every
+// tile shape, several schedules of threads, asynchronous copies, barriers and products.
+#include <gtest/gtest.h>
+
+#include "lib/testing/model_runner.h"
+
+namespace s2o {
+namespace {
+
+using testing::Comparison;
+using testing::KernelResult;
+using testing::PlanCase;
+using testing::PlanKind;
+using testing::run_on_model;
+
+bool folds(PlanKind kind) {
+  return kind == PlanKind::kFoldCentroid || kind == PlanKind::kFoldBlocks ||
+         kind == PlanKind::kFoldVariance;
+}
+
+// Every plan part at one small and one large tile; `large` is the shape of the latter.
+std::vector<PlanCase> every_kind(const testing::Shape& large) {
+  std::vector<PlanCase> list;
+  for (const PlanKind kind : testing::all_plan_kinds()) {
+    if (folds(kind)) continue;
+    list.push_back({kind, {300, 4, 2, 64}, 64, 64});
+    list.push_back({kind, large, 128, 128});
+  }
+  list.push_back({PlanKind::kDense, {1, 2, 1, 64}, 128, 64});
+  list.push_back({PlanKind::kDense, {127, 1, 1, 128}, 128, 128});
+  list.push_back({PlanKind::kBlocks, {300, 4, 2, 128}, 128, 64});
+  list.push_back({PlanKind::kPvSkip, {600, 1, 1, 64}, 64, 128});
+  list.push_back({PlanKind::kPvSkip, {600, 1, 1, 64}, 128, 64});
+  return list;
+}
+std::vector<PlanCase> cases_sm80() {
+  std::vector<PlanCase> list = every_kind({333, 2, 1, 64});
+  list.push_back({PlanKind::kDense, {129, 1, 1, 128}, 64, 64});
+  list.push_back({PlanKind::kS2o, {700, 1, 1, 64}, 64, 128});
+  list.push_back({PlanKind::kS2o, {700, 1, 1, 64}, 64, 256});
+  return list;
+}
+std::vector<PlanCase> cases_sm90() {
+  std::vector<PlanCase> list = every_kind({333, 2, 1, 128});
+  list.push_back({PlanKind::kDense, {129, 1, 1, 128}, 64, 128});
+  list.push_back({PlanKind::kDense, {1000, 1, 1, 64}, 128, 128});
+  list.push_back({PlanKind::kS2o, {900, 1, 1, 64}, 64, 128});
+  list.push_back({PlanKind::kS2o, {900, 1, 1, 64}, 128, 256});
+  list.push_back({PlanKind::kS2o, {900, 2, 1, 128}, 128, 64});
+  return list;
+}
+
+void expect_matches_reference(AttentionKernel kernel, const PlanCase& plan_case) {
+  const AttentionInput input = testing::structured_input(plan_case.shape);
+  const SparsePlan plan = testing::make_plan(plan_case, input, 1);
+  check_plan(input.problem, plan);
+  const KernelResult expected = testing::reference_result(input, plan);
+  const Comparison c =
+      testing::compare(input, run_on_model(kernel, input, plan, false, 1), expected);
+  EXPECT_LE(c.out_relative_l2, 4e-3) << c.worst;  // P is rounded to 8 bits of mantissa
+  EXPECT_LE(c.lse_max_error, 2e-5);
+  EXPECT_EQ(c.empty_mismatches, 0);
+  EXPECT_EQ(c.stop_mismatches, 0);
+  EXPECT_EQ(c.stat_mismatches, 0);
+}
+
+class Sm80Model : public ::testing::TestWithParam<PlanCase> {};
+TEST_P(Sm80Model, matches_reference) {
+  expect_matches_reference(AttentionKernel::kSm80, GetParam());
+}
+INSTANTIATE_TEST_SUITE_P(cases, Sm80Model, ::testing::ValuesIn(cases_sm80()),
+                         [](const auto& test) { return testing::plan_case_name(test.param); });
+
+class Sm90Model : public ::testing::TestWithParam<PlanCase> {};
+TEST_P(Sm90Model, matches_reference) {
+  expect_matches_reference(AttentionKernel::kSm90, GetParam());
+}
+INSTANTIATE_TEST_SUITE_P(cases, Sm90Model, ::testing::ValuesIn(cases_sm90()),
+                         [](const auto& test) { return testing::plan_case_name(test.param); });
+
+class ModelOf : public ::testing::TestWithParam<AttentionKernel> {};
+INSTANTIATE_TEST_SUITE_P(kernels, ModelOf,
+                         ::testing::Values(AttentionKernel::kSm80, AttentionKernel::kSm90),
+                         [](const auto& test) {
+                           return test.param == AttentionKernel::kSm80 ? "sm80" : "sm90";
+                         });
+
+// Early stops, drops and gathers under many interleavings of warps, copies and products.
+TEST_P(ModelOf, any_schedule_gives_identical_bits) {
+  for (const PlanCase& plan_case : {PlanCase{PlanKind::kS2o, {600, 1, 1, 64}, 128, 64},
+                                    PlanCase{PlanKind::kS2oPatience, {600, 2, 1, 64}, 64, 128},
+                                    PlanCase{PlanKind::kPvSkip, {600, 1, 1, 64}, 128, 128}}) {
+    const AttentionInput input = testing::structured_input(plan_case.shape);
+    const SparsePlan plan = testing::make_plan(plan_case, input, 1);
+    const KernelResult first = run_on_model(GetParam(), input, plan, false, 1);
+    for (std::uint64_t seed = 2; seed < 10; ++seed) {
+      const KernelResult other = run_on_model(GetParam(), input, plan, false, seed);
+      EXPECT_EQ(first.out, other.out) << testing::plan_case_name(plan_case) << " seed " << seed;
+      EXPECT_EQ(first.lse, other.lse) << testing::plan_case_name(plan_case) << " seed " << seed;
+    }
+  }
+}
+
+TEST_P(ModelOf, fp16_matches_reference) {
+  const PlanCase plan_case{PlanKind::kBlocks, {300, 2, 1, 64}, 128, 128};
+  const AttentionInput input =
+      testing::structured_input(plan_case.shape, "mixed", StorageDType::kF16);
+  const SparsePlan plan = testing::make_plan(plan_case, input, 1);
+  const Comparison c = testing::compare(input, run_on_model(GetParam(), input, plan, false, 1),
+                                        testing::reference_result(input, plan));
+  EXPECT_LE(c.out_relative_l2, 5e-4) << c.worst;
+}
+
+TEST(Sm80ModelAccuracy, three_terms_reach_fp32) {
+  const PlanCase plan_case{PlanKind::kDense, {200, 2, 1, 64}, 64, 64};
+  const AttentionInput input = testing::structured_input(plan_case.shape);
+  const SparsePlan plan = testing::make_plan(plan_case, input, 1);
+  const Comparison c =
+      testing::compare(input, run_on_model(AttentionKernel::kSm80, input, plan, true, 1),
+                       testing::reference_result(input, plan));
+  EXPECT_LE(c.out_relative_l2, 1e-6) << c.worst;
+}
+
+}  // namespace
+}  // namespace s2o
