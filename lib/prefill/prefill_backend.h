@@ -1,0 +1,110 @@
+// Where a whole model's prefill runs. `s2o prefill` plans, runs and measures through this interface
+// alone; lib/prefill/prefill_cpu.cpp and prefill_cuda.cpp implement it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "lib/config/run_config.h"
+#include "lib/input/attention_input.h"
+#include "lib/methods/method.h"
+#include "lib/model/prefill.h"
+#include "lib/model/weights.h"
+
+namespace s2o {
+
+// What is prefilled: a model read from files, or only its shape.
+struct PrefillModel {
+  ModelConfig config;
+  // Null: weights are seeded random numbers, made where they are used. Such a model has times, no
+  // accuracy; logits and losses are then never asked for.
+  std::shared_ptr<const Model> weights;
+  std::uint64_t seed = 0;  // of such weights
+  // Attention of layer i reads replay[i % size] in place of the layer's own Q, K and V; the heads
+  // of the model repeat those of the capture. Empty: attention reads the layer's own.
+  std::vector<AttentionInput> replay;
+  StorageDType dtype = StorageDType::kBF16;  // of Q, K and V
+};
+
+// The attention of one layer.
+struct LayerMethod {
+  const Method* method = nullptr;
+  const ParamSet* params = nullptr;
+};
+
+// What a prefill returns beside its times.
+struct PrefillWanted {
+  std::vector<std::int64_t> logit_positions;  // rows whose logits are returned, ascending
+  bool losses = false;                        // next-token loss of every position
+};
+
+// Time to first token: from tokens on the device (or host, for the CPU) to the logits of the last
+// position. The parts sum up to the total.
+struct PrefillSplit {
+  double total_ms = 0.0;
+  double linear_ms = 0.0;     // matrix products of projections, MLP and the last logits
+  double attention_ms = 0.0;  // attention kernels
+  double planning_ms = 0.0;   // choosing what attention visits, copies of plans included
+  double rest_ms = 0.0;       // embedding, norms, RoPE, activation, residuals, and gaps between
+};
+
+// The attention of one layer in one prefill.
+struct PrefillLayer {
+  std::string planner = "cpu";  // where the plan was made
+  double compute_density = 1.0;
+  double pair_density = 1.0;
+};
+
+struct PrefillRun {
+  std::vector<PrefillSplit> repeats;  // one per timed repeat
+  std::vector<PrefillLayer> layers;   // [num_layers]
+  std::vector<float> logits;          // [logit_positions, vocab_size]
+  std::vector<double> losses;     // [seqlen - 1] if asked for, nats; entry i predicts token i + 1
+  std::int64_t device_bytes = 0;  // planned peak, weights included; 0 on the CPU
+};
+
+// Bytes of a prefill by purpose, as it will be allocated.
+struct PrefillMemory {
+  struct Part {
+    std::string name;  // "weights", "residual stream", "q, k, v", ...
+    std::int64_t bytes = 0;
+  };
+  std::vector<Part> parts;
+  std::int64_t total_bytes = 0;
+  std::int64_t free_bytes = 0;      // before anything is allocated; on the device
+  std::int64_t longest_seqlen = 0;  // that would fit
+};
+
+class PrefillBackend {
+ public:
+  virtual ~PrefillBackend() = default;
+  virtual std::string name() const = 0;    // "cpu", "cuda"
+  virtual std::string kernel() const = 0;  // "attention_ref", "attention_sm90"
+  // The context fields device, driver, cuda and sm_clock_mhz; null where they mean nothing.
+  virtual nlohmann::ordered_json context() = 0;
+  // Of prompts of up to `seqlen` tokens. Plans of methods come on top; run() checks them.
+  virtual PrefillMemory memory(std::int64_t seqlen) const = 0;
+  // Allocates for prompts of up to `max_seqlen` tokens; weights are loaded once. UnsupportedError
+  // with the bytes needed and free and the longest prompt that fits.
+  virtual void prepare(std::int64_t max_seqlen) = 0;
+  // `layers` has one entry per layer of the model. Timing: warm-up and repeats as in an evaluation
+  // (timing.cpu_repeats on the CPU); `wanted` is filled from the last repeat, outside the time.
+  // `progress` may be empty; it counts layers of all repeats.
+  virtual PrefillRun run(std::span<const std::int32_t> tokens, std::span<const LayerMethod> layers,
+                         const PrefillWanted& wanted, const TimingConfig& timing,
+                         const PrefillProgress& progress) = 0;
+};
+
+// `auto` is CUDA if this build has kernels that run here, else the CPU, as make_backend.
+std::unique_ptr<PrefillBackend> make_prefill_backend(PrefillModel model, const DeviceChoice& device,
+                                                     const std::string& kernel = "auto");
+std::unique_ptr<PrefillBackend> make_cpu_prefill(PrefillModel model);
+// In builds without CUDA an UnsupportedError that says so.
+std::unique_ptr<PrefillBackend> make_cuda_prefill(PrefillModel model, int device_index,
+                                                  const std::string& kernel_variant);
+
+}  // namespace s2o
