@@ -8,7 +8,11 @@
 // Early stop: the gains of step j are reduced and posted while the warpgroup waits for its turn,
 // and collected after the softmax of step j + 1, so that no warpgroup waits for the other. If the
 // tile stops, the probabilities of step j + 1 are dropped: result and counters are those of a stop
-// right after step j, and half a step of work per tile is lost.
+// right after step j, and half a step of work per tile is lost. The producer learns of the stop
+// with the next K buffer that it gets back.
+//
+// Gains are summed as integers in units of tau: one instruction sums a warp, one shared atomic the
+// tile, and the order of summation does not matter.
 #pragma once
 
 #include "kernels/attention/kernel_args.h"
@@ -69,7 +73,11 @@ class ConsumerSm90 {
     barrier_wait(&s_.k_full[k_count_ % kStages], static_cast<int>(k_count_ / kStages % 2));
     return load_shared(shared_address(&s_.steps[k_count_ % kRing].flags));
   }
-  S2O_DEVICE void release_keys() {
+  S2O_DEVICE void release_keys(std::uint32_t flags) {
+    if ((flags & kStepStoppable) != 0 && thread_index_again() == Traits::kProducerThreads) {
+      s_.stopped_tile[k_count_ % kRing] =
+          stopped_ != 0 ? static_cast<std::int32_t>(tile_count_) + 1 : 0;
+    }
     give_back(&s_.k_empty[k_count_ % kStages]);
     ++k_count_;
   }
@@ -100,7 +108,6 @@ class ConsumerSm90 {
   S2O_DEVICE void start_tile() {
     rows_ = empty_rows();
     stats_ = {0, 0, 0, 0};
-    row_exists_ = row_of(thread_ % 2) < description().num_rows;
     if (args_.resume_out != nullptr) {
       // Goes on from (out, lse) of an earlier launch: the state (m, l, acc) = (lse, 1, out); `out`
       // joins when the row is stored, scaled by then like everything of the start.
@@ -135,7 +142,7 @@ class ConsumerSm90 {
       std::uint32_t flags = wait_step();
       if ((flags & kStepEndsTile) != 0) break;
       if ((flags & stopped_) != 0) {  // loaded before the producer knew
-        drop_step();
+        drop_step(flags);
         continue;
       }
       if ((flags & kStepGathered) != 0) fence_async_proxy();
@@ -150,14 +157,14 @@ class ConsumerSm90 {
       softmax(flags, logits, correction);
       count_step(flags, false);
       rescale(correction);
-      pack(logits, p);
+      std::uint32_t gain = pack(logits, p);
       std::uint32_t waiting = flags;  // of the step whose probabilities wait
       bool has_p = true;
       for (;;) {
         flags = wait_step();
         if ((flags & (stopped_ | kStepEndsTile)) != 0) break;
         if ((flags & kStepGathered) != 0) fence_async_proxy();
-        if ((waiting & kStepDecides) != 0) post_gain();
+        if ((waiting & kStepDecides) != 0) post_gain(gain);
         take_turn();
         multiply_keys(logits);
         wait_values();
@@ -175,21 +182,21 @@ class ConsumerSm90 {
         }
         const RowPair before = rows_;
         softmax(flags, logits, correction);
+        const std::uint32_t gains = (waiting & kStepDecides) != 0 ? collect() : 0;
+        finish_values(p);
         if ((waiting & kStepDecides) != 0) {
-          decide();
+          decide(gains);
           if ((flags & stopped_) != 0) {  // the decision came too late for this step
             rows_ = before;
-            finish_values(p);
             drop_values();
             has_p = false;
             break;
           }
         }
-        finish_values(p);
         count_step(flags, false);
         waiting = flags;
         rescale(correction);
-        pack(logits, p);
+        gain = pack(logits, p);
       }
       if ((flags & kStepEndsTile) != 0) {
         leave_tile();
@@ -203,7 +210,7 @@ class ConsumerSm90 {
       }
     }
     if (!left) leave_tile();
-    release_keys();
+    release_keys(0);
   }
   // Waits for the product of p and V; both are free then.
   S2O_DEVICE void finish_values(std::uint32_t (&p)[kTileN / 16][4]) {
@@ -226,7 +233,7 @@ class ConsumerSm90 {
   // Gives the K buffer back and masks the logits. False: the step adds nothing (PV skip).
   S2O_DEVICE bool prepare_step(std::uint32_t flags, float (&logits)[kKeyTiles][4]) {
     const unsigned ring = k_count_ % kRing;
-    release_keys();  // NOTE: the step and its keys stay in their ring beyond that (kRing)
+    release_keys(flags);  // NOTE: the step and its keys stay in their ring beyond that (kRing)
     if ((flags & (kStepMasked | kStepMaySkip)) == 0) [[likely]]
       return true;
     if ((flags & kStepMasked) != 0) mask_logits(flags, ring, logits);
@@ -240,20 +247,16 @@ class ConsumerSm90 {
     if (skipped) stats_.pv_skipped += ends;
   }
 
-  // Collects the gain posted last and decides about the rest of the tile.
-  S2O_DEVICE void decide() {
-    small_steps_ = gain_is_small() ? small_steps_ + 1 : 0;
+  // Decides about the rest of the tile by the gains of its rows, which lane 0 knows.
+  S2O_DEVICE void decide(std::uint32_t gains) {
+    small_steps_ = gains < kGainOfTau ? small_steps_ + 1 : 0;
     const bool stop =
         small_steps_ >= args_.stop.patience && stats_.stop_steps >= args_.stop.min_steps;
-    if (!agreed(stop)) return;
-    stopped_ = kStepStoppable;
-    if (warpgroup_ == 0 && thread_ == 0) {
-      flag_store(&s_.stopped_tile, static_cast<std::int32_t>(tile_count_) + 1);
-    }
+    stopped_ = any_lane(stop) ? kStepStoppable : 0;
   }
 
-  S2O_DEVICE void drop_step() {
-    release_keys();
+  S2O_DEVICE void drop_step(std::uint32_t flags) {
+    release_keys(flags);
     drop_values();
   }
 
@@ -348,67 +351,102 @@ class ConsumerSm90 {
     }
   }
 
-  S2O_DEVICE static void pack(const float (&logits)[kKeyTiles][4],
-                              std::uint32_t (&p)[kTileN / 16][4]) {
+  // Packs the probabilities; where the early stop is on, also the sum of the gains of this warp.
+  S2O_DEVICE std::uint32_t pack(const float (&logits)[kKeyTiles][4],
+                                std::uint32_t (&p)[kTileN / 16][4]) const {
+    if (args_.stop.tau > 0.0f) return pack_and_sum_gains(logits, p);
 #pragma unroll
-    for (int step = 0; step < kTileN / 16; ++step) {
+    for (int part = 0; part < 4; ++part) pack_part(part, logits, p);
+    return 0;
+  }
+  // Part `part` of four of the probabilities, in place in program order.
+  S2O_DEVICE static void pack_part(int part, const float (&logits)[kKeyTiles][4],
+                                   std::uint32_t (&p)[kTileN / 16][4]) {
+#pragma unroll
+    for (int i = 0; i < kTileN / 64; ++i) {
+      const int step = part * (kTileN / 64) + i;
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const float(&tile)[4] = logits[2 * step + e / 2];
-        p[step][e] = pack_pair<Element>(tile[2 * (e % 2)], tile[2 * (e % 2) + 1]);
+        p[step][e] = pack_pair_here<Element>(tile[2 * (e % 2)], tile[2 * (e % 2) + 1]);
       }
     }
   }
 
   // ---- decisions of the whole tile ----
 
-  // Posts this warp's value; `collect` of the same turn sees those of all consumer warps.
-  S2O_DEVICE void post(float value) {
-    sync_warp();  // every lane has read the values that lie in this place
+  // Puts this warp's value, the same in all lanes, into the next decision; `collect` sees those of
+  // all consumer warps. Only lane 0 touches shared memory: barriers order what one thread does.
+  S2O_DEVICE void post(std::uint32_t value, bool maximum) {
     if (thread_ % 32 == 0) {
-      s_.warp_value[reductions_ % 2][warpgroup_ * 4 + thread_ / 32] = value;
+      constexpr unsigned kPlaces = SharedSm90<Traits>::kReductions;
+      std::uint32_t* const place = &s_.reduction[reductions_ % kPlaces];
+      if (maximum) {
+        atomic_max(place, value);
+      } else {
+        atomic_add(place, value);
+      }
+      // The last but one decision was read by all before they posted to the last, and this place
+      // is next used after all have posted here.
+      if (thread_ == 0 && warpgroup_ == 0) s_.reduction[(reductions_ + 2) % kPlaces] = 0;
       barrier_arrive(&s_.reduced);
     }
   }
-  // Waits for all warps. The values stay in place until this warp posts the value after the next.
-  S2O_DEVICE const float* collect() {
+  // Waits for all warps; the reduced value in lane 0, the largest number in the others.
+  S2O_DEVICE std::uint32_t collect() {
     barrier_wait(&s_.reduced, reductions_ % 2);
-    return s_.warp_value[reductions_++ % 2];
+    const unsigned place = reductions_++ % SharedSm90<Traits>::kReductions;
+    return thread_ % 32 == 0 ? load_shared(shared_address(&s_.reduction[place])) : ~0u;
   }
 
-  // gain = p_blk / l_new per row, reduced over the rows of this warp (s2o.md, step 5). Even lanes
-  // of a quad gather the sums of its first row, odd lanes those of the second.
-  S2O_DEVICE void post_gain() {
-    const bool mean = args_.stop.reduce == StopReduce::kMean;
-    const int mine = thread_ % 2;
-    float mass = mine == 0 ? plan_step_mass_[0] : plan_step_mass_[1];
-    float total = mine == 0 ? rows_.normaliser[0] : rows_.normaliser[1];
-    mass += shuffle_xor(mine == 0 ? plan_step_mass_[1] : plan_step_mass_[0], 1);
-    total += shuffle_xor(mine == 0 ? rows_.normaliser[1] : rows_.normaliser[0], 1);
-    mass += shuffle_xor(mass, 2);
-    total += shuffle_xor(total, 2);
-    float reduced = row_exists_ ? mass * reciprocal_fast(max_of(total, 1e-37f)) : 0.0f;
-    // Lane bit 1 is left out: the other half of the quad holds the same rows.
-    if (mean) {
-#pragma unroll
-      for (int mask : {1, 4, 8, 16}) reduced += shuffle_xor(reduced, mask);
-    } else {
-#pragma unroll
-      for (int mask : {1, 4, 8, 16}) reduced = max_of(reduced, shuffle_xor(reduced, mask));
-    }
-    post(reduced);
+  // Gains are integers: this one for a tile whose gain is tau. No lane gives more than it, which
+  // keeps the tile from stopping as well as the true number would.
+  static constexpr std::uint32_t kGainOfTau = 1u << 22;
+  // x in [0, 2^22], rounded, plus bits that are constant: added by one instruction, not converted.
+  static constexpr std::uint32_t kGainBias = 0x4b000000u;  // of 2^23
+  S2O_DEVICE static std::uint32_t biased_gain(float x) {
+    return float_bits(min_of(x, static_cast<float>(kGainOfTau)) + 8388608.0f);
   }
-  S2O_DEVICE bool gain_is_small() {
-    const bool mean = args_.stop.reduce == StopReduce::kMean;
-    const float* values = collect();
-    float reduced = 0.0f;
-    if (mean) {
-      for (int warp = 0; warp < Traits::kConsumerWarps; ++warp) reduced += values[warp];
+
+  // Packs the probabilities, and sums the gains p_blk / l_new over the rows of this warp (s2o.md,
+  // step 5): a chain of latencies that the packing fills, hence the order of statements.
+  S2O_DEVICE std::uint32_t pack_and_sum_gains(const float (&logits)[kKeyTiles][4],
+                                              std::uint32_t (&p)[kTileN / 16][4]) const {
+    const int num_rows = description().num_rows;
+    float total[2] = {rows_.normaliser[0], rows_.normaliser[1]};
+    float other[2] = {shuffle_xor(total[0], 1), shuffle_xor(total[1], 1)};
+    pack_part(0, logits, p);
+    const float unit = args_.inverse_tau * static_cast<float>(kGainOfTau) *
+                       reciprocal_fast(static_cast<float>(num_rows));
+    const float units[2] = {row_of(0) < num_rows ? plan_step_mass_[0] * unit : 0.0f,
+                            row_of(1) < num_rows ? plan_step_mass_[1] * unit : 0.0f};
+    total[0] += other[0];
+    total[1] += other[1];
+    other[0] = shuffle_xor(total[0], 2);
+    other[1] = shuffle_xor(total[1], 2);
+    pack_part(1, logits, p);
+    const float inverse[2] = {reciprocal_fast(max_of(total[0] + other[0], 1e-37f)),
+                              reciprocal_fast(max_of(total[1] + other[1], 1e-37f))};
+    pack_part(2, logits, p);
+    const std::uint32_t gain = biased_gain(fused(units[0], inverse[0], units[1] * inverse[1]));
+    const std::uint32_t sum = warp_sum(gain) - 32u * kGainBias;
+    pack_part(3, logits, p);
+    return sum;
+  }
+  S2O_DEVICE void post_gain(std::uint32_t sum) {
+    if (args_.stop.reduce == StopReduce::kMean) {
+      post(sum, false);
     } else {
-      for (int warp = 0; warp < Traits::kConsumerWarps; ++warp)
-        reduced = max_of(reduced, values[warp]);
+      const float unit = args_.inverse_tau * static_cast<float>(kGainOfTau);
+      float largest = 0.0f;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float total = max_of(quad_sum(rows_.normaliser[i]), 1e-37f);
+        const float gain = quad_sum(plan_step_mass_[i]) * reciprocal_fast(total) * unit;
+        if (row_of(i) < description().num_rows) largest = max_of(largest, gain);
+      }
+      post(warp_maximum(biased_gain(largest)) - kGainBias, true);
     }
-    return reduced < args_.stop.tau * (mean ? static_cast<float>(description().num_rows) : 1.0f);
   }
 
   S2O_DEVICE bool may_skip_values() const {
@@ -425,13 +463,8 @@ class ConsumerSm90 {
         excess = max_of(excess, step_maximum - running);
       }
     }
-    for (int mask = 4; mask < 32; mask *= 2) excess = max_of(excess, shuffle_xor(excess, mask));
-    post(excess);
-    const float* values = collect();
-    for (int warp = 0; warp < Traits::kConsumerWarps; ++warp) {
-      excess = max_of(excess, values[warp]);
-    }
-    return excess + args_.pv_skip_threshold <= 0.0f;
+    post(warp_maximum(ordered_bits(excess)), true);
+    return ordered_float(first_lane(collect())) + args_.pv_skip_threshold <= 0.0f;
   }
 
   // ---- output ----
@@ -498,7 +531,6 @@ class ConsumerSm90 {
   unsigned k_count_ = 0;  // K pipeline entries consumed, ends of tiles included
   unsigned v_count_ = 0;
   unsigned reductions_ = 0;
-  bool row_exists_ = true;     // the row whose gain this lane computes
   std::int32_t row_index_[2];  // after leave_tile
   std::uint32_t stopped_ = 0;  // kStepStoppable once this tile has stopped
   unsigned tile_count_ = 0;

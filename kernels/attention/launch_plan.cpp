@@ -119,6 +119,7 @@ AttentionKernelArgs kernel_args(const Problem& problem, const PlanView& plan) {
   args.pv_skip_threshold = plan.pv_skip_threshold;
   args.pv_skip_exempt = plan.pv_skip_exempt;
   args.stop = plan.stop;
+  args.inverse_tau = 1.0f / std::max(plan.stop.tau, 1e-30f);
   args.fold = plan.fold;
   return args;
 }

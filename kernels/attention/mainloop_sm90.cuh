@@ -20,7 +20,8 @@ S2O_DEVICE void init_barriers_sm90(SharedSm90<Traits>& s) {
     barrier_init(&s.v_empty[stage], Traits::kConsumerWarps);
   }
   barrier_init(&s.reduced, Traits::kConsumerWarps);
-  s.stopped_tile = 0;
+  for (std::int32_t& tile : s.stopped_tile) tile = 0;
+  for (std::uint32_t& value : s.reduction) value = 0;
   barrier_init_fence();
 }
 

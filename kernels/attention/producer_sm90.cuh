@@ -153,25 +153,23 @@ class ProducerSm90 {
     end_tile();
   }
 
-  // Waits for the K buffer and writes what consumers must know about the step. True if the tile
-  // has stopped and the step must not be loaded.
+  // Writes what consumers must know about the step and waits for its K buffer. True if the tile had
+  // stopped when the consumers gave that buffer back: then the step must not be loaded.
   S2O_DEVICE bool publish(const StepInfo& step) {
     const bool may_stop = step.stoppable() && args_.stop.tau > 0.0f;
     if (warp_index() == 0) {
-      barrier_wait(&s_.k_empty[k_count_ % kStages], (k_count_ / kStages + 1) % 2);
       if (lane_index() == 0) {
-        PublishedStep& published = s_.steps[k_count_ % kRing];
+        PublishedStep& published = s_.steps[k_count_ % kRing];  // free by now (kRing)
         published.begin = step.begin;
         published.count = step.count;
         published.flags =
             annotated_flags<kTileN>(step, args_.pass, description().first_position,
                                     args_.pv_skip_threshold > 0.0f, args_.stop.tau > 0.0f);
-        if (may_stop)
-          s_.producer_stop[stop_checks_ % 2] = flag_load(&s_.stopped_tile) == tile_count_ + 1;
       }
+      barrier_wait(&s_.k_empty[k_count_ % kStages], (k_count_ / kStages + 1) % 2);
     }
-    sync_producers();  // the buffer is free; the stop is known to all
-    return may_stop && s_.producer_stop[stop_checks_++ % 2] != 0;
+    sync_producers();  // the buffer is free
+    return may_stop && s_.stopped_tile[(k_count_ - kStages) % kRing] == tile_count_ + 1;
   }
   S2O_DEVICE void load_keys(const StepInfo& step, bool contiguous, std::int32_t token) {
     const unsigned stage = k_count_ % kStages;
@@ -245,8 +243,7 @@ class ProducerSm90 {
   std::int64_t kv_head_bytes_ = 0;  // from the start of K and of V
   int tile_count_ = 0;              // tiles taken by this block
   std::int32_t next_order_ = 0;     // thread 0
-  unsigned stop_checks_ = 0;
-  unsigned k_count_ = 0;  // K buffers filled, ends of tiles included
+  unsigned k_count_ = 0;            // K buffers filled, ends of tiles included
   unsigned v_count_ = 0;
 };
 

@@ -43,7 +43,8 @@ struct TraitsSm90 {
   static constexpr TuningSm90 kTuning = tuning_sm90(kHeadDim, kTileM, kTileN);
   static constexpr int kStages = kTuning.stages;
   // Descriptions of steps outlive the K buffer that they came with: the mask is applied after the
-  // buffer was given back. kStages + 1 would do.
+  // buffer was given back, and the next one is written before a buffer is free. kStages + 2 would
+  // do.
   static constexpr int kRing = 2 * kStages;
   static constexpr int kConsumerWarpgroups = kTileM / 64;
   static constexpr int kConsumerWarps = 4 * kConsumerWarpgroups;
@@ -93,17 +94,20 @@ struct SharedSm90 {
   Barrier q_full[kQueryBuffers], q_empty[kQueryBuffers];
   Barrier k_full[Traits::kStages], k_empty[Traits::kStages];
   Barrier v_full[Traits::kStages], v_empty[Traits::kStages];
-  Barrier reduced;  // values of all consumer warps for one decision are in `warp_value`
+  Barrier reduced;  // all consumer warps have put their part of one decision into `reduction`
 
   PublishedStep steps[Traits::kRing];
   alignas(16)
       std::int32_t keys[Traits::kRing][Traits::kTileN];  // tokens, -1 beyond the end; not for runs
   TileDescription<Traits> tiles[kQueryBuffers];          // valid between q_full and q_empty
 
-  std::int32_t next_order;        // producer: place in tile_order
-  std::int32_t producer_stop[2];  // producer: the stop as all its threads saw it
-  std::int32_t stopped_tile;      // consumers: 1 + count of the tile that stopped
-  float warp_value[2][Traits::kConsumerWarps];
+  std::int32_t next_order;  // producer: place in tile_order
+  // 1 + count of the tile if it had stopped when the keys of this place in the ring were given
+  // back.
+  std::int32_t stopped_tile[Traits::kRing];
+  // Sum or maximum over the consumer warps, of one decision after another; 0 before its first.
+  static constexpr unsigned kReductions = 4;
+  std::uint32_t reduction[kReductions];
 };
 
 }  // namespace s2o::device

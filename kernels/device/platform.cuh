@@ -51,6 +51,15 @@ S2O_HOST_DEVICE constexpr int warp_of(int thread) {
 S2O_DEVICE int lane_index() { return lane_of(thread_index()); }
 S2O_DEVICE int warp_index() { return warp_of(thread_index()); }
 
+// Unsigned integers in the order of the floats they encode; 0 is below every float.
+S2O_DEVICE std::uint32_t ordered_bits(float value) {
+  const std::uint32_t bits = float_bits(value);
+  return (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
+}
+S2O_DEVICE float ordered_float(std::uint32_t ordered) {
+  return bits_float((ordered >> 31) != 0 ? ordered & 0x7fffffffu : ~ordered);
+}
+
 // Sum and maximum over the four lanes that hold one row of an accumulator fragment.
 S2O_DEVICE float quad_sum(float value) {
   value += shuffle_xor(value, 1);

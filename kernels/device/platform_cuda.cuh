@@ -37,12 +37,23 @@ S2O_DEVICE void arrive_named(int id, int num_threads) {
 // it would otherwise assume a divergent branch and run them one by one.
 S2O_DEVICE bool agreed(bool condition) { return __any_sync(0xffffffffu, condition); }
 S2O_DEVICE bool any_lane(bool condition) { return __any_sync(0xffffffffu, condition); }
+// The value of lane 0.
+S2O_DEVICE std::uint32_t first_lane(std::uint32_t value) {
+  return __shfl_sync(0xffffffffu, value, 0);
+}
 // A value that is the same in all lanes, told to the compiler: branches on it need no care for
 // lanes that part, and addresses derived from it need one register a warp.
-S2O_DEVICE std::uint32_t uniform(std::uint32_t value) { return __shfl_sync(0xffffffffu, value, 0); }
+S2O_DEVICE std::uint32_t uniform(std::uint32_t value) { return first_lane(value); }
 template <class T>
 S2O_DEVICE T shuffle_xor(T value, int lane_mask) {
   return __shfl_xor_sync(0xffffffffu, value, lane_mask);
+}
+// Over a warp, one instruction each.
+S2O_DEVICE std::uint32_t warp_sum(std::uint32_t value) {
+  return __reduce_add_sync(0xffffffffu, value);
+}
+S2O_DEVICE std::uint32_t warp_maximum(std::uint32_t value) {
+  return __reduce_max_sync(0xffffffffu, value);
 }
 
 S2O_DEVICE float exp2_fast(float x) {
@@ -57,8 +68,18 @@ S2O_DEVICE float reciprocal_fast(float x) {  // 1 ulp; x normal
   return y;
 }
 S2O_DEVICE float max_of(float a, float b) { return fmaxf(a, b); }
+S2O_DEVICE float min_of(float a, float b) { return fminf(a, b); }
+S2O_DEVICE std::uint32_t float_bits(float value) { return __float_as_uint(value); }
+S2O_DEVICE float bits_float(std::uint32_t bits) { return __uint_as_float(bits); }
 S2O_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 S2O_DEVICE int atomic_add(int* address, int value) { return atomicAdd(address, value); }
+// Shared or global memory; results do not depend on the order of threads.
+S2O_DEVICE void atomic_add(std::uint32_t* address, std::uint32_t value) {
+  atomicAdd(address, value);
+}
+S2O_DEVICE void atomic_max(std::uint32_t* address, std::uint32_t value) {
+  atomicMax(address, value);
+}
 S2O_DEVICE void atomic_or(std::uint32_t* address, std::uint32_t bits) { atomicOr(address, bits); }
 S2O_DEVICE int count_bits(std::uint32_t bits) { return __popc(bits); }
 S2O_DEVICE int lowest_bit(std::uint32_t bits) { return __ffs(static_cast<int>(bits)) - 1; }
@@ -68,10 +89,6 @@ S2O_DEVICE std::uint32_t load_shared(std::uint32_t address) {
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
   return value;
 }
-// A flag in shared memory that one warp sets and another polls without a barrier: atomic, so that
-// it is no race.
-S2O_DEVICE std::int32_t flag_load(std::int32_t* flag) { return atomicAdd(flag, 0); }
-S2O_DEVICE void flag_store(std::int32_t* flag, std::int32_t value) { atomicExch(flag, value); }
 template <class T>
 S2O_DEVICE T load_global(const T* pointer) {
   return __ldg(pointer);
@@ -118,6 +135,17 @@ S2O_DEVICE std::uint32_t pack_pair(float low, float high) {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
   } else {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  }
+  return packed;
+}
+// The same, where it stands: the compiler does not move it past other such instructions.
+template <class Element>
+S2O_DEVICE std::uint32_t pack_pair_here(float low, float high) {
+  std::uint32_t packed;
+  if constexpr (Element::kIsBf16) {
+    asm volatile("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  } else {
+    asm volatile("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
   }
   return packed;
 }

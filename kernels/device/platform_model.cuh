@@ -1,6 +1,7 @@
 // The other half of platform.cuh: the same names on the CPU model of a grid, for tests.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -70,16 +71,45 @@ T shuffle_xor(T value, int lane_mask) {
   });
   return args.result;
 }
+inline std::uint32_t first_lane(std::uint32_t value) {
+  simt::warp_collective("shfl.first", value, [](const std::vector<std::uint32_t*>& lanes) {
+    for (std::uint32_t* lane : lanes) *lane = *lanes[0];
+  });
+  return value;
+}
+inline std::uint32_t warp_sum(std::uint32_t value) {
+  simt::warp_collective("redux.add", value, [](const std::vector<std::uint32_t*>& lanes) {
+    std::uint32_t sum = 0;
+    for (const std::uint32_t* lane : lanes) sum += *lane;
+    for (std::uint32_t* lane : lanes) *lane = sum;
+  });
+  return value;
+}
+inline std::uint32_t warp_maximum(std::uint32_t value) {
+  simt::warp_collective("redux.max", value, [](const std::vector<std::uint32_t*>& lanes) {
+    std::uint32_t largest = 0;
+    for (const std::uint32_t* lane : lanes) largest = *lane > largest ? *lane : largest;
+    for (std::uint32_t* lane : lanes) *lane = largest;
+  });
+  return value;
+}
 
 inline float exp2_fast(float x) { return std::exp2(x); }
 inline float log_natural(float x) { return std::log(x); }
 inline float reciprocal_fast(float x) { return 1.0f / x; }
 inline float max_of(float a, float b) { return std::fmax(a, b); }
+inline float min_of(float a, float b) { return std::fmin(a, b); }
+inline std::uint32_t float_bits(float value) { return std::bit_cast<std::uint32_t>(value); }
+inline float bits_float(std::uint32_t bits) { return std::bit_cast<float>(bits); }
 inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
 inline int atomic_add(int* address, int value) {
   const int old = *address;
   *address += value;
   return old;
+}
+inline void atomic_add(std::uint32_t* address, std::uint32_t value) { *address += value; }
+inline void atomic_max(std::uint32_t* address, std::uint32_t value) {
+  *address = *address < value ? value : *address;
 }
 inline void atomic_or(std::uint32_t* address, std::uint32_t bits) { *address |= bits; }
 inline int count_bits(std::uint32_t bits) { return __builtin_popcount(bits); }
@@ -90,8 +120,6 @@ inline std::uint32_t load_shared(std::uint32_t address) {
   std::memcpy(&value, shared_pointer(address, 4), sizeof(value));
   return value;
 }
-inline std::int32_t flag_load(std::int32_t* flag) { return *flag; }
-inline void flag_store(std::int32_t* flag, std::int32_t value) { *flag = value; }
 template <class T>
 T load_global(const T* pointer) {
   return *pointer;
@@ -134,6 +162,10 @@ template <class Element>
 std::uint32_t pack_pair(float low, float high) {
   return static_cast<std::uint32_t>(float_to_element<Element>(low)) |
          (static_cast<std::uint32_t>(float_to_element<Element>(high)) << 16);
+}
+template <class Element>
+std::uint32_t pack_pair_here(float low, float high) {
+  return pack_pair<Element>(low, high);
 }
 template <class Element>
 float unpack_low(std::uint32_t packed) {

@@ -3,10 +3,6 @@
 
 #include "kernels/device/platform.cuh"
 
-#if !defined(__CUDACC__)
-#include <bit>
-#endif
-
 namespace s2o::device {
 
 #if defined(__CUDACC__)
@@ -20,16 +16,9 @@ template <class T>
 S2O_DEVICE T shuffle_from(T value, int lane) {
   return __shfl_sync(0xffffffffu, value, lane);
 }
-// Shared or global memory. Their results do not depend on the order of threads.
-S2O_DEVICE void atomic_max(std::uint32_t* address, std::uint32_t value) {
-  atomicMax(address, value);
-}
 S2O_DEVICE void atomic_count(std::uint32_t* address) { atomicAdd(address, 1u); }
 
-S2O_DEVICE std::uint32_t float_bits(float value) { return __float_as_uint(value); }
-S2O_DEVICE float bits_float(std::uint32_t bits) { return __uint_as_float(bits); }
 S2O_DEVICE float absolute(float value) { return fabsf(value); }
-S2O_DEVICE float min_of(float a, float b) { return fminf(a, b); }
 S2O_DEVICE float subtract(float a, float b) { return __fsub_rn(a, b); }
 S2O_DEVICE float divide(float a, float b) { return __fdiv_rn(a, b); }
 S2O_DEVICE float square_root(float x) { return __fsqrt_rn(x); }
@@ -145,15 +134,9 @@ T shuffle_from(T value, int lane) {
   });
   return args.result;
 }
-inline void atomic_max(std::uint32_t* address, std::uint32_t value) {
-  *address = *address < value ? value : *address;
-}
 inline void atomic_count(std::uint32_t* address) { ++*address; }
 
-inline std::uint32_t float_bits(float value) { return std::bit_cast<std::uint32_t>(value); }
-inline float bits_float(std::uint32_t bits) { return std::bit_cast<float>(bits); }
 inline float absolute(float value) { return std::fabs(value); }
-inline float min_of(float a, float b) { return std::fmin(a, b); }
 inline float subtract(float a, float b) { return a - b; }
 inline float divide(float a, float b) { return a / b; }
 inline float square_root(float x) { return std::sqrt(x); }
@@ -182,15 +165,6 @@ std::uint32_t multiply_pairs(std::uint32_t a, std::uint32_t b) {
 }
 
 #endif
-
-// Unsigned integers in the order of the floats they encode; 0 is below every float.
-S2O_DEVICE std::uint32_t ordered_bits(float value) {
-  const std::uint32_t bits = float_bits(value);
-  return (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
-}
-S2O_DEVICE float ordered_float(std::uint32_t ordered) {
-  return bits_float((ordered >> 31) != 0 ? ordered & 0x7fffffffu : ~ordered);
-}
 
 // Inclusive prefix sum over the lanes of a warp.
 template <class T>
