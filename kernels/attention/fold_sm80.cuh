@@ -2,19 +2,31 @@
 // fold_end that it did not visit enter as a few columns of mean keys and values. Runs on every
 // architecture, as its own launch that resumes from (out, lse).
 //
-// Per 64 columns: mark the visited slots in a bitmap; per column, sum of the block minus its
-// visited rows (or the sum of the unvisited ones, whichever reads fewer rows), divided by their
-// number; then one step of the portable kernel's tile. Sums are fp32; means are rounded to the type
-// of q.
+// Visited slots are marked in a bitmap, as many as it holds at a time. Per column: the sum of the
+// block minus its visited rows (or the sum of the unvisited ones, whichever reads fewer rows),
+// divided by their number; per 64 columns one step of the portable kernel's tile. Sums are fp32;
+// means are rounded to the type of q.
 #pragma once
 
 #include "kernels/attention/attention_launch.h"
+#include "kernels/attention/fold_sums.cuh"
 #include "kernels/attention/tile_sm80.cuh"
 
 namespace s2o::device {
 
 inline constexpr int kFoldColumns = 64;  // columns of one step
-inline constexpr int kBitmapWords = kFoldColumns * kMaxFoldBlock / 32;
+inline constexpr int kBitmapSlots = kFoldColumns * kMaxFoldBlock;
+
+// Blocks of the kernel on a multiprocessor, and rows that a lane loads at once. Two blocks of 256
+// threads fit the shared memory of sm_90, if their registers do: one alone leaves its latencies
+// open (issue slots 36 % busy on an H200). The 164 KiB of sm_80 hold one.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+S2O_HOST_DEVICE constexpr int fold_blocks(int threads) { return threads == 256 ? 2 : 3; }
+inline constexpr int kFoldRowsAtOnce = 2;
+#else
+S2O_HOST_DEVICE constexpr int fold_blocks(int /*threads*/) { return 1; }
+inline constexpr int kFoldRowsAtOnce = 4;
+#endif
 
 // As TraitsSm80, but always 16 rows a warp: building columns needs the registers.
 template <class ElementType, int kHeadDimValue, int kTileMValue>
@@ -39,101 +51,16 @@ struct SharedFold {
   RowPair row_states[Traits::kThreads];
   std::int32_t row_index[Traits::kTileM];
   float bias[kFoldColumns];  // raw logit that is added: log2(n) / scale_log2, -inf for no column
-  std::uint32_t visited[kBitmapWords];
-  float partial[Traits::kThreads / (Traits::kHeadDim / kChunkElements)][2][Traits::kHeadDim];
+  std::uint32_t visited[kBitmapSlots / 32 + 1];  // the last word is read, not used
+  union {
+    // Rows of the column that a warp builds.
+    std::uint16_t column_rows[Traits::kWarps][kMaxFoldBlock];
+    // kCentroid: sums of K and V by groups of threads.
+    float partial[Traits::kThreads / (Traits::kHeadDim / kChunkElements)][2][Traits::kHeadDim];
+  };
   std::int32_t num_columns;
   std::int32_t num_visited;
 };
-
-// 8 elements of one row, summed.
-struct ChunkSums {
-  float k[kChunkElements];
-  float v[kChunkElements];
-  float k_squared[kChunkElements];
-
-  S2O_DEVICE void clear() {
-#pragma unroll
-    for (int e = 0; e < kChunkElements; ++e) k[e] = v[e] = k_squared[e] = 0.0f;
-  }
-  template <class Element>
-  S2O_DEVICE void add(const void* k_row, const void* v_row, float sign) {
-    const Words4 k_words = load_global_16(k_row);
-    const Words4 v_words = load_global_16(v_row);
-#pragma unroll
-    for (int e = 0; e < kChunkElements; ++e) {
-      const std::uint32_t k_word = k_words.word[e / 2];
-      const std::uint32_t v_word = v_words.word[e / 2];
-      const float key = e % 2 == 0 ? unpack_low<Element>(k_word) : unpack_high<Element>(k_word);
-      const float value = e % 2 == 0 ? unpack_low<Element>(v_word) : unpack_high<Element>(v_word);
-      k[e] = fused(sign, key, k[e]);
-      v[e] = fused(sign, value, v[e]);
-      k_squared[e] = fused(sign * key, key, k_squared[e]);
-    }
-  }
-  // Sum over lanes that differ in the bits of `lane_mask`.
-  S2O_DEVICE void add_lanes(int lane_mask) {
-#pragma unroll
-    for (int e = 0; e < kChunkElements; ++e) {
-      k[e] += shuffle_xor(k[e], lane_mask);
-      v[e] += shuffle_xor(v[e], lane_mask);
-      k_squared[e] += shuffle_xor(k_squared[e], lane_mask);
-    }
-  }
-};
-
-// K and V of one head in slot order.
-template <class Element, int kHeadDim>
-struct SlotRowsDevice {
-  const std::uint16_t* k;
-  const std::uint16_t* v;
-  const std::int32_t* key_order;  // null: slots are tokens
-
-  static constexpr int kChunks = kHeadDim / kChunkElements;
-  static constexpr int kGroups = 32 / kChunks;  // rows that a warp reads at once
-
-  S2O_DEVICE void add(ChunkSums& sums, std::int64_t slot, int chunk, float sign) const {
-    const std::int64_t token = key_order == nullptr ? slot : load_global(key_order + slot);
-    const std::int64_t offset = token * kHeadDim + chunk * kChunkElements;
-    sums.template add<Element>(k + offset, v + offset, sign);
-  }
-};
-
-template <class Element, int kHeadDim>
-S2O_DEVICE SlotRowsDevice<Element, kHeadDim> slot_rows(const AttentionKernelArgs& args,
-                                                       int plan_head) {
-  return {static_cast<const std::uint16_t*>(kv_head_rows<kHeadDim>(args, args.k, plan_head)),
-          static_cast<const std::uint16_t*>(kv_head_rows<kHeadDim>(args, args.v, plan_head)),
-          args.pass.key_order == nullptr ? nullptr : args.pass.key_order + plan_head * args.seqlen};
-}
-
-// One warp sums one block of one set.
-template <class Element, int kHeadDim>
-S2O_DEVICE void block_sums_warp(const AttentionKernelArgs& args, const BlockSumsView& sums,
-                                int num_sets, std::int64_t task) {
-  if (task >= sums.num_blocks * num_sets) return;
-  using Rows = SlotRowsDevice<Element, kHeadDim>;
-  const int set = static_cast<int>(task / sums.num_blocks);
-  const std::int64_t block = task % sums.num_blocks;
-  const int plan_head = args.pass.key_order != nullptr ? set : set * args.plan_heads_per_kv_head;
-  const Rows rows = slot_rows<Element, kHeadDim>(args, plan_head);
-  const int chunk = lane_index() % Rows::kChunks;
-  ChunkSums total;
-  total.clear();
-  const std::int64_t end = (block + 1) * args.fold.fold_block;
-  for (std::int64_t slot = block * args.fold.fold_block + lane_index() / Rows::kChunks; slot < end;
-       slot += Rows::kGroups) {
-    rows.add(total, slot, chunk, 1.0f);
-  }
-  for (int mask = Rows::kChunks; mask < 32; mask *= 2) total.add_lanes(mask);
-  if (lane_index() >= Rows::kChunks) return;
-  const std::int64_t first = task * kHeadDim + chunk * kChunkElements;
-#pragma unroll
-  for (int e = 0; e < kChunkElements; ++e) {
-    sums.k[first + e] = total.k[e];
-    sums.v[first + e] = total.v[e];
-    if (sums.k_squared != nullptr) sums.k_squared[first + e] = total.k_squared[e];
-  }
-}
 
 template <class Traits>
 class FoldSm80 {
@@ -157,11 +84,14 @@ class FoldSm80 {
       build_centroid();
       if (s_.num_columns > 0) add_columns();
     } else {
-      const std::int64_t slots = static_cast<std::int64_t>(kFoldColumns) * args_.fold.fold_block;
-      for (std::int64_t first = 0; first < fold_end_; first += slots) {
-        mark_visited(first, first + slots);
-        build_columns(first);
-        add_columns();
+      const int step_slots = kFoldColumns * args_.fold.fold_block;
+      const int marked_slots = kBitmapSlots / step_slots * step_slots;
+      for (std::int64_t marked = 0; marked < fold_end_; marked += marked_slots) {
+        mark_visited(marked, marked + marked_slots);
+        for (int bit = 0; bit < marked_slots && marked + bit < fold_end_; bit += step_slots) {
+          build_columns(marked, bit);
+          add_columns();
+        }
       }
     }
     tile_.store(args_, s_.row_index);
@@ -217,7 +147,8 @@ class FoldSm80 {
   // Bits of the slots in [first, end) that the tile visited.
   S2O_DEVICE void mark_visited(std::int64_t first, std::int64_t end) {
     sync_block(kThreads);  // the columns before are done with the bitmap
-    for (int word = thread_index(); word < kBitmapWords; word += kThreads) s_.visited[word] = 0;
+    for (int word = thread_index(); word < kBitmapSlots / 32; word += kThreads)
+      s_.visited[word] = 0;
     sync_block(kThreads);
     for_executed_items([&](std::int64_t begin, std::int64_t count, bool is_run) {
       std::int64_t from = begin;
@@ -236,47 +167,90 @@ class FoldSm80 {
     sync_block(kThreads);
   }
 
-  S2O_DEVICE bool is_visited(int bit) const { return (s_.visited[bit / 32] >> (bit % 32)) & 1u; }
+  // 32 bits of the bitmap from `bit` on.
+  S2O_DEVICE std::uint32_t visited_bits(int bit) const {
+    const std::uint64_t words =
+        static_cast<std::uint64_t>(s_.visited[bit / 32 + 1]) << 32 | s_.visited[bit / 32];
+    return static_cast<std::uint32_t>(words >> bit % 32);
+  }
 
-  // Each warp builds every kWarps-th column.
-  S2O_DEVICE void build_columns(std::int64_t first_slot) {
+  // Each warp builds every kWarps-th column. `first_bit` of the bitmap is the first column's.
+  S2O_DEVICE void build_columns(std::int64_t marked, int first_bit) {
     for (int column = warp_index(); column < kFoldColumns; column += Traits::kWarps) {
-      build_column(first_slot, column);
+      build_column(marked, first_bit + column * args_.fold.fold_block, column);
     }
     sync_block(kThreads);
   }
 
-  S2O_DEVICE void build_column(std::int64_t first_slot, int column) {
+  S2O_DEVICE void build_column(std::int64_t marked, int first_bit, int column) {
     const int fold_block = args_.fold.fold_block;
-    const int first_bit = column * fold_block;
-    const std::int64_t begin = first_slot + first_bit;
+    const std::int64_t begin = marked + first_bit;
     const std::int64_t left = fold_end_ - begin;
     const int size = left < 0 ? 0 : (left < fold_block ? static_cast<int>(left) : fold_block);
     int visited = 0;
-    for (int i = lane_index(); i < size; i += 32) visited += is_visited(first_bit + i) ? 1 : 0;
-    for (int mask = 16; mask > 0; mask /= 2) visited += shuffle_xor(visited, mask);
+    for (int i = 0; i < size; i += 32) {
+      visited += count_bits(visited_bits(first_bit + i) & low_bits(size - i));
+    }
     const int remaining = size - visited;
 
     // Whole blocks have a ready sum, and removing few rows is cheaper than adding many.
     const std::int64_t block = begin / fold_block;
     const bool subtract = size == fold_block && block < sums_.num_blocks && visited < remaining;
+    const int chunk = lane_index() % Rows::kChunks;
     ChunkSums total;
     total.clear();
-    const int chunk = lane_index() % Rows::kChunks;
+    if (subtract && lane_index() < Rows::kChunks) add_block_sums(total, block, chunk);
     if (remaining > 0) {
-#pragma unroll 4
-      for (int i = lane_index() / Rows::kChunks; i < size; i += Rows::kGroups) {
-        if (is_visited(first_bit + i) == subtract) {
-          rows_.add(total, begin + i, chunk, subtract ? -1.0f : 1.0f);
-        }
-      }
+      const int count = list_rows(first_bit, size, subtract);
+      add_rows(total, begin, count, chunk, subtract ? -1.0f : 1.0f);
     }
     for (int mask = Rows::kChunks; mask < 32; mask *= 2) total.add_lanes(mask);
-    if (subtract) add_block_sums(total, block, chunk);
     if (lane_index() < Rows::kChunks) store_chunk(column, chunk, total, remaining);
     if (lane_index() == 0) {
       s_.bias[column] = remaining > 0 ? log2f_of(remaining) / args_.scale_log2 : kNegativeInfinity;
       if (remaining > 0) atomic_add(&s_.num_columns, 1);
+    }
+  }
+
+  static S2O_DEVICE std::uint32_t low_bits(int count) {
+    return count >= 32 ? 0xffffffffu : (1u << count) - 1u;
+  }
+
+  // Lists the rows of the column that were visited, or those that were not; their number.
+  S2O_DEVICE int list_rows(int first_bit, int size, bool visited) {
+    std::uint16_t* const list = s_.column_rows[warp_index()];
+    sync_warp();  // the column before has been read
+    int count = 0;
+    for (int i = 0; i < size; i += 32) {
+      const std::uint32_t marked = visited_bits(first_bit + i);
+      const std::uint32_t rows = (visited ? marked : ~marked) & low_bits(size - i);
+      const int lane = lane_index();
+      if ((rows >> lane & 1u) != 0) {
+        list[count + count_bits(rows & low_bits(lane))] = static_cast<std::uint16_t>(i + lane);
+      }
+      count += count_bits(rows);
+    }
+    sync_warp();
+    return count;
+  }
+
+  // Adds the listed rows, several loads in flight.
+  S2O_DEVICE void add_rows(ChunkSums& total, std::int64_t begin, int count, int chunk, float sign) {
+    constexpr int kAtOnce = kFoldRowsAtOnce;
+    const std::uint16_t* const list = s_.column_rows[warp_index()];
+    const int group = lane_index() / Rows::kChunks;
+#pragma unroll 1
+    for (int first = group; first - group < count; first += kAtOnce * Rows::kGroups) {
+      Words4 k[kAtOnce];
+      Words4 v[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int row = first + i * Rows::kGroups;
+        k[i] = v[i] = {{0, 0, 0, 0}};  // adds nothing
+        if (row < count) rows_.load(begin + list[row], chunk, k[i], v[i]);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) total.template add<Element>(k[i], v[i], sign);
     }
   }
 
