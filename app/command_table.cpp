@@ -12,12 +12,14 @@ namespace {
 struct TableFlags {
   ReportFlags report;
   std::string table;
+  std::string peers;
 };
 
 int run_table(const TableFlags& flags) {
   const ReportFormat format = parse_report_format(flags.report.format, kReportFormats);
   const PaperTable& table = find_paper_table(flags.table);
-  const MatchOptions options = match_options(flags.report);
+  MatchOptions options = match_options(flags.report);
+  if (!flags.peers.empty()) options.peers = read_peer_times(flags.peers);
   const Report report = table.build(read_merged_results(flags.report.results), options);
   print_result(render_report(report, format));
   return kExitDone;
@@ -32,6 +34,8 @@ void add_table_command(CLI::App& app, int& exit_code) {
   add_report_options(*command, flags->report);
   command->add_option("--table", flags->table, "Which table; `s2o list tables` names them")
       ->required();
+  command->add_option("--peers", flags->peers,
+                      "latency: JSON of scripts/bench_peers.py, for speed-ups over its kernels");
   command->callback([flags, &exit_code] { exit_code = run_table(*flags); });
 }
 

@@ -271,10 +271,44 @@ def latency(arguments):
     return figure
 
 
+def latency_scaling(arguments):
+    """Total time against sequence length, one line a setting."""
+    rows, settings = load_settings(arguments)
+    timed = [s for s in settings if s.mean("total_latency_ms") is not None]
+    labels = list(dict.fromkeys((s.method, s.full_label()) for s in timed))
+    lengths = sorted({s.seqlen for s in timed})
+    if len(lengths) < 2:
+        raise PlotError("latencies at one sequence length only; a scaling needs two")
+    figure, axes = plt.subplots(figsize=(PAGE_WIDTH, 3.2))
+    seen = {}
+    for method, label in labels:
+        points = sorted(
+            (s.seqlen, s.mean("total_latency_ms")) for s in timed if s.full_label() == label
+        )
+        if len(points) < 2:
+            continue
+        color, marker = method_style(method)[:2]
+        dashes = ["-", "--", ":", "-."][seen.setdefault(method, 0) % 4]
+        seen[method] += 1
+        axes.plot(*zip(*points), color=color, marker=marker, linestyle=dashes, label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(lengths, [f"{n // 1024}K" for n in lengths])
+    axes.minorticks_off()
+    axes.set_xlabel("sequence length, tokens")
+    axes.set_ylabel("planning + attention, ms a layer")
+    axes.grid(True)
+    axes.set_axisbelow(True)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=6)
+    set_title(figure, arguments, coverage(rows))
+    return figure
+
+
 FIGURES = {
     "ablations": ablations,
     "compensation": compensation,
     "density_by_head": density_by_head,
     "stop_depth": stop_depth,
     "latency": latency,
+    "latency_scaling": latency_scaling,
 }

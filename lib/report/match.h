@@ -13,6 +13,7 @@
 
 #include "lib/report/curves.h"
 #include "lib/report/geometric_mean.h"
+#include "lib/report/peer_times.h"
 #include "lib/report/report_table.h"
 
 namespace s2o {
@@ -26,6 +27,7 @@ struct MatchOptions {
   int resamples = 2000;
   std::uint64_t seed = 0;
   CurveOptions curves;
+  std::vector<PeerTime> peers;  // for the latency table; may be empty
 };
 
 struct MatchCell {
