@@ -9,6 +9,7 @@
 #include "lib/core/error.h"
 #include "lib/core/random.h"
 #include "lib/report/bitmap_font.h"
+#include "lib/testing/files.h"
 
 namespace s2o {
 namespace {
@@ -160,9 +161,8 @@ TEST(VisitingView, all_steps_of_a_row_hold_its_whole_mass) {
 
 class HeatmapFile : public ::testing::Test {
  protected:
-  void TearDown() override { std::filesystem::remove(path_); }
-  const std::filesystem::path path_ =
-      std::filesystem::path(::testing::TempDir()) / "s2o_heatmap_test.png";
+  const testing_support::TempFolder folder_;  // tests run at the same time
+  const std::filesystem::path path_ = folder_ / "heatmap.png";
 };
 
 TEST_F(HeatmapFile, png_of_a_dense_plan_has_a_full_triangle) {
