@@ -26,6 +26,7 @@
 #include "lib/input/synthetic.h"
 #include "lib/model/tokens.h"
 #include "lib/prefill/prefill_memory.h"
+#include "lib/testing/model_shapes.h"
 
 namespace s2o {
 namespace {
@@ -46,28 +47,6 @@ struct Options {
   int repeats = 3;
   bool peers = false;
 };
-
-ModelConfig llama_8b(int num_layers) {
-  ModelConfig config;
-  config.name = "llama-3.1-8b-shape";
-  config.architecture = "LlamaForCausalLM";
-  config.num_layers = num_layers;
-  config.hidden_size = 4096;
-  config.intermediate_size = 14336;
-  config.num_q_heads = 32;
-  config.num_kv_heads = 8;
-  config.head_dim = 128;
-  config.vocab_size = 128256;
-  config.max_position_embeddings = 131072;
-  config.rms_norm_eps = 1e-5f;
-  config.rope = {.type = RopeType::kLlama3,
-                 .theta = 500000.0f,
-                 .factor = 8.0f,
-                 .low_freq_factor = 1.0f,
-                 .high_freq_factor = 4.0f,
-                 .original_max_position_embeddings = 8192};
-  return config;
-}
 
 // Heads of 4 queries a key, as many as two KV heads: a model repeats them.
 AttentionInput make_replay(const std::string& pattern, std::int64_t seqlen, int head_dim,
@@ -151,7 +130,8 @@ class Bench {
   explicit Bench(const Options& options)
       : options_(options), dtype_(parse_storage_dtype(options.dtype, "--dtype")) {
     if (options.model.empty()) {
-      model_.config = llama_8b(options.layers);
+      model_.config = testing::llama_8b_config();
+      model_.config.num_layers = options.layers;
     } else {
       model_.weights = load_model(options.model);
       model_.config = model_.weights->config;

@@ -3,10 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "lib/prefill/replay_heads.h"
-#include "lib/prefill/tests/model_shapes.h"
 #include "lib/prefill/weight_layout.h"
+#include "lib/testing/model_shapes.h"
 
 namespace s2o {
 namespace {
@@ -41,7 +42,8 @@ TEST(PrefillMemory, prompt_of_131072_tokens_fits_one_card_many_times) {
 
 TEST(PrefillMemory, longest_seqlen_is_the_last_that_fits) {
   const ModelConfig config = testing::llama_8b_config();
-  for (const std::int64_t free_bytes : {17ll << 30, 24ll << 30, kCardBytes}) {
+  for (const std::int64_t free_bytes :
+       std::vector<std::int64_t>{17ll << 30, 24ll << 30, kCardBytes}) {
     const std::int64_t longest = plan_prefill_memory(config, 1, 0, free_bytes).longest_seqlen;
     ASSERT_GT(longest, 0);
     EXPECT_LE(total_at(config, longest), free_bytes);

@@ -1,4 +1,4 @@
-// Model configurations for tests of prefill. Header-only, tests only.
+// Model configurations for tests and benchmarks of prefill. Header-only.
 #pragma once
 
 #include <string>
