@@ -79,7 +79,7 @@ TEST(PrefillFloor, counts_two_operations_a_weight_and_token) {
   const double layers = 32.0 * (6144.0 * 4096 + 4096.0 * 4096 + 3.0 * 14336 * 4096);
   const PrefillFloor floor = prefill_floor(config, 131072);
   EXPECT_DOUBLE_EQ(floor.linear_flops, 2.0 * 131072 * layers + 2.0 * 4096 * 128256);
-  // 227 kB a token and layer.
+  // 225 kB a token and layer, and the embedding.
   EXPECT_NEAR(floor.rest_bytes / (131072.0 * 32),
               2.0 * (2 * 6144 + 2 * 4096) + 24.0 * 4096 + 6.0 * 14336, 2000.0);
 }
