@@ -3,7 +3,7 @@
 // and everything else beside the bytes that it must move. Without --model, the weights are seeded
 // random numbers in the shape of Llama-3.1-8B: times only, no accuracy.
 //
-//   bench_prefill --seqlen 8192,131072 --methods dense,s2o --pattern mixed
+//   bench_prefill --seqlen 8192,131072 --methods dense,s2o --set tau=0.01 --pattern mixed
 //   bench_prefill --model data/tiny-llama --tokens data/tokens/war_and_peace.safetensors
 //     --seqlen 512 --logits logits.safetensors
 #include <fmt/format.h>
@@ -34,7 +34,7 @@ namespace {
 struct Options {
   std::vector<std::int64_t> seqlens = {8192, 16384, 32768, 65536, 131072};
   std::vector<std::string> methods = {"dense", "s2o"};
-  double tau = 0.01;
+  std::vector<std::string> settings;  // "tau=0.01", for every method that has the parameter
   std::string model;
   std::string tokens;
   std::string pattern;
@@ -187,13 +187,26 @@ class Bench {
     return tokens;
   }
 
+  ParamSet settings_of(const Method& method) const {
+    const std::vector<ParamSpec>& specs = method.info().params;
+    ParamSet params(specs);
+    for (const std::string& setting : options_.settings) {
+      const std::size_t split = std::min(setting.find('='), setting.size());
+      const std::string name = setting.substr(0, split);
+      const std::string text = setting.substr(std::min(split + 1, setting.size()));
+      nlohmann::json value = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+      if (value.is_discarded()) value = text;
+      const bool has = std::any_of(specs.begin(), specs.end(),
+                                   [&name](const ParamSpec& spec) { return spec.name == name; });
+      if (has) params.set(specs, name, value, "--set");
+    }
+    return params;
+  }
+
   PrefillRun measure(PrefillBackend& backend, const ModelConfig& config, std::int64_t seqlen,
                      const std::string& name) {
     const Method& method = find_method(name);
-    ParamSet params(method.info().params);
-    if (method.info().knob == "tau") {
-      params.set(method.info().params, "tau", options_.tau, "--tau");
-    }
+    const ParamSet params = settings_of(method);
     const std::vector<LayerMethod> layers(static_cast<std::size_t>(config.num_layers),
                                           {&method, &params});
     PrefillWanted wanted;
@@ -284,7 +297,7 @@ int run_bench(int argc, char** argv) {
   app.add_option("--seqlen", options.seqlens, "Tokens")->delimiter(',');
   app.add_option("--methods", options.methods, "Attention methods, the first is compared")
       ->delimiter(',');
-  app.add_option("--tau", options.tau, "Stop threshold of s2o");
+  app.add_option("--set", options.settings, "name=value of the methods that have the parameter");
   app.add_option("--model", options.model, "Model folder; default: seeded Llama-3.1-8B shape");
   app.add_option("--tokens", options.tokens, "Token file; default: made-up tokens");
   app.add_option("--pattern", options.pattern, "Attention on a synthetic pattern, replayed");
