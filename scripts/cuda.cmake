@@ -24,6 +24,12 @@ set(CMAKE_CUDA_EXTENSIONS OFF)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
 set(CMAKE_SKIP_RPATH ON)
 find_package(CUDAToolkit REQUIRED)
+# cuBLAS is opened at run time; only its headers are needed here.
+find_path(S2O_CUBLAS_HEADERS cublasLt.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+if(NOT S2O_CUBLAS_HEADERS)
+  message(FATAL_ERROR "S2O_CUDA=ON needs the headers of cuBLAS and found no cublasLt.h in "
+                      "${CUDAToolkit_INCLUDE_DIRS}: install libcublas-dev of the toolkit's version")
+endif()
 
 file(GLOB_RECURSE S2O_CUDA_SOURCES CONFIGURE_DEPENDS kernels/*.cu)
 list(FILTER S2O_CUDA_SOURCES EXCLUDE REGEX "/testing/")

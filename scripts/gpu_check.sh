@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What to run on a machine with a GPU: unit tests on the device, compute-sanitizer on small shapes,
-# `s2o eval` on CUDA against the CPU, and the benchmark beside its peers. Goes on after a failure;
-# the last lines say what failed. Safe to run again.
+# `s2o eval` on CUDA against the CPU, logits against transformers, and the benchmarks beside their
+# peers. Goes on after a failure; the last lines say what failed. Safe to run again.
 #
 #   bash scripts/gpu_check.sh [--build FOLDER] [--no-bench]     (default: configure and build the cuda preset)
 set -uo pipefail
@@ -68,11 +68,22 @@ else
   skip "s2o eval, cuda against cpu" "python3 not found"
 fi
 
+if python3 -c 'import torch, transformers' 2>/dev/null && [ -x "$build/bench_prefill" ]; then
+  step "logits against transformers" python3 scripts/prefill_peers.py --bench "$build/bench_prefill"
+else
+  skip "logits against transformers" "needs torch, transformers and bench_prefill"
+fi
+
 if [ "$bench" -eq 1 ]; then
   if [ -x "$build/bench_attention" ]; then
     step "bench_attention" "$build/bench_attention"
   else
     skip "bench_attention" "not built"
+  fi
+  if [ -x "$build/bench_prefill" ]; then
+    step "bench_prefill" "$build/bench_prefill" --pattern mixed --peers
+  else
+    skip "bench_prefill" "not built"
   fi
   if python3 -c 'import torch' 2>/dev/null; then
     step "peers (PyTorch)" python3 scripts/bench_peers.py

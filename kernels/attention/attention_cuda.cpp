@@ -7,27 +7,14 @@
 
 #include "kernels/attention/attention_launch.h"
 #include "kernels/attention/tensor_map_cuda.h"
+#include "kernels/attention/uploaded_plan.h"
 #include "kernels/common/bf16.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/common/kernel_registry.h"
-#include "kernels/common/plan_bounds.h"
 #include "kernels/common/stream.h"
 
 namespace s2o {
 namespace {
-
-// The arrays of one pass on the device.
-struct DevicePass {
-  DeviceBuffer<std::int32_t> query_order, key_order, gather_indices, fold_end, tile_order;
-  DeviceBuffer<std::int64_t> item_offsets;
-  DeviceBuffer<PlanItem> items;
-
-  std::int64_t bytes() const {
-    return query_order.size_bytes() + key_order.size_bytes() + gather_indices.size_bytes() +
-           fold_end.size_bytes() + tile_order.size_bytes() + item_offsets.size_bytes() +
-           items.size_bytes();
-  }
-};
 
 // One kernel launch of a plan: a pass, or the folded columns after it.
 struct Launch {
@@ -35,21 +22,6 @@ struct Launch {
   bool is_fold = false;
   int num_fold_sets = 0;
 };
-
-void upload_or_clear(DeviceBuffer<std::int32_t>& buffer, const std::int32_t* source,
-                     std::size_t count, const char* what) {
-  buffer.upload(source, source == nullptr ? 0 : count, what);
-}
-
-// Entries of gather_indices that the items use.
-std::size_t gather_length(const PassView& pass, std::int64_t num_items) {
-  std::int64_t length = 0;
-  for (std::int64_t i = 0; i < num_items; ++i) {
-    if (pass.items[i].kind != ItemKind::kGather) continue;
-    length = std::max(length, pass.items[i].begin + pass.items[i].count);
-  }
-  return static_cast<std::size_t>(length);
-}
 
 // Makes the device the current one of this thread.
 DeviceInfo open_device(int device_index) {
@@ -93,14 +65,17 @@ struct CudaAttention::State {
 
   Problem problem;
   KernelDType dtype = KernelDType::kBf16;
-  DeviceBuffer<std::uint16_t> q, k, v;
+  const std::uint16_t* q = nullptr;  // on the device, here or the caller's
+  const std::uint16_t* k = nullptr;
+  const std::uint16_t* v = nullptr;
+  DeviceBuffer<std::uint16_t> copied_q, copied_k, copied_v;
 
   PlanView plan;  // pointers are not valid
   AttentionKernel plan_kernel = AttentionKernel::kSm80;
   RunOptions options;
   TileShape tile;
   device::TensorMaps maps{};
-  std::vector<DevicePass> passes;
+  UploadedPlan uploaded;  // empty while a plan of the caller's device memory is set
   std::vector<Launch> launches;
   DeviceBuffer<float> out_fp32;        // the output, or the state between launches
   DeviceBuffer<std::uint16_t> out_16;  // the output with OutputType::kInput
@@ -127,29 +102,13 @@ struct CudaAttention::State {
            static_cast<std::size_t>(plan.num_q_tiles);
   }
 
-  void upload_pass(const PassView& pass, DevicePass& target);
+  void begin_input(const Problem& new_problem, KernelDType new_dtype);
   void prepare_sums();
   void begin_plan(const PlanView& header, const RunOptions& run_options);
-  DevicePlan uploaded_plan(const PlanView& host_plan) const;
   void prepare_launches(const DevicePlan& device_plan);
   void finish_plan(const DevicePlan& device_plan);
   void launch(const Launch& entry);
 };
-
-void CudaAttention::State::upload_pass(const PassView& pass, DevicePass& target) {
-  const std::size_t slots =
-      static_cast<std::size_t>(plan.num_plan_heads) * static_cast<std::size_t>(problem.seqlen);
-  const std::int64_t num_items = pass.item_offsets[num_tiles()];
-  upload_or_clear(target.query_order, pass.query_order, slots, "plan: query order");
-  upload_or_clear(target.key_order, pass.key_order, slots, "plan: key order");
-  upload_or_clear(target.fold_end, pass.fold_end, num_tiles(), "plan: fold ends");
-  target.item_offsets.upload(pass.item_offsets, num_tiles() + 1, "plan: item offsets");
-  target.items.upload(pass.items, static_cast<std::size_t>(num_items), "plan: items");
-  upload_or_clear(target.gather_indices, pass.gather_indices, gather_length(pass, num_items),
-                  "plan: gather indices");
-  target.tile_order.upload(tile_launch_order(problem, plan, pass, device.l2_bytes),
-                           "plan: tile order");
-}
 
 void CudaAttention::State::prepare_sums() {
   sums_view = {};
@@ -177,32 +136,13 @@ void CudaAttention::State::begin_plan(const PlanView& header, const RunOptions& 
   options = run_options;
 }
 
-// The plan that upload_pass copied.
-DevicePlan CudaAttention::State::uploaded_plan(const PlanView& host_plan) const {
-  DevicePlan result;
-  result.header = plan;
-  for (int p = 0; p < plan.num_passes; ++p) {
-    const PassView& host = host_plan.passes[p];
-    const DevicePass& pass = passes[static_cast<std::size_t>(p)];
-    result.passes.push_back(
-        {.query_order = host.query_order == nullptr ? nullptr : pass.query_order.data(),
-         .key_order = host.key_order == nullptr ? nullptr : pass.key_order.data(),
-         .item_offsets = pass.item_offsets.data(),
-         .items = pass.items.data(),
-         .gather_indices = pass.gather_indices.data(),
-         .fold_end = host.fold_end == nullptr ? nullptr : pass.fold_end.data()});
-    result.tile_orders.push_back(pass.tile_order.data());
-  }
-  return result;
-}
-
 void CudaAttention::State::prepare_launches(const DevicePlan& device_plan) {
   for (int p = 0; p < plan.num_passes; ++p) {
     const PassView& pass = device_plan.passes[static_cast<std::size_t>(p)];
     AttentionKernelArgs args = kernel_args(problem, plan);
-    args.q = q.data();
-    args.k = k.data();
-    args.v = v.data();
+    args.q = q;
+    args.k = k;
+    args.v = v;
     args.out_fp32 = out_fp32.data();
     args.lse = lse.data();
     args.resume_out = p > 0 ? out_fp32.data() : nullptr;
@@ -246,37 +186,50 @@ CudaAttention::~CudaAttention() = default;
 const DeviceInfo& CudaAttention::device() const { return state_->device; }
 AttentionKernel CudaAttention::kernel() const { return state_->kernel; }
 
+void CudaAttention::State::begin_input(const Problem& new_problem, KernelDType new_dtype) {
+  problem = new_problem;
+  dtype = new_dtype;
+  launches.clear();
+  reference.resize(0, "reference output");
+}
+
 void CudaAttention::set_input(const Problem& problem, KernelDType dtype, const std::uint16_t* q,
                               const std::uint16_t* k, const std::uint16_t* v) {
   State& s = *state_;
-  s.problem = problem;
-  s.dtype = dtype;
-  s.launches.clear();
-  s.reference.resize(0, "reference output");
+  s.begin_input(problem, dtype);
   const std::size_t kv = static_cast<std::size_t>(problem.num_kv_heads) *
                          static_cast<std::size_t>(problem.seqlen) *
                          static_cast<std::size_t>(problem.head_dim);
-  s.q.upload(q, s.num_outputs(), "upload q");
-  s.k.upload(k, kv, "upload k");
-  s.v.upload(v, kv, "upload v");
+  s.copied_q.upload(q, s.num_outputs(), "upload q");
+  s.copied_k.upload(k, kv, "upload k");
+  s.copied_v.upload(v, kv, "upload v");
+  s.q = s.copied_q.data();
+  s.k = s.copied_k.data();
+  s.v = s.copied_v.data();
   cuda_check(cudaDeviceSynchronize(), "upload of the input");
+}
+
+void CudaAttention::set_device_input(const Problem& problem, KernelDType dtype,
+                                     const std::uint16_t* q, const std::uint16_t* k,
+                                     const std::uint16_t* v) {
+  State& s = *state_;
+  s.begin_input(problem, dtype);
+  s.q = q;
+  s.k = k;
+  s.v = v;
 }
 
 void CudaAttention::set_plan(const PlanView& plan, const RunOptions& options) {
   State& s = *state_;
   s.begin_plan(plan, options);
-  check_plan_bounds(s.problem, plan);
-  s.passes.resize(static_cast<std::size_t>(plan.num_passes));
-  for (int p = 0; p < plan.num_passes; ++p) {
-    s.upload_pass(plan.passes[p], s.passes[static_cast<std::size_t>(p)]);
-  }
-  s.finish_plan(s.uploaded_plan(plan));
+  s.uploaded.upload(s.problem, plan, s.device.l2_bytes);
+  s.finish_plan(s.uploaded.device_plan());
 }
 
 void CudaAttention::set_device_plan(const DevicePlan& plan, const RunOptions& options) {
   State& s = *state_;
   s.begin_plan(plan.header, options);
-  s.passes.clear();
+  s.uploaded.clear();
   s.finish_plan(plan);
 }
 
@@ -295,18 +248,16 @@ void CudaAttention::State::finish_plan(const DevicePlan& device_plan) {
   prepare_launches(device_plan);
   if (plan_kernel == AttentionKernel::kSm90) {
     const bool bf16 = dtype == KernelDType::kBf16;
-    maps.k = make_tensor_map(k.data(), bf16, problem.num_kv_heads, problem.seqlen, problem.head_dim,
+    maps.k = make_tensor_map(k, bf16, problem.num_kv_heads, problem.seqlen, problem.head_dim,
                              tile.tile_n);
-    maps.v = make_tensor_map(v.data(), bf16, problem.num_kv_heads, problem.seqlen, problem.head_dim,
+    maps.v = make_tensor_map(v, bf16, problem.num_kv_heads, problem.seqlen, problem.head_dim,
                              tile.tile_n);
   }
-  cuda_check(cudaDeviceSynchronize(), "upload of the plan");
 }
 
 DeviceInput CudaAttention::device_input() const {
   const State& s = *state_;
-  return {
-      .problem = s.problem, .dtype = s.dtype, .q = s.q.data(), .k = s.k.data(), .v = s.v.data()};
+  return {.problem = s.problem, .dtype = s.dtype, .q = s.q, .k = s.k, .v = s.v};
 }
 CudaStream CudaAttention::stream() const { return state_->stream.get(); }
 
@@ -339,17 +290,29 @@ void CudaAttention::flush_l2() {
   cuda_check(cudaMemsetAsync(s.flush.data(), 0, s.flush.size(), s.stream.get()), "flush L2");
 }
 
-float CudaAttention::run() {
+void CudaAttention::enqueue() {
   State& s = *state_;
-  if (s.launches.empty()) throw Error("CudaAttention::run: no plan was set");
-  s.begin.record(s.stream);
+  if (s.launches.empty()) throw Error("CudaAttention: no plan was set");
   cuda_check(cudaMemsetAsync(s.next_tile.data(), 0,
                              static_cast<std::size_t>(s.next_tile.size_bytes()), s.stream.get()),
              "reset tile counters");
   for (const Launch& entry : s.launches) s.launch(entry);
+}
+
+float CudaAttention::run() {
+  State& s = *state_;
+  s.begin.record(s.stream);
+  enqueue();
   s.end.record(s.stream);
   s.stream.synchronize();
   return s.end.milliseconds_since(s.begin);
+}
+
+const std::uint16_t* CudaAttention::device_out() const {
+  if (state_->options.output != OutputType::kInput) {
+    throw Error("CudaAttention::device_out: the plan was set with an fp32 output");
+  }
+  return state_->out_16.data();
 }
 
 void CudaAttention::read(std::vector<float>& out, std::vector<float>& lse,
@@ -361,8 +324,13 @@ void CudaAttention::read(std::vector<float>& out, std::vector<float>& lse,
 void CudaAttention::read_rows(std::vector<float>& lse, std::vector<TileStats>& stats) const {
   const State& s = *state_;
   lse.resize(s.num_rows());
-  stats.resize(s.stats.size());
   s.lse.download(lse.data(), "download lse");
+  read_stats(stats);
+}
+
+void CudaAttention::read_stats(std::vector<TileStats>& stats) const {
+  const State& s = *state_;
+  stats.resize(s.stats.size());
   s.stats.download(stats.data(), "download tile statistics");
 }
 
@@ -411,8 +379,8 @@ std::vector<ErrorSums> CudaAttention::error_sums() {
 
 std::int64_t CudaAttention::workspace_bytes() const {
   const State& s = *state_;
-  std::int64_t bytes = s.stats.size_bytes() + s.next_tile.size_bytes() + s.sums.size_bytes();
-  for (const DevicePass& pass : s.passes) bytes += pass.bytes();
+  std::int64_t bytes =
+      s.stats.size_bytes() + s.next_tile.size_bytes() + s.sums.size_bytes() + s.uploaded.bytes();
   if (s.options.output != OutputType::kFp32) bytes += s.out_fp32.size_bytes();
   return bytes;
 }

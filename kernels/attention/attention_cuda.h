@@ -46,6 +46,10 @@ class CudaAttention {
   // of `dtype`) to the device. UnsupportedError with bytes needed and free.
   void set_input(const Problem& problem, KernelDType dtype, const std::uint16_t* q,
                  const std::uint16_t* k, const std::uint16_t* v);
+  // Takes an input that is, or will be when run() gets there, in device memory; it stays the
+  // caller's. Shares everything else with set_input.
+  void set_device_input(const Problem& problem, KernelDType dtype, const std::uint16_t* q,
+                        const std::uint16_t* k, const std::uint16_t* v);
   // Copies a plan over `problem` to the device and picks the kernel instance. `plan` holds host
   // pointers and may be released afterwards. Error naming head, tile and index for a plan that
   // points outside the input.
@@ -69,11 +73,17 @@ class CudaAttention {
   void flush_l2();
   // Runs all passes of the plan and waits; milliseconds on the device by CUDA events.
   float run();
+  // As run, without waiting.
+  void enqueue();
+  // Where enqueued runs with OutputType::kInput write, until the next plan is set:
+  // [num_q_heads, seqlen, head_dim].
+  const std::uint16_t* device_out() const;
 
   // Results of the last run, on the host. A 16-bit output is converted.
   void read(std::vector<float>& out, std::vector<float>& lse, std::vector<TileStats>& stats) const;
   void read_out(std::vector<float>& out) const;
   void read_rows(std::vector<float>& lse, std::vector<TileStats>& stats) const;
+  void read_stats(std::vector<TileStats>& stats) const;
 
   // Keeps the fp32 output of the last run on the device, until the next set_input.
   void keep_as_reference();

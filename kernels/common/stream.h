@@ -41,9 +41,10 @@ class Event {
     return *this;
   }
 
-  void record(const Stream& stream) {
-    cuda_check(cudaEventRecord(event_, stream.get()), "record event");
-  }
+  void record(const Stream& stream) { record(stream.get()); }
+  void record(cudaStream_t stream) { cuda_check(cudaEventRecord(event_, stream), "record event"); }
+  // Waits until the device got there.
+  void synchronize() const { cuda_check(cudaEventSynchronize(event_), "wait for event"); }
   // Waits for this event; milliseconds since `begin`, about 0.5 us exact.
   float milliseconds_since(const Event& begin) const {
     cuda_check(cudaEventSynchronize(event_), "wait for event");

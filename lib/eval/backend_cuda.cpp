@@ -7,7 +7,6 @@
 #include <optional>
 
 #include "kernels/attention/attention_cuda.h"
-#include "kernels/common/bf16.h"
 #include "kernels/common/cuda_check.h"
 #include "kernels/common/kernel_registry.h"
 #include "kernels/common/parallel.h"
@@ -15,25 +14,12 @@
 #include "lib/core/error.h"
 #include "lib/core/log.h"
 #include "lib/core/text.h"
+#include "lib/eval/device_context.h"
+#include "lib/input/storage_bits.h"
 #include "lib/plan/device_plan.h"
 
 namespace s2o {
 namespace {
-
-std::vector<std::uint16_t> to_16_bit(const std::vector<float>& values, StorageDType dtype) {
-  std::vector<std::uint16_t> bits(values.size());
-  constexpr std::int64_t kChunk = 1 << 20;
-  const auto size = static_cast<std::int64_t>(values.size());
-  parallel_for((size + kChunk - 1) / kChunk, [&](std::int64_t chunk) {
-    const std::int64_t end = std::min((chunk + 1) * kChunk, size);
-    for (std::int64_t i = chunk * kChunk; i < end; ++i) {
-      const auto at = static_cast<std::size_t>(i);
-      bits[at] =
-          dtype == StorageDType::kBF16 ? float_to_bf16(values[at]) : float_to_fp16(values[at]);
-    }
-  });
-  return bits;
-}
 
 // Tiles of the fp32-accurate kernel instance.
 constexpr int kAccurateTile = 64;
@@ -54,13 +40,8 @@ class CudaBackend final : public Backend {
   }
 
   nlohmann::ordered_json context() override {
-    const CudaStatus status = query_cuda();
-    const double clock_mhz = busy_clock_mhz();
-    nlohmann::ordered_json context = {{"device", device_.name},
-                                      {"driver", status.driver_version},
-                                      {"cuda", status.runtime_version},
-                                      {"sm_clock_mhz", nullptr}};
-    if (clock_mhz > 0.0) context["sm_clock_mhz"] = clock_mhz;
+    nlohmann::ordered_json context;
+    guarded([&] { context = device_context(*attention_, device_index_); });
     return context;
   }
 
@@ -123,18 +104,6 @@ class CudaBackend final : public Backend {
   }
 
  private:
-  // An idle device clocks down: asks while it works.
-  double busy_clock_mhz() {
-    constexpr int kFlushes = 1000;  // some 50 ms
-    double clock_mhz = 0.0;
-    guarded([&] {
-      for (int i = 0; i < kFlushes; ++i) attention_->flush_l2();
-      clock_mhz = multiprocessor_clock_mhz(device_index_);
-      cuda_check(cudaDeviceSynchronize(), "wait for the device");
-    });
-    return clock_mhz;
-  }
-
   void upload(const AttentionInput& input) {
     const KernelDType dtype =
         input.dtype == StorageDType::kBF16 ? KernelDType::kBf16 : KernelDType::kFp16;

@@ -16,6 +16,7 @@ class Dense final : public Method {
         .knob = "",
         .knob_sweep = {},
         .full_budget = {.exists = true, .params = nlohmann::ordered_json::object()},
+        .reads_input = false,
     };
     return kInfo;
   }

@@ -26,6 +26,7 @@ class StreamingLlm final : public Method {
         .knob = "window",
         .knob_sweep = {128, 256, 512, 1024, 2048, 3072, 3968, 6144},
         .full_budget = {.exists = true, .params = {{"window", 1 << 30}}},
+        .reads_input = false,
     };
     return kInfo;
   }

@@ -24,10 +24,14 @@ struct PrefillModel {
   // accuracy; logits and losses are then never asked for.
   std::shared_ptr<const Model> weights;
   std::uint64_t seed = 0;  // of such weights
-  // Attention of layer i reads replay[i % size] in place of the layer's own Q, K and V; the heads
-  // of the model repeat those of the capture. Empty: attention reads the layer's own.
+  // Attention of layer i reads replay[i % size] in place of the layer's own Q, K and V: as many
+  // leading tokens as the prompt has; the heads of the model repeat those of the capture. Empty:
+  // attention reads the layer's own.
   std::vector<AttentionInput> replay;
   StorageDType dtype = StorageDType::kBF16;  // of Q, K and V
+  // Where cuBLAS lies: the folder of the library, or of NVIDIA's pip packages. Empty: where the
+  // system looks. CUDA only.
+  std::string cublas_folder;
 };
 
 // The attention of one layer.
@@ -89,10 +93,13 @@ class PrefillBackend {
   // Of prompts of up to `seqlen` tokens. Plans of methods come on top; run() checks them.
   virtual PrefillMemory memory(std::int64_t seqlen) const = 0;
   // Allocates for prompts of up to `max_seqlen` tokens; weights are loaded once. UnsupportedError
-  // with the bytes needed and free and the longest prompt that fits.
+  // with the bytes needed and free and the longest prompt that fits. run() does it for a longer
+  // prompt than was prepared for.
   virtual void prepare(std::int64_t max_seqlen) = 0;
   // `layers` has one entry per layer of the model. Timing: warm-up and repeats as in an evaluation
-  // (timing.cpu_repeats on the CPU); `wanted` is filled from the last repeat, outside the time.
+  // (timing.cpu_repeats on the CPU), but densities come from an untimed run on CUDA: its first
+  // warm-up, or one more where there is none. `wanted` is filled from the last repeat, outside the
+  // time.
   // `progress` may be empty; it counts layers of all repeats.
   virtual PrefillRun run(std::span<const std::int32_t> tokens, std::span<const LayerMethod> layers,
                          const PrefillWanted& wanted, const TimingConfig& timing,

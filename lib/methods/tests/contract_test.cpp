@@ -65,6 +65,20 @@ TEST_P(MethodContract, default_plan_is_valid_and_deterministic) {
   }
 }
 
+// What lets a plan be made once for all layers of a model.
+TEST_P(MethodContract, plan_of_the_shape_alone_is_the_plan) {
+  if (method().info().reads_input) GTEST_SKIP() << "reads the input";
+  const AttentionInput input = testing::structured_input({1000, 8, 2, 64});
+  AttentionInput shape_only;
+  shape_only.problem = input.problem;
+  const DenseReference none;
+  const ParamSet params(method().info().params);
+  const SparsePlan plan = method().plan_cpu({.input = input, .reference = none}, params);
+  const SparsePlan same = method().plan_cpu({.input = shape_only, .reference = none}, params);
+  const testing::Executed expected = testing::execute(input, plan);
+  EXPECT_EQ(testing::execute(input, same).out, expected.out);
+}
+
 // Changing keys and values after a row must not change the row.
 TEST_P(MethodContract, output_does_not_depend_on_the_future_given_the_plan) {
   const AttentionInput input = testing::structured_input({640, 4, 2, 64});

@@ -1,0 +1,246 @@
+// Prefill on a CUDA device: weights, buffers and repeats. What a pass enqueues is prefill_pass.h.
+#include <cuda_runtime.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/attention/attention_cuda.h"
+#include "kernels/common/device_buffer.h"
+#include "kernels/common/parallel.h"
+#include "kernels/model/matrix_product.h"
+#include "kernels/model/model_kernels.h"
+#include "lib/core/error.h"
+#include "lib/core/log.h"
+#include "lib/core/text.h"
+#include "lib/eval/device_context.h"
+#include "lib/input/storage_bits.h"
+#include "lib/prefill/layer_plans.h"
+#include "lib/prefill/phase_timer.h"
+#include "lib/prefill/prefill_backend.h"
+#include "lib/prefill/prefill_memory.h"
+#include "lib/prefill/prefill_pass.h"
+#include "lib/prefill/replay_heads.h"
+#include "lib/prefill/weight_layout.h"
+#include "lib/prefill/weight_upload.h"
+
+namespace s2o {
+namespace {
+
+// What kernels and products read in vectors of 16 bytes.
+void require_multiple_of_8(const ModelConfig& config, const char* name, int value) {
+  if (value % 8 == 0) return;
+  throw UnsupportedError(
+      fmt::format("{}: {} is {}, CUDA prefill needs a multiple of 8", config.name, name, value));
+}
+
+// Heads [num_heads, capture seqlen, head_dim] of `values`, cut to `seqlen` tokens, to the device.
+template <class Source>
+void upload_heads(const std::vector<float>& values, const Problem& captured, StorageDType dtype,
+                  std::int64_t seqlen, int num_heads, const Source& source,
+                  DeviceBuffer<std::uint16_t>& target) {
+  const auto head = static_cast<std::size_t>(seqlen * captured.head_dim);
+  target.resize(head * static_cast<std::size_t>(num_heads), "replayed q, k, v");
+  std::vector<std::uint16_t> bits(head);
+  for (int i = 0; i < num_heads; ++i) {
+    const float* const from = values.data() + captured.row_offset(source(i), 0);
+    to_16_bit({from, head}, dtype, bits.data());
+    cuda_check(cudaMemcpy(target.data() + static_cast<std::size_t>(i) * head, bits.data(),
+                          head * sizeof(std::uint16_t), cudaMemcpyHostToDevice),
+               "upload of replayed q, k, v");
+  }
+}
+
+class CudaPrefill final : public PrefillBackend {
+ public:
+  CudaPrefill(PrefillModel model, int device_index, const std::string& variant)
+      : model_(std::move(model)),
+        device_index_(device_index),
+        attention_(device_index, variant),
+        kernel_(attention_kernel_name(attention_.kernel())),
+        products_(checked().cublas_folder),
+        plans_(attention_),
+        pass_(model_.config, model_.dtype, attention_, products_),
+        timer_(attention_.stream()),
+        free_bytes_(free_device_bytes()) {
+    log_info("prefill on {}: {}, cuBLAS {}", attention_.device().name, kernel_,
+             products_.version());
+  }
+
+  std::string name() const override { return "cuda"; }
+  std::string kernel() const override { return kernel_; }
+  nlohmann::ordered_json context() override { return device_context(attention_, device_index_); }
+
+  PrefillMemory memory(std::int64_t seqlen) const override {
+    return plan_prefill_memory(model_.config, seqlen,
+                               static_cast<std::int64_t>(model_.replay.size()), free_bytes_);
+  }
+
+  void prepare(std::int64_t max_seqlen) override {
+    if (max_seqlen <= pass_.max_seqlen()) return;
+    const PrefillMemory plan = memory(max_seqlen);
+    if (plan.total_bytes > plan.free_bytes) {
+      throw UnsupportedError(fmt::format(
+          "prefill of {} tokens through {}: needs {} bytes of device memory ({}), {} bytes ({}) "
+          "are free; the longest prompt that fits has {} tokens",
+          max_seqlen, model_.config.name, plan.total_bytes,
+          bytes_text(static_cast<double>(plan.total_bytes)), plan.free_bytes,
+          bytes_text(static_cast<double>(plan.free_bytes)), plan.longest_seqlen));
+    }
+    load_weights();
+    pass_.allocate(max_seqlen);
+  }
+
+  PrefillRun run(std::span<const std::int32_t> tokens, std::span<const LayerMethod> layers,
+                 const PrefillWanted& wanted, const TimingConfig& timing,
+                 const PrefillProgress& progress) override {
+    check_tokens(tokens, layers.size(), wanted);
+    const auto seqlen = static_cast<std::int64_t>(tokens.size());
+    prepare(seqlen);
+    load_replays(seqlen);
+    pass_.set_tokens(tokens);
+    plans_.prepare(pass_.problem(), model_.dtype, layers);
+
+    const int num_layers = model_.config.num_layers;
+    const int untimed = std::max(timing.warmup, 1);
+    const int total = (untimed + timing.repeats) * num_layers;
+    int done = 0;
+    const auto advance = [&](int count) {
+      done += count;
+      if (progress) progress(done, total);
+      throw_if_cancelled();
+    };
+    PrefillRun result;
+    enqueue([&](std::size_t layer) {
+      result.layers.push_back(plans_.account(layer));
+      advance(1);
+    });
+    pass_.check_finite();
+    for (int i = 1; i < untimed + timing.repeats; ++i) {
+      enqueue([](std::size_t) {});
+      const PrefillSplit split = timer_.split();
+      if (i >= untimed) result.repeats.push_back(split);
+      advance(num_layers);
+    }
+    pass_.check_finite();
+    result.logits = pass_.logits(weights_, wanted.logit_positions);
+    if (wanted.losses) result.losses = pass_.losses(weights_);
+    result.device_bytes = memory(pass_.max_seqlen()).total_bytes + plans_.device_bytes() +
+                          attention_.workspace_bytes();
+    return result;
+  }
+
+ private:
+  const PrefillModel& checked() const {
+    const ModelConfig& config = model_.config;
+    if (model_.dtype == StorageDType::kF32) {
+      throw UnsupportedError(fmt::format(
+          "{}: dtype is fp32, supported are bf16 and fp16; fp32 runs on the CPU (--device cpu)",
+          kernel_));
+    }
+    if (config.head_dim != 64 && config.head_dim != 128) {
+      throw UnsupportedError(fmt::format("{}: head_dim of {} is {}, supported are 64 and 128",
+                                         kernel_, config.name, config.head_dim));
+    }
+    require_multiple_of_8(config, "hidden_size", config.hidden_size);
+    require_multiple_of_8(config, "intermediate_size", config.intermediate_size);
+    if (config.hidden_size > kMaxNormSize) {
+      throw UnsupportedError(fmt::format("{}: hidden_size is {}, CUDA prefill supports up to {}",
+                                         config.name, config.hidden_size, kMaxNormSize));
+    }
+    return model_;
+  }
+
+  void load_weights() {
+    if (weights_.bytes > 0) return;
+    const std::int64_t bytes = place_weights(model_.config, nullptr).bytes;
+    weight_memory_.reserve(static_cast<std::size_t>(bytes), "weights");
+    const PlacedWeights placed =
+        place_weights(model_.config, static_cast<std::byte*>(weight_memory_.data()));
+    if (model_.weights != nullptr) {
+      upload_weights(*model_.weights, placed, attention_.stream());
+    } else {
+      make_random_weights(model_.seed, placed, model_.config.hidden_size, model_.config.head_dim,
+                          attention_.stream());
+    }
+    weights_ = placed;
+  }
+
+  void check_tokens(std::span<const std::int32_t> tokens, std::size_t num_methods,
+                    const PrefillWanted& wanted) const {
+    const ModelConfig& config = model_.config;
+    if (tokens.empty()) throw InputError(fmt::format("{}: the prompt is empty", config.name));
+    const std::int64_t limit = config.max_position_embeddings;
+    if (limit > 0 && static_cast<std::int64_t>(tokens.size()) > limit) {
+      log_warning("{}: {} tokens, the model was made for {} (max_position_embeddings)", config.name,
+                  tokens.size(), limit);
+    }
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      if (tokens[i] >= 0 && tokens[i] < config.vocab_size) continue;
+      throw InputError(fmt::format("{}: token id {} at index {}, expected an id in [0, {})",
+                                   config.name, tokens[i], i, config.vocab_size));
+    }
+    for (const std::int64_t position : wanted.logit_positions) {
+      if (position >= 0 && position < static_cast<std::int64_t>(tokens.size())) continue;
+      throw InputError(fmt::format("{}: logits of position {}, expected one in [0, {})",
+                                   config.name, position, tokens.size()));
+    }
+    if (num_methods == static_cast<std::size_t>(config.num_layers)) return;
+    throw Error(
+        fmt::format("{}: {} methods for {} layers", config.name, num_methods, config.num_layers));
+  }
+
+  void load_replays(std::int64_t seqlen) {
+    if (model_.replay.empty() || replay_seqlen_ == seqlen) return;
+    const ModelConfig& config = model_.config;
+    replays_.resize(model_.replay.size());
+    for (std::size_t i = 0; i < model_.replay.size(); ++i) {
+      const AttentionInput& input = model_.replay[i];
+      const Problem& p = input.problem;
+      if (p.seqlen < seqlen || p.head_dim != config.head_dim) {
+        throw InputError(fmt::format(
+            "{} layer {}: {} tokens of head_dim {}, a replay through {} needs {} tokens of "
+            "head_dim {}",
+            input.name, input.layer, p.seqlen, p.head_dim, config.name, seqlen, config.head_dim));
+      }
+      const ReplayHeads heads = {config.num_q_heads, config.num_kv_heads, p.num_q_heads,
+                                 p.num_kv_heads};
+      const auto q_source = [&heads](int head) { return heads.q_source(head); };
+      const auto kv_source = [&heads](int head) { return heads.kv_source(head); };
+      ReplayedHeads& target = replays_[i];
+      upload_heads(input.q, p, model_.dtype, seqlen, config.num_q_heads, q_source, target.q);
+      upload_heads(input.k, p, model_.dtype, seqlen, config.num_kv_heads, kv_source, target.k);
+      upload_heads(input.v, p, model_.dtype, seqlen, config.num_kv_heads, kv_source, target.v);
+    }
+    cuda_check(cudaDeviceSynchronize(), "upload of replayed q, k, v");
+    replay_seqlen_ = seqlen;
+  }
+
+  template <class AfterAttention>
+  void enqueue(const AfterAttention& after_attention) {
+    pass_.enqueue(weights_, replays_, plans_, timer_, after_attention);
+  }
+
+  PrefillModel model_;
+  int device_index_;
+  CudaAttention attention_;
+  std::string kernel_;
+  MatrixProducts products_;
+  LayerPlans plans_;
+  PrefillPass pass_;
+  PhaseTimer timer_;
+  std::int64_t free_bytes_;  // before weights and buffers
+  DeviceBytes weight_memory_;
+  PlacedWeights weights_;
+  std::vector<ReplayedHeads> replays_;
+  std::int64_t replay_seqlen_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<PrefillBackend> make_cuda_prefill(PrefillModel model, int device_index,
+                                                  const std::string& kernel_variant) {
+  return std::make_unique<CudaPrefill>(std::move(model), device_index, kernel_variant);
+}
+
+}  // namespace s2o

@@ -1,0 +1,90 @@
+// The forward pass of one prompt on a device: everything that is enqueued between tokens and
+// logits. CUDA builds only.
+//
+// Rows go through a layer in chunks of kPrefillChunkRows, from attention to attention: output
+// projection, MLP, and the fused projection of the next layer. Only the residual stream, Q, K, V
+// and the attention output exist for the whole prompt.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "kernels/attention/attention_cuda.h"
+#include "kernels/common/device_buffer.h"
+#include "kernels/model/matrix_product.h"
+#include "lib/prefill/layer_plans.h"
+#include "lib/prefill/phase_timer.h"
+#include "lib/prefill/prefill_memory.h"
+#include "lib/prefill/weight_layout.h"
+
+namespace s2o {
+
+// Device copies of one capture, one head for every head of the model.
+struct ReplayedHeads {
+  DeviceBuffer<std::uint16_t> q;  // [num_q_heads, seqlen, head_dim]
+  DeviceBuffer<std::uint16_t> k;  // [num_kv_heads, seqlen, head_dim]
+  DeviceBuffer<std::uint16_t> v;  // [num_kv_heads, seqlen, head_dim]
+};
+
+class PrefillPass {
+ public:
+  PrefillPass(const ModelConfig& config, StorageDType dtype, CudaAttention& attention,
+              MatrixProducts& products);
+
+  // For prompts of up to `max_seqlen` tokens.
+  void allocate(std::int64_t max_seqlen);
+  std::int64_t max_seqlen() const { return max_seqlen_; }
+  void set_tokens(std::span<const std::int32_t> tokens);
+  Problem problem() const;
+
+  // Enqueues the whole pass, down to the logits of the last row. After the attention of a layer,
+  // `after_attention` is called with it. `replays` may be empty.
+  void enqueue(const PlacedWeights& weights, std::span<const ReplayedHeads> replays,
+               LayerPlans& plans, PhaseTimer& timer,
+               const std::function<void(std::size_t layer)>& after_attention);
+
+  // After a pass: waits. InputError naming the place of the first hidden state that is not finite.
+  void check_finite() const;
+  // Logits of rows of the pass: [positions.size(), vocab_size].
+  std::vector<float> logits(const PlacedWeights& weights, std::span<const std::int64_t> positions);
+  // Next-token losses: [seqlen - 1], nats.
+  std::vector<double> losses(const PlacedWeights& weights);
+
+ private:
+  CudaStream stream() const { return attention_.stream(); }
+  void start_layer(const PlacedWeights& weights, std::size_t layer, std::int64_t first_row,
+                   std::int64_t rows, bool has_delta, PhaseTimer& timer);
+  void finish_layer(const PlacedWeights& weights, std::size_t layer, std::int64_t first_row,
+                    std::int64_t rows, PhaseTimer& timer);
+  void run_attention(std::span<const ReplayedHeads> replays, std::size_t layer, LayerPlans& plans,
+                     PhaseTimer& timer);
+  void multiply(const PlacedLinear& linear, const DeviceBuffer<std::uint16_t>& x,
+                DeviceBuffer<std::uint16_t>& y, std::int64_t rows, PhaseTimer& timer);
+  void add_norm(const float* weight, const float* bias, std::int64_t first_row, std::int64_t rows,
+                std::uint64_t place, bool has_delta);
+  void project_logits(const PlacedWeights& weights, float* residual,
+                      const std::int64_t* row_indices, std::int64_t rows);
+
+  const ModelConfig& config_;
+  const KernelDType dtype_;
+  CudaAttention& attention_;
+  MatrixProducts& products_;
+  std::int64_t max_seqlen_ = 0;
+  std::int64_t seqlen_ = 0;
+
+  DeviceBuffer<std::int32_t> tokens_;                // [seqlen]
+  DeviceBuffer<float> rope_;                         // [seqlen, head_dim / 2, 2]
+  DeviceBuffer<float> residual_;                     // [seqlen, hidden_size]
+  DeviceBuffer<std::uint16_t> q_, k_, v_;            // [heads, seqlen, head_dim]
+  DeviceBuffer<std::uint16_t> rows_in_, rows_wide_;  // see PrefillExtents
+  DeviceBuffer<std::uint16_t> rows_active_, rows_out_;
+  DeviceBuffer<std::uint16_t> logit_rows_;      // [logit_rows, hidden_size]
+  DeviceBuffer<float> logits_;                  // [logit_rows, logit_stride(vocab_size)]
+  DeviceBuffer<double> losses_;                 // [logit_rows]
+  DeviceBuffer<std::int64_t> positions_;        // [logit_rows]
+  DeviceBuffer<unsigned long long> first_bad_;  // [1]
+};
+
+}  // namespace s2o

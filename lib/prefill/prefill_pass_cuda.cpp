@@ -1,0 +1,283 @@
+#include <cuda_runtime.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/common/parallel.h"
+#include "kernels/model/model_kernels.h"
+#include "lib/core/error.h"
+#include "lib/prefill/prefill_pass.h"
+
+namespace s2o {
+namespace {
+
+// A row that is not finite is reported as place << kPlaceShift | row, so that the first place wins.
+// Place 0 is the embedding, 2 i + 1 follows the attention of layer i, 2 i + 2 its MLP.
+constexpr int kPlaceShift = 40;
+constexpr unsigned long long kAllFinite = ~0ull;
+
+std::string place_name(unsigned long long place) {
+  if (place == 0) return "after the embedding";
+  return fmt::format("after the {} of layer {}", place % 2 == 1 ? "attention" : "MLP",
+                     (place - 1) / 2);
+}
+
+}  // namespace
+
+PrefillPass::PrefillPass(const ModelConfig& config, StorageDType dtype, CudaAttention& attention,
+                         MatrixProducts& products)
+    : config_(config),
+      dtype_(dtype == StorageDType::kF16 ? KernelDType::kFp16 : KernelDType::kBf16),
+      attention_(attention),
+      products_(products) {}
+
+void PrefillPass::allocate(std::int64_t max_seqlen) {
+  const PrefillExtents e = prefill_extents(config_, max_seqlen);
+  const auto size = [](std::int64_t count) { return static_cast<std::size_t>(count); };
+  tokens_.resize(size(max_seqlen), "tokens");
+  rope_.resize(size(e.rope), "rope table");
+  residual_.resize(size(e.residual), "residual stream");
+  q_.resize(size(e.q), "q");
+  k_.resize(size(e.kv), "k");
+  v_.resize(size(e.kv), "v");
+  rows_in_.resize(size(e.rows_in), "activations");
+  rows_wide_.resize(size(e.rows_wide), "activations");
+  rows_active_.resize(size(e.rows_active), "activations");
+  rows_out_.resize(size(e.rows_out), "activations");
+  logit_rows_.resize(size(e.logit_rows * config_.hidden_size), "logits");
+  logits_.resize(size(e.logits), "logits");
+  losses_.resize(size(e.logit_rows), "losses");
+  positions_.resize(size(e.logit_rows), "positions");
+  first_bad_.resize(1, "error word");
+  products_.prepare();
+
+  const std::vector<float> frequencies = rope_inverse_frequencies(config_);
+  DeviceBuffer<float> on_device;
+  on_device.upload(frequencies, "rope frequencies");
+  cuda_check(cudaDeviceSynchronize(), "upload of rope frequencies");
+  launch_rope_table(on_device.data(), static_cast<int>(frequencies.size()), max_seqlen,
+                    rope_.data(), stream());
+  cuda_check(cudaStreamSynchronize(stream()), "rope table");
+  max_seqlen_ = max_seqlen;
+}
+
+void PrefillPass::set_tokens(std::span<const std::int32_t> tokens) {
+  seqlen_ = static_cast<std::int64_t>(tokens.size());
+  tokens_.upload(tokens.data(), tokens.size(), "upload of tokens");
+  cuda_check(cudaDeviceSynchronize(), "upload of tokens");
+}
+
+Problem PrefillPass::problem() const {
+  return {.seqlen = seqlen_,
+          .num_q_heads = config_.num_q_heads,
+          .num_kv_heads = config_.num_kv_heads,
+          .head_dim = config_.head_dim,
+          .softmax_scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim))};
+}
+
+void PrefillPass::enqueue(const PlacedWeights& weights, std::span<const ReplayedHeads> replays,
+                          LayerPlans& plans, PhaseTimer& timer,
+                          const std::function<void(std::size_t)>& after_attention) {
+  timer.begin();
+  cuda_check(cudaMemsetAsync(first_bad_.data(), 0xff, sizeof(kAllFinite), stream()),
+             "reset of the error word");
+  launch_embed({.tokens = tokens_.data(),
+                .table = weights.embedding,
+                .residual = residual_.data(),
+                .rows = seqlen_,
+                .hidden_size = config_.hidden_size},
+               stream());
+  const auto for_each_chunk = [this](const auto& body) {
+    for (std::int64_t row = 0; row < seqlen_; row += kPrefillChunkRows) {
+      body(row, std::min(kPrefillChunkRows, seqlen_ - row));
+    }
+  };
+  for_each_chunk([&](std::int64_t row, std::int64_t rows) {
+    start_layer(weights, 0, row, rows, /*has_delta=*/false, timer);
+  });
+  for (std::size_t layer = 0; layer < weights.layers.size(); ++layer) {
+    throw_if_cancelled();
+    run_attention(replays, layer, plans, timer);
+    after_attention(layer);
+    for_each_chunk([&](std::int64_t row, std::int64_t rows) {
+      finish_layer(weights, layer, row, rows, timer);
+      if (layer + 1 < weights.layers.size()) {
+        start_layer(weights, layer + 1, row, rows, /*has_delta=*/true, timer);
+        return;
+      }
+      timer.enter(Phase::kRest);
+      add_norm(nullptr, weights.layers[layer].down.bias, row, rows, 2 * layer + 2, true);
+    });
+  }
+  timer.enter(Phase::kLinear);
+  project_logits(weights, residual_.data() + (seqlen_ - 1) * config_.hidden_size, nullptr, 1);
+  timer.end();
+}
+
+// What the previous layer left in rows_out_ goes into the residual stream; then norm, fused
+// projection, and Q, K and V of these rows.
+void PrefillPass::start_layer(const PlacedWeights& weights, std::size_t layer,
+                              std::int64_t first_row, std::int64_t rows, bool has_delta,
+                              PhaseTimer& timer) {
+  const PlacedLayer& place = weights.layers[layer];
+  timer.enter(Phase::kRest);
+  add_norm(place.input_norm, has_delta ? weights.layers[layer - 1].down.bias : nullptr, first_row,
+           rows, 2 * layer, has_delta);
+  multiply(place.qkv, rows_in_, rows_wide_, rows, timer);
+  launch_split_heads({.fused = rows_wide_.data(),
+                      .bias = place.qkv.bias,
+                      .q_norm = place.q_norm,
+                      .k_norm = place.k_norm,
+                      .eps = config_.rms_norm_eps,
+                      .rope = rope_.data(),
+                      .q = q_.data(),
+                      .k = k_.data(),
+                      .v = v_.data(),
+                      .layout = {.num_q_heads = config_.num_q_heads,
+                                 .num_kv_heads = config_.num_kv_heads,
+                                 .head_dim = config_.head_dim},
+                      .seqlen = seqlen_,
+                      .first_row = first_row,
+                      .rows = rows},
+                     dtype_, stream());
+}
+
+void PrefillPass::run_attention(std::span<const ReplayedHeads> replays, std::size_t layer,
+                                LayerPlans& plans, PhaseTimer& timer) {
+  if (replays.empty()) {
+    attention_.set_device_input(problem(), dtype_, q_.data(), k_.data(), v_.data());
+  } else {
+    const ReplayedHeads& replay = replays[layer % replays.size()];
+    attention_.set_device_input(problem(), dtype_, replay.q.data(), replay.k.data(),
+                                replay.v.data());
+  }
+  timer.enter(Phase::kPlanning);
+  plans.plan(layer);
+  timer.enter(Phase::kAttention);
+  attention_.enqueue();
+  timer.enter(Phase::kRest);
+}
+
+// From the attention output of these rows to what the MLP adds, which stays in rows_out_.
+void PrefillPass::finish_layer(const PlacedWeights& weights, std::size_t layer,
+                               std::int64_t first_row, std::int64_t rows, PhaseTimer& timer) {
+  const PlacedLayer& place = weights.layers[layer];
+  timer.enter(Phase::kRest);
+  launch_join_heads({.heads = attention_.device_out(),
+                     .out = rows_in_.data(),
+                     .num_heads = config_.num_q_heads,
+                     .head_dim = config_.head_dim,
+                     .seqlen = seqlen_,
+                     .first_row = first_row,
+                     .rows = rows},
+                    dtype_, stream());
+  multiply(place.o, rows_in_, rows_out_, rows, timer);
+  add_norm(place.post_attention_norm, place.o.bias, first_row, rows, 2 * layer + 1, true);
+  multiply(place.gate_up, rows_in_, rows_wide_, rows, timer);
+  launch_swiglu({.gate_up = rows_wide_.data(),
+                 .bias = place.gate_up.bias,
+                 .out = rows_active_.data(),
+                 .rows = rows,
+                 .intermediate_size = config_.intermediate_size},
+                stream());
+  multiply(place.down, rows_active_, rows_out_, rows, timer);
+}
+
+void PrefillPass::multiply(const PlacedLinear& linear, const DeviceBuffer<std::uint16_t>& x,
+                           DeviceBuffer<std::uint16_t>& y, std::int64_t rows, PhaseTimer& timer) {
+  timer.enter(Phase::kLinear);
+  products_.run(
+      {.rows = rows, .out_features = linear.out_features, .in_features = linear.in_features},
+      x.data(), linear.weight, y.data(), stream());
+  timer.enter(Phase::kRest);
+}
+
+void PrefillPass::add_norm(const float* weight, const float* bias, std::int64_t first_row,
+                           std::int64_t rows, std::uint64_t place, bool has_delta) {
+  launch_add_rms_norm({.residual = residual_.data() + first_row * config_.hidden_size,
+                       .delta = has_delta ? rows_out_.data() : nullptr,
+                       .delta_bias = bias,
+                       .weight = weight,
+                       .out = rows_in_.data(),
+                       .rows = rows,
+                       .hidden_size = config_.hidden_size,
+                       .eps = config_.rms_norm_eps,
+                       .first_bad = first_bad_.data(),
+                       .bad_key = (static_cast<unsigned long long>(place) << kPlaceShift) +
+                                  static_cast<unsigned long long>(first_row)},
+                      stream());
+}
+
+void PrefillPass::project_logits(const PlacedWeights& weights, float* residual,
+                                 const std::int64_t* row_indices, std::int64_t rows) {
+  launch_add_rms_norm({.residual = residual,
+                       .weight = weights.final_norm,
+                       .out = logit_rows_.data(),
+                       .row_indices = row_indices,
+                       .rows = rows,
+                       .hidden_size = config_.hidden_size,
+                       .eps = config_.rms_norm_eps},
+                      stream());
+  products_.run({.rows = rows,
+                 .out_features = config_.vocab_size,
+                 .in_features = config_.hidden_size,
+                 .fp32_output = true,
+                 .out_stride = logit_stride(config_.vocab_size)},
+                logit_rows_.data(), weights.output.weight, logits_.data(), stream());
+}
+
+void PrefillPass::check_finite() const {
+  unsigned long long first = kAllFinite;
+  cuda_check(cudaStreamSynchronize(stream()), "wait for the prefill");
+  first_bad_.download(&first, "error word");
+  if (first == kAllFinite) return;
+  throw InputError(fmt::format("{}: {}, the hidden state of token {} is not finite", config_.name,
+                               place_name(first >> kPlaceShift),
+                               first & ((1ull << kPlaceShift) - 1)));
+}
+
+std::vector<float> PrefillPass::logits(const PlacedWeights& weights,
+                                       std::span<const std::int64_t> positions) {
+  const auto vocab = static_cast<std::size_t>(config_.vocab_size);
+  const auto stride = static_cast<std::size_t>(logit_stride(config_.vocab_size));
+  std::vector<float> result(positions.size() * vocab);
+  for (std::size_t first = 0; first < positions.size(); first += positions_.size()) {
+    const std::size_t rows = std::min(positions_.size(), positions.size() - first);
+    cuda_check(cudaMemcpy(positions_.data(), positions.data() + first, rows * sizeof(std::int64_t),
+                          cudaMemcpyHostToDevice),
+               "upload of positions");
+    cuda_check(cudaDeviceSynchronize(), "upload of positions");
+    project_logits(weights, residual_.data(), positions_.data(), static_cast<std::int64_t>(rows));
+    cuda_check(cudaStreamSynchronize(stream()), "logits");
+    cuda_check(
+        cudaMemcpy2D(result.data() + first * vocab, vocab * sizeof(float), logits_.data(),
+                     stride * sizeof(float), vocab * sizeof(float), rows, cudaMemcpyDeviceToHost),
+        "download of logits");
+  }
+  return result;
+}
+
+std::vector<double> PrefillPass::losses(const PlacedWeights& weights) {
+  std::vector<double> result(static_cast<std::size_t>(std::max<std::int64_t>(seqlen_ - 1, 0)));
+  for (std::size_t first = 0; first < result.size(); first += losses_.size()) {
+    const std::size_t rows = std::min(losses_.size(), result.size() - first);
+    const auto row = static_cast<std::int64_t>(first);
+    project_logits(weights, residual_.data() + row * config_.hidden_size, nullptr,
+                   static_cast<std::int64_t>(rows));
+    launch_losses({.logits = logits_.data(),
+                   .targets = tokens_.data() + row + 1,
+                   .losses = losses_.data(),
+                   .rows = static_cast<std::int64_t>(rows),
+                   .stride = logit_stride(config_.vocab_size),
+                   .vocab_size = config_.vocab_size},
+                  stream());
+    cuda_check(cudaStreamSynchronize(stream()), "losses");
+    cuda_check(cudaMemcpy(result.data() + first, losses_.data(), rows * sizeof(double),
+                          cudaMemcpyDeviceToHost),
+               "download of losses");
+  }
+  return result;
+}
+
+}  // namespace s2o

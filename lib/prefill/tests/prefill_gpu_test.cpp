@@ -1,0 +1,365 @@
+// Prefill on a device against the CPU forward pass.
+//
+// Tolerance: the CPU keeps activations in fp32; the device rounds the inputs and outputs of every
+// product to bf16, at most kRoundings times a layer, each with a relative error of 2^-9 / sqrt(3)
+// (uniform in half a unit). Independent errors add up by their squares; twice that is allowed.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <iostream>
+#include <numeric>
+
+#include "kernels/common/device_info.h"
+#include "kernels/model/matrix_product.h"
+#include "lib/core/error.h"
+#include "lib/eval/backend_cuda.h"
+#include "lib/model/logits.h"
+#include "lib/model/tokens.h"
+#include "lib/prefill/prefill_backend.h"
+#include "lib/prefill/prefill_memory.h"
+#include "lib/testing/compare.h"
+#include "lib/testing/files.h"
+#include "lib/testing/inputs.h"
+#include "lib/testing/model_shapes.h"
+#include "lib/testing/random_model.h"
+
+namespace s2o {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using testing_support::data_folder;
+using testing_support::message_of;
+
+constexpr TimingConfig kOnce{.warmup = 1, .repeats = 1, .cpu_repeats = 1};
+
+double tolerance(int num_layers) {
+  constexpr double kRoundings = 10.0;
+  return 2.0 * std::sqrt(kRoundings * (num_layers + 1) / 3.0) * 0x1.0p-9;
+}
+
+// One setting for all layers of a model.
+struct Setting {
+  const Method* method;
+  ParamSet params;
+  explicit Setting(const std::string& name, const nlohmann::ordered_json& values = {})
+      : method(&find_method(name)), params(testing::settings_of(*method, values)) {}
+  std::vector<LayerMethod> layers(int count) const {
+    return std::vector<LayerMethod>(static_cast<std::size_t>(count), {method, &params});
+  }
+};
+
+std::vector<std::int32_t> counting_tokens(std::int64_t count, int vocab_size) {
+  std::vector<std::int32_t> tokens;
+  for (std::int64_t i = 0; i < count; ++i) {
+    tokens.push_back(static_cast<std::int32_t>(i * i % 104729 * 37 % vocab_size));
+  }
+  return tokens;
+}
+
+std::vector<std::int32_t> book_tokens(std::int64_t seqlen) {
+  const TokenFile file = read_token_file(data_folder() / "tokens/war_and_peace.safetensors");
+  return select_tokens(file, 0, seqlen, 4096);
+}
+
+// First, last, and around the edges of tiles.
+std::vector<std::int64_t> some_positions(std::int64_t seqlen) {
+  std::vector<std::int64_t> positions;
+  for (const std::int64_t position : {0ll, 1ll, 63ll, 126ll, 127ll, 128ll, 1000ll}) {
+    if (position < seqlen - 1) positions.push_back(position);
+  }
+  positions.push_back(seqlen - 1);
+  return positions;
+}
+
+PrefillModel device_model(const std::shared_ptr<const Model>& model,
+                          StorageDType dtype = StorageDType::kBF16) {
+  return {.config = model->config, .weights = model, .dtype = dtype};
+}
+
+class CudaPrefillTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string refusal = cuda_refusal();
+    if (!refusal.empty()) GTEST_SKIP() << refusal;
+  }
+
+  static PrefillRun run(PrefillBackend& backend, const std::vector<std::int32_t>& tokens,
+                        const std::vector<LayerMethod>& layers) {
+    PrefillWanted wanted{.logit_positions = some_positions(static_cast<int>(tokens.size())),
+                         .losses = true};
+    return backend.run(tokens, layers, wanted, kOnce, {});
+  }
+  static PrefillRun run_dense(PrefillBackend& backend, const std::vector<std::int32_t>& tokens,
+                              int num_layers) {
+    return run(backend, tokens, Setting("dense").layers(num_layers));
+  }
+
+  // Logits and losses of dense attention, against the CPU.
+  static void expect_agreement(const std::shared_ptr<const Model>& model,
+                               const std::vector<std::int32_t>& tokens,
+                               StorageDType dtype = StorageDType::kBF16,
+                               const std::string& kernel = "") {
+    const auto backend = make_cuda_prefill(device_model(model, dtype), 0, kernel);
+    const PrefillRun found = run_dense(*backend, tokens, model->config.num_layers);
+    expect_cpu_results(model, tokens, dtype, found);
+  }
+  static void expect_cpu_results(const std::shared_ptr<const Model>& model,
+                                 const std::vector<std::int32_t>& tokens, StorageDType dtype,
+                                 const PrefillRun& found) {
+    const auto seqlen = static_cast<std::int64_t>(tokens.size());
+    Prefill cpu(model, tokens, {.dtype = dtype});
+    cpu.run_to(cpu.num_layers(), dense_attention, {});
+    const std::vector<float> expected =
+        compute_logits(*model, cpu.hidden(), some_positions(seqlen));
+    const double limit = tolerance(model->config.num_layers);
+    const double error = testing::relative_l2(found.logits, expected);
+    EXPECT_LE(error, limit) << seqlen << " tokens";
+    ASSERT_EQ(found.losses.size(), static_cast<std::size_t>(seqlen - 1));
+    if (seqlen < 2) return;
+    const std::vector<double> losses = next_token_losses(*model, cpu.hidden(), tokens);
+    const double mean_found =
+        std::accumulate(found.losses.begin(), found.losses.end(), 0.0) / (seqlen - 1.0);
+    const double mean_expected =
+        std::accumulate(losses.begin(), losses.end(), 0.0) / (seqlen - 1.0);
+    EXPECT_NEAR(mean_found, mean_expected, limit * std::sqrt(1.0 / (seqlen - 1.0)) * mean_expected);
+    std::cout << model->config.name << ", " << seqlen << " tokens: logits differ by " << error
+              << ", allowed " << limit << "; loss " << mean_found << ", CPU " << mean_expected
+              << "\n";
+  }
+};
+
+TEST_F(CudaPrefillTest, shipped_model_agrees_with_the_cpu) {
+  const auto model = load_model(data_folder() / "tiny-llama");
+  for (const std::int64_t seqlen : {512, 4096}) expect_agreement(model, book_tokens(seqlen));
+}
+
+TEST_F(CudaPrefillTest, portable_kernel_agrees_with_the_cpu) {
+  expect_agreement(load_model(data_folder() / "tiny-llama"), book_tokens(1000), StorageDType::kBF16,
+                   "sm80");
+}
+
+// Small enough for compute-sanitizer.
+using GpuSmallPrefill = CudaPrefillTest;
+TEST_F(GpuSmallPrefill, every_part_of_a_layer_agrees_with_the_cpu) {
+  ModelConfig config = testing::small_config("Qwen3ForCausalLM", 2);
+  config.attention_bias = true;
+  config.mlp_bias = true;
+  const auto model = testing::random_model(config, 10, DType::kF32);
+  const std::vector<std::int32_t> tokens = counting_tokens(129, config.vocab_size);
+  expect_agreement(model, tokens);
+  const auto backend = make_cuda_prefill(device_model(model), 0, "");
+  const PrefillRun full = run(*backend, tokens, Setting("s2o", {{"tau", 0.0}}).layers(2));
+  expect_cpu_results(model, tokens, StorageDType::kBF16, full);
+}
+
+TEST_F(CudaPrefillTest, llama3_rope_agrees_with_the_cpu_at_edges_of_tiles) {
+  const auto model = testing::random_model(testing::small_config("LlamaForCausalLM", 3), 1);
+  for (const std::int64_t seqlen : {1, 2, 127, 128, 129, 1000}) {
+    expect_agreement(model, counting_tokens(seqlen, model->config.vocab_size));
+  }
+}
+
+TEST_F(CudaPrefillTest, qwen3_agrees_with_the_cpu) {
+  const auto model = testing::random_model(testing::small_config("Qwen3ForCausalLM", 3), 2);
+  for (const std::int64_t seqlen : {1, 129, 1000}) {
+    expect_agreement(model, counting_tokens(seqlen, model->config.vocab_size));
+  }
+}
+
+TEST_F(CudaPrefillTest, biases_are_added) {
+  ModelConfig config = testing::small_config("LlamaForCausalLM", 2);
+  config.attention_bias = true;
+  config.mlp_bias = true;
+  config.tie_word_embeddings = true;
+  const auto model = testing::random_model(config, 3);
+  expect_agreement(model, counting_tokens(300, config.vocab_size));
+}
+
+TEST_F(CudaPrefillTest, other_weight_and_storage_types_agree_with_the_cpu) {
+  const ModelConfig config = testing::small_config("LlamaForCausalLM", 2);
+  const std::vector<std::int32_t> tokens = counting_tokens(300, config.vocab_size);
+  expect_agreement(testing::random_model(config, 4, DType::kF32), tokens);
+  expect_agreement(testing::random_model(config, 5, DType::kF16), tokens, StorageDType::kF16);
+}
+
+// One layer: the CPU attends to 33,000 tokens as well.
+TEST_F(CudaPrefillTest, prompt_longer_than_a_chunk_agrees_with_the_cpu) {
+  ModelConfig config = testing::small_config("LlamaForCausalLM", 1);
+  config.num_q_heads = 2;
+  config.num_kv_heads = 1;
+  const auto model = testing::random_model(config, 6);
+  expect_agreement(model, counting_tokens(kPrefillChunkRows + 129, config.vocab_size));
+}
+
+TEST_F(CudaPrefillTest, runs_are_bit_identical) {
+  const auto model = load_model(data_folder() / "tiny-llama");
+  const auto backend = make_cuda_prefill(device_model(model), 0, "");
+  const std::vector<std::int32_t> tokens = book_tokens(3000);
+  const Setting s2o("s2o");
+  const PrefillRun first = run(*backend, tokens, s2o.layers(4));
+  // Another prompt and method in between.
+  run_dense(*backend, book_tokens(777), 4);
+  const PrefillRun second = run(*backend, tokens, s2o.layers(4));
+  EXPECT_EQ(first.logits, second.logits);
+  EXPECT_EQ(first.losses, second.losses);
+  for (std::size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(first.layers[i].compute_density, second.layers[i].compute_density);
+  }
+}
+
+// Order of keys and accumulation differ, nothing else.
+TEST_F(CudaPrefillTest, every_method_with_a_full_budget_agrees_with_dense) {
+  const auto model = load_model(data_folder() / "tiny-llama");
+  const auto backend = make_cuda_prefill(device_model(model), 0, "");
+  const std::vector<std::int32_t> tokens = book_tokens(1500);
+  const PrefillRun dense = run_dense(*backend, tokens, 4);
+  for (const Method* method : all_methods()) {
+    const MethodInfo& info = method->info();
+    const Setting setting(info.name, info.full_budget.params);
+    if (info.is_oracle) {
+      const std::string message =
+          message_of<UnsupportedError>([&] { run(*backend, tokens, setting.layers(4)); });
+      EXPECT_THAT(message, AllOf(HasSubstr(info.name), HasSubstr("dense output")));
+      continue;
+    }
+    const PrefillRun full = run(*backend, tokens, setting.layers(4));
+    const double error = testing::relative_l2(full.logits, dense.logits);
+    EXPECT_LE(error, tolerance(4)) << info.name;
+    for (const PrefillLayer& layer : full.layers) {
+      EXPECT_DOUBLE_EQ(layer.pair_density, 1.0) << info.name;
+    }
+    if (full.layers[0].planner == "cpu" && info.reads_input) {
+      // Copies of Q, K and V alone take longer.
+      EXPECT_GT(full.repeats[0].planning_ms, 0.1) << info.name;
+    }
+    std::cout << info.name << ", planner " << full.layers[0].planner
+              << ": logits differ from dense by " << error << "\n";
+  }
+}
+
+TEST_F(CudaPrefillTest, layers_may_have_methods_of_their_own) {
+  const auto model = load_model(data_folder() / "tiny-llama");
+  const auto backend = make_cuda_prefill(device_model(model), 0, "");
+  const Setting dense("dense");
+  const Setting sparse("s2o", {{"tau", 0.3}});
+  std::vector<LayerMethod> layers = sparse.layers(4);
+  layers[0] = layers[2] = {dense.method, &dense.params};
+  const PrefillRun found = run(*backend, book_tokens(4096), layers);
+  EXPECT_DOUBLE_EQ(found.layers[0].compute_density, 1.0);
+  EXPECT_DOUBLE_EQ(found.layers[2].compute_density, 1.0);
+  EXPECT_LT(found.layers[1].compute_density, 0.9);
+  EXPECT_LT(found.layers[3].compute_density, 0.9);
+  EXPECT_EQ(found.layers[0].planner, "cpu");
+  EXPECT_EQ(found.layers[1].planner, "cuda");
+}
+
+TEST_F(CudaPrefillTest, replayed_heads_take_the_place_of_the_layers_own) {
+  const auto model = testing::random_model(testing::small_config("LlamaForCausalLM", 3), 7);
+  const std::vector<std::int32_t> tokens = counting_tokens(500, model->config.vocab_size);
+  // The same model, but for projections that yield nonsense.
+  const auto broken = testing::random_model(model->config, 8);
+  auto mixed = std::make_shared<Model>(*model);
+  PrefillModel replaying = device_model(mixed);
+  Prefill cpu(model, tokens, {});
+  while (cpu.next_layer() < cpu.num_layers()) {
+    const std::size_t layer = static_cast<std::size_t>(cpu.next_layer());
+    replaying.replay.push_back(cpu.layer_input());
+    mixed->layers[layer].q = broken->layers[layer].q;
+    mixed->layers[layer].k = broken->layers[layer].k;
+    mixed->layers[layer].v = broken->layers[layer].v;
+    cpu.finish_layer(replaying.replay.back(), dense_attention);
+  }
+  const auto backend = make_cuda_prefill(std::move(replaying), 0, "");
+  expect_cpu_results(model, tokens, StorageDType::kBF16, run_dense(*backend, tokens, 3));
+  // A shorter prompt replays the leading tokens.
+  const std::vector<std::int32_t> fewer(tokens.begin(), tokens.begin() + 200);
+  expect_cpu_results(model, fewer, StorageDType::kBF16, run_dense(*backend, fewer, 3));
+  EXPECT_THROW(run_dense(*backend, counting_tokens(501, 509), 3), InputError);
+}
+
+TEST_F(CudaPrefillTest, seeded_weights_have_times_that_sum_up) {
+  ModelConfig config = testing::small_config("LlamaForCausalLM", 2);
+  const auto backend = make_cuda_prefill({.config = config, .seed = 5}, 0, "");
+  const TimingConfig timing{.warmup = 2, .repeats = 3, .cpu_repeats = 1};
+  const std::vector<std::int32_t> tokens = counting_tokens(2000, config.vocab_size);
+  int last_done = 0;
+  const Setting dense("dense");
+  const PrefillRun found =
+      backend->run(tokens, dense.layers(2), {}, timing, [&](int done, int total) {
+        EXPECT_EQ(total, 10);
+        EXPECT_GT(done, last_done);
+        last_done = done;
+      });
+  EXPECT_EQ(last_done, 10);
+  ASSERT_EQ(found.repeats.size(), 3u);
+  for (const PrefillSplit& split : found.repeats) {
+    EXPECT_GT(split.linear_ms, 0.0);
+    EXPECT_GT(split.attention_ms, 0.0);
+    EXPECT_GE(split.planning_ms, 0.0);
+    EXPECT_GT(split.rest_ms, 0.0);
+    EXPECT_NEAR(split.total_ms,
+                split.linear_ms + split.attention_ms + split.planning_ms + split.rest_ms, 1e-9);
+  }
+}
+
+TEST_F(CudaPrefillTest, no_more_memory_is_taken_than_was_planned) {
+  ModelConfig config = testing::small_config("LlamaForCausalLM", 2);
+  config.vocab_size = 32000;
+  const auto backend = make_cuda_prefill({.config = config, .seed = 5}, 0, "");
+  const PrefillMemory plan = backend->memory(100000);
+  backend->run(counting_tokens(100000, config.vocab_size), Setting("dense").layers(2), {}, kOnce,
+               {});
+  const std::int64_t taken = plan.free_bytes - free_device_bytes();
+  EXPECT_GT(taken, plan.total_bytes / 4);
+  EXPECT_LE(taken, plan.total_bytes);
+}
+
+TEST_F(CudaPrefillTest, what_cannot_run_is_refused_with_reasons) {
+  const auto backend = make_cuda_prefill({.config = testing::llama_8b_config(), .seed = 1}, 0, "");
+  const PrefillMemory plan = backend->memory(1 << 30);
+  const std::string message = message_of<UnsupportedError>([&] { backend->prepare(1 << 30); });
+  EXPECT_THAT(message, AllOf(HasSubstr(std::to_string(plan.total_bytes) + " bytes"),
+                             HasSubstr(std::to_string(plan.free_bytes) + " bytes"),
+                             HasSubstr(std::to_string(plan.longest_seqlen) + " tokens")));
+
+  PrefillModel fp32{.config = testing::llama_8b_config(), .dtype = StorageDType::kF32};
+  EXPECT_THAT(message_of<UnsupportedError>([&] { make_cuda_prefill(fp32, 0, ""); }),
+              HasSubstr("fp32"));
+  PrefillModel odd{.config = testing::llama_8b_config()};
+  odd.config.head_dim = 96;
+  EXPECT_THAT(message_of<UnsupportedError>([&] { make_cuda_prefill(odd, 0, ""); }),
+              HasSubstr("96"));
+  PrefillModel elsewhere{.config = testing::llama_8b_config(), .cublas_folder = "/nowhere"};
+  EXPECT_THAT(message_of<UnsupportedError>([&] { make_cuda_prefill(elsewhere, 0, ""); }),
+              AllOf(HasSubstr("/nowhere"), HasSubstr("cuBLAS")));
+}
+
+TEST_F(CudaPrefillTest, bad_tokens_and_hidden_states_are_named) {
+  ModelConfig config = testing::small_config("LlamaForCausalLM", 2);
+  const auto model = testing::random_model(config, 9, DType::kF32);
+  std::vector<std::int32_t> tokens(200, 3);
+  tokens[150] = 7;
+  // An embedding row that is not finite.
+  const float infinity = HUGE_VALF;
+  std::memcpy(const_cast<std::byte*>(model->embedding.data.get()) + 7ll * config.hidden_size * 4,
+              &infinity, sizeof(infinity));
+  const auto backend = make_cuda_prefill(device_model(model), 0, "");
+  EXPECT_THAT(message_of<InputError>([&] { run_dense(*backend, tokens, 2); }),
+              AllOf(HasSubstr("token 150"), HasSubstr("embedding")));
+  tokens[20] = config.vocab_size;
+  EXPECT_THAT(message_of<InputError>([&] { run_dense(*backend, tokens, 2); }),
+              AllOf(HasSubstr("index 20"), HasSubstr("509")));
+}
+
+// No device is needed for this one.
+TEST(MatrixProducts, missing_library_is_a_clear_refusal) {
+  EXPECT_THAT(
+      message_of<UnsupportedError>([] { MatrixProducts("/nowhere"); }),
+      AllOf(HasSubstr("cuBLAS"), HasSubstr("/nowhere/libcublasLt.so"), HasSubstr("--cublas")));
+}
+
+}  // namespace
+}  // namespace s2o
