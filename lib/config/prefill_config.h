@@ -26,7 +26,7 @@ struct PrefillConfig {
   nlohmann::ordered_json methods;  // >= 1 objects with "name"
   std::vector<int> dense_layers;   // layers that stay dense whatever the method
   nlohmann::ordered_json replay;   // what attention reads instead: an input of `s2o eval`, or null
-  int logit_positions = 16;        // rows of a token prompt whose logits are compared with dense
+  int logit_positions = 16;        // rows of a token prompt whose logits are compared
   // A prefill takes seconds: fewer repeats than an evaluation.
   TimingConfig timing = {.warmup = 1, .repeats = 5};
 

@@ -8,24 +8,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json weights_entry() {
-  const Json text = {{"type", "string"}};
-  return schema_object(
-      "Q, K and V of a model's prefill, on the CPU",
-      {{"source", {{"const", "weights"}}},
-       {"name", schema_described(text, "of the input in tables; default: model/tokens")},
-       {"model", schema_described(text, "Hugging Face model directory")},
-       {"tokens", schema_described(text, "token file")},
-       {"seqlen", schema_described(schema_integers(1), "tokens; a list is a sweep")},
-       {"layers", schema_described(schema_integers(0), "default: all")},
-       {"offset",
-        {{"type", "integer"},
-         {"minimum", 0},
-         {"default", 0},
-         {"description", "first token of the file that is used"}}}},
-      {"source", "model", "tokens", "seqlen"});
-}
-
 Json flag(bool value, const char* description) {
   return {{"type", "boolean"}, {"default", value}, {"description", description}};
 }

@@ -91,6 +91,24 @@ Json schema_integers(std::int64_t min) {
   return schema_sweep({{"type", "integer"}, {"minimum", min}}, true);
 }
 
+Json weights_entry() {
+  const Json text = {{"type", "string"}};
+  return schema_object(
+      "Q, K and V of a model's prefill, on the CPU",
+      {{"source", {{"const", "weights"}}},
+       {"name", schema_described(text, "of the input in tables; default: model/tokens")},
+       {"model", schema_described(text, "Hugging Face model directory")},
+       {"tokens", schema_described(text, "token file")},
+       {"seqlen", schema_described(schema_integers(1), "tokens; a list is a sweep")},
+       {"layers", schema_described(schema_integers(0), "default: all")},
+       {"offset",
+        {{"type", "integer"},
+         {"minimum", 0},
+         {"default", 0},
+         {"description", "first token of the file that is used"}}}},
+      {"source", "model", "tokens", "seqlen"});
+}
+
 Json dump_entry() {
   const Json text = {{"type", "string"}};
   return schema_object(

@@ -21,7 +21,8 @@ nlohmann::ordered_json schema_object(const std::string& description,
                                      const nlohmann::ordered_json& properties,
                                      const std::vector<std::string>& required);
 
-// "inputs" entries that need no model.
+// "inputs" entries.
+nlohmann::ordered_json weights_entry();
 nlohmann::ordered_json dump_entry();
 nlohmann::ordered_json synthetic_entry();
 // One entry per method, each with `extra` properties beside its parameters.

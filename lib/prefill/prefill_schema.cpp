@@ -59,7 +59,8 @@ Json layers_schema() {
 }
 
 Json replay_schema() {
-  const Json sources = Json::array({kText, {{"type", "null"}}, dump_entry(), synthetic_entry()});
+  const Json sources =
+      Json::array({kText, {{"type", "null"}}, weights_entry(), dump_entry(), synthetic_entry()});
   return {{"description",
            "capture file or input that attention reads in place of the model's Q, K, V; layer i of "
            "the model reads layer i modulo theirs: times only"},

@@ -225,7 +225,13 @@ std::vector<std::int64_t> logit_rows(const Prompt& prompt, int count) {
     return rows;
   }
   const std::int64_t wanted = std::min<std::int64_t>(count, prompt.seqlen());
-  for (std::int64_t i = 1; i <= wanted; ++i) rows.push_back(i * prompt.seqlen() / wanted - 1);
+  const CounterRandom random(/*seed=*/0, /*stream=*/1);
+  for (std::int64_t i = 0; i < wanted; ++i) {
+    const std::int64_t begin = i * prompt.seqlen() / wanted;
+    const std::int64_t size = (i + 1) * prompt.seqlen() / wanted - begin;
+    rows.push_back(begin + random.below(static_cast<std::uint64_t>(i), size));
+  }
+  if (wanted > 0) rows.back() = prompt.seqlen() - 1;
   return rows;
 }
 

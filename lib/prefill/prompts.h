@@ -39,7 +39,8 @@ std::vector<Prompt> expand_prompts(const PrefillConfig& config, int vocab_size);
 std::vector<Prompt> read_prompt_file(const std::filesystem::path& file, int vocab_size);
 
 // Rows of logits that are compared and scored, ascending: those that predict the answer, or else
-// `count` rows at even distances, the last row among them.
+// one out of each of `count` equal parts of the prompt, the last row among them. Which one is
+// random but fixed: rows at even distances would all have the same place in a tile.
 std::vector<std::int64_t> logit_rows(const Prompt& prompt, int count);
 
 }  // namespace s2o

@@ -143,7 +143,7 @@ const std::vector<Verdict>& verdicts() {
       {false, R"({"methods": [{"name": "s2o", "layers": 3}]})"},
       {false, R"({"methods": [{"name": "s2o", "layers": {"first": {}}}]})"},
       {false, R"({"replay": 3})"},
-      {false, R"({"replay": {"source": "weights", "model": "m", "tokens": "t", "seqlen": 64}})"},
+      {true, R"({"replay": {"source": "weights", "model": "m", "tokens": "t", "seqlen": 64}})"},
       {false, R"({"timing": {"repeats": 0}})"},
   };
   return kVerdicts;

@@ -136,8 +136,8 @@ TEST(prefill_cpu, replay_is_what_attention_reads) {
   const AttentionInput capture = testing::structured_input({512, 4, 1, 128}, "stripes");
   PrefillModel model{.config = shape, .replay = {capture}};
   const auto backend = make_prefill_backend(model, {.kind = DeviceKind::kCpu});
-  const PrefillRun run = prefill(*backend, std::vector<std::int32_t>(512, 7), "s2o",
-                                 {{"tau", 0.05}, {"segment_size", 128}});
+  const PrefillRun run =
+      prefill(*backend, std::vector<std::int32_t>(512, 7), "xattention", {{"threshold", 0.1}});
   // All layers read the same tensors, whatever the weights make of the tokens.
   for (const PrefillLayer& layer : run.layers) {
     EXPECT_EQ(layer.compute_density, run.layers[0].compute_density);

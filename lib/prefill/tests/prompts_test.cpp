@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "lib/core/error.h"
 #include "lib/testing/files.h"
 
@@ -147,13 +149,21 @@ TEST_F(PromptsTest, entries_that_mean_nothing_are_refused) {
               HasSubstr("'random' with 5 tokens occurs twice"));
 }
 
-TEST(logit_rows, predict_the_answer_or_are_spread_evenly) {
+TEST(logit_rows, predict_the_answer_or_are_spread_over_the_prompt) {
   const Prompt answered{
       .tokens = std::vector<std::int32_t>(10), .answer_start = 4, .answer_length = 3};
   EXPECT_THAT(logit_rows(answered, 2), ElementsAre(3, 4, 5));
   const Prompt plain{.tokens = std::vector<std::int32_t>(10)};
-  EXPECT_THAT(logit_rows(plain, 2), ElementsAre(4, 9));
-  EXPECT_THAT(logit_rows(plain, 3), ElementsAre(2, 5, 9));
+  const Prompt longer{.tokens = std::vector<std::int32_t>(8192)};
+  const std::vector<std::int64_t> rows = logit_rows(longer, 64);
+  ASSERT_EQ(rows.size(), 64u);
+  std::set<std::int64_t> places;
+  for (std::int64_t i = 0; i < 64; ++i) {
+    EXPECT_EQ(rows[static_cast<std::size_t>(i)] / 128, i);
+    places.insert(rows[static_cast<std::size_t>(i)] % 128);
+  }
+  EXPECT_GT(places.size(), 32u);  // all over the tiles
+  EXPECT_EQ(rows.back(), 8191);
   EXPECT_EQ(logit_rows(plain, 50).size(), 10u);
   EXPECT_TRUE(logit_rows(plain, 0).empty());
 }
