@@ -1,17 +1,13 @@
 // `s2o eval`: inputs x methods x settings -> a table on stdout, results.json and results.h5.
-#include <fmt/format.h>
-
 #include <csignal>
-#include <exception>
 #include <memory>
 
 #include "app/commands.h"
 #include "app/progress.h"
-#include "lib/core/error.h"
+#include "app/run_support.h"
 #include "lib/core/log.h"
 #include "lib/eval/evaluator.h"
 #include "lib/report/eval_table.h"
-#include "lib/report/result_store.h"
 
 namespace s2o {
 namespace {
@@ -74,16 +70,6 @@ std::size_t count_missing(const ResultStore& store, std::size_t num_cells) {
   return missing;
 }
 
-// 0 and 1 as in interface.md; when no cell at all succeeded, the cause of the first failure
-// decides.
-int exit_code_of(const EvalSummary& summary, const ResultTable& table) {
-  if (summary.failed == 0) return kExitDone;
-  for (const ResultRow& row : table.rows) {
-    if (!row.error) return kExitSomeCellsFailed;
-  }
-  return failure_exit_code(summary.first_failure);
-}
-
 int run_eval(const EvalOptions& options) {
   const ReportFormat format = parse_report_format(options.format, kEvalFormats);
   RunConfig config = load_config(options);
@@ -92,41 +78,17 @@ int run_eval(const EvalOptions& options) {
   config.device = backend->device();
   config.kernel = parse_kernel(backend->kernel(), "--kernel");
   const EvalCells cells = expand_cells(config);
-  const std::filesystem::path folder = options.out.empty()
-                                           ? std::filesystem::path("results") / config.name
-                                           : std::filesystem::path(options.out);
+  const std::filesystem::path folder = output_folder(options.out, config.name);
   handle_interrupts();
   ResultStore store(folder, make_context(cells, *backend), expected_rows(cells, *backend),
                     {.resume = options.resume, .save_outputs = config.save_outputs});
-  EvalSummary summary;
-  std::exception_ptr stopped;
-  try {
+  const auto render = [format](const ResultTable& table) { return render_results(table, format); };
+  return run_sweep(store, {folder, cells.size(), render}, [&] {
     ProgressBar progress(count_missing(store, cells.size()),
                          stderr_is_terminal() && log_level() != LogLevel::kQuiet);
     StoreSink sink(store, progress, options.stop_after_rows);
-    summary = evaluate(cells, *backend, {.check_plans = options.check}, sink);
-  } catch (...) {
-    stopped = std::current_exception();
-  }
-  // Whatever ended the sweep, the rows so far are written and printed; the files come first,
-  // because stdout may be a pipe that nobody reads.
-  const ResultTable table = store.table();
-  try {
-    store.finish();
-  } catch (...) {
-    if (stopped)
-      log_error(failure_text(std::current_exception()));
-    else
-      stopped = std::current_exception();
-  }
-  print_result(render_results(table, format));
-  log_info("{} rows in {}", table.rows.size(), folder.string());
-  if (stopped) {
-    log_warning("{} of {} rows are in {}; the same command with --resume goes on",
-                table.rows.size(), cells.size(), folder.string());
-    std::rethrow_exception(stopped);
-  }
-  return exit_code_of(summary, table);
+    return evaluate(cells, *backend, {.check_plans = options.check}, sink);
+  });
 }
 
 }  // namespace

@@ -15,6 +15,8 @@
 #include "lib/input/formats/format.h"
 #include "lib/methods/method.h"
 #include "lib/metrics/metric.h"
+#include "lib/prefill/columns.h"
+#include "lib/prefill/prefill_schema.h"
 #include "lib/report/paper_table.h"
 #include "lib/report/report_table.h"
 
@@ -56,6 +58,14 @@ Json describe_methods() {
                      {"is_oracle", info.is_oracle},
                      {"knob_sweep", info.knob_sweep},
                      {"params", describe_params(info)}});
+  }
+  return items;
+}
+
+Json describe_prefill_columns() {
+  Json items = Json::array();
+  for (const MetricColumn& column : prefill_columns()) {
+    items.push_back({{"name", column.name}, {"unit", column.unit}, {"summary", column.help}});
   }
   return items;
 }
@@ -114,6 +124,10 @@ const std::vector<Topic>& all_topics() {
   static const std::vector<Topic> kTopics = {
       {"methods", "Methods", describe_methods, {"name", "knob", "summary"}},
       {"metrics", "Metrics", describe_metrics, {"name", "unit", "per_head", "summary"}},
+      {"prefill_columns",
+       "Columns of s2o prefill",
+       describe_prefill_columns,
+       {"name", "unit", "summary"}},
       {"formats",
        "Tensor file formats",
        describe_formats,
@@ -184,6 +198,10 @@ int run_list(const ListOptions& options) {
     print_result(config_schema().dump(2) + "\n");
     return kExitDone;
   }
+  if (options.topic == "prefill_schema") {
+    print_result(prefill_config_schema().dump(2) + "\n");
+    return kExitDone;
+  }
   std::vector<Topic> topics = all_topics();
   if (!options.topic.empty()) topics = {find_topic(options.topic)};
   if (!options.method.empty()) {
@@ -217,8 +235,9 @@ void add_list_command(CLI::App& app, int& exit_code) {
   auto options = std::make_shared<ListOptions>();
   CLI::App* command = add_command(app, "list", "What this build and this machine can do",
                                   "s2o list methods\n  s2o list methods s2o");
-  command->add_option("topic", options->topic,
-                      "methods, metrics, formats, kernels, tables or devices [all]");
+  command->add_option(
+      "topic", options->topic,
+      "methods, metrics, prefill_columns, formats, kernels, tables or devices [all]");
   command->add_option("method", options->method, "A method, to see its parameters");
   command->add_option("--format", options->format, "text or json")->capture_default_str();
   command->callback([options, &exit_code] { exit_code = run_list(*options); });

@@ -10,7 +10,7 @@ namespace s2o {
 void add_report_options(CLI::App& command, ReportFlags& flags) {
   command
       .add_option("results", flags.results,
-                  "Result files or folders of `s2o eval`; several are joined")
+                  "Result files or folders of `s2o eval` or `s2o prefill`; several are joined")
       ->required();
   command.add_option("--format", flags.format, "Output: " + join(kReportFormats))
       ->capture_default_str();

@@ -6,8 +6,7 @@
 #include <optional>
 #include <set>
 
-#include "lib/config/json_reader.h"
-#include "lib/config/run_config.h"
+#include "lib/config/config_parts.h"
 #include "lib/core/error.h"
 #include "lib/core/strict_json.h"
 #include "lib/core/text.h"
@@ -72,9 +71,9 @@ std::vector<Json*> select_entries(Json& document, const std::string& list,
     }
     return {&entries[*index]};
   }
-  if (list == "inputs") {
-    throw ConfigError(fmt::format("{}: found '{}', expected the number of an input, counted from 0",
-                                  where, selector));
+  if (list != "methods") {
+    throw ConfigError(fmt::format("{}: found '{}', expected the number of an {}, counted from 0",
+                                  where, selector, list == "inputs" ? "input" : "entry"));
   }
   std::vector<Json*> selected;
   std::vector<std::string> names;
@@ -139,7 +138,7 @@ std::filesystem::path find_config(const std::string& name_or_file) {
                                 did_you_mean(name_or_file, config_names(folders)), join(tried)));
 }
 
-void apply_set(Json& document, const std::string& assignment) {
+void apply_set(Json& document, const std::string& assignment, const ConfigKeys& keys) {
   const std::string where = "--set " + assignment;
   const std::size_t equals = assignment.find('=');
   if (equals == std::string::npos || equals == 0) {
@@ -152,14 +151,15 @@ void apply_set(Json& document, const std::string& assignment) {
   }
   if (!document.is_object()) return;  // reported with its place when the document is parsed
   const std::string head = members.front();
-  check_key(head, kRunConfigKeys, where);
+  check_key(head, keys.top, where);
   members.erase(members.begin());
+  const auto object = keys.objects.find(head);
   if (members.empty()) {
     document[head] = value;
-  } else if (head == "timing") {
-    check_key(members.front(), kTimingKeys, where);
+  } else if (object != keys.objects.end()) {
+    if (!object->second.empty()) check_key(members.front(), object->second, where);
     set_member(document[head], members, value, where);
-  } else if (head == "inputs" || head == "methods") {
+  } else if (std::find(keys.lists.begin(), keys.lists.end(), head) != keys.lists.end()) {
     const std::string selector = members.front();
     members.erase(members.begin());
     if (members.empty()) {
@@ -172,6 +172,12 @@ void apply_set(Json& document, const std::string& assignment) {
     throw ConfigError(
         fmt::format("{}: '{}' is a single value, it has no '{}'", where, head, members.front()));
   }
+}
+
+void apply_set(Json& document, const std::string& assignment) {
+  static const ConfigKeys kKeys = {
+      .top = kRunConfigKeys, .objects = {{"timing", kTimingKeys}}, .lists = {"inputs", "methods"}};
+  apply_set(document, assignment, kKeys);
 }
 
 }  // namespace s2o

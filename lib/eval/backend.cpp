@@ -14,7 +14,8 @@ namespace {
 
 constexpr const char* kCpuKernel = "ref";
 
-// The device that a kernel needs, where `device` leaves it open.
+}  // namespace
+
 DeviceChoice resolve_device(const DeviceChoice& device, const std::string& kernel) {
   if (kernel == "auto") return device;
   const DeviceKind needed = kernel == kCpuKernel ? DeviceKind::kCpu : DeviceKind::kCuda;
@@ -25,8 +26,6 @@ DeviceChoice resolve_device(const DeviceChoice& device, const std::string& kerne
   }
   return device;
 }
-
-}  // namespace
 
 std::unique_ptr<Backend> make_backend(const DeviceChoice& device, const std::string& kernel) {
   const DeviceChoice resolved = resolve_device(device, kernel);

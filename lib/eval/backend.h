@@ -68,6 +68,9 @@ class Backend {
   virtual const std::vector<float>& out() = 0;
 };
 
+// The device that a kernel needs, where `device` leaves it open. ConfigError when they contradict.
+DeviceChoice resolve_device(const DeviceChoice& device, const std::string& kernel);
+
 // `auto` is CUDA if this build has kernels that run here, else the CPU; the log says which.
 // `kernel` is a choice of parse_kernel. UnsupportedError when a CUDA device or kernel is asked for
 // and cannot be used, ConfigError when device and kernel contradict each other.

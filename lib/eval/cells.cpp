@@ -6,9 +6,8 @@
 #include "lib/core/error.h"
 
 namespace s2o {
-namespace {
 
-const Method& resolve_method(const std::string& name, const std::string& path) {
+const Method& find_method_at(const std::string& name, const std::string& path) {
   try {
     return find_method(name);
   } catch (const ConfigError& error) {
@@ -16,8 +15,6 @@ const Method& resolve_method(const std::string& name, const std::string& path) {
   }
 }
 
-// The entry as given, then the parameters that it leaves out, with their defaults. The given ones
-// keep their place because it decides the order of a sweep over several lists.
 nlohmann::ordered_json with_defaults(const nlohmann::ordered_json& entry, const Method& method) {
   nlohmann::ordered_json complete = entry;
   const nlohmann::ordered_json defaults = ParamSet(method.info().params).to_json();
@@ -27,15 +24,13 @@ nlohmann::ordered_json with_defaults(const nlohmann::ordered_json& entry, const 
   return complete;
 }
 
-}  // namespace
-
 EvalCells expand_cells(const RunConfig& config) {
   EvalCells cells;
   cells.config = config;
   for (std::size_t i = 0; i < config.methods.size(); ++i) {
     const nlohmann::ordered_json& entry = config.methods[i];
     const std::string path = method_path(config, i);
-    const Method& method = resolve_method(entry["name"].get<std::string>(), path);
+    const Method& method = find_method_at(entry["name"].get<std::string>(), path);
     for (ParamSet& params : expand_params(method.info().params, entry, "name", path)) {
       cells.settings.push_back({.method = &method, .params = std::move(params)});
     }

@@ -26,6 +26,12 @@ struct EvalCells {
   const MethodSetting& setting(std::size_t cell) const { return settings[cell % settings.size()]; }
 };
 
+// find_method; its ConfigError begins with `path`.
+const Method& find_method_at(const std::string& name, const std::string& path);
+// A "methods" entry as given, then the parameters that it leaves out, with their defaults. The
+// given ones keep their place because it decides the order of a sweep over several lists.
+nlohmann::ordered_json with_defaults(const nlohmann::ordered_json& entry, const Method& method);
+
 // ConfigError for wrong keys and values, InputError for files that are missing or broken.
 EvalCells expand_cells(const RunConfig& config);
 

@@ -7,6 +7,7 @@
 #include "lib/core/text.h"
 #include "lib/core/version.h"
 #include "lib/eval/evaluator.h"
+#include "lib/eval/run_context.h"
 
 namespace s2o {
 namespace {
@@ -22,18 +23,26 @@ std::string utc_now() {
 
 }  // namespace
 
-nlohmann::ordered_json make_context(const EvalCells& cells, Backend& backend) {
-  const nlohmann::ordered_json config = to_json(cells.config);
-  nlohmann::ordered_json context = {{"name", cells.config.name},
+nlohmann::ordered_json make_run_context(const RunIdentity& run,
+                                        const nlohmann::ordered_json& device_context) {
+  nlohmann::ordered_json context = {{"name", run.name},
                                     {"s2o_version", version()},
                                     {"git_commit", git_commit()},
                                     {"started_at", utc_now()}};
-  context.update(backend.context());
-  context["seed"] = cells.config.seed;
-  context["num_cells"] = cells.size();
-  context["config"] = config;
-  context["config_hash"] = hash_hex(config.dump());
+  context.update(device_context);
+  context["seed"] = run.seed;
+  context["num_cells"] = run.num_cells;
+  context["config"] = run.config;
+  context["config_hash"] = hash_hex(run.config.dump());
   return context;
+}
+
+nlohmann::ordered_json make_context(const EvalCells& cells, Backend& backend) {
+  return make_run_context({.name = cells.config.name,
+                           .seed = cells.config.seed,
+                           .num_cells = cells.size(),
+                           .config = to_json(cells.config)},
+                          backend.context());
 }
 
 }  // namespace s2o

@@ -119,7 +119,6 @@ Prefill::Prefill(std::shared_ptr<const Model> model, const std::vector<std::int3
     log_warning("{}: {} tokens, the model was made for {} (max_position_embeddings)", options_.name,
                 seqlen_, positions);
   }
-  const Stopwatch stopwatch(times_.linear_ms);
   embed(tokens);
 }
 
@@ -164,7 +163,6 @@ void Prefill::project_heads(const Linear& linear, int num_heads, const std::vect
 }
 
 AttentionInput Prefill::layer_input() {
-  const Stopwatch stopwatch(times_.linear_ms);
   const ModelConfig& config = model_->config;
   const LayerWeights& layer = model_->layers.at(static_cast<std::size_t>(next_layer_));
   AttentionInput input;
@@ -184,6 +182,7 @@ AttentionInput Prefill::layer_input() {
                        config.hidden_size);
   for_each_chunk(seqlen_, [&](std::int64_t row, std::int64_t rows) {
     normalise(layer.input_norm, row, rows, x.data());
+    const Stopwatch stopwatch(times_.linear_ms);
     project_heads(layer.q, config.num_q_heads, layer.q_norm, true, x.data(), row, rows, input.q);
     project_heads(layer.k, config.num_kv_heads, layer.k_norm, true, x.data(), row, rows, input.k);
     project_heads(layer.v, config.num_kv_heads, {}, false, x.data(), row, rows, input.v);
@@ -203,7 +202,6 @@ void Prefill::finish_layer(const AttentionInput& input, const AttentionFn& atten
     const Stopwatch stopwatch(times_.attention_ms);
     attention(next_layer_, input, out);
   }
-  const Stopwatch stopwatch(times_.linear_ms);
   add_attention_output(out);
   add_mlp();
   ++next_layer_;
@@ -223,6 +221,7 @@ void Prefill::add_attention_output(const std::vector<float>& out) {
                     static_cast<std::size_t>(d) * sizeof(float));
       }
     });
+    const Stopwatch stopwatch(times_.linear_ms);
     apply_linear(projection, rows_of_heads.data(), rows, hidden_.data() + row * config.hidden_size,
                  /*accumulate=*/true);
   });
@@ -237,9 +236,13 @@ void Prefill::add_mlp() {
   std::vector<float> up(chunk * config.intermediate_size);
   for_each_chunk(seqlen_, [&](std::int64_t row, std::int64_t rows) {
     normalise(layer.post_attention_norm, row, rows, x.data());
-    apply_linear(layer.gate, x.data(), rows, gate.data(), /*accumulate=*/false);
-    apply_linear(layer.up, x.data(), rows, up.data(), /*accumulate=*/false);
+    {
+      const Stopwatch stopwatch(times_.linear_ms);
+      apply_linear(layer.gate, x.data(), rows, gate.data(), /*accumulate=*/false);
+      apply_linear(layer.up, x.data(), rows, up.data(), /*accumulate=*/false);
+    }
     multiply_silu(gate, up, rows, config.intermediate_size);
+    const Stopwatch stopwatch(times_.linear_ms);
     apply_linear(layer.down, gate.data(), rows, hidden_.data() + row * config.hidden_size,
                  /*accumulate=*/true);
   });

@@ -38,7 +38,7 @@ struct PrefillOptions {
 
 // Wall-clock time since construction.
 struct PrefillTimes {
-  double linear_ms = 0.0;     // embedding, norms, projections, RoPE, MLP
+  double linear_ms = 0.0;     // projections (RoPE and norms of heads with them) and MLP products
   double attention_ms = 0.0;  // inside the AttentionFn
 };
 

@@ -24,9 +24,9 @@ struct PrefillModel {
   // accuracy; logits and losses are then never asked for.
   std::shared_ptr<const Model> weights;
   std::uint64_t seed = 0;  // of such weights
-  // Attention of layer i reads replay[i % size] in place of the layer's own Q, K and V: as many
-  // leading tokens as the prompt has; the heads of the model repeat those of the capture. Empty:
-  // attention reads the layer's own.
+  // Attention of layer i reads replay[i % size] in place of the layer's own Q, K and V; the heads
+  // of the model repeat those of the capture (lib/prefill/replay.h). A prompt of n tokens reads the
+  // first n. Empty: attention reads the layer's own.
   std::vector<AttentionInput> replay;
   StorageDType dtype = StorageDType::kBF16;  // of Q, K and V
   // Where cuBLAS lies: the folder of the library, or of NVIDIA's pip packages. Empty: where the
@@ -107,6 +107,7 @@ class PrefillBackend {
 };
 
 // `auto` is CUDA if this build has kernels that run here, else the CPU, as make_backend.
+// UnsupportedError as there, and where heads of a replay do not fit the model's.
 std::unique_ptr<PrefillBackend> make_prefill_backend(PrefillModel model, const DeviceChoice& device,
                                                      const std::string& kernel = "auto");
 std::unique_ptr<PrefillBackend> make_cpu_prefill(PrefillModel model);

@@ -25,12 +25,30 @@ std::string dump(const Json& value) {
   return value.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+using Vectors = std::map<std::string, std::vector<double>>;
+
+Json vectors_to_json(const Vectors& vectors) {
+  Json object = Json::object();
+  for (const auto& [name, values] : vectors) object[name] = values;  // NaN -> null
+  return object;
+}
+
+Vectors vectors_from_json(const Json& object) {
+  Vectors vectors;
+  for (const auto& [name, values] : object.items()) {
+    for (const Json& value : values) {
+      vectors[name].push_back(value.is_null() ? std::numeric_limits<double>::quiet_NaN()
+                                              : value.get<double>());
+    }
+  }
+  return vectors;
+}
+
 Json entry_to_json(const JournalEntry& entry) {
-  Json per_head = Json::object();
-  for (const auto& [name, values] : entry.row.per_head) per_head[name] = values;  // NaN -> null
   return {{"cell", entry.cell},
           {"row", row_to_json(entry.row)},
-          {"per_head", per_head},
+          {"per_head", vectors_to_json(entry.row.per_head)},
+          {"per_layer", vectors_to_json(entry.row.prefill.per_layer)},
           {"stop_steps", entry.row.stop_steps},
           {"output", entry.output_file}};
 }
@@ -40,11 +58,9 @@ JournalEntry entry_from_json(const Json& line, const std::string& where) {
     JournalEntry entry = {.cell = line.at("cell").get<std::size_t>(),
                           .row = row_from_json(line.at("row"), where),
                           .output_file = line.at("output").get<std::string>()};
-    for (const auto& [name, values] : line.at("per_head").items()) {
-      for (const Json& value : values) {
-        entry.row.per_head[name].push_back(
-            value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.get<double>());
-      }
+    entry.row.per_head = vectors_from_json(line.at("per_head"));
+    if (line.contains("per_layer")) {
+      entry.row.prefill.per_layer = vectors_from_json(line.at("per_layer"));
     }
     entry.row.stop_steps = line.at("stop_steps").get<std::vector<std::int32_t>>();
     return entry;

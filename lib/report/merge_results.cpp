@@ -12,8 +12,9 @@ namespace s2o {
 namespace {
 
 std::string cell_key(const ResultRow& row) {
-  return fmt::format("{}\n{}\n{}\n{}\n{}\n{}\n{}", row.input, row.layer, row.seqlen, row.method,
-                     row.params.dump(), row.backend, row.kernel);
+  return fmt::format("{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}", row.input, row.layer, row.seqlen,
+                     row.method, row.params.dump(), row.backend, row.kernel, row.prefill.model,
+                     row.prefill.qkv);
 }
 
 }  // namespace

@@ -30,7 +30,8 @@ using RowOutputs = std::function<std::vector<float>(std::size_t)>;
 void write_results_json(const std::filesystem::path& file, const ResultTable& table);
 // Layout: attribute schema_version; /context with the attribute `json` and the plain fields as
 // attributes; /table/<column> [num_rows]; /rows/<i>/per_head/<metric> [num_q_heads],
-// /rows/<i>/stop_steps, /rows/<i>/out. In /table, NaN is null in numbers and "" is null in `error`.
+// /rows/<i>/per_layer/<metric> [num_layers] of a prefill, /rows/<i>/stop_steps, /rows/<i>/out. In
+// /table, NaN is null in numbers and "" is null in `error`.
 void write_results_hdf5(const std::filesystem::path& file, const ResultTable& table,
                         const RowOutputs& outputs);
 

@@ -9,6 +9,7 @@
 #include "lib/core/error.h"
 #include "lib/core/strict_json.h"
 #include "lib/metrics/metric.h"
+#include "lib/prefill/columns.h"
 
 namespace s2o {
 namespace {
@@ -18,6 +19,10 @@ using Json = nlohmann::ordered_json;
 const std::vector<std::string> kLeadingColumns = {
     "input",  "layer",  "seqlen", "num_q_heads", "num_kv_heads", "head_dim",
     "method", "params", "kernel", "backend",     "planner"};
+// A row with a "prompt" is one of a prefill.
+const std::vector<std::string> kPrefillLeadingColumns = {
+    "prompt", "task",   "model",   "qkv",     "seqlen",          "method",
+    "params", "kernel", "backend", "planner", "loss_by_position"};
 
 Json known_or_null(std::int64_t value) { return value == 0 ? Json() : Json(value); }
 
@@ -70,33 +75,84 @@ class RowReader {
   std::string where_;
 };
 
-bool is_metric(const std::string& name) {
-  return name != "error" &&
-         std::find(kLeadingColumns.begin(), kLeadingColumns.end(), name) == kLeadingColumns.end();
+const std::vector<std::string>& leading_columns(RowKind kind) {
+  return kind == RowKind::kPrefill ? kPrefillLeadingColumns : kLeadingColumns;
+}
+
+const std::vector<MetricColumn>& measured_columns(RowKind kind) {
+  return kind == RowKind::kPrefill ? prefill_columns() : metric_columns();
+}
+
+bool is_metric(const std::string& name, RowKind kind) {
+  const std::vector<std::string>& leading = leading_columns(kind);
+  return name != "error" && std::find(leading.begin(), leading.end(), name) == leading.end();
+}
+
+Json leading_json(const ResultRow& row) {
+  if (row.kind == RowKind::kPrefill) {
+    return {{"prompt", row.input},
+            {"task", row.prefill.task},
+            {"model", row.prefill.model},
+            {"qkv", row.prefill.qkv},
+            {"seqlen", row.seqlen},
+            {"method", row.method},
+            {"params", row.params},
+            {"kernel", row.kernel},
+            {"backend", row.backend},
+            {"planner", row.planner},
+            {"loss_by_position", row.prefill.loss_by_position}};
+  }
+  return {{"input", row.input},
+          {"layer", row.layer},
+          {"seqlen", known_or_null(row.seqlen)},
+          {"num_q_heads", known_or_null(row.num_q_heads)},
+          {"num_kv_heads", known_or_null(row.num_kv_heads)},
+          {"head_dim", known_or_null(row.head_dim)},
+          {"method", row.method},
+          {"params", row.params},
+          {"kernel", row.kernel},
+          {"backend", row.backend},
+          {"planner", row.planner}};
+}
+
+void read_leading(const RowReader& reader, ResultRow& row) {
+  if (row.kind == RowKind::kPrefill) {
+    row.input = reader.text("prompt");
+    row.prefill.task = reader.text("task");
+    row.prefill.model = reader.text("model");
+    row.prefill.qkv = reader.text("qkv");
+    row.prefill.loss_by_position = reader.at("loss_by_position");
+    const Json& buckets = row.prefill.loss_by_position;
+    if (!buckets.is_null() && !buckets.is_array()) {
+      reader.wrong("loss_by_position", buckets, "a list or null");
+    }
+  } else {
+    row.input = reader.text("input");
+    row.layer = reader.small_integer("layer");
+    row.num_q_heads = reader.small_integer("num_q_heads");
+    row.num_kv_heads = reader.small_integer("num_kv_heads");
+    row.head_dim = reader.small_integer("head_dim");
+  }
+  row.seqlen = reader.integer("seqlen", std::numeric_limits<std::int64_t>::max());
+  row.method = reader.text("method");
+  row.params = reader.at("params");
+  if (!row.params.is_object()) reader.wrong("params", row.params, "an object");
+  row.kernel = reader.text("kernel");
+  row.backend = reader.text("backend");
 }
 
 }  // namespace
 
-std::vector<std::string> result_columns() {
-  std::vector<std::string> columns = kLeadingColumns;
-  for (const MetricColumn& column : metric_columns()) columns.push_back(column.name);
+std::vector<std::string> result_columns(RowKind kind) {
+  std::vector<std::string> columns = leading_columns(kind);
+  for (const MetricColumn& column : measured_columns(kind)) columns.push_back(column.name);
   columns.push_back("error");
   return columns;
 }
 
 Json row_to_json(const ResultRow& row) {
-  Json object = {{"input", row.input},
-                 {"layer", row.layer},
-                 {"seqlen", known_or_null(row.seqlen)},
-                 {"num_q_heads", known_or_null(row.num_q_heads)},
-                 {"num_kv_heads", known_or_null(row.num_kv_heads)},
-                 {"head_dim", known_or_null(row.head_dim)},
-                 {"method", row.method},
-                 {"params", row.params},
-                 {"kernel", row.kernel},
-                 {"backend", row.backend},
-                 {"planner", row.planner}};
-  for (const MetricColumn& column : metric_columns()) {
+  Json object = leading_json(row);
+  for (const MetricColumn& column : measured_columns(row.kind)) {
     const auto found = row.metrics.find(column.name);
     object[column.name] =
         found == row.metrics.end() ? Json() : metric_json(column.name, found->second);
@@ -111,21 +167,12 @@ Json row_to_json(const ResultRow& row) {
 ResultRow row_from_json(const Json& object, const std::string& where) {
   const RowReader reader(object, where);
   ResultRow row;
-  row.input = reader.text("input");
-  row.layer = reader.small_integer("layer");
-  row.seqlen = reader.integer("seqlen", std::numeric_limits<std::int64_t>::max());
-  row.num_q_heads = reader.small_integer("num_q_heads");
-  row.num_kv_heads = reader.small_integer("num_kv_heads");
-  row.head_dim = reader.small_integer("head_dim");
-  row.method = reader.text("method");
-  row.params = reader.at("params");
-  if (!row.params.is_object()) reader.wrong("params", row.params, "an object");
-  row.kernel = reader.text("kernel");
-  row.backend = reader.text("backend");
+  row.kind = object.contains("prompt") ? RowKind::kPrefill : RowKind::kAttention;
+  read_leading(reader, row);
   // Older files do not say it: all their plans were made on the CPU.
   if (object.contains("planner")) row.planner = reader.text("planner");
   for (const auto& [name, value] : object.items()) {
-    if (!is_metric(name)) continue;
+    if (!is_metric(name, row.kind)) continue;
     if (!value.is_null() && !value.is_number()) reader.wrong(name, value, "a number or null");
     row.metrics[name] = value.is_null() ? std::nullopt : std::optional(value.get<double>());
   }

@@ -10,7 +10,7 @@
 namespace s2o {
 
 // The columns of a row in order: names and shapes, then metrics, then "error".
-std::vector<std::string> result_columns();
+std::vector<std::string> result_columns(RowKind kind = RowKind::kAttention);
 
 // One object with result_columns(); metrics that this build does not know follow the known ones.
 // Unknown shapes (0) are null, whole numbers of bytes are integers.

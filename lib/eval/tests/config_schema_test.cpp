@@ -130,8 +130,12 @@ TEST(config_schema, schema_gives_the_verdicts_of_the_parser) {
   }
   const auto configs = std::filesystem::path(S2O_SOURCE_DIR) / "configs";
   for (const auto& file : std::filesystem::recursive_directory_iterator(configs)) {
-    if (file.path().extension() != ".json" || file.path().filename() == "schema.json") continue;
-    cases.push_back({{"valid", true}, {"document", Json::parse(read_file(file.path()))}});
+    if (file.path().extension() != ".json") continue;
+    const Json document = Json::parse(read_file(file.path()));
+    // Configs of `s2o prefill` have a schema of their own; a schema is no config.
+    const std::string schema = document.value("$schema", "");
+    if (schema.ends_with("prefill_schema.json") || schema.starts_with("https:")) continue;
+    cases.push_back({{"valid", true}, {"document", document}});
   }
   const TempFolder folder;
   write_file(folder / "cases.json", cases.dump());

@@ -1,0 +1,153 @@
+// `s2o prefill`: a whole model's prefill with any attention method; time to first token and what
+// the method did to the model's predictions.
+#include <fmt/format.h>
+
+#include <csignal>
+#include <cstdio>
+#include <memory>
+
+#include "app/commands.h"
+#include "app/progress.h"
+#include "app/run_support.h"
+#include "lib/core/log.h"
+#include "lib/core/text.h"
+#include "lib/prefill/run_prefill.h"
+#include "lib/report/prefill_table.h"
+
+namespace s2o {
+namespace {
+
+struct PrefillFlags {
+  std::string config;
+  std::vector<std::string> sets;
+  std::string out;
+  std::string device;
+  std::string kernel;
+  std::string format = "text";
+  bool resume = false;
+  std::size_t stop_after_rows = 0;
+};
+
+const std::vector<std::string> kPrefillFormats = {"text", "json", "csv", "markdown"};
+
+// Rows go to the store, layers of prefills to the progress bar.
+class StoreSink final : public PrefillSink {
+ public:
+  StoreSink(ResultStore& store, const PrefillCells& cells, std::size_t stop_after_rows)
+      : store_(store), num_layers_(cells.model.config.num_layers), rows_left_(stop_after_rows) {
+    const bool enabled = stderr_is_terminal() && log_level() != LogLevel::kQuiet;
+    progress_ = std::make_unique<ProgressBar>(count_prefills(cells, *this) * num_layers(), enabled);
+  }
+
+  bool has_row(std::size_t cell) const override { return store_.has_row(cell); }
+  void start(const std::string& what) override {
+    log_debug("{}", what);
+    what_ = what;
+    progress_->show(what);
+  }
+  void progress(int done, int total) override {
+    const auto part = static_cast<std::size_t>(done) * num_layers();
+    progress_->advance_to(prefills_ * num_layers() + part / static_cast<std::size_t>(total));
+    progress_->show(what_);
+  }
+  void end() override { progress_->advance_to(++prefills_ * num_layers()); }
+  void add(std::size_t cell, const ResultRow& row) override {
+    store_.add(cell, row, {});
+    if (rows_left_ > 0 && --rows_left_ == 0) std::raise(SIGINT);
+  }
+
+ private:
+  std::size_t num_layers() const { return static_cast<std::size_t>(num_layers_); }
+
+  ResultStore& store_;
+  int num_layers_;
+  std::size_t rows_left_;  // 0 = no limit
+  std::size_t prefills_ = 0;
+  std::string what_;
+  std::unique_ptr<ProgressBar> progress_;
+};
+
+PrefillConfig load_config(const PrefillFlags& flags) {
+  PrefillConfig config = load_prefill_config(flags.config, flags.sets);
+  if (!flags.device.empty()) config.device = parse_device(flags.device, "--device");
+  if (!flags.kernel.empty()) config.kernel = parse_kernel(flags.kernel, "--kernel");
+  return config;
+}
+
+// What the run will take, before it takes it.
+void print_memory(const PrefillBackend& backend, std::int64_t seqlen) {
+  if (log_level() == LogLevel::kQuiet) return;
+  const PrefillMemory memory = backend.memory(seqlen);
+  const auto text = [](std::int64_t bytes) { return bytes_text(static_cast<double>(bytes)); };
+  std::string plan = fmt::format(
+      "s2o: memory for {} tokens on {}: {} of {} free; {} tokens would fit\n", seqlen,
+      backend.name(), text(memory.total_bytes), text(memory.free_bytes), memory.longest_seqlen);
+  for (const PrefillMemory::Part& part : memory.parts) {
+    plan += fmt::format("  {:>10}  {}\n", text(part.bytes), part.name);
+  }
+  std::fputs(plan.c_str(), stderr);
+}
+
+std::vector<ResultRow> expected_rows(const PrefillCells& cells, const PrefillBackend& backend) {
+  std::vector<ResultRow> rows;
+  for (std::size_t cell = 0; cell < cells.size(); ++cell) {
+    rows.push_back(blank_prefill_row(cells, cell, backend));
+  }
+  return rows;
+}
+
+// The hash of the config must tell runs on different devices and kernels apart.
+void note_device(const PrefillBackend& backend, PrefillConfig& config) {
+  config.device.kind = backend.name() == "cpu" ? DeviceKind::kCpu : DeviceKind::kCuda;
+  config.kernel = parse_kernel(backend.kernel(), "--kernel");
+}
+
+int run_prefill(const PrefillFlags& flags) {
+  const ReportFormat format = parse_report_format(flags.format, kPrefillFormats);
+  PrefillCells cells = expand_prefill_cells(load_config(flags));
+  const std::unique_ptr<PrefillBackend> backend =
+      make_prefill_backend(cells.take_model(), cells.config.device, cells.config.kernel);
+  note_device(*backend, cells.config);
+  const std::filesystem::path folder = output_folder(flags.out, cells.config.name);
+  handle_interrupts();
+  ResultStore store(folder, make_prefill_context(cells, *backend), expected_rows(cells, *backend),
+                    {.resume = flags.resume});
+  const auto render = [format](const ResultTable& table) {
+    return render_prefill_results(table, format);
+  };
+  return run_sweep(store, {folder, cells.size(), render}, [&] {
+    StoreSink sink(store, cells, flags.stop_after_rows);
+    if (count_prefills(cells, sink) == 0) return EvalSummary{};
+    print_memory(*backend, cells.longest_prompt());
+    backend->prepare(cells.longest_prompt());
+    return run_prefills(cells, *backend, sink);
+  });
+}
+
+}  // namespace
+
+void add_prefill_command(CLI::App& app, int& exit_code) {
+  auto flags = std::make_shared<PrefillFlags>();
+  CLI::App* command = add_command(
+      app, "prefill", "Prefill a whole model with any method: time to first token, loss, retrieval",
+      "s2o prefill --config prefill_quickstart --set methods.s2o.tau=0.03,0.01 --out results/tau\n"
+      "Exit code 1 means that some cells failed; their rows carry the error.");
+  command->add_option("-c,--config", flags->config, "Name (configs/NAME.json) or file")->required();
+  command
+      ->add_option("--set", flags->sets,
+                   "path=value: change a config value, or make it a sweep (v1,v2,...)")
+      ->allow_extra_args(false);
+  command->add_option("-o,--out", flags->out, "Folder of the result files [results/NAME]");
+  command->add_option("--device", flags->device, "auto, cpu, cuda or cuda:N, over the config's");
+  command->add_option("--kernel", flags->kernel,
+                      "auto, or an attention kernel of `s2o list kernels`, over the config's");
+  command->add_option("--format", flags->format, "Of the table: text, json, csv, markdown")
+      ->capture_default_str();
+  command->add_flag("--resume", flags->resume,
+                    "Go on with the rows in --out that the same config has left there");
+  // For tests of the interrupt: behaves as Ctrl-C after that many rows.
+  command->add_option("--stop-after-rows", flags->stop_after_rows)->group("");
+  command->callback([flags, &exit_code] { exit_code = run_prefill(*flags); });
+}
+
+}  // namespace s2o

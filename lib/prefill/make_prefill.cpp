@@ -1,0 +1,29 @@
+#include "lib/core/error.h"
+#include "lib/core/log.h"
+#include "lib/eval/backend.h"
+#include "lib/eval/backend_cuda.h"
+#include "lib/prefill/prefill_backend.h"
+#include "lib/prefill/replay.h"
+
+namespace s2o {
+
+std::unique_ptr<PrefillBackend> make_prefill_backend(PrefillModel model, const DeviceChoice& device,
+                                                     const std::string& kernel) {
+  check_replay(model.config, model.replay);
+  const DeviceChoice resolved = resolve_device(device, kernel);
+  const std::string variant = kernel == "auto" ? "" : kernel;
+  if (resolved.kind == DeviceKind::kCuda) {
+    return make_cuda_prefill(std::move(model), resolved.index, variant);
+  }
+  if (resolved.kind == DeviceKind::kCpu) return make_cpu_prefill(std::move(model));
+  const std::string refusal = cuda_refusal();
+  if (refusal.empty()) {
+    auto backend = make_cuda_prefill(std::move(model), 0, variant);
+    log_info("device auto: cuda:0, {}", backend->kernel());
+    return backend;
+  }
+  log_info("device auto: cpu, because {}", refusal);
+  return make_cpu_prefill(std::move(model));
+}
+
+}  // namespace s2o

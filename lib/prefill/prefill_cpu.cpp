@@ -1,0 +1,214 @@
+// Prefill of a whole model on the CPU: lib/model/prefill.h with a method's plan in every layer.
+#include <fmt/format.h>
+
+#include <chrono>
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include "kernels/attention/attention.h"
+#include "kernels/common/parallel.h"
+#include "lib/core/error.h"
+#include "lib/core/memory.h"
+#include "lib/core/text.h"
+#include "lib/eval/backend_cpu.h"
+#include "lib/model/logits.h"
+#include "lib/model/model_shapes.h"
+#include "lib/plan/work.h"
+#include "lib/prefill/prefill_backend.h"
+#include "lib/prefill/replay.h"
+
+namespace s2o {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double milliseconds(Clock::duration duration) {
+  return std::chrono::duration<double, std::milli>(duration).count();
+}
+
+// Attention of every layer of one repeat, with its times.
+class PlannedAttention {
+ public:
+  PlannedAttention(const PrefillModel& model, std::span<const LayerMethod> layers, bool count)
+      : model_(model), layers_(layers), count_(count) {
+    if (count_) results_.resize(layers.size());
+  }
+
+  void operator()(int layer, const AttentionInput& own, std::vector<float>& out) {
+    const AttentionInput* input = &own;
+    std::optional<AttentionInput> replayed;
+    if (!model_.replay.empty()) {
+      const auto begin = Clock::now();
+      const auto index = static_cast<std::size_t>(layer) % model_.replay.size();
+      replayed.emplace(tile_replay(model_.replay[index], model_.config, own.problem.seqlen));
+      input = &*replayed;
+      excluded += Clock::now() - begin;
+    }
+    run(layers_[static_cast<std::size_t>(layer)], layer, *input, out);
+  }
+
+  std::vector<PrefillLayer>& results() { return results_; }
+
+  Clock::duration planning{};
+  Clock::duration attention{};
+  Clock::duration excluded{};  // what no deployment would do: counting, an oracle's reference
+
+ private:
+  void run(const LayerMethod& choice, int layer, const AttentionInput& input,
+           std::vector<float>& out) {
+    const auto begin = Clock::now();
+    const DenseReference reference = reference_of(choice, input);
+    const auto planned_from = Clock::now();
+    const SparsePlan plan = choice.method->plan_cpu({input, reference}, *choice.params);
+    const auto planned = Clock::now();
+    std::vector<float> lse;
+    std::vector<TileStats> stats;
+    attend(plan, input, out, lse, stats);
+    const auto attended = Clock::now();
+    if (count_) {
+      const Work work = count_work(input.problem, plan, stats);
+      results_[static_cast<std::size_t>(layer)] = {.planner = "cpu",
+                                                   .compute_density = work.total.compute_density(),
+                                                   .pair_density = work.total.pair_density()};
+    }
+    excluded += planned_from - begin + (Clock::now() - attended);
+    planning += planned - planned_from;
+    attention += attended - planned;
+  }
+
+  static void attend(const SparsePlan& plan, const AttentionInput& input, std::vector<float>& out,
+                     std::vector<float>& lse, std::vector<TileStats>& stats) {
+    const Problem& problem = input.problem;
+    lse.resize(static_cast<std::size_t>(problem.num_q_heads * problem.seqlen));
+    stats.resize(plan.passes.size() * static_cast<std::size_t>(plan.num_tiles()));
+    attention_ref(problem, PlanPointers(plan).view(), input.q.data(), input.k.data(),
+                  input.v.data(), out.data(), lse.data(), stats.data());
+  }
+
+  // An oracle plans from the dense result; other methods must not see it.
+  static DenseReference reference_of(const LayerMethod& choice, const AttentionInput& input) {
+    DenseReference reference;
+    if (!choice.method->info().is_oracle) return reference;
+    reference.out.resize(input.q.size());
+    std::vector<TileStats> stats;
+    attend(dense_plan(input.problem, 128, 128), input, reference.out, reference.lse, stats);
+    return reference;
+  }
+
+  const PrefillModel& model_;
+  std::span<const LayerMethod> layers_;
+  bool count_;
+  std::vector<PrefillLayer> results_;
+};
+
+class CpuPrefill final : public PrefillBackend {
+ public:
+  explicit CpuPrefill(PrefillModel model) : model_(std::move(model)), weights_(model_.weights) {}
+
+  std::string name() const override { return "cpu"; }
+  std::string kernel() const override { return "attention_ref"; }
+
+  nlohmann::ordered_json context() override {
+    return {{"device", "cpu: " + cpu_description()},
+            {"driver", nullptr},
+            {"cuda", nullptr},
+            {"sm_clock_mhz", nullptr}};
+  }
+
+  PrefillMemory memory(std::int64_t seqlen) const override {
+    PrefillMemory memory;
+    memory.free_bytes = static_cast<std::int64_t>(std::min<std::uint64_t>(
+        available_memory_bytes(), std::numeric_limits<std::int64_t>::max()));
+    // Weights of files are mapped and given back under pressure.
+    const std::int64_t weights = model_.weights ? 0 : 2 * num_parameters(model_.config);
+    const auto bytes_of = [&](std::int64_t tokens) {
+      return weights + static_cast<std::int64_t>(prefill_bytes(model_.config, tokens));
+    };
+    memory.parts = {
+        {model_.weights ? "weights (mapped from their files)" : "seeded weights", weights},
+        {"residual stream, q, k, v and one layer's chunks", bytes_of(seqlen) - weights}};
+    memory.total_bytes = bytes_of(seqlen);
+    std::int64_t low = 0;
+    std::int64_t high = std::numeric_limits<std::int32_t>::max();
+    while (low < high) {
+      const std::int64_t middle = low + (high - low + 1) / 2;
+      if (bytes_of(middle) <= memory.free_bytes) {
+        low = middle;
+      } else {
+        high = middle - 1;
+      }
+    }
+    memory.longest_seqlen = low;
+    return memory;
+  }
+
+  void prepare(std::int64_t max_seqlen) override {
+    const PrefillMemory needed = memory(max_seqlen);
+    if (needed.total_bytes > needed.free_bytes) {
+      throw UnsupportedError(fmt::format(
+          "prefill of {} tokens through {}: needs {} bytes of memory ({}), {} bytes ({}) are free; "
+          "the longest prompt that fits has {} tokens",
+          max_seqlen, model_.config.name, needed.total_bytes,
+          bytes_text(static_cast<double>(needed.total_bytes)), needed.free_bytes,
+          bytes_text(static_cast<double>(needed.free_bytes)), needed.longest_seqlen));
+    }
+    if (!weights_) weights_ = make_seeded_model(model_.config, model_.seed);
+  }
+
+  PrefillRun run(std::span<const std::int32_t> tokens, std::span<const LayerMethod> layers,
+                 const PrefillWanted& wanted, const TimingConfig& timing,
+                 const PrefillProgress& progress) override {
+    if (!weights_) prepare(static_cast<std::int64_t>(tokens.size()));
+    const std::vector<std::int32_t> ids(tokens.begin(), tokens.end());
+    PrefillRun result;
+    for (int repeat = 0; repeat < timing.cpu_repeats; ++repeat) {
+      throw_if_cancelled();
+      const bool is_last = repeat + 1 == timing.cpu_repeats;
+      run_once(ids, layers, is_last ? &wanted : nullptr, result, [&](int done, int total) {
+        if (progress) progress(repeat * total + done, timing.cpu_repeats * total);
+      });
+    }
+    return result;
+  }
+
+ private:
+  // `wanted` is null for a repeat that only gives times.
+  void run_once(const std::vector<std::int32_t>& tokens, std::span<const LayerMethod> layers,
+                const PrefillWanted* wanted, PrefillRun& result, const PrefillProgress& progress) {
+    PlannedAttention attention(model_, layers, wanted != nullptr);
+    const auto begin = Clock::now();
+    Prefill prefill(weights_, tokens, {.dtype = model_.dtype});
+    prefill.run_to(
+        prefill.num_layers(),
+        [&](int layer, const AttentionInput& input, std::vector<float>& out) {
+          attention(layer, input, out);
+        },
+        progress);
+    const auto projected_from = Clock::now();
+    compute_logits(*weights_, prefill.hidden(), {prefill.seqlen() - 1});
+    const auto end = Clock::now();
+    PrefillSplit split = {
+        .total_ms = milliseconds(end - begin - attention.excluded),
+        .linear_ms = prefill.times().linear_ms + milliseconds(end - projected_from),
+        .attention_ms = milliseconds(attention.attention),
+        .planning_ms = milliseconds(attention.planning)};
+    split.rest_ms = split.total_ms - split.linear_ms - split.attention_ms - split.planning_ms;
+    result.repeats.push_back(split);
+    if (wanted == nullptr) return;
+    result.layers = std::move(attention.results());
+    result.logits = compute_logits(*weights_, prefill.hidden(), wanted->logit_positions);
+    if (wanted->losses) result.losses = next_token_losses(*weights_, prefill.hidden(), tokens);
+  }
+
+  const PrefillModel model_;
+  std::shared_ptr<const Model> weights_;  // of files, or seeded by prepare()
+};
+
+}  // namespace
+
+std::unique_ptr<PrefillBackend> make_cpu_prefill(PrefillModel model) {
+  return std::make_unique<CpuPrefill>(std::move(model));
+}
+
+}  // namespace s2o

@@ -1,0 +1,281 @@
+#include "lib/prefill/run_prefill.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <new>
+#include <optional>
+
+#include "kernels/common/parallel.h"
+#include "lib/core/error.h"
+#include "lib/core/log.h"
+#include "lib/core/memory.h"
+#include "lib/eval/run_context.h"
+#include "lib/metrics/metric.h"
+#include "lib/prefill/columns.h"
+#include "lib/prefill/measures.h"
+
+namespace s2o {
+namespace {
+
+std::string text_of(const std::exception_ptr& failure, const std::string& what) {
+  try {
+    std::rethrow_exception(failure);
+  } catch (const std::bad_alloc&) {
+    return fmt::format("{}: out of memory; {} bytes are free", what, available_memory_bytes());
+  } catch (const std::exception& error) {
+    return error.what();
+  } catch (...) {
+    return "unknown failure";
+  }
+}
+
+template <class Part>
+std::vector<double> parts_of(const PrefillRun& run, Part part) {
+  std::vector<double> values;
+  for (const PrefillSplit& split : run.repeats) values.push_back(split.*part);
+  return values;
+}
+
+std::optional<double> median_of(const PrefillRun& run, double PrefillSplit::*part) {
+  return quantile(parts_of(run, part), 0.5);
+}
+
+void fill_times(const PrefillRun& run, const PrefillRun& dense, bool has_oracle, ResultRow& row) {
+  auto& metrics = row.metrics;
+  metrics["linear_ms"] = median_of(run, &PrefillSplit::linear_ms);
+  metrics["attention_ms"] = median_of(run, &PrefillSplit::attention_ms);
+  metrics["rest_ms"] = median_of(run, &PrefillSplit::rest_ms);
+  if (has_oracle) return;  // it plans from the dense result: no time to first token
+  metrics["planning_ms"] = median_of(run, &PrefillSplit::planning_ms);
+  const std::vector<double> totals = parts_of(run, &PrefillSplit::total_ms);
+  const std::optional<double> total = quantile(totals, 0.5);
+  metrics["time_to_first_token_ms"] = total;
+  if (totals.size() > 1) {
+    metrics["time_to_first_token_p10_ms"] = quantile(totals, 0.1);
+    metrics["time_to_first_token_p90_ms"] = quantile(totals, 0.9);
+  }
+  const std::optional<double> dense_total = median_of(dense, &PrefillSplit::total_ms);
+  if (total && dense_total && *total > 0.0) metrics["speedup_vs_dense"] = *dense_total / *total;
+}
+
+void fill_work(const PrefillRun& run, ResultRow& row) {
+  if (run.layers.empty()) return;
+  std::vector<double>& compute = row.prefill.per_layer["compute_density"];
+  std::vector<double>& pairs = row.prefill.per_layer["pair_density"];
+  row.planner = run.layers.front().planner;
+  for (const PrefillLayer& layer : run.layers) {
+    compute.push_back(layer.compute_density);
+    pairs.push_back(layer.pair_density);
+    if (layer.planner != row.planner) row.planner = "mixed";
+  }
+  row.metrics["compute_density"] = mean_of(compute);
+  row.metrics["pair_density"] = mean_of(pairs);
+}
+
+void fill_losses(const PrefillRun& run, const PrefillRun& dense, ResultRow& row) {
+  if (run.losses.empty()) return;
+  row.metrics["held_out_loss"] = mean_of(run.losses);
+  row.metrics["dense_loss"] = mean_of(dense.losses);
+  row.prefill.loss_by_position = nlohmann::ordered_json::array();
+  for (const LossBucket& bucket : bucket_losses(run.losses)) {
+    row.prefill.loss_by_position.push_back(
+        {{"begin", bucket.begin}, {"end", bucket.end}, {"loss", bucket.loss}});
+  }
+}
+
+void fill_logits(const PrefillRun& run, const PrefillRun& dense, const Prompt& prompt,
+                 int vocab_size, ResultRow& row) {
+  if (run.logits.empty()) return;
+  const auto bad = std::find_if(run.logits.begin(), run.logits.end(),
+                                [](float logit) { return !std::isfinite(logit); });
+  if (bad != run.logits.end()) {
+    row.error = fmt::format("{}: logits hold {} in row {}", row.method, *bad,
+                            (bad - run.logits.begin()) / vocab_size);
+    return;
+  }
+  const LogitDivergence divergence = compare_logits(run.logits, dense.logits, vocab_size);
+  row.metrics["kl_from_dense"] = divergence.kl_mean;
+  row.metrics["max_abs_logit_error"] = divergence.max_abs;
+  row.metrics["top1_agreement"] = divergence.top1_agreement;
+  row.metrics["logit_rows"] = static_cast<double>(run.logits.size()) / vocab_size;
+  if (prompt.answer_length == 0) return;
+  const std::span<const std::int32_t> answer(prompt.tokens.data() + prompt.answer_start,
+                                             static_cast<std::size_t>(prompt.answer_length));
+  const std::int64_t correct = count_correct(run.logits, answer, vocab_size);
+  const auto tokens = static_cast<double>(prompt.answer_length);
+  row.metrics["answer_tokens"] = tokens;
+  row.metrics["answer_correct"] = static_cast<double>(correct);
+  row.metrics["retrieval_accuracy"] = static_cast<double>(correct) / tokens;
+  row.metrics["exact_match"] = correct == prompt.answer_length ? 1.0 : 0.0;
+}
+
+// A value that is NaN or infinite becomes null, and the row's error names it.
+void drop_nonfinite(ResultRow& row) {
+  for (const MetricColumn& column : prefill_columns()) {
+    std::optional<double>& value = row.metrics[column.name];
+    if (!value || std::isfinite(*value)) continue;
+    if (!row.error) row.error = fmt::format("{} is {}", column.name, *value);
+    value.reset();
+  }
+}
+
+class Runner {
+ public:
+  Runner(const PrefillCells& cells, PrefillBackend& backend, PrefillSink& sink)
+      : cells_(cells), backend_(backend), sink_(sink) {}
+
+  EvalSummary run() {
+    for (std::size_t i = 0; i < cells_.prompts.size(); ++i) {
+      throw_if_cancelled();
+      run_prompt(i);
+    }
+    return summary_;
+  }
+
+ private:
+  void run_prompt(std::size_t index) {
+    const std::size_t begin = index * cells_.settings.size();
+    const std::size_t end = begin + cells_.settings.size();
+    std::vector<std::size_t> missing;
+    for (std::size_t cell = begin; cell < end; ++cell) {
+      if (!sink_.has_row(cell)) missing.push_back(cell);
+    }
+    if (missing.empty()) return;
+    const Prompt& prompt = cells_.prompts[index];
+    std::exception_ptr failure;
+    const std::optional<PrefillRun> dense = prefill(prompt, cells_.dense, failure);
+    for (const std::size_t cell : missing) {
+      if (!dense) {
+        fail(cell, failure);
+        continue;
+      }
+      const PrefillSetting& setting = cells_.setting(cell);
+      if (setting.is_dense()) {
+        finish(cell, *dense, *dense);
+        continue;
+      }
+      throw_if_cancelled();
+      const std::optional<PrefillRun> run = prefill(prompt, setting, failure);
+      if (run) {
+        finish(cell, *run, *dense);
+      } else {
+        fail(cell, failure);
+      }
+    }
+  }
+
+  // Nothing, and why, for a prefill that failed.
+  std::optional<PrefillRun> prefill(const Prompt& prompt, const PrefillSetting& setting,
+                                    std::exception_ptr& failure) {
+    sink_.start(fmt::format("{} on {}, {} tokens",
+                            setting_text(setting.method->info().name, setting.params.to_json()),
+                            prompt.name, prompt.seqlen()));
+    std::optional<PrefillRun> run;
+    try {
+      const std::vector<LayerMethod> layers = setting.layers();
+      run.emplace(backend_.run(prompt.tokens, layers, wanted_of(prompt), cells_.config.timing,
+                               [this](int done, int total) { sink_.progress(done, total); }));
+    } catch (const InterruptedError&) {
+      throw;
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    sink_.end();
+    return run;
+  }
+
+  PrefillWanted wanted_of(const Prompt& prompt) const {
+    if (!cells_.measures_accuracy) return {};
+    return {.logit_positions = logit_rows(prompt, cells_.config.logit_positions),
+            .losses = prompt.wants_loss};
+  }
+
+  void finish(std::size_t cell, const PrefillRun& run, const PrefillRun& dense) {
+    ResultRow row = blank_prefill_row(cells_, cell, backend_);
+    fill_times(run, dense, cells_.setting(cell).has_oracle(), row);
+    fill_work(run, row);
+    fill_losses(run, dense, row);
+    fill_logits(run, dense, cells_.prompt(cell), cells_.model.config.vocab_size, row);
+    if (run.device_bytes > 0) row.metrics["device_bytes"] = static_cast<double>(run.device_bytes);
+    drop_nonfinite(row);
+    if (row.error) {
+      add_failed(cell, row, std::make_exception_ptr(Error(*row.error)));
+    } else {
+      ++summary_.succeeded;
+      sink_.add(cell, row);
+    }
+  }
+
+  void fail(std::size_t cell, const std::exception_ptr& failure) {
+    ResultRow row = blank_prefill_row(cells_, cell, backend_);
+    row.error = text_of(failure, row.method);
+    add_failed(cell, row, failure);
+  }
+
+  void add_failed(std::size_t cell, const ResultRow& row, const std::exception_ptr& failure) {
+    log_error(fmt::format("{} on {}, {} tokens: {}", setting_text(row.method, row.params),
+                          row.input, row.seqlen, *row.error));
+    ++summary_.failed;
+    if (!summary_.first_failure) summary_.first_failure = failure;
+    sink_.add(cell, row);
+  }
+
+  const PrefillCells& cells_;
+  PrefillBackend& backend_;
+  PrefillSink& sink_;
+  EvalSummary summary_;
+};
+
+}  // namespace
+
+std::size_t count_prefills(const PrefillCells& cells, const PrefillSink& sink) {
+  std::size_t prefills = 0;
+  for (std::size_t i = 0; i < cells.prompts.size(); ++i) {
+    std::size_t missing = 0;
+    std::size_t sparse = 0;
+    for (std::size_t s = 0; s < cells.settings.size(); ++s) {
+      if (sink.has_row(i * cells.settings.size() + s)) continue;
+      ++missing;
+      sparse += cells.settings[s].is_dense() ? 0 : 1;
+    }
+    prefills += missing == 0 ? 0 : 1 + sparse;
+  }
+  return prefills;
+}
+
+EvalSummary run_prefills(const PrefillCells& cells, PrefillBackend& backend, PrefillSink& sink) {
+  return Runner(cells, backend, sink).run();
+}
+
+ResultRow blank_prefill_row(const PrefillCells& cells, std::size_t cell,
+                            const PrefillBackend& backend) {
+  const Prompt& prompt = cells.prompt(cell);
+  const PrefillSetting& setting = cells.setting(cell);
+  const ModelConfig& config = cells.model.config;
+  ResultRow row;
+  row.kind = RowKind::kPrefill;
+  row.input = prompt.name;
+  row.seqlen = prompt.seqlen();
+  row.num_q_heads = config.num_q_heads;
+  row.num_kv_heads = config.num_kv_heads;
+  row.head_dim = config.head_dim;
+  row.method = setting.method->info().name;
+  row.params = setting.row_params;
+  row.kernel = backend.kernel();
+  row.backend = backend.name();
+  row.prefill = {.task = prompt.task, .model = cells.model_label, .qkv = cells.qkv_label};
+  for (const MetricColumn& column : prefill_columns()) row.metrics[column.name] = std::nullopt;
+  return row;
+}
+
+nlohmann::ordered_json make_prefill_context(const PrefillCells& cells, PrefillBackend& backend) {
+  return make_run_context({.name = cells.config.name,
+                           .seed = cells.config.seed,
+                           .num_cells = cells.size(),
+                           .config = to_json(cells.config)},
+                          backend.context());
+}
+
+}  // namespace s2o
