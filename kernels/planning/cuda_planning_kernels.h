@@ -14,6 +14,10 @@ class CudaPlanningKernels final : public PlanningKernels {
   void mean_queries(const MeanQueryArgs& args, KernelDType dtype, int head_dim) override;
   void key_scores(const KeyScoreArgs& args, KernelDType dtype, int head_dim) override;
   void rank_history(const RankArgs& args) override;
+  void block_moments(const MomentArgs& args, KernelDType dtype, int head_dim) override;
+  void estimate_lse(const LseArgs& args, KernelDType dtype, int head_dim) override;
+  void cluster_queries(const ClusterArgs& args, KernelDType dtype, int head_dim) override;
+  void cluster_scores(const ClusterScoreArgs& args, KernelDType dtype, int head_dim) override;
   void pool_blocks(const PoolArgs& args, KernelDType dtype, int head_dim) override;
   void column_means(const ColumnMeanArgs& args, KernelDType dtype, int head_dim) override;
   void block_scores(const BlockScoreArgs& args, KernelDType dtype, int head_dim) override;

@@ -14,10 +14,10 @@
 namespace s2o {
 namespace device {
 
-template <class Element, int kHeadDim>
-__global__ void __launch_bounds__(kMeanThreads, 4)
+template <class Element, int kHeadDim, bool kNormalizers>
+__global__ void __launch_bounds__(kMeanThreads, kNormalizers ? 3 : 4)
     mean_queries_kernel(const __grid_constant__ MeanQueryArgs args) {
-  MeanQueries<Element, kHeadDim>(args).run();
+  MeanQueries<Element, kHeadDim, kNormalizers>(args).run();
 }
 
 template <class Element, int kHeadDim, bool kDiagonal>
@@ -102,12 +102,16 @@ void CudaPlanningKernels::clear(void* array, std::size_t bytes) {
 }
 
 void CudaPlanningKernels::mean_queries(const MeanQueryArgs& args, KernelDType dtype, int head_dim) {
+  const std::int64_t rows =
+      static_cast<std::int64_t>(args.shape.num_lists()) * args.shape.num_segments;
   device::dispatch_element(dtype, head_dim, [&]<class Element, int kHeadDim>() {
-    device::launch_blocks(
-        device::mean_queries_kernel<Element, kHeadDim>,
-        static_cast<std::int64_t>(args.shape.num_lists()) * args.shape.num_segments,
-        device::kMeanThreads, sizeof(device::SharedMeans<kHeadDim>), stream_,
-        "planning: mean queries", args);
+    const auto launch = [&]<bool kNormalizers>() {
+      device::launch_blocks(device::mean_queries_kernel<Element, kHeadDim, kNormalizers>, rows,
+                            device::kMeanThreads,
+                            sizeof(device::SharedMeans<kHeadDim, kNormalizers>), stream_,
+                            "planning: mean queries", args);
+    };
+    args.lse == nullptr ? launch.template operator()<false>() : launch.template operator()<true>();
   });
 }
 

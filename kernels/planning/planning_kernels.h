@@ -9,6 +9,7 @@
 #include "kernels/planning/block_args.h"
 #include "kernels/planning/energy_args.h"
 #include "kernels/planning/last_query_args.h"
+#include "kernels/planning/ranking_args.h"
 #include "kernels/planning/s2o_args.h"
 
 namespace s2o {
@@ -22,6 +23,11 @@ class PlanningKernels {
   virtual void mean_queries(const MeanQueryArgs& args, KernelDType dtype, int head_dim) = 0;
   virtual void key_scores(const KeyScoreArgs& args, KernelDType dtype, int head_dim) = 0;
   virtual void rank_history(const RankArgs& args) = 0;
+  // S2O's rankings beyond the mean (ranking_args.h).
+  virtual void block_moments(const MomentArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void estimate_lse(const LseArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void cluster_queries(const ClusterArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void cluster_scores(const ClusterScoreArgs& args, KernelDType dtype, int head_dim) = 0;
 
   // Methods that select blocks (block_args.h).
   virtual void pool_blocks(const PoolArgs& args, KernelDType dtype, int head_dim) = 0;

@@ -2,8 +2,12 @@
 
 #include <cstring>
 
+#include "kernels/planning/block_moments.cuh"
 #include "kernels/planning/block_scores.cuh"
+#include "kernels/planning/cluster_queries.cuh"
+#include "kernels/planning/cluster_scores.cuh"
 #include "kernels/planning/energy_rows.cuh"
+#include "kernels/planning/estimate_lse.cuh"
 #include "kernels/planning/key_scores.cuh"
 #include "kernels/planning/last_queries.cuh"
 #include "kernels/planning/mean_queries.cuh"
@@ -36,9 +40,12 @@ class ModelPlanningKernels final : public PlanningKernels {
 
   void mean_queries(const MeanQueryArgs& args, KernelDType dtype, int head_dim) override {
     dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
-      launch(args.shape.num_lists() * args.shape.num_segments, device::kMeanThreads,
-             sizeof(device::SharedMeans<kHeadDim>),
-             [&] { device::MeanQueries<Element, kHeadDim>(args).run(); });
+      const auto run = [&]<bool kNormalizers>() {
+        launch(args.shape.num_lists() * args.shape.num_segments, device::kMeanThreads,
+               sizeof(device::SharedMeans<kHeadDim, kNormalizers>),
+               [&] { device::MeanQueries<Element, kHeadDim, kNormalizers>(args).run(); });
+      };
+      args.lse == nullptr ? run.template operator()<false>() : run.template operator()<true>();
     });
   }
   void key_scores(const KeyScoreArgs& args, KernelDType dtype, int head_dim) override {
@@ -55,6 +62,36 @@ class ModelPlanningKernels final : public PlanningKernels {
   void rank_history(const RankArgs& args) override {
     launch(args.num_batch_lists * (args.end_segment - args.first_segment), device::kRankThreads,
            sizeof(device::SharedRank), [&] { device::RankHistory(args).run(); });
+  }
+
+  void block_moments(const MomentArgs& args, KernelDType dtype, int head_dim) override {
+    dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      launch(args.num_heads * args.num_blocks, device::kMomentThreads,
+             sizeof(device::SharedMoments<kHeadDim>),
+             [&] { device::BlockMoments<Element, kHeadDim>(args).run(); });
+    });
+  }
+  void estimate_lse(const LseArgs& args, KernelDType dtype, int head_dim) override {
+    dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      launch(args.num_q_heads * args.num_blocks, device::kLseThreads,
+             sizeof(device::SharedLse<kHeadDim>),
+             [&] { device::EstimateLse<Element, kHeadDim>(args).run(); });
+    });
+  }
+  void cluster_queries(const ClusterArgs& args, KernelDType dtype, int head_dim) override {
+    dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      launch(args.shape.num_lists() * args.shape.num_segments, device::kClusterThreads,
+             sizeof(device::SharedClusters<kHeadDim>),
+             [&] { device::ClusterQueries<Element, kHeadDim>(args).run(); });
+    });
+  }
+  void cluster_scores(const ClusterScoreArgs& args, KernelDType dtype, int head_dim) override {
+    const KeyScoreArgs& rows = args.rows;
+    dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      launch(rows.num_batch_kv_heads * rows.num_row_tiles * rows.num_key_chunks,
+             device::kClusterScoreThreads, sizeof(device::SharedClusterScores<kHeadDim>),
+             [&] { device::ClusterScores<Element, kHeadDim>(args).run(); });
+    });
   }
 
   void pool_blocks(const PoolArgs& args, KernelDType dtype, int head_dim) override {
