@@ -22,6 +22,8 @@ class CudaPlanningKernels final : public PlanningKernels {
   void column_means(const ColumnMeanArgs& args, KernelDType dtype, int head_dim) override;
   void block_scores(const BlockScoreArgs& args, KernelDType dtype, int head_dim) override;
   void select_rows(const SelectArgs& args, KernelDType dtype) override;
+  void stride_sums(const StrideSumArgs& args, KernelDType dtype, int head_dim) override;
+  void stride_mass(const StrideMassArgs& args, KernelDType dtype) override;
   void energy_rows(const EnergyArgs& args, KernelDType dtype, int head_dim) override;
   void radius_lifts(const RadiusArgs& args, KernelDType dtype, int head_dim) override;
   void last_queries(const LastQueryArgs& args, KernelDType dtype, int head_dim) override;

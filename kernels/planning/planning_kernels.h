@@ -11,6 +11,7 @@
 #include "kernels/planning/last_query_args.h"
 #include "kernels/planning/ranking_args.h"
 #include "kernels/planning/s2o_args.h"
+#include "kernels/planning/xattention_args.h"
 
 namespace s2o {
 
@@ -34,6 +35,10 @@ class PlanningKernels {
   virtual void column_means(const ColumnMeanArgs& args, KernelDType dtype, int head_dim) = 0;
   virtual void block_scores(const BlockScoreArgs& args, KernelDType dtype, int head_dim) = 0;
   virtual void select_rows(const SelectArgs& args, KernelDType dtype) = 0;
+
+  // XAttention (xattention_args.h).
+  virtual void stride_sums(const StrideSumArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void stride_mass(const StrideMassArgs& args, KernelDType dtype) = 0;
 
   // Methods that select blocks by energy (energy_args.h).
   virtual void energy_rows(const EnergyArgs& args, KernelDType dtype, int head_dim) = 0;

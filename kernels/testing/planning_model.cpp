@@ -14,6 +14,8 @@
 #include "kernels/planning/pool_blocks.cuh"
 #include "kernels/planning/rank_history.cuh"
 #include "kernels/planning/select_rows.cuh"
+#include "kernels/planning/stride_mass.cuh"
+#include "kernels/planning/stride_sums.cuh"
 #include "kernels/testing/simt.h"
 
 namespace s2o::testing {
@@ -125,6 +127,26 @@ class ModelPlanningKernels final : public PlanningKernels {
       launch(blocks, 32 * warps,
              static_cast<std::size_t>(warps * device::select_bytes(args.num_kv_blocks)),
              [&] { device::SelectRow<Element>(args, warps).run(); });
+    });
+  }
+
+  void stride_sums(const StrideSumArgs& args, KernelDType dtype, int head_dim) override {
+    const int blocks = args.num_q_heads * (args.end_tile - args.first_tile) * args.num_chunks;
+    dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      launch(blocks, device::kStrideThreads, sizeof(device::SharedStride),
+             [&] { device::StrideSums<Element, kHeadDim>(args).run(); });
+    });
+  }
+  void stride_mass(const StrideMassArgs& args, KernelDType dtype) override {
+    dispatch(dtype, 64, [&]<class Element, int kHeadDim>() {
+      const auto run = [&]<int kColumns>() {
+        launch(args.num_q_heads * args.num_blocks, device::kStrideMassThreads,
+               sizeof(device::SharedStrideMass),
+               [&] { device::StrideMass<Element, kColumns>(args).run(); });
+      };
+      args.columns_per_block == 8    ? run.template operator()<8>()
+      : args.columns_per_block == 16 ? run.template operator()<16>()
+                                     : run.template operator()<32>();
     });
   }
 

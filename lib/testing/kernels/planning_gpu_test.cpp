@@ -80,6 +80,9 @@ const MethodCase kMethodCases[] = {
     {"s2o_plus", {{"segment_size", 128}}, 0.0},
     {"s2o_plus", {{"segment_size", 1024}, {"key_order_sharing", "kv_head"}}, 0.0},
     {"s2o_plus", {{"ranking", "mean"}, {"segment_size", 256}}, 0.0},
+    {"xattention", {{"threshold", 0.9}}, 0.01},
+    {"xattention", {{"threshold", 0.7}, {"stride", 16}, {"compensation", "blocks"}}, 0.01},
+    {"xattention", {{"block_size", 64}, {"stride", 4}}, 0.01},
 };
 const Shape kShapes[] = {{3000, 4, 2, 64}, {2048, 4, 1, 128}, {129, 2, 1, 64}, {5, 1, 1, 128}};
 
