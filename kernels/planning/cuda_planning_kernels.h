@@ -28,6 +28,8 @@ class CudaPlanningKernels final : public PlanningKernels {
   void radius_lifts(const RadiusArgs& args, KernelDType dtype, int head_dim) override;
   void last_queries(const LastQueryArgs& args, KernelDType dtype, int head_dim) override;
   void order_segments(const SegmentOrderArgs& args) override;
+  void top_entries(const TopEntryArgs& args) override;
+  void tile_windows(const WindowArgs& args) override;
 
  private:
   CudaStream stream_;

@@ -11,6 +11,7 @@
 #include "kernels/planning/last_query_args.h"
 #include "kernels/planning/ranking_args.h"
 #include "kernels/planning/s2o_args.h"
+#include "kernels/planning/vertical_slash_args.h"
 #include "kernels/planning/xattention_args.h"
 
 namespace s2o {
@@ -47,6 +48,10 @@ class PlanningKernels {
   // Methods that estimate from the last queries (last_query_args.h).
   virtual void last_queries(const LastQueryArgs& args, KernelDType dtype, int head_dim) = 0;
   virtual void order_segments(const SegmentOrderArgs& args) = 0;
+
+  // MInference (vertical_slash_args.h).
+  virtual void top_entries(const TopEntryArgs& args) = 0;
+  virtual void tile_windows(const WindowArgs& args) = 0;
 };
 
 }  // namespace s2o

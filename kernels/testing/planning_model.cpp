@@ -16,6 +16,7 @@
 #include "kernels/planning/select_rows.cuh"
 #include "kernels/planning/stride_mass.cuh"
 #include "kernels/planning/stride_sums.cuh"
+#include "kernels/planning/vertical_slash.cuh"
 #include "kernels/testing/simt.h"
 
 namespace s2o::testing {
@@ -171,17 +172,32 @@ class ModelPlanningKernels final : public PlanningKernels {
     dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
       using Pass = device::LastQueryPass<Element, kHeadDim>;
       const int blocks = args.num_q_heads * args.num_chunks;
-      constexpr std::size_t kBytes = sizeof(device::SharedLastQueries<kHeadDim>);
-      launch(blocks, device::kLastQueryThreads, kBytes, [&] { Pass(args).reduce_chunk(); });
+      const std::size_t bytes = device::last_query_bytes<kHeadDim>(args);
+      launch(blocks, device::kLastQueryThreads, bytes, [&] { Pass(args).reduce_chunk(); });
       launch(args.num_q_heads, kLastQueries, 16, [&] { device::combine_last_queries(args); });
-      launch(blocks, device::kLastQueryThreads, kBytes, [&] { Pass(args).sum_chunk(); });
+      launch(blocks, device::kLastQueryThreads, bytes, [&] { Pass(args).sum_chunk(); });
     });
+    if (args.distance_mass == nullptr) return;
+    const auto distances =
+        static_cast<int>((args.seqlen + device::kDistanceThreads - 1) / device::kDistanceThreads);
+    launch(args.num_q_heads * distances, device::kDistanceThreads, 16,
+           [&] { device::combine_distances(args); });
   }
   void order_segments(const SegmentOrderArgs& args) override {
     const auto segments = static_cast<int>((args.seqlen + args.segment - 1) / args.segment);
     launch(args.num_heads * segments, device::kSegmentOrderThreads,
            sizeof(float) * static_cast<std::size_t>(args.segment),
            [&] { device::order_segment(args); });
+  }
+  void top_entries(const TopEntryArgs& args) override {
+    launch(args.num_heads, device::kCutThreads, sizeof(device::SharedCut),
+           [&] { device::top_entries(args); });
+  }
+  void tile_windows(const WindowArgs& args) override {
+    launch(args.num_heads * device::ceil_div(args.num_tiles, device::kWindowThreads),
+           device::kWindowThreads, 16, [&] { device::tile_windows(args); });
+    launch(device::ceil_div(args.num_heads * args.num_tiles, device::kWindowThreads / 32),
+           device::kWindowThreads, 16, [&] { device::tile_columns(args); });
   }
 
  private:

@@ -83,6 +83,8 @@ const MethodCase kMethodCases[] = {
     {"xattention", {{"threshold", 0.9}}, 0.01},
     {"xattention", {{"threshold", 0.7}, {"stride", 16}, {"compensation", "blocks"}}, 0.01},
     {"xattention", {{"block_size", 64}, {"stride", 4}}, 0.01},
+    {"minference", {{"vertical_size", 60}, {"slash_size", 150}}, 0.01},
+    {"minference", {{"vertical_size", 200}, {"slash_size", 400}, {"last_q", 100}}, 0.01},
 };
 const Shape kShapes[] = {{3000, 4, 2, 64}, {2048, 4, 1, 128}, {129, 2, 1, 64}, {5, 1, 1, 128}};
 
