@@ -30,6 +30,10 @@ class CudaPlanningKernels final : public PlanningKernels {
   void order_segments(const SegmentOrderArgs& args) override;
   void top_entries(const TopEntryArgs& args) override;
   void tile_windows(const WindowArgs& args) override;
+  void flex_heads(const FlexHeadArgs& args, KernelDType dtype, int head_dim) override;
+  void scale_query_means(const FlexMeanArgs& args, KernelDType dtype, int head_dim) override;
+  void flex_cuts(const FlexRowArgs& args, KernelDType dtype) override;
+  void flex_items(const FlexRowArgs& args) override;
 
  private:
   CudaStream stream_;

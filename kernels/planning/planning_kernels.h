@@ -8,6 +8,7 @@
 #include "kernels/attention/launch_plan.h"
 #include "kernels/planning/block_args.h"
 #include "kernels/planning/energy_args.h"
+#include "kernels/planning/flex_args.h"
 #include "kernels/planning/last_query_args.h"
 #include "kernels/planning/ranking_args.h"
 #include "kernels/planning/s2o_args.h"
@@ -52,6 +53,12 @@ class PlanningKernels {
   // MInference (vertical_slash_args.h).
   virtual void top_entries(const TopEntryArgs& args) = 0;
   virtual void tile_windows(const WindowArgs& args) = 0;
+
+  // FlexPrefill (flex_args.h).
+  virtual void flex_heads(const FlexHeadArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void scale_query_means(const FlexMeanArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void flex_cuts(const FlexRowArgs& args, KernelDType dtype) = 0;
+  virtual void flex_items(const FlexRowArgs& args) = 0;
 };
 
 }  // namespace s2o

@@ -8,6 +8,8 @@
 #include "kernels/planning/cluster_scores.cuh"
 #include "kernels/planning/energy_rows.cuh"
 #include "kernels/planning/estimate_lse.cuh"
+#include "kernels/planning/flex_heads.cuh"
+#include "kernels/planning/flex_rows.cuh"
 #include "kernels/planning/key_scores.cuh"
 #include "kernels/planning/last_queries.cuh"
 #include "kernels/planning/mean_queries.cuh"
@@ -198,6 +200,33 @@ class ModelPlanningKernels final : public PlanningKernels {
            device::kWindowThreads, 16, [&] { device::tile_windows(args); });
     launch(device::ceil_div(args.num_heads * args.num_tiles, device::kWindowThreads / 32),
            device::kWindowThreads, 16, [&] { device::tile_columns(args); });
+  }
+  void flex_heads(const FlexHeadArgs& args, KernelDType dtype, int head_dim) override {
+    dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      launch(args.num_heads, device::kCutThreads, device::flex_bytes<kHeadDim>(args.num_blocks),
+             [&] { device::FlexHead<Element, kHeadDim>(args).run(); });
+    });
+  }
+  void scale_query_means(const FlexMeanArgs& args, KernelDType dtype, int head_dim) override {
+    const int elements = args.num_heads * args.num_blocks * head_dim;
+    dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      launch(device::ceil_div(elements, device::kFlexThreads), device::kFlexThreads, 16,
+             [&] { device::scale_query_means<Element, kHeadDim>(args); });
+    });
+  }
+  void flex_cuts(const FlexRowArgs& args, KernelDType dtype) override {
+    dispatch(dtype, 64, [&]<class Element, int kHeadDim>() {
+      launch(device::ceil_div(args.num_heads * args.num_blocks, device::kFlexWarps),
+             device::kFlexThreads, 16, [&] { device::flex_softmax<Element>(args); });
+    });
+    launch(args.num_heads, device::kCutThreads, sizeof(device::SharedCut),
+           [&] { device::flex_cut(args); });
+  }
+  void flex_items(const FlexRowArgs& args) override {
+    const int words = device::ceil_div(args.num_blocks, 32);
+    launch(device::ceil_div(args.num_heads * args.num_blocks, device::kFlexWarps),
+           device::kFlexThreads, static_cast<std::size_t>(device::kFlexWarps * words * 4),
+           [&] { device::flex_items(args); });
   }
 
  private:

@@ -83,6 +83,9 @@ const MethodCase kMethodCases[] = {
     {"xattention", {{"threshold", 0.9}}, 0.01},
     {"xattention", {{"threshold", 0.7}, {"stride", 16}, {"compensation", "blocks"}}, 0.01},
     {"xattention", {{"block_size", 64}, {"stride", 4}}, 0.01},
+    {"flexprefill", {{"min_budget", 200}}, 0.01},
+    {"flexprefill", {{"min_budget", 200}, {"tau", 1.0}, {"gamma", 0.7}}, 0.01},
+    {"flexprefill", {{"block_size", 64}, {"tau", 0.0}, {"compensation", "blocks"}}, 0.01},
     {"minference", {{"vertical_size", 60}, {"slash_size", 150}}, 0.01},
     {"minference", {{"vertical_size", 200}, {"slash_size", 400}, {"last_q", 100}}, 0.01},
 };

@@ -64,6 +64,28 @@ TEST(VerticalSlashModel, minference_in_fp16_gives_the_cpu_plan) {
   expect_near("minference", input, {{"vertical_size", 100}, {"slash_size", 120}}, 0.01);
 }
 
+TEST(VerticalSlashModel, flexprefill_gives_the_cpu_plan) {
+  for (const Shape& shape : {Shape{1300, 4, 2, 64}, Shape{640, 2, 1, 128}, Shape{200, 2, 1, 64}}) {
+    for (const char* pattern : {"stripes", "mixed"}) {
+      const AttentionInput input = structured_input(shape, pattern);
+      // No head, some heads or all heads are query aware.
+      for (const double tau : {0.0, 0.1, 1.0}) {
+        for (const double gamma : {0.6, 0.95}) {
+          expect_near("flexprefill", input, {{"tau", tau}, {"gamma", gamma}, {"min_budget", 200}},
+                      0.01);
+        }
+      }
+    }
+  }
+}
+
+TEST(VerticalSlashModel, flexprefill_of_smaller_blocks_gives_the_cpu_plan) {
+  const AttentionInput input = structured_input({1500, 2, 1, 64}, "mixed", StorageDType::kF16);
+  expect_near("flexprefill", input,
+              {{"block_size", 64}, {"min_budget", 1}, {"tau", 0.5}, {"compensation", "blocks"}},
+              0.01);
+}
+
 TEST(VerticalSlashModel, logits_that_are_not_finite_name_their_head) {
   AttentionInput input = structured_input({600, 2, 1, 64});
   input.q[static_cast<std::size_t>((600 + 590) * 64)] = std::numeric_limits<float>::quiet_NaN();
