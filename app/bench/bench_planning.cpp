@@ -1,31 +1,35 @@
-// Times planning on a device and, for s2o, checks a sample of the orders against exact scores.
-//   bench_planning [method=s2o] seqlen=131072,32768 segment=1024 [heads=32] [kv_heads=8]
-//   [head_dim=128]
-//     [shared=0] [diagonal=0] [window=0] [depth=0] [score_mib=1024] [repeats=20]
-//     [rows=4]
-// One line per setting: median ms with cold L2, bytes, GB/s, GFLOP, workspace, near-ties.
+// Times planning on a device and checks it against the CPU method, for the first KV head's group.
+//   bench_planning [method=s2o,s2o_plus,...] seqlen=131072,32768 segment=1024 [heads=32]
+//     [kv_heads=8] [head_dim=128] [shared=0] [diagonal=0] [window=0] [depth=0] [score_mib=1024]
+//     [repeats=20] [rows=4] [check=0]
+// s2o takes the options up to score_mib, s2o_plus `segment`; all else are default settings. `rows`
+// segments of s2o and s2o_plus are compared with exact scores; check=1 compares the plans of other
+// methods with their CPU plans. One line per setting: median ms with cold L2, bytes, GB/s, GFLOP,
+// workspace, near-ties.
 #include <cuda_runtime.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <map>
-#include <numeric>
+#include <memory>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/common/bf16.h"
+#include "kernels/common/cuda_check.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/common/device_info.h"
 #include "kernels/common/parallel.h"
 #include "kernels/common/stream.h"
-#include "kernels/planning/block_planners.h"
 #include "kernels/planning/device_planner.h"
-#include "kernels/planning/energy_planners.h"
-#include "kernels/planning/s2o_layout.h"
 #include "kernels/planning/s2o_planner.h"
-#include "kernels/testing/order_compare.h"
+#include "lib/methods/method.h"
+#include "lib/plan/device_plan.h"
+#include "lib/testing/plan_compare.h"
+#include "lib/testing/s2o_orders.h"
 
 namespace s2o {
 namespace {
@@ -65,7 +69,7 @@ std::vector<std::uint16_t> structured_rows(int heads, std::int64_t seqlen, int d
 }
 
 struct Options : std::map<std::string, std::vector<std::int64_t>> {
-  std::string method = "s2o";
+  std::vector<std::string> methods = {"s2o"};
 };
 
 Options parse(int argc, char** argv) {
@@ -81,12 +85,15 @@ Options parse(int argc, char** argv) {
                   {"depth", {0}},
                   {"score_mib", {1024}},
                   {"repeats", {20}},
-                  {"rows", {4}}});
+                  {"rows", {4}},
+                  {"check", {0}}});
   for (int i = 1; i < argc; ++i) {
     const std::string text = argv[i];
     const std::size_t equals = text.find('=');
     if (text.substr(0, equals) == "method" && equals != std::string::npos) {
-      options.method = text.substr(equals + 1);
+      options.methods.clear();
+      std::stringstream names(text.substr(equals + 1));
+      for (std::string name; std::getline(names, name, ',');) options.methods.push_back(name);
       continue;
     }
     const auto option = options.find(text.substr(0, equals));
@@ -103,100 +110,66 @@ Options parse(int argc, char** argv) {
 }
 
 struct HostInput {
-  std::vector<std::uint16_t> q, k;
+  std::vector<std::uint16_t> q, k, v;
 };
 
-// Exact scores of one row in fp64, then near-ties of its order.
-testing::OrderComparison check_row(const Problem& problem, const S2oDeviceSettings& settings,
-                                   const HostInput& host, const HistoryShape& shape, int list,
-                                   std::int64_t segment, const std::vector<std::int32_t>& order) {
-  const int d = problem.head_dim;
-  const int heads = problem.num_q_heads / shape.num_lists();
-  const std::int64_t begin = segment * settings.segment_size;
-  const std::int64_t end = std::min(begin + settings.segment_size, problem.seqlen);
-  const double count = static_cast<double>(heads) * static_cast<double>(end - begin);
-  std::vector<double> mean(static_cast<std::size_t>(d), 0.0);
-  std::vector<double> square(static_cast<std::size_t>(d), 0.0);
-  for (int h = list * heads; h < (list + 1) * heads; ++h) {
-    for (std::int64_t t = begin; t < end; ++t) {
-      for (std::size_t i = 0; i < mean.size(); ++i) {
-        const double x = static_cast<double>(bf16_to_float(
-                             host.q[static_cast<std::size_t>(problem.row_offset(h, t)) + i])) *
-                         static_cast<double>(problem.softmax_scale);
-        mean[i] += x / count;
-        square[i] += x * x / count;
-      }
-    }
+// The first KV head and its query heads, for the CPU.
+AttentionInput first_group(const Problem& problem, const HostInput& host) {
+  AttentionInput input;
+  input.name = "bench";
+  input.dtype = StorageDType::kBF16;
+  input.problem = problem;
+  input.problem.num_q_heads = problem.group_size();
+  input.problem.num_kv_heads = 1;
+  const auto convert = [&](const std::vector<std::uint16_t>& rows, int heads) {
+    std::vector<float> values(static_cast<std::size_t>(heads * problem.seqlen * problem.head_dim));
+    std::transform(rows.begin(), rows.begin() + static_cast<std::ptrdiff_t>(values.size()),
+                   values.begin(), bf16_to_float);
+    return values;
+  };
+  input.q = convert(host.q, problem.group_size());
+  input.k = convert(host.k, 1);
+  input.v = convert(host.v, 1);
+  return input;
+}
+
+S2oDeviceSettings s2o_settings_of(const Options& options, const std::string& method,
+                                  std::int64_t segment_size) {
+  const auto option = [&options](const char* name) { return options.at(name).front(); };
+  if (method == "s2o_plus") {  // its defaults
+    return {.segment_size = segment_size,
+            .num_clusters = 32,
+            .normalizer_aware = true,
+            .value_aware = true,
+            .local_window = 128};
   }
-  const std::int64_t length = shape.history_length(segment);
-  const int kv_head = list / shape.lists_per_kv_head;
-  std::vector<float> scores(static_cast<std::size_t>(length));
-  float largest = 0.0f;
-  for (std::int64_t t = 0; t < length; ++t) {
-    double score = 0.0;
-    for (std::size_t i = 0; i < mean.size(); ++i) {
-      const double x = static_cast<double>(
-          bf16_to_float(host.k[static_cast<std::size_t>(problem.row_offset(kv_head, t)) + i]));
-      score += mean[i] * x;
-      if (settings.diagonal_ranking) score += 0.5 * (square[i] - mean[i] * mean[i]) * x * x;
-    }
-    scores[static_cast<std::size_t>(t)] = static_cast<float>(score);
-    largest = std::max(largest, std::abs(static_cast<float>(score)));
-  }
-  std::vector<std::int32_t> exact(scores.size());
-  std::iota(exact.begin(), exact.end(), 0);
-  std::stable_sort(exact.begin(), exact.end(), [&](std::int32_t a, std::int32_t b) {
-    return scores[static_cast<std::size_t>(a)] > scores[static_cast<std::size_t>(b)];
-  });
-  return testing::compare_orders(scores, order, exact, {.score_error = 0.002 + 0.005 * largest});
+  return {.segment_size = segment_size,
+          .share_key_order_in_group = option("shared") != 0,
+          .diagonal_ranking = option("diagonal") != 0,
+          .local_window = option("window"),
+          .max_depth = option("depth"),
+          .score_bytes = option("score_mib") << 20};
 }
 
 std::unique_ptr<Planner> make_planner(const std::string& method, const Problem& problem,
                                       const S2oDeviceSettings& settings) {
   constexpr std::int64_t kL2Bytes = std::int64_t{50} << 20;
-  if (method == "s2o") return make_s2o_planner(problem, settings, kL2Bytes);
-  if (method == "mean_pooling") return make_mean_pooling_planner(problem, {}, kL2Bytes);
-  if (method == "sparge_attn") return make_sparge_planner(problem, {}, kL2Bytes);
-  if (method == "pbs_attn") return make_pbs_planner(problem, {}, kL2Bytes);
-  if (method == "flash_prefill") return make_flash_prefill_planner(problem, {}, kL2Bytes);
-  if (method == "rbs") return make_rbs_planner(problem, {}, kL2Bytes);
-  throw Error("bench_planning: no planner for '" + method + "'");
+  if (method == "s2o" || method == "s2o_plus") {
+    return make_s2o_planner(problem, settings, kL2Bytes);
+  }
+  const ParamSet params(find_method(method).info().params);
+  auto planner = find_method(method).device_planner(
+      {.problem = problem, .params = params, .l2_bytes = kL2Bytes});
+  if (planner == nullptr) throw Error("bench_planning: no planner for '" + method + "'");
+  return planner;
 }
 
-void run(const Options& options, std::int64_t seqlen, std::int64_t segment_size) {
-  const auto option = [&options](const char* name) { return options.at(name).front(); };
-  Problem problem;
-  problem.seqlen = seqlen;
-  problem.num_q_heads = static_cast<int>(option("heads"));
-  problem.num_kv_heads = static_cast<int>(option("kv_heads"));
-  problem.head_dim = static_cast<int>(option("head_dim"));
-  problem.softmax_scale = 1.0f / std::sqrt(static_cast<float>(problem.head_dim));
-  static HostInput host;
-  static DeviceBuffer<std::uint16_t> q, k;
-  static std::int64_t uploaded = 0;
-  if (uploaded != seqlen) {
-    host.q = structured_rows(problem.num_q_heads, seqlen, problem.head_dim, 0);
-    host.k = structured_rows(problem.num_kv_heads, seqlen, problem.head_dim, 1);
-    q.upload(host.q, "q");
-    k.upload(host.k, "k");
-    uploaded = seqlen;
-  }
-  const S2oDeviceSettings settings{.segment_size = segment_size,
-                                   .share_key_order_in_group = option("shared") != 0,
-                                   .diagonal_ranking = option("diagonal") != 0,
-                                   .local_window = option("window"),
-                                   .max_depth = option("depth"),
-                                   .score_bytes = option("score_mib") << 20};
-  DevicePlanner planner(make_planner(options.method, problem, settings));
-  const PlanningCost cost = planner.cost();
-  planner.prepare();
-  const DeviceInput input{
-      .problem = problem, .dtype = KernelDType::kBf16, .q = q.data(), .k = k.data()};
+// Times of `repeats` runs, ascending.
+std::vector<float> time_planner(DevicePlanner& planner, const DeviceInput& input, int repeats) {
   Stream stream;
   DeviceBuffer<std::uint8_t> flush;
   flush.resize(std::size_t{256} << 20, "flush");
   std::vector<float> ms;
-  const auto repeats = static_cast<int>(option("repeats"));
   for (int i = 0; i < repeats + 2; ++i) {
     cuda_check(cudaMemsetAsync(flush.data(), i, flush.size(), stream.get()), "flush L2");
     Event begin, end;
@@ -208,57 +181,103 @@ void run(const Options& options, std::int64_t seqlen, std::int64_t segment_size)
   }
   planner.check();
   std::sort(ms.begin(), ms.end());
-  const double median = ms[ms.size() / 2];
+  return ms;
+}
 
-  // Orders of a few rows, twice: the same bytes, and the exact order up to near-ties.
-  const HistoryShape shape = s2o_history_shape(problem, settings);
+// Orders of the first group, twice: the same bytes, and exact up to near-ties.
+void check_orders(const Options& options, const S2oDeviceSettings& settings,
+                  const DeviceInput& input, const HostInput& host, DevicePlanner& planner) {
+  const AttentionInput group = first_group(input.problem, host);
+  const HistoryShape shape = s2o_history_shape(group.problem, settings);
   const S2oLayout layout(shape, settings.score_bytes);
-  testing::OrderComparison total;
-  const DevicePlan plan = planner.device_plan();
-  bool same = true;
-  const std::int64_t num_rows = options.method == "s2o" ? option("rows") : 0;
-  for (std::int64_t i = 0; i < num_rows; ++i) {
-    const std::int64_t segment = shape.num_segments - 1 - i * shape.num_segments / 5;
-    const int list = static_cast<int>(i * 7 % shape.num_lists());
-    if (segment < 0) break;
-    std::vector<std::int32_t> order(static_cast<std::size_t>(shape.order_length(segment)));
-    std::vector<std::int32_t> again(order.size());
-    const std::int32_t* const source = plan.passes[0].gather_indices +
-                                       list * layout.order_per_list() +
-                                       layout.order_offsets[static_cast<std::size_t>(segment)];
-    const auto fetch = [&](std::vector<std::int32_t>& target) {
-      cuda_check(cudaMemcpy(target.data(), source, target.size() * sizeof(std::int32_t),
-                            cudaMemcpyDeviceToHost),
-                 "download a row");
-    };
-    fetch(order);
-    planner.plan(input, stream.get());
-    stream.synchronize();
-    fetch(again);
-    same = same && order == again;
-    const auto row = check_row(problem, settings, host, shape, list, segment, order);
-    total.slots += row.slots;
-    total.moved += row.moved;
-    total.beyond += row.beyond;
-    total.is_permutation = total.is_permutation && row.is_permutation;
+  const auto fetch = [&] {
+    std::vector<std::int32_t> order(
+        static_cast<std::size_t>(layout.order_per_list() * shape.num_lists()));
+    cuda_check(cudaMemcpy(order.data(), planner.device_plan().passes[0].gather_indices,
+                          order.size() * sizeof(std::int32_t), cudaMemcpyDeviceToHost),
+               "download orders");
+    return order;
+  };
+  std::vector<std::int32_t> order = fetch();
+  Stream stream;
+  planner.plan(input, stream.get());
+  stream.synchronize();
+  const bool same = order == fetch();
+  std::vector<std::int64_t> segments;
+  for (std::int64_t i = 0; i < options.at("rows").front(); ++i) {
+    segments.push_back(
+        std::max<std::int64_t>(shape.num_segments - 1 - i * shape.num_segments / 5, 0));
   }
-  std::printf("%s seqlen %7lld", options.method.c_str(), static_cast<long long>(seqlen));
-  if (options.method == "s2o") {
-    std::printf(" S %5lld%s%s depth %lld batches %zu", static_cast<long long>(segment_size),
+  const testing::OrderComparison total = testing::compare_orders_with_cpu(
+      group, settings, testing::S2oOrders(group.problem, settings, std::move(order)), segments);
+  std::printf(
+      "  %s %s, of %lld slots %lld near-ties, %lld beyond", same ? "deterministic" : "DIFFERS",
+      total.is_permutation ? "permutation" : "NO PERMUTATION", static_cast<long long>(total.slots),
+      static_cast<long long>(total.moved), static_cast<long long>(total.beyond));
+}
+
+// The plan of the first group against the CPU method's.
+void check_plan_of(const std::string& method, const DeviceInput& input, const HostInput& host,
+                   DevicePlanner& planner) {
+  const AttentionInput group = first_group(input.problem, host);
+  const CopyToHost copy = [](void* target, const void* source, std::size_t bytes) {
+    cuda_check(cudaMemcpy(target, source, bytes, cudaMemcpyDeviceToHost), "fetch the plan");
+  };
+  const SparsePlan plan =
+      fetch_plan(input.problem, planner.device_plan(), copy, FetchedArrays::kAll);
+  const DenseReference none;
+  const SparsePlan expected = find_method(method).plan_cpu(
+      {.input = group, .reference = none}, ParamSet(find_method(method).info().params));
+  const testing::PlanDifference d = testing::compare_plans(group.problem, plan, expected);
+  std::printf("  of %lld tiles %lld with near-ties: %lld keys more, %lld fewer of %lld",
+              static_cast<long long>(d.tiles), static_cast<long long>(d.differing_tiles),
+              static_cast<long long>(d.extra_keys), static_cast<long long>(d.missing_keys),
+              static_cast<long long>(d.keys));
+}
+
+void run(const Options& options, const std::string& method, std::int64_t seqlen,
+         std::int64_t segment_size) {
+  const auto option = [&options](const char* name) { return options.at(name).front(); };
+  Problem problem;
+  problem.seqlen = seqlen;
+  problem.num_q_heads = static_cast<int>(option("heads"));
+  problem.num_kv_heads = static_cast<int>(option("kv_heads"));
+  problem.head_dim = static_cast<int>(option("head_dim"));
+  problem.softmax_scale = 1.0f / std::sqrt(static_cast<float>(problem.head_dim));
+  static HostInput host;
+  static DeviceBuffer<std::uint16_t> q, k, v;
+  static std::int64_t uploaded = 0;
+  if (uploaded != seqlen) {
+    host.q = structured_rows(problem.num_q_heads, seqlen, problem.head_dim, 0);
+    host.k = structured_rows(problem.num_kv_heads, seqlen, problem.head_dim, 1);
+    host.v = structured_rows(problem.num_kv_heads, seqlen, problem.head_dim, 2);
+    q.upload(host.q, "q");
+    k.upload(host.k, "k");
+    v.upload(host.v, "v");
+    uploaded = seqlen;
+  }
+  const bool is_s2o = method == "s2o" || method == "s2o_plus";
+  const S2oDeviceSettings settings = s2o_settings_of(options, method, segment_size);
+  DevicePlanner planner(make_planner(method, problem, settings));
+  const PlanningCost cost = planner.cost();
+  planner.prepare();
+  const DeviceInput input{
+      .problem = problem, .dtype = KernelDType::kBf16, .q = q.data(), .k = k.data(), .v = v.data()};
+  const std::vector<float> ms = time_planner(planner, input, static_cast<int>(option("repeats")));
+  const auto median = static_cast<double>(ms[ms.size() / 2]);
+  std::printf("%s seqlen %7lld", method.c_str(), static_cast<long long>(seqlen));
+  if (is_s2o) {
+    std::printf(" S %5lld%s%s depth %lld", static_cast<long long>(segment_size),
                 settings.share_key_order_in_group ? " shared" : "",
                 settings.diagonal_ranking ? " diagonal" : "",
-                static_cast<long long>(settings.max_depth), layout.batches.size());
+                static_cast<long long>(settings.max_depth));
   }
   std::printf(": %8.3f ms (min %.3f)  %6.2f GB %6.0f GB/s  %8.1f GFLOP  workspace %.2f GB", median,
               static_cast<double>(ms.front()), cost.bytes * 1e-9, cost.bytes * 1e-6 / median,
               cost.flops * 1e-9, static_cast<double>(planner.workspace_bytes()) * 1e-9);
-  if (total.slots > 0) {
-    std::printf("  %s %s, of %lld slots %lld near-ties, %lld beyond",
-                same ? "deterministic" : "DIFFERS",
-                total.is_permutation ? "permutation" : "NO PERMUTATION",
-                static_cast<long long>(total.slots), static_cast<long long>(total.moved),
-                static_cast<long long>(total.beyond));
-  }
+  std::fflush(stdout);
+  if (is_s2o && option("rows") > 0) check_orders(options, settings, input, host, planner);
+  if (!is_s2o && option("check") != 0) check_plan_of(method, input, host, planner);
   std::printf("\n");
   std::fflush(stdout);
 }
@@ -275,7 +294,13 @@ int main(int argc, char** argv) {
     }
     const s2o::Options options = s2o::parse(argc, argv);
     for (const std::int64_t seqlen : options.at("seqlen")) {
-      for (const std::int64_t segment : options.at("segment")) s2o::run(options, seqlen, segment);
+      for (const std::string& method : options.methods) {
+        const bool has_segments = method == "s2o" || method == "s2o_plus";
+        for (const std::int64_t segment : options.at("segment")) {
+          s2o::run(options, method, seqlen, segment);
+          if (!has_segments) break;
+        }
+      }
     }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "bench_planning: %s\n", error.what());

@@ -66,6 +66,7 @@ enum class RowRule : std::uint8_t {
   kMeanPooling,  // cross-in over causal blocks; block 0 and the diagonal
   kPbsAttn,      // cross-in over earlier segments; the block of token 0; the own segment
   kSpargeAttn,   // top-k or cross-out over similar blocks
+  kXAttention,   // cross-in after the forced blocks; scores are masses, not logits
 };
 
 // From the scores of a row to the items of its tile.
@@ -91,6 +92,9 @@ struct SelectArgs {
   std::int32_t heads_per_k = 1;
   bool by_mass = false;  // cross-out at `threshold`, else the best `top_count`
   std::int32_t top_count = 1;
+  // kXAttention.
+  double mass_share = 0.0;              // instead of threshold
+  std::int32_t first_chunk_blocks = 0;  // rows below this follow another rule
   // The plan (plan_view.h).
   const std::int64_t* item_offsets = nullptr;
   PlanItem* items = nullptr;

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "kernels/common/error.h"
+#include "kernels/planning/planning_kernels.h"
 
 namespace s2o {
 namespace {

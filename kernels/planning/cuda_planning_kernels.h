@@ -14,14 +14,26 @@ class CudaPlanningKernels final : public PlanningKernels {
   void mean_queries(const MeanQueryArgs& args, KernelDType dtype, int head_dim) override;
   void key_scores(const KeyScoreArgs& args, KernelDType dtype, int head_dim) override;
   void rank_history(const RankArgs& args) override;
+  void block_moments(const MomentArgs& args, KernelDType dtype, int head_dim) override;
+  void estimate_lse(const LseArgs& args, KernelDType dtype, int head_dim) override;
+  void cluster_queries(const ClusterArgs& args, KernelDType dtype, int head_dim) override;
+  void cluster_scores(const ClusterScoreArgs& args, KernelDType dtype, int head_dim) override;
   void pool_blocks(const PoolArgs& args, KernelDType dtype, int head_dim) override;
   void column_means(const ColumnMeanArgs& args, KernelDType dtype, int head_dim) override;
   void block_scores(const BlockScoreArgs& args, KernelDType dtype, int head_dim) override;
   void select_rows(const SelectArgs& args, KernelDType dtype) override;
+  void stride_sums(const StrideSumArgs& args, KernelDType dtype, int head_dim) override;
+  void stride_mass(const StrideMassArgs& args, KernelDType dtype) override;
   void energy_rows(const EnergyArgs& args, KernelDType dtype, int head_dim) override;
   void radius_lifts(const RadiusArgs& args, KernelDType dtype, int head_dim) override;
   void last_queries(const LastQueryArgs& args, KernelDType dtype, int head_dim) override;
   void order_segments(const SegmentOrderArgs& args) override;
+  void top_entries(const TopEntryArgs& args) override;
+  void tile_windows(const WindowArgs& args) override;
+  void flex_heads(const FlexHeadArgs& args, KernelDType dtype, int head_dim) override;
+  void scale_query_means(const FlexMeanArgs& args, KernelDType dtype, int head_dim) override;
+  void flex_cuts(const FlexRowArgs& args, KernelDType dtype) override;
+  void flex_items(const FlexRowArgs& args) override;
 
  private:
   CudaStream stream_;

@@ -254,7 +254,7 @@ class KeyScores {
         }
         if constexpr (kDiagonal) {
 #pragma unroll
-          for (int i = 0; i < 4; ++i) b[i] = squared(b[i]);
+          for (int i = 0; i < 4; ++i) b[i] = squared<Element>(b[i]);
 #pragma unroll
           for (int t = 0; t < kRowTiles; ++t) {
             multiply_accumulate<Element>(score[t][n], variance[t], b[0], b[1]);
@@ -264,12 +264,6 @@ class KeyScores {
       }
     }
   }
-  // k^2 in units of 1 / kVarianceUnit.
-  static S2O_DEVICE std::uint32_t squared(std::uint32_t k) {
-    if constexpr (!Element::kIsBf16) k = multiply_pairs<Element>(k, 0x2c002c00u);  // 1/16 twice
-    return multiply_pairs<Element>(k, k);
-  }
-
   S2O_DEVICE void publish_ranges() const {
 #pragma unroll
     for (int r = 0; r < 2 * kRowTiles; ++r) {

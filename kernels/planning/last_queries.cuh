@@ -3,6 +3,8 @@
 // holds up to 128 queries of a head and walks a chunk of keys.
 #pragma once
 
+#include <cstddef>
+
 #include "kernels/device/cp_async.cuh"
 #include "kernels/device/layout.cuh"
 #include "kernels/device/mma_sm80.cuh"
@@ -21,6 +23,17 @@ struct SharedLastQueries {
   alignas(128) unsigned char k[2][tile_bytes(kLastQueryColumns, kHeadDim)];
   float warp_sums[kLastQueryWarps][kLastQueryColumns];
 };
+// Follows where sums by distance are asked for.
+struct SharedDiagonals {
+  float p[kLastQueries][kLastQueryColumns + 1];  // of a step
+  float sums[kLastQueryDiagonals];
+};
+
+template <int kHeadDim>
+std::size_t last_query_bytes(const LastQueryArgs& args) {
+  return sizeof(SharedLastQueries<kHeadDim>) +
+         (args.distance_mass != nullptr ? sizeof(SharedDiagonals) : 0);
+}
 
 template <class Element, int kHeadDim>
 class LastQueryPass {
@@ -39,13 +52,14 @@ class LastQueryPass {
     float largest[2] = {kNegativeInfinity, kNegativeInfinity};
     float normaliser[2] = {0.0f, 0.0f};
     bool finite = true;
-    for_each_step([&](int columns, const float(&logit)[kColumnTiles][4], std::int64_t) {
+    for_each_step([&](int columns, const float(&logit)[kColumnTiles][4], std::int64_t key) {
+      const int seen[2] = {visible(0, key, columns), visible(1, key, columns)};
       float step_largest[2] = {largest[0], largest[1]};
 #pragma unroll
       for (int n = 0; n < kColumnTiles; ++n) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          if (column_of(n, e) >= columns) continue;
+          if (column_of(n, e) >= seen[e / 2]) continue;
           finite = finite && absolute(logit[n][e]) < -kNegativeInfinity;
           step_largest[e / 2] = max_of(step_largest[e / 2], logit[n][e]);
         }
@@ -59,7 +73,7 @@ class LastQueryPass {
         for (int n = 0; n < kColumnTiles; ++n) {
 #pragma unroll
           for (int c = 0; c < 2; ++c) {
-            if (column_of(n, c) < columns) {
+            if (column_of(n, c) < seen[i]) {
               normaliser[i] += exp_natural(logit[n][2 * i + c] - largest[i]);
             }
           }
@@ -92,7 +106,14 @@ class LastQueryPass {
       largest[i] = args_.largest[place];
       inverse[i] = row_of(i) < args_.num_queries ? divide(1.0f, args_.normalisers[place]) : 0.0f;
     }
+    const bool by_distance = args_.distance_mass != nullptr;
+    if (by_distance) {
+      for (int e = thread_index(); e < kLastQueryDiagonals; e += kLastQueryThreads) {
+        diagonals().sums[e] = 0.0f;
+      }
+    }
     for_each_step([&](int columns, const float(&logit)[kColumnTiles][4], std::int64_t key) {
+      const int seen[2] = {visible(0, key, columns), visible(1, key, columns)};
 #pragma unroll
       for (int n = 0; n < kColumnTiles; ++n) {
 #pragma unroll
@@ -100,8 +121,10 @@ class LastQueryPass {
           float sum = 0.0f;
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
-            const float p = exp_natural(logit[n][2 * i + c] - largest[i]) * inverse[i];
-            sum += inverse[i] > 0.0f ? p : 0.0f;
+            float p = exp_natural(logit[n][2 * i + c] - largest[i]) * inverse[i];
+            if (!(inverse[i] > 0.0f) || column_of(n, c) >= seen[i]) p = 0.0f;
+            sum += p;
+            if (by_distance) diagonals().p[row_of(i)][column_of(n, c)] = p;
           }
 #pragma unroll
           for (int mask = 4; mask < 32; mask *= 2) sum += shuffle_xor(sum, mask);
@@ -115,15 +138,46 @@ class LastQueryPass {
         for (int warp = 0; warp < kLastQueryWarps; ++warp) {
           sum += s_.warp_sums[warp][thread_index()];
         }
-        args_.mass[head_ * args_.num_keys + key + thread_index()] = sum;
+        args_.mass[head_ * args_.num_keys + key + thread_index()] = sum * args_.mass_factor;
       }
+      if (by_distance) add_diagonal(static_cast<int>(key - first_key_));
     });
+    if (!by_distance) return;
+    sync_block(kLastQueryThreads);
+    float* const target =
+        args_.chunk_diagonals +
+        (static_cast<std::int64_t>(head_) * args_.num_chunks + chunk_) * kLastQueryDiagonals;
+    for (int e = thread_index(); e < kLastQueryDiagonals; e += kLastQueryThreads) {
+      target[e] = diagonals().sums[e];
+    }
   }
 
  private:
   static constexpr int kChunks = kHeadDim / kChunkElements;
   static constexpr int kColumnTiles = kLastQueryColumns / 8;
 
+  S2O_DEVICE static SharedDiagonals& diagonals() {
+    return *reinterpret_cast<SharedDiagonals*>(shared_memory() +
+                                               sizeof(SharedLastQueries<kHeadDim>));
+  }
+  // Each thread adds one diagonal of the step.
+  S2O_DEVICE void add_diagonal(int first_column) {
+    const int offset = thread_index() - (kLastQueryColumns - 1);  // query - column
+    if (offset >= kLastQueries) return;
+    const int begin = offset > 0 ? offset : 0;
+    const int end = min_of(kLastQueries, kLastQueryColumns + offset);
+    float sum = 0.0f;
+#pragma unroll 4
+    for (int row = begin; row < end; ++row) sum += diagonals().p[row][row - offset];
+    diagonals().sums[offset + kLastQueryChunk - 1 - first_column] += sum;
+  }
+
+  // Columns of the step at `key` that the thread's row i sees, of the `columns` that exist.
+  S2O_DEVICE int visible(int i, std::int64_t key, int columns) const {
+    if (!args_.causal) return columns;
+    const auto past = static_cast<int>(args_.seqlen - args_.num_queries + row_of(i) + 1 - key);
+    return min_of(past, columns);
+  }
   S2O_DEVICE static int column_of(int n, int e) { return n * 8 + lane_index() % 4 * 2 + e % 2; }
   S2O_DEVICE static int row_of(int i) { return warp_index() * 16 + lane_index() / 4 + 8 * i; }
   S2O_DEVICE std::int64_t entry(int chunk, int row) const {
@@ -168,6 +222,7 @@ class LastQueryPass {
       sync_block(kLastQueryThreads);  // keys are there, and the other buffer is read no more
       load_keys(step + 1);
       copy_async_commit();
+      if (step == 0 && args_.scales_queries) scale_queries();
       float logit[kColumnTiles][4];
 #pragma unroll
       for (int n = 0; n < kColumnTiles; ++n) {
@@ -193,8 +248,9 @@ class LastQueryPass {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const std::uint32_t raw = pack_pair<Element>(logit[n][2 * i], logit[n][2 * i + 1]);
-          const std::uint32_t scaled = pack_pair<Element>(unpack_low<Element>(raw) * args_.scale,
-                                                          unpack_high<Element>(raw) * args_.scale);
+          const float scale = args_.scales_queries ? 1.0f : args_.scale;
+          const std::uint32_t scaled = pack_pair<Element>(unpack_low<Element>(raw) * scale,
+                                                          unpack_high<Element>(raw) * scale);
           logit[n][2 * i] = unpack_low<Element>(scaled);
           logit[n][2 * i + 1] = unpack_high<Element>(scaled);
         }
@@ -204,6 +260,15 @@ class LastQueryPass {
           end_key_ - key < kLastQueryColumns ? static_cast<int>(end_key_ - key) : kLastQueryColumns;
       visit(columns, logit, key);
     }
+  }
+
+  S2O_DEVICE void scale_queries() const {
+    auto* const words = reinterpret_cast<std::uint32_t*>(s_.q);
+    for (int i = thread_index(); i < kLastQueries * kHeadDim / 2; i += kLastQueryThreads) {
+      words[i] = pack_pair<Element>(unpack_low<Element>(words[i]) * args_.scale,
+                                    unpack_high<Element>(words[i]) * args_.scale);
+    }
+    sync_block(kLastQueryThreads);
   }
 
   const LastQueryArgs& args_;
@@ -232,6 +297,27 @@ S2O_DEVICE void combine_last_queries(const LastQueryArgs& args) {
   const std::int64_t place = base + static_cast<std::int64_t>(args.num_chunks) * kLastQueries;
   args.largest[place] = largest;
   args.normalisers[place] = static_cast<float>(sum);
+}
+
+inline constexpr int kDistanceThreads = 256;
+
+// From sums of chunks to sums of distances: one thread a distance.
+S2O_DEVICE void combine_distances(const LastQueryArgs& args) {
+  const auto blocks = static_cast<int>((args.seqlen + kDistanceThreads - 1) / kDistanceThreads);
+  const std::int64_t head = block_index() / blocks;
+  const std::int64_t distance =
+      static_cast<std::int64_t>(block_index() % blocks) * kDistanceThreads + thread_index();
+  if (distance >= args.seqlen) return;
+  // Entry of chunk 0; each further chunk's is kLastQueryChunk higher.
+  const std::int64_t first = distance - (args.seqlen - args.num_queries) + kLastQueryChunk - 1;
+  const std::int64_t lowest = first >= 0 ? 0 : (-first + kLastQueryChunk - 1) / kLastQueryChunk;
+  float sum = 0.0f;
+  for (std::int64_t chunk = lowest; chunk < args.num_chunks; ++chunk) {
+    const std::int64_t entry = first + chunk * kLastQueryChunk;
+    if (entry >= kLastQueryDiagonals) break;
+    sum += args.chunk_diagonals[(head * args.num_chunks + chunk) * kLastQueryDiagonals + entry];
+  }
+  args.distance_mass[head * args.seqlen + distance] = sum * args.mass_factor;
 }
 
 inline constexpr int kSegmentOrderThreads = 256;

@@ -13,17 +13,26 @@ inline constexpr int kMeanThreads = 256;
 // (key_scores.cuh scales keys by its inverse square root).
 template <class Element>
 inline constexpr float kVarianceUnit = Element::kIsBf16 ? 1.0f : 1.0f / 256.0f;
+// Squares of both halves, times kVarianceUnit.
+template <class Element>
+S2O_DEVICE std::uint32_t squared(std::uint32_t x) {
+  if constexpr (!Element::kIsBf16) x = multiply_pairs<Element>(x, 0x2c002c00u);  // 1/16
+  return multiply_pairs<Element>(x, x);
+}
 
-template <int kHeadDim>
+// With kNormalizers the mean is lowered by the covariance of the queries with their lse.
+template <int kHeadDim, bool kNormalizers>
 struct SharedMeans {
-  float sums[kMeanThreads / (kHeadDim / kChunkElements)][2][kHeadDim];
+  static constexpr int kSums = kNormalizers ? 3 : 2;
+  float sums[kMeanThreads / (kHeadDim / kChunkElements)][kSums][kHeadDim];
+  float lse_sums[kMeanThreads / (kHeadDim / kChunkElements)];
 };
 
-template <class Element, int kHeadDim>
+template <class Element, int kHeadDim, bool kNormalizers>
 class MeanQueries {
  public:
   S2O_DEVICE explicit MeanQueries(const MeanQueryArgs& args)
-      : args_(args), s_(*reinterpret_cast<SharedMeans<kHeadDim>*>(shared_memory())) {}
+      : args_(args), s_(*reinterpret_cast<Shared*>(shared_memory())) {}
 
   S2O_DEVICE void run() {
     const int list = block_index() / args_.shape.num_segments;
@@ -38,9 +47,12 @@ class MeanQueries {
     float origin[kChunkElements];
     float sum[kChunkElements];
     float square[kChunkElements];
+    float product[kChunkElements];  // with the lse
+    float lse_sum = 0.0f;
     load(list * args_.heads_per_list, begin, chunk, origin);
+    const float lse_origin = kNormalizers ? lse_of(list * args_.heads_per_list, begin) : 0.0f;
 #pragma unroll
-    for (int e = 0; e < kChunkElements; ++e) sum[e] = square[e] = 0.0f;
+    for (int e = 0; e < kChunkElements; ++e) sum[e] = square[e] = product[e] = 0.0f;
     for (int head = 0; head < args_.heads_per_list; ++head) {
 #pragma unroll 4
       for (std::int64_t row = group; row < count; row += kGroups) {
@@ -51,6 +63,13 @@ class MeanQueries {
           const float deviation = x[e] - origin[e];
           sum[e] += deviation;
           square[e] = fused(deviation, deviation, square[e]);
+          x[e] = deviation;
+        }
+        if constexpr (kNormalizers) {
+          const float lse = lse_of(list * args_.heads_per_list + head, begin + row) - lse_origin;
+          lse_sum += lse;
+#pragma unroll
+          for (int e = 0; e < kChunkElements; ++e) product[e] = fused(x[e], lse, product[e]);
         }
       }
     }
@@ -58,14 +77,21 @@ class MeanQueries {
     for (int e = 0; e < kChunkElements; ++e) {
       s_.sums[group][0][chunk * kChunkElements + e] = sum[e];
       s_.sums[group][1][chunk * kChunkElements + e] = square[e];
+      if constexpr (kNormalizers) s_.sums[group][2][chunk * kChunkElements + e] = product[e];
     }
+    if (kNormalizers && chunk == 0) s_.lse_sums[group] = lse_sum;
     sync_block(kMeanThreads);
     if (group == 0) write(list, segment, chunk, origin, static_cast<float>(count));
   }
 
  private:
+  using Shared = SharedMeans<kHeadDim, kNormalizers>;
   static constexpr int kChunks = kHeadDim / kChunkElements;
   static constexpr int kGroups = kMeanThreads / kChunks;
+
+  S2O_DEVICE float lse_of(int head, std::int64_t token) const {
+    return load_global(args_.lse + head * args_.shape.seqlen + token);
+  }
 
   S2O_DEVICE void load(int head, std::int64_t token, int chunk, float (&x)[kChunkElements]) const {
     const auto* q = static_cast<const std::uint16_t*>(args_.q);
@@ -84,17 +110,24 @@ class MeanQueries {
     const float scale = args_.softmax_scale;
     float mean[kChunkElements];
     float half_variance[kChunkElements];
+    float mean_lse = 0.0f;
+    if constexpr (kNormalizers) {
+      for (int group = 0; group < kGroups; ++group) mean_lse += s_.lse_sums[group] * inverse;
+    }
 #pragma unroll
     for (int e = 0; e < kChunkElements; ++e) {
       float sum = 0.0f;
       float square = 0.0f;
+      float product = 0.0f;
 #pragma unroll 4
       for (int group = 0; group < kGroups; ++group) {
         sum += s_.sums[group][0][chunk * kChunkElements + e];
         square += s_.sums[group][1][chunk * kChunkElements + e];
+        if constexpr (kNormalizers) product += s_.sums[group][2][chunk * kChunkElements + e];
       }
       const float deviation = sum * inverse;
       mean[e] = (origin[e] + deviation) * scale;
+      if constexpr (kNormalizers) mean[e] -= fused(-deviation, mean_lse, product * inverse) * scale;
       const float variance = max_of(fused(-deviation, deviation, square * inverse), 0.0f);
       half_variance[e] = 0.5f * scale * scale * variance / kVarianceUnit<Element>;
     }
@@ -118,7 +151,7 @@ class MeanQueries {
   }
 
   const MeanQueryArgs& args_;
-  SharedMeans<kHeadDim>& s_;
+  Shared& s_;
 };
 
 }  // namespace s2o::device

@@ -5,12 +5,14 @@
 #include <string>
 #include <vector>
 
+#include "kernels/attention/launch_plan.h"
 #include "kernels/common/plan_view.h"
 #include "kernels/common/problem.h"
-#include "kernels/planning/planning_kernels.h"
 #include "kernels/planning/workspace.h"
 
 namespace s2o {
+
+class PlanningKernels;
 
 // One layer on the device.
 struct DeviceInput {

@@ -14,10 +14,10 @@
 namespace s2o {
 namespace device {
 
-template <class Element, int kHeadDim>
-__global__ void __launch_bounds__(kMeanThreads, 4)
+template <class Element, int kHeadDim, bool kNormalizers>
+__global__ void __launch_bounds__(kMeanThreads, kNormalizers ? 3 : 4)
     mean_queries_kernel(const __grid_constant__ MeanQueryArgs args) {
-  MeanQueries<Element, kHeadDim>(args).run();
+  MeanQueries<Element, kHeadDim, kNormalizers>(args).run();
 }
 
 template <class Element, int kHeadDim, bool kDiagonal>
@@ -90,6 +90,10 @@ __global__ void __launch_bounds__(kLastQueryThreads, 2)
     sum_last_queries_kernel(const __grid_constant__ LastQueryArgs args) {
   LastQueryPass<Element, kHeadDim>(args).sum_chunk();
 }
+__global__ void __launch_bounds__(kDistanceThreads)
+    combine_distances_kernel(const __grid_constant__ LastQueryArgs args) {
+  combine_distances(args);
+}
 __global__ void __launch_bounds__(kSegmentOrderThreads)
     order_segment_kernel(const __grid_constant__ SegmentOrderArgs args) {
   order_segment(args);
@@ -102,12 +106,16 @@ void CudaPlanningKernels::clear(void* array, std::size_t bytes) {
 }
 
 void CudaPlanningKernels::mean_queries(const MeanQueryArgs& args, KernelDType dtype, int head_dim) {
+  const std::int64_t rows =
+      static_cast<std::int64_t>(args.shape.num_lists()) * args.shape.num_segments;
   device::dispatch_element(dtype, head_dim, [&]<class Element, int kHeadDim>() {
-    device::launch_blocks(
-        device::mean_queries_kernel<Element, kHeadDim>,
-        static_cast<std::int64_t>(args.shape.num_lists()) * args.shape.num_segments,
-        device::kMeanThreads, sizeof(device::SharedMeans<kHeadDim>), stream_,
-        "planning: mean queries", args);
+    const auto launch = [&]<bool kNormalizers>() {
+      device::launch_blocks(device::mean_queries_kernel<Element, kHeadDim, kNormalizers>, rows,
+                            device::kMeanThreads,
+                            sizeof(device::SharedMeans<kHeadDim, kNormalizers>), stream_,
+                            "planning: mean queries", args);
+    };
+    args.lse == nullptr ? launch.template operator()<false>() : launch.template operator()<true>();
   });
 }
 
@@ -208,16 +216,21 @@ void CudaPlanningKernels::radius_lifts(const RadiusArgs& args, KernelDType dtype
 void CudaPlanningKernels::last_queries(const LastQueryArgs& args, KernelDType dtype, int head_dim) {
   const std::int64_t num_blocks = static_cast<std::int64_t>(args.num_q_heads) * args.num_chunks;
   device::dispatch_element(dtype, head_dim, [&]<class Element, int kHeadDim>() {
-    constexpr std::size_t kBytes = sizeof(device::SharedLastQueries<kHeadDim>);
+    const std::size_t bytes = device::last_query_bytes<kHeadDim>(args);
     device::launch_blocks(device::reduce_last_queries_kernel<Element, kHeadDim>, num_blocks,
-                          device::kLastQueryThreads, kBytes, stream_,
+                          device::kLastQueryThreads, bytes, stream_,
                           "planning: normalisers of the last queries", args);
     device::launch_blocks(device::combine_last_queries_kernel, args.num_q_heads, kLastQueries, 0,
                           stream_, "planning: normalisers of the last queries", args);
     device::launch_blocks(device::sum_last_queries_kernel<Element, kHeadDim>, num_blocks,
-                          device::kLastQueryThreads, kBytes, stream_,
+                          device::kLastQueryThreads, bytes, stream_,
                           "planning: mass of the last queries", args);
   });
+  if (args.distance_mass == nullptr) return;
+  const std::int64_t blocks =
+      (args.seqlen + device::kDistanceThreads - 1) / device::kDistanceThreads;
+  device::launch_blocks(device::combine_distances_kernel, args.num_q_heads * blocks,
+                        device::kDistanceThreads, 0, stream_, "planning: mass by distance", args);
 }
 
 void CudaPlanningKernels::order_segments(const SegmentOrderArgs& args) {

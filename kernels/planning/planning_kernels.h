@@ -8,8 +8,12 @@
 #include "kernels/attention/launch_plan.h"
 #include "kernels/planning/block_args.h"
 #include "kernels/planning/energy_args.h"
+#include "kernels/planning/flex_args.h"
 #include "kernels/planning/last_query_args.h"
+#include "kernels/planning/ranking_args.h"
 #include "kernels/planning/s2o_args.h"
+#include "kernels/planning/vertical_slash_args.h"
+#include "kernels/planning/xattention_args.h"
 
 namespace s2o {
 
@@ -22,12 +26,21 @@ class PlanningKernels {
   virtual void mean_queries(const MeanQueryArgs& args, KernelDType dtype, int head_dim) = 0;
   virtual void key_scores(const KeyScoreArgs& args, KernelDType dtype, int head_dim) = 0;
   virtual void rank_history(const RankArgs& args) = 0;
+  // S2O's rankings beyond the mean (ranking_args.h).
+  virtual void block_moments(const MomentArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void estimate_lse(const LseArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void cluster_queries(const ClusterArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void cluster_scores(const ClusterScoreArgs& args, KernelDType dtype, int head_dim) = 0;
 
   // Methods that select blocks (block_args.h).
   virtual void pool_blocks(const PoolArgs& args, KernelDType dtype, int head_dim) = 0;
   virtual void column_means(const ColumnMeanArgs& args, KernelDType dtype, int head_dim) = 0;
   virtual void block_scores(const BlockScoreArgs& args, KernelDType dtype, int head_dim) = 0;
   virtual void select_rows(const SelectArgs& args, KernelDType dtype) = 0;
+
+  // XAttention (xattention_args.h).
+  virtual void stride_sums(const StrideSumArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void stride_mass(const StrideMassArgs& args, KernelDType dtype) = 0;
 
   // Methods that select blocks by energy (energy_args.h).
   virtual void energy_rows(const EnergyArgs& args, KernelDType dtype, int head_dim) = 0;
@@ -36,6 +49,16 @@ class PlanningKernels {
   // Methods that estimate from the last queries (last_query_args.h).
   virtual void last_queries(const LastQueryArgs& args, KernelDType dtype, int head_dim) = 0;
   virtual void order_segments(const SegmentOrderArgs& args) = 0;
+
+  // MInference (vertical_slash_args.h).
+  virtual void top_entries(const TopEntryArgs& args) = 0;
+  virtual void tile_windows(const WindowArgs& args) = 0;
+
+  // FlexPrefill (flex_args.h).
+  virtual void flex_heads(const FlexHeadArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void scale_query_means(const FlexMeanArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void flex_cuts(const FlexRowArgs& args, KernelDType dtype) = 0;
+  virtual void flex_items(const FlexRowArgs& args) = 0;
 };
 
 }  // namespace s2o

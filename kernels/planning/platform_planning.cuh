@@ -22,6 +22,16 @@ S2O_DEVICE float absolute(float value) { return fabsf(value); }
 S2O_DEVICE float subtract(float a, float b) { return __fsub_rn(a, b); }
 S2O_DEVICE float divide(float a, float b) { return __fdiv_rn(a, b); }
 S2O_DEVICE float square_root(float x) { return __fsqrt_rn(x); }
+S2O_DEVICE float square_root_fast(float x) {
+  float y;
+  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+S2O_DEVICE float log2_fast(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 S2O_DEVICE float exp_natural(float x) { return expf(x); }
 S2O_DEVICE void store_global_16(void* target, const Words4& words) {
   *static_cast<uint4*>(target) =
@@ -140,6 +150,8 @@ inline float absolute(float value) { return std::fabs(value); }
 inline float subtract(float a, float b) { return a - b; }
 inline float divide(float a, float b) { return a / b; }
 inline float square_root(float x) { return std::sqrt(x); }
+inline float square_root_fast(float x) { return std::sqrt(x); }
+inline float log2_fast(float x) { return std::log2(x); }
 inline float exp_natural(float x) { return std::exp(x); }
 inline void store_global_16(void* target, const Words4& words) {
   if (reinterpret_cast<std::uintptr_t>(target) % 16 != 0) {
@@ -165,6 +177,15 @@ std::uint32_t multiply_pairs(std::uint32_t a, std::uint32_t b) {
 }
 
 #endif
+
+// Lane q of a quad gets the sum of x[q] over the quad.
+S2O_DEVICE float transposed_quad_sum(const float (&x)[4]) {
+  const bool odd = lane_index() % 2 != 0;
+  const bool upper = lane_index() % 4 >= 2;
+  const float a = (odd ? x[1] : x[0]) + shuffle_xor(odd ? x[0] : x[1], 1);
+  const float b = (odd ? x[3] : x[2]) + shuffle_xor(odd ? x[2] : x[3], 1);
+  return (upper ? b : a) + shuffle_xor(upper ? a : b, 2);
+}
 
 // Inclusive prefix sum over the lanes of a warp.
 template <class T>

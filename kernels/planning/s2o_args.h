@@ -14,6 +14,8 @@ struct MeanQueryArgs {
   // Rows of segment s: s * lists_per_kv_head + list of the KV head.
   void* means = nullptr;      // [num_kv_heads, num_segments * lists_per_kv_head, head_dim], 16-bit
   void* variances = nullptr;  // the same shape: half the variance of each element; may be null
+  // [num_q_heads, seqlen]; may be null. Else means are those of q less its covariance with the lse.
+  const float* lse = nullptr;
   HistoryShape shape;
   std::int32_t heads_per_list = 1;  // query heads whose queries are averaged
   float softmax_scale = 0.0f;

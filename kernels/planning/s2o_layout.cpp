@@ -5,7 +5,7 @@
 #include <string>
 
 #include "kernels/common/error.h"
-#include "kernels/planning/s2o_args.h"
+#include "kernels/planning/ranking_args.h"
 
 namespace s2o {
 namespace {
@@ -28,6 +28,11 @@ HistoryShape s2o_history_shape(const Problem& problem, const S2oDeviceSettings& 
     throw UnsupportedError("planning of s2o: seqlen is " + std::to_string(problem.seqlen) +
                            ", supported are at most " + std::to_string(kMaxSeqlen));
   }
+  if (settings.num_clusters > kMaxClusters) {
+    throw UnsupportedError("planning of s2o: num_clusters is " +
+                           std::to_string(settings.num_clusters) + ", supported are at most " +
+                           std::to_string(kMaxClusters));
+  }
   HistoryShape shape;
   shape.seqlen = problem.seqlen;
   shape.segment_size = settings.segment_size;
@@ -39,13 +44,12 @@ HistoryShape s2o_history_shape(const Problem& problem, const S2oDeviceSettings& 
   return shape;
 }
 
-std::int32_t ScoreBatch::num_row_tiles(const HistoryShape& shape) const {
-  return static_cast<std::int32_t>(
-      ceil_div(static_cast<std::int64_t>(end_segment - first_segment) * shape.lists_per_kv_head,
-               kScoreRowTile));
+std::int32_t ScoreBatch::num_row_tiles(const HistoryShape& shape, int row_tile) const {
+  return static_cast<std::int32_t>(ceil_div(
+      static_cast<std::int64_t>(end_segment - first_segment) * shape.lists_per_kv_head, row_tile));
 }
-std::int32_t ScoreBatch::num_key_chunks(const HistoryShape& shape) const {
-  return static_cast<std::int32_t>(ceil_div(shape.history_length(end_segment - 1), kKeyChunk));
+std::int32_t ScoreBatch::num_key_chunks(const HistoryShape& shape, int key_chunk) const {
+  return static_cast<std::int32_t>(ceil_div(shape.history_length(end_segment - 1), key_chunk));
 }
 
 S2oLayout::S2oLayout(const HistoryShape& shape, std::int64_t score_bytes) {

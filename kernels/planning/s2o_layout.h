@@ -25,8 +25,8 @@ struct ScoreBatch {
   std::int64_t first_offset = 0;     // score offset of first_segment
   std::int64_t scores_per_list = 0;  // of the batch
 
-  std::int32_t num_row_tiles(const HistoryShape& shape) const;
-  std::int32_t num_key_chunks(const HistoryShape& shape) const;
+  std::int32_t num_row_tiles(const HistoryShape& shape, int row_tile) const;
+  std::int32_t num_key_chunks(const HistoryShape& shape, int key_chunk) const;
 };
 
 struct S2oLayout {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/attention/launch_plan.h"
+#include "kernels/planning/planning_kernels.h"
 #include "kernels/planning/s2o_layout.h"
 
 namespace s2o {
@@ -19,9 +20,21 @@ class S2oPlanner final : public Planner {
         shape_(s2o_history_shape(problem, settings)),
         layout_(shape_, settings.score_bytes) {
     const std::int64_t rows = static_cast<std::int64_t>(shape_.num_lists()) * shape_.num_segments;
-    means_ = workspace_.add<std::uint16_t>(rows * problem.head_dim);
+    const bool clusters = settings.num_clusters > 0;
+    means_ = workspace_.add<std::uint16_t>(rows * problem.head_dim * (clusters ? kMaxClusters : 1));
     variances_ =
         workspace_.add<std::uint16_t>(settings.diagonal_ranking ? rows * problem.head_dim : 0);
+    log2_weights_ = workspace_.add<float>(clusters ? rows * kMaxClusters : 0);
+    if (settings.normalizer_aware) {
+      const std::int64_t moments =
+          std::int64_t{problem.num_kv_heads} * num_moment_blocks() * problem.head_dim;
+      key_means_ = workspace_.add<std::uint16_t>(moments);
+      key_variances_ = workspace_.add<std::uint16_t>(moments);
+      lse_ = workspace_.add<float>(problem.num_q_heads * problem.seqlen);
+    }
+    if (settings.value_aware) {
+      log_values_ = workspace_.add<float>(problem.num_kv_heads * problem.seqlen);
+    }
     scores_ = workspace_.add<std::uint16_t>(layout_.score_entries);
     ranges_ = workspace_.add<ScoreRange>(rows);
     bad_row_ = workspace_.add<std::uint32_t>(1);
@@ -41,28 +54,36 @@ class S2oPlanner final : public Planner {
 
   PlanningCost cost() const override {
     const double d = problem_.head_dim;
-    const double queries =
-        static_cast<double>(problem_.num_q_heads) * static_cast<double>(problem_.seqlen) * d;
-    const double keys =
-        static_cast<double>(problem_.num_kv_heads) * static_cast<double>(problem_.seqlen) * d;
+    const auto seqlen = static_cast<double>(problem_.seqlen);
+    const double queries = problem_.num_q_heads * seqlen * d;
+    const double keys = problem_.num_kv_heads * seqlen * d;
     const double lists = shape_.num_lists();
     const auto scores = static_cast<double>(layout_.history_per_list) * lists;
     const auto entries = static_cast<double>(layout_.order_per_list()) * lists;
-    const double products = settings_.diagonal_ranking ? 2.0 : 1.0;
-    return {.flops = 2.0 * queries + 2.0 * scores * d * products,
-            .bytes = 2.0 * (queries + keys) + 2.0 * 2.0 * scores + 4.0 * entries};
+    const int clusters = settings_.num_clusters;
+    const double products = clusters > 0 ? clusters : settings_.diagonal_ranking ? 2.0 : 1.0;
+    PlanningCost cost{.flops = 2.0 * queries + 2.0 * scores * d * products,
+                      .bytes = 2.0 * (queries + keys) + 2.0 * 2.0 * scores + 4.0 * entries};
+    // Distances to the means, then sums.
+    if (clusters > 0) cost.flops += 4.0 * queries * clusters * settings_.cluster_iterations;
+    if (settings_.normalizer_aware) {  // two products of causal queries and blocks of keys
+      cost.flops += 2.0 * queries * seqlen / kMomentBlock;
+      cost.bytes += 2.0 * (queries + keys);
+    }
+    if (settings_.value_aware) cost.bytes += 2.0 * keys;
+    return cost;
   }
 
   void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
     kernels.clear(bad_row_.data(), bad_row_.size_bytes());
     kernels.clear(ranges_.data(), ranges_.size_bytes());
-    kernels.mean_queries({.q = input.q,
-                          .means = means_.data(),
-                          .variances = variances_.data(),
-                          .shape = shape_,
-                          .heads_per_list = problem_.num_q_heads / shape_.num_lists(),
-                          .softmax_scale = problem_.softmax_scale},
-                         input.dtype, problem_.head_dim);
+    if (settings_.normalizer_aware) estimate_lse(input, kernels);
+    if (settings_.value_aware) {
+      MomentArgs values = moments_of(input.v);
+      values.log_distances = log_values_.data();
+      kernels.block_moments(values, input.dtype, problem_.head_dim);
+    }
+    settings_.num_clusters > 0 ? cluster_queries(input, kernels) : mean_queries(input, kernels);
     for (const ScoreBatch& batch : layout_.batches) plan_batch(batch, input, kernels);
   }
 
@@ -85,25 +106,81 @@ class S2oPlanner final : public Planner {
   }
 
  private:
+  std::int32_t num_moment_blocks() const {
+    return static_cast<std::int32_t>((problem_.seqlen + kMomentBlock - 1) / kMomentBlock);
+  }
+  MomentArgs moments_of(const void* x) const {
+    return {.x = x,
+            .seqlen = problem_.seqlen,
+            .num_heads = problem_.num_kv_heads,
+            .num_blocks = num_moment_blocks()};
+  }
+  void estimate_lse(const DeviceInput& input, PlanningKernels& kernels) const {
+    MomentArgs keys = moments_of(input.k);
+    keys.means = key_means_.data();
+    keys.variances = key_variances_.data();
+    kernels.block_moments(keys, input.dtype, problem_.head_dim);
+    kernels.estimate_lse({.q = input.q,
+                          .means = key_means_.data(),
+                          .variances = key_variances_.data(),
+                          .lse = lse_.data(),
+                          .seqlen = problem_.seqlen,
+                          .num_q_heads = problem_.num_q_heads,
+                          .group_size = problem_.group_size(),
+                          .num_blocks = num_moment_blocks(),
+                          .softmax_scale = problem_.softmax_scale},
+                         input.dtype, problem_.head_dim);
+  }
+  void mean_queries(const DeviceInput& input, PlanningKernels& kernels) const {
+    kernels.mean_queries({.q = input.q,
+                          .means = means_.data(),
+                          .variances = variances_.data(),
+                          .lse = lse_.data(),
+                          .shape = shape_,
+                          .heads_per_list = problem_.num_q_heads / shape_.num_lists(),
+                          .softmax_scale = problem_.softmax_scale},
+                         input.dtype, problem_.head_dim);
+  }
+  void cluster_queries(const DeviceInput& input, PlanningKernels& kernels) const {
+    kernels.cluster_queries({.q = input.q,
+                             .lse = lse_.data(),
+                             .means = means_.data(),
+                             .log2_weights = log2_weights_.data(),
+                             .shape = shape_,
+                             .heads_per_list = problem_.num_q_heads / shape_.num_lists(),
+                             .num_clusters = settings_.num_clusters,
+                             .iterations = settings_.cluster_iterations,
+                             .softmax_scale = problem_.softmax_scale},
+                            input.dtype, problem_.head_dim);
+  }
+
   void plan_batch(const ScoreBatch& batch, const DeviceInput& input,
                   PlanningKernels& kernels) const {
-    kernels.key_scores({.means = means_.data(),
-                        .variances = variances_.data(),
-                        .k = input.k,
-                        .scores = scores_.data(),
-                        .ranges = ranges_.data(),
-                        .bad_row = bad_row_.data(),
-                        .score_offsets = score_offsets_.data(),
-                        .scores_per_list = batch.scores_per_list,
-                        .first_offset = batch.first_offset,
-                        .shape = shape_,
-                        .first_kv_head = batch.first_kv_head,
-                        .num_batch_kv_heads = batch.num_kv_heads,
-                        .first_segment = batch.first_segment,
-                        .end_segment = batch.end_segment,
-                        .num_row_tiles = batch.num_row_tiles(shape_),
-                        .num_key_chunks = batch.num_key_chunks(shape_)},
-                       input.dtype, problem_.head_dim);
+    const bool clusters = settings_.num_clusters > 0;
+    const KeyScoreArgs rows{
+        .means = means_.data(),
+        .variances = variances_.data(),
+        .k = input.k,
+        .key_bias = log_values_.data(),
+        .scores = scores_.data(),
+        .ranges = ranges_.data(),
+        .bad_row = bad_row_.data(),
+        .score_offsets = score_offsets_.data(),
+        .scores_per_list = batch.scores_per_list,
+        .first_offset = batch.first_offset,
+        .shape = shape_,
+        .first_kv_head = batch.first_kv_head,
+        .num_batch_kv_heads = batch.num_kv_heads,
+        .first_segment = batch.first_segment,
+        .end_segment = batch.end_segment,
+        .num_row_tiles = batch.num_row_tiles(shape_, clusters ? kClusterRowTile : kScoreRowTile),
+        .num_key_chunks = batch.num_key_chunks(shape_, clusters ? kClusterKeyChunk : kKeyChunk)};
+    if (clusters) {
+      kernels.cluster_scores({.rows = rows, .log2_weights = log2_weights_.data()}, input.dtype,
+                             problem_.head_dim);
+    } else {
+      kernels.key_scores(rows, input.dtype, problem_.head_dim);
+    }
     kernels.rank_history({.scores = scores_.data(),
                           .ranges = ranges_.data(),
                           .score_offsets = score_offsets_.data(),
@@ -125,6 +202,9 @@ class S2oPlanner final : public Planner {
   const S2oLayout layout_;
   PlanView header_;
   Workspace::Array<std::uint16_t> means_, variances_, scores_;
+  // Empty unless the settings ask for them.
+  Workspace::Array<std::uint16_t> key_means_, key_variances_;
+  Workspace::Array<float> log2_weights_, lse_, log_values_;
   Workspace::Array<ScoreRange> ranges_;
   Workspace::Array<std::uint32_t> bad_row_;
   Workspace::Array<std::int64_t> score_offsets_, order_offsets_, item_offsets_;

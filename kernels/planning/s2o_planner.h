@@ -13,7 +13,12 @@ struct S2oDeviceSettings {
   int block_m = 128;
   int block_n = 128;
   bool share_key_order_in_group = false;
-  bool diagonal_ranking = false;  // second-order term of the scores
+  // Scores of keys (lib/methods/common/key_ranking.h): from the mean query, or
+  bool diagonal_ranking = false;  // with the diagonal second-order term, or
+  int num_clusters = 0;           // from that many means of clusters, at most kMaxClusters
+  int cluster_iterations = 3;
+  bool normalizer_aware = false;  // queries weigh by their estimated normaliser
+  bool value_aware = false;       // plus the log distance of the key's value from its block's mean
   std::int64_t local_window = 0;
   // Ranked keys kept of each history; 0 keeps all, and only then tau = 0 equals dense attention.
   std::int64_t max_depth = 0;

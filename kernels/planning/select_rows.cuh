@@ -51,6 +51,8 @@ class SelectRow {
       select_sparge();
     } else if (args_.rule == RowRule::kPbsAttn) {
       select_pbs();
+    } else if (args_.rule == RowRule::kXAttention) {
+      select_xattention();
     } else {
       select_mean_pooling();
     }
@@ -143,6 +145,66 @@ class SelectRow {
         /*keep_crossing=*/true, TopCut::everything());
   }
 
+  // Later rows: blocks 0 and `row` count first, then others by descending mass while the mass
+  // before them is short of the need. Rows of the first chunk: only `row` counts first, and one
+  // block more is kept.
+  S2O_DEVICE void select_xattention() {
+    const int last = row_;
+    double total = 0.0;
+    bool finite = true;
+    for (int j = lane_index(); j <= last; j += 32) {
+      const float mass = unpack_low<Element>(load_half_bits(scores_ + j));
+      finite = finite && absolute(mass) < -kNegativeInfinity;
+      values_[j] = mass;
+      total += static_cast<double>(mass);
+    }
+    if (ballot(!finite) != 0 && lane_index() == 0) {
+      atomic_max(args_.bad_row, ~static_cast<std::uint32_t>(head_ * args_.num_q_blocks + row_));
+    }
+    for (int mask = 16; mask > 0; mask /= 2) total += shuffle_xor(total, mask);
+    sync_warp();
+    if (args_.mass_share >= 1.0) {
+      mark_first(last + 1);
+    } else {
+      const bool first_chunk = last < args_.first_chunk_blocks;
+      if (!first_chunk) exclude_sink();
+      const double need = args_.mass_share * total;
+      const double credited = static_cast<double>(values_[last]) + sink_mass_;
+      TopCut cut = cross_after(credited, need, last);
+      if (first_chunk) {
+        int kept = cut.none ? 0 : last;
+        if (!cut.none && cut.ties < last) {
+          kept = measure_from<true>(values_, last, cut.value).count + cut.ties;
+        }
+        if (kept < last) cut = need > 0.0 ? best_of(kept + 1, last) : TopCut::nothing();
+      }
+      mark_top(values_, last, cut, bits_);
+    }
+    if (lane_index() == 0) {
+      set_bit(bits_, 0);
+      set_bit(bits_, last);
+    }
+    sync_warp();
+    emit(last + 1);
+  }
+  // Block 0 is kept in any case; among the others it then has no mass, and takes no place of one
+  // that has.
+  S2O_DEVICE void exclude_sink() {
+    if (row_ == 0) return;
+    sink_mass_ = static_cast<double>(values_[0]);
+    sync_warp();
+    if (lane_index() == 0) values_[0] = 0.0f;
+    sync_warp();
+  }
+  // Of values_[0, count): those before which `credited` and the mass kept so far are below `need`.
+  S2O_DEVICE TopCut cross_after(double credited, double need, int count) const {
+    if (!(credited < need) || count == 0) return TopCut::nothing();
+    return find_top_cut(
+        values_, count,
+        [credited, need](const CountAndSum& m) { return !(credited + m.sum < need); },
+        /*keep_crossing=*/true, TopCut::everything());
+  }
+
   // Softmax of the scores of blocks [0, allowed) into values_; blocks that are not similar get 0.
   // False when there is nothing to normalise.
   S2O_DEVICE bool softmax(int allowed, const std::uint8_t* similar) {
@@ -219,6 +281,7 @@ class SelectRow {
   std::uint32_t* bits_;
   const std::uint16_t* scores_;
   int num_items_ = 0;
+  double sink_mass_ = 0.0;  // of block 0 where it counts apart
 };
 
 }  // namespace s2o::device

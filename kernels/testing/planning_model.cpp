@@ -2,14 +2,23 @@
 
 #include <cstring>
 
+#include "kernels/planning/block_moments.cuh"
 #include "kernels/planning/block_scores.cuh"
+#include "kernels/planning/cluster_queries.cuh"
+#include "kernels/planning/cluster_scores.cuh"
 #include "kernels/planning/energy_rows.cuh"
+#include "kernels/planning/estimate_lse.cuh"
+#include "kernels/planning/flex_heads.cuh"
+#include "kernels/planning/flex_rows.cuh"
 #include "kernels/planning/key_scores.cuh"
 #include "kernels/planning/last_queries.cuh"
 #include "kernels/planning/mean_queries.cuh"
 #include "kernels/planning/pool_blocks.cuh"
 #include "kernels/planning/rank_history.cuh"
 #include "kernels/planning/select_rows.cuh"
+#include "kernels/planning/stride_mass.cuh"
+#include "kernels/planning/stride_sums.cuh"
+#include "kernels/planning/vertical_slash.cuh"
 #include "kernels/testing/simt.h"
 
 namespace s2o::testing {
@@ -36,9 +45,12 @@ class ModelPlanningKernels final : public PlanningKernels {
 
   void mean_queries(const MeanQueryArgs& args, KernelDType dtype, int head_dim) override {
     dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
-      launch(args.shape.num_lists() * args.shape.num_segments, device::kMeanThreads,
-             sizeof(device::SharedMeans<kHeadDim>),
-             [&] { device::MeanQueries<Element, kHeadDim>(args).run(); });
+      const auto run = [&]<bool kNormalizers>() {
+        launch(args.shape.num_lists() * args.shape.num_segments, device::kMeanThreads,
+               sizeof(device::SharedMeans<kHeadDim, kNormalizers>),
+               [&] { device::MeanQueries<Element, kHeadDim, kNormalizers>(args).run(); });
+      };
+      args.lse == nullptr ? run.template operator()<false>() : run.template operator()<true>();
     });
   }
   void key_scores(const KeyScoreArgs& args, KernelDType dtype, int head_dim) override {
@@ -55,6 +67,36 @@ class ModelPlanningKernels final : public PlanningKernels {
   void rank_history(const RankArgs& args) override {
     launch(args.num_batch_lists * (args.end_segment - args.first_segment), device::kRankThreads,
            sizeof(device::SharedRank), [&] { device::RankHistory(args).run(); });
+  }
+
+  void block_moments(const MomentArgs& args, KernelDType dtype, int head_dim) override {
+    dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      launch(args.num_heads * args.num_blocks, device::kMomentThreads,
+             sizeof(device::SharedMoments<kHeadDim>),
+             [&] { device::BlockMoments<Element, kHeadDim>(args).run(); });
+    });
+  }
+  void estimate_lse(const LseArgs& args, KernelDType dtype, int head_dim) override {
+    dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      launch(args.num_q_heads * args.num_blocks, device::kLseThreads,
+             sizeof(device::SharedLse<kHeadDim>),
+             [&] { device::EstimateLse<Element, kHeadDim>(args).run(); });
+    });
+  }
+  void cluster_queries(const ClusterArgs& args, KernelDType dtype, int head_dim) override {
+    dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      launch(args.shape.num_lists() * args.shape.num_segments, device::kClusterThreads,
+             sizeof(device::SharedClusters<kHeadDim>),
+             [&] { device::ClusterQueries<Element, kHeadDim>(args).run(); });
+    });
+  }
+  void cluster_scores(const ClusterScoreArgs& args, KernelDType dtype, int head_dim) override {
+    const KeyScoreArgs& rows = args.rows;
+    dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      launch(rows.num_batch_kv_heads * rows.num_row_tiles * rows.num_key_chunks,
+             device::kClusterScoreThreads, sizeof(device::SharedClusterScores<kHeadDim>),
+             [&] { device::ClusterScores<Element, kHeadDim>(args).run(); });
+    });
   }
 
   void pool_blocks(const PoolArgs& args, KernelDType dtype, int head_dim) override {
@@ -91,6 +133,26 @@ class ModelPlanningKernels final : public PlanningKernels {
     });
   }
 
+  void stride_sums(const StrideSumArgs& args, KernelDType dtype, int head_dim) override {
+    const int blocks = args.num_q_heads * (args.end_tile - args.first_tile) * args.num_chunks;
+    dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      launch(blocks, device::kStrideThreads, sizeof(device::SharedStride),
+             [&] { device::StrideSums<Element, kHeadDim>(args).run(); });
+    });
+  }
+  void stride_mass(const StrideMassArgs& args, KernelDType dtype) override {
+    dispatch(dtype, 64, [&]<class Element, int kHeadDim>() {
+      const auto run = [&]<int kColumns>() {
+        launch(args.num_q_heads * args.num_blocks, device::kStrideMassThreads,
+               sizeof(device::SharedStrideMass),
+               [&] { device::StrideMass<Element, kColumns>(args).run(); });
+      };
+      args.columns_per_block == 8    ? run.template operator()<8>()
+      : args.columns_per_block == 16 ? run.template operator()<16>()
+                                     : run.template operator()<32>();
+    });
+  }
+
   void energy_rows(const EnergyArgs& args, KernelDType dtype, int head_dim) override {
     dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
       launch(args.num_plan_heads * args.num_q_tiles, device::kEnergyThreads,
@@ -112,17 +174,59 @@ class ModelPlanningKernels final : public PlanningKernels {
     dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
       using Pass = device::LastQueryPass<Element, kHeadDim>;
       const int blocks = args.num_q_heads * args.num_chunks;
-      constexpr std::size_t kBytes = sizeof(device::SharedLastQueries<kHeadDim>);
-      launch(blocks, device::kLastQueryThreads, kBytes, [&] { Pass(args).reduce_chunk(); });
+      const std::size_t bytes = device::last_query_bytes<kHeadDim>(args);
+      launch(blocks, device::kLastQueryThreads, bytes, [&] { Pass(args).reduce_chunk(); });
       launch(args.num_q_heads, kLastQueries, 16, [&] { device::combine_last_queries(args); });
-      launch(blocks, device::kLastQueryThreads, kBytes, [&] { Pass(args).sum_chunk(); });
+      launch(blocks, device::kLastQueryThreads, bytes, [&] { Pass(args).sum_chunk(); });
     });
+    if (args.distance_mass == nullptr) return;
+    const auto distances =
+        static_cast<int>((args.seqlen + device::kDistanceThreads - 1) / device::kDistanceThreads);
+    launch(args.num_q_heads * distances, device::kDistanceThreads, 16,
+           [&] { device::combine_distances(args); });
   }
   void order_segments(const SegmentOrderArgs& args) override {
     const auto segments = static_cast<int>((args.seqlen + args.segment - 1) / args.segment);
     launch(args.num_heads * segments, device::kSegmentOrderThreads,
            sizeof(float) * static_cast<std::size_t>(args.segment),
            [&] { device::order_segment(args); });
+  }
+  void top_entries(const TopEntryArgs& args) override {
+    launch(args.num_heads, device::kCutThreads, sizeof(device::SharedCut),
+           [&] { device::top_entries(args); });
+  }
+  void tile_windows(const WindowArgs& args) override {
+    launch(args.num_heads * device::ceil_div(args.num_tiles, device::kWindowThreads),
+           device::kWindowThreads, 16, [&] { device::tile_windows(args); });
+    launch(device::ceil_div(args.num_heads * args.num_tiles, device::kWindowThreads / 32),
+           device::kWindowThreads, 16, [&] { device::tile_columns(args); });
+  }
+  void flex_heads(const FlexHeadArgs& args, KernelDType dtype, int head_dim) override {
+    dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      launch(args.num_heads, device::kCutThreads, device::flex_bytes<kHeadDim>(args.num_blocks),
+             [&] { device::FlexHead<Element, kHeadDim>(args).run(); });
+    });
+  }
+  void scale_query_means(const FlexMeanArgs& args, KernelDType dtype, int head_dim) override {
+    const int elements = args.num_heads * args.num_blocks * head_dim;
+    dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      launch(device::ceil_div(elements, device::kFlexThreads), device::kFlexThreads, 16,
+             [&] { device::scale_query_means<Element, kHeadDim>(args); });
+    });
+  }
+  void flex_cuts(const FlexRowArgs& args, KernelDType dtype) override {
+    dispatch(dtype, 64, [&]<class Element, int kHeadDim>() {
+      launch(device::ceil_div(args.num_heads * args.num_blocks, device::kFlexWarps),
+             device::kFlexThreads, 16, [&] { device::flex_softmax<Element>(args); });
+    });
+    launch(args.num_heads, device::kCutThreads, sizeof(device::SharedCut),
+           [&] { device::flex_cut(args); });
+  }
+  void flex_items(const FlexRowArgs& args) override {
+    const int words = device::ceil_div(args.num_blocks, 32);
+    launch(device::ceil_div(args.num_heads * args.num_blocks, device::kFlexWarps),
+           device::kFlexThreads, static_cast<std::size_t>(device::kFlexWarps * words * 4),
+           [&] { device::flex_items(args); });
   }
 
  private:

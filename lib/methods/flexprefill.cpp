@@ -35,8 +35,11 @@
 #include <limits>
 
 #include "kernels/common/parallel.h"
+#include "kernels/planning/flex_args.h"
+#include "kernels/planning/flexprefill_planner.h"
 #include "lib/core/error.h"
 #include "lib/core/log.h"
+#include "lib/methods/common/device_planning.h"
 #include "lib/methods/common/last_queries.h"
 #include "lib/methods/method.h"
 
@@ -219,7 +222,11 @@ void select_head(const AttentionInput& input, int q_head, const Settings& settin
   }
 }
 
-Settings settings_of(const ParamSet& params, const AttentionInput& input) {
+bool is_dense(const Problem& problem, const Settings& settings) {
+  return problem.seqlen <= settings.block * std::max<std::int64_t>(2, settings.min_blocks);
+}
+
+Settings settings_of(const ParamSet& params, const Rounder& round) {
   const std::int64_t block = params.get_int("block_size");
   if (!std::has_single_bit(static_cast<std::uint64_t>(block))) {
     throw ConfigError(
@@ -229,7 +236,7 @@ Settings settings_of(const ParamSet& params, const AttentionInput& input) {
           .tau = params.get_real("tau"),
           .min_blocks = num_blocks(params.get_int("min_budget"), static_cast<int>(block)),
           .block = static_cast<int>(block),
-          .round = make_rounder(params, input)};
+          .round = round};
 }
 
 class FlexPrefill final : public Method {
@@ -259,10 +266,9 @@ class FlexPrefill final : public Method {
   SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const override {
     const AttentionInput& input = context.input;
     const Problem& problem = input.problem;
-    const Settings settings = settings_of(params, input);
+    const Settings settings = settings_of(params, make_rounder(params, input));
     const std::int64_t blocks = num_blocks(problem.seqlen, settings.block);
-    const bool dense =
-        problem.seqlen <= settings.block * std::max<std::int64_t>(2, settings.min_blocks);
+    const bool dense = is_dense(problem, settings);
     if (dense) {
       log_info("flexprefill: {}: dense fallback, {} tokens are within the minimum budget",
                input.name, problem.seqlen);
@@ -280,6 +286,22 @@ class FlexPrefill final : public Method {
     SparsePlan plan = plan_from_block_masks(problem, settings.block, settings.block, masks);
     apply_compensation(params, problem, settings.block, plan);
     return plan;
+  }
+
+  std::unique_ptr<Planner> device_planner(const DevicePlanningRequest& request) const override {
+    const Settings settings = settings_of(request.params, Rounder());
+    const bool has_device_code =
+        rounds_officially(request) && is_device_block(settings.block) &&
+        num_blocks(request.problem.seqlen, settings.block) <= kMaxFlexBlocks;
+    if (!has_device_code) return nullptr;
+    return make_flexprefill_planner(request.problem,
+                                    {.block = settings.block,
+                                     .gamma = settings.gamma,
+                                     .tau = settings.tau,
+                                     .min_blocks = settings.min_blocks,
+                                     .dense = is_dense(request.problem, settings),
+                                     .fold = planned_fold(request.params, settings.block)},
+                                    request.l2_bytes);
   }
 };
 

@@ -28,7 +28,10 @@
 #include <limits>
 
 #include "kernels/common/parallel.h"
+#include "kernels/planning/last_query_args.h"
+#include "kernels/planning/minference_planner.h"
 #include "lib/methods/common/block_selection.h"
+#include "lib/methods/common/device_planning.h"
 #include "lib/methods/common/last_queries.h"
 #include "lib/methods/common/minference_rules.h"
 #include "lib/methods/method.h"
@@ -36,8 +39,8 @@
 namespace s2o {
 namespace {
 
-constexpr std::int64_t kSinkTokens = 30;
-constexpr std::int64_t kLocalDistances = 100;
+constexpr int kSinkTokens = 30;
+constexpr int kLocalDistances = 100;
 constexpr std::int64_t kMinColumns = 30;
 constexpr std::int64_t kMinDistances = 50;
 
@@ -151,6 +154,16 @@ std::int64_t scaled_budget(std::int64_t budget, double scale, std::int64_t least
   return std::min(seqlen, std::max(static_cast<std::int64_t>(scaled), least));
 }
 
+struct Budgets {
+  std::int64_t columns = 0;
+  std::int64_t distances = 0;
+};
+Budgets budgets_of(const ParamSet& params, std::int64_t seqlen) {
+  const double scale = params.get_real("budget_scale");
+  return {scaled_budget(params.get_int("vertical_size"), scale, kMinColumns, seqlen),
+          scaled_budget(params.get_int("slash_size"), scale, kMinDistances, seqlen)};
+}
+
 class Minference final : public Method {
  public:
   const MethodInfo& info() const override {
@@ -176,11 +189,7 @@ class Minference final : public Method {
     const AttentionInput& input = context.input;
     const Problem& problem = input.problem;
     const Rounder round = make_rounder(params, input);
-    const double scale = params.get_real("budget_scale");
-    const std::int64_t num_columns =
-        scaled_budget(params.get_int("vertical_size"), scale, kMinColumns, problem.seqlen);
-    const std::int64_t num_distances =
-        scaled_budget(params.get_int("slash_size"), scale, kMinDistances, problem.seqlen);
+    const auto [num_columns, num_distances] = budgets_of(params, problem.seqlen);
 
     const PlanView header = SparsePlan(problem, kMinferenceTile, kMinferenceTile).header;
     std::vector<HeadItems> heads(static_cast<std::size_t>(problem.num_q_heads));
@@ -199,6 +208,22 @@ class Minference final : public Method {
       }
     });
     return join_heads(problem, heads);
+  }
+
+  std::unique_ptr<Planner> device_planner(const DevicePlanningRequest& request) const override {
+    const std::int64_t seqlen = request.problem.seqlen;
+    const Budgets budgets = budgets_of(request.params, seqlen);
+    const std::int64_t last_queries = std::min(request.params.get_int("last_q"), seqlen);
+    const bool has_device_code = rounds_officially(request) && last_queries <= kLastQueries &&
+                                 budgets.columns <= kMaxKeptColumns;
+    if (!has_device_code) return nullptr;
+    return make_minference_planner(request.problem,
+                                   {.num_columns = budgets.columns,
+                                    .num_distances = budgets.distances,
+                                    .last_queries = last_queries,
+                                    .sink_tokens = kSinkTokens,
+                                    .local_distances = kLocalDistances},
+                                   request.l2_bytes);
   }
 };
 

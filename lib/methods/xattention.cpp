@@ -27,7 +27,9 @@
 #include <bit>
 
 #include "kernels/common/parallel.h"
+#include "kernels/planning/xattention_planner.h"
 #include "lib/core/error.h"
+#include "lib/methods/common/device_planning.h"
 #include "lib/methods/common/xattention_rules.h"
 #include "lib/methods/method.h"
 
@@ -202,6 +204,19 @@ class XAttention final : public Method {
     SparsePlan plan = plan_from_block_masks(problem, settings.block, settings.block, masks);
     apply_compensation(params, problem, settings.block, plan);
     return plan;
+  }
+
+  std::unique_ptr<Planner> device_planner(const DevicePlanningRequest& request) const override {
+    const Settings settings = settings_of(request.params);
+    const int strides = settings.block / settings.stride;
+    if (!rounds_officially(request) || strides < 8) return nullptr;
+    return make_xattention_planner(request.problem,
+                                   {.block = settings.block,
+                                    .stride = settings.stride,
+                                    .threshold = settings.threshold,
+                                    .chunk = xattention_chunk(request.problem.seqlen),
+                                    .fold = planned_fold(request.params, settings.block)},
+                                   request.l2_bytes);
   }
 };
 

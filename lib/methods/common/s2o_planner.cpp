@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "kernels/common/parallel.h"
+#include "kernels/planning/ranking_args.h"
 #include "kernels/planning/s2o_planner.h"
 #include "lib/core/error.h"
 
@@ -264,11 +265,13 @@ S2oSettings s2o_settings(const ParamSet& params) {
 std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request,
                                             const S2oSettings& settings) {
   const RankingSettings& ranking = settings.ranking;
-  const bool has_device_code =
-      request.dtype != StorageDType::kF32 && settings.query_guide == QueryGuide::kNone &&
-      settings.history_order == HistoryOrder::kRanked && !ranking.normalizer_aware &&
-      !ranking.value_aware &&
-      (ranking.form == Ranking::kMean || ranking.form == Ranking::kDiagonal);
+  const bool clusters = ranking.form == Ranking::kClusters;
+  const bool has_ranking =
+      clusters ? ranking.num_clusters <= kMaxClusters
+               : ranking.form == Ranking::kMean || ranking.form == Ranking::kDiagonal;
+  const bool has_device_code = request.dtype != StorageDType::kF32 &&
+                               settings.query_guide == QueryGuide::kNone &&
+                               settings.history_order == HistoryOrder::kRanked && has_ranking;
   if (!has_device_code || settings.segment_size % settings.block_m != 0) return nullptr;
   return make_s2o_planner(request.problem,
                           {.segment_size = settings.segment_size,
@@ -276,6 +279,10 @@ std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request
                            .block_n = settings.block_n,
                            .share_key_order_in_group = settings.share_key_order_in_group,
                            .diagonal_ranking = ranking.form == Ranking::kDiagonal,
+                           .num_clusters = clusters ? ranking.num_clusters : 0,
+                           .cluster_iterations = ranking.cluster_iterations,
+                           .normalizer_aware = ranking.normalizer_aware,
+                           .value_aware = ranking.value_aware,
                            .local_window = settings.local_window,
                            .stop = settings.stop,
                            .fold = settings.fold},

@@ -3,9 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <iostream>
+#include <limits>
+#include <span>
+#include <vector>
 
 #include "kernels/planning/block_planners.h"
 #include "kernels/planning/energy_planners.h"
+#include "kernels/planning/xattention_planner.h"
+#include "lib/methods/common/xattention_rules.h"
 #include "lib/testing/inputs.h"
 #include "lib/testing/model_planning.h"
 
@@ -161,6 +166,69 @@ TEST(BlockPlannersModel, rbs_gives_the_cpu_plan) {
                   0.005);
     }
   }
+}
+
+// Rows at or beyond `chunk` follow the rule of later chunks.
+SparsePlan xattention_plan(const AttentionInput& input, const XAttentionDeviceSettings& settings) {
+  const Problem& problem = input.problem;
+  const std::int64_t blocks = num_blocks(problem.seqlen, settings.block);
+  const std::int64_t padded = num_blocks(problem.seqlen, settings.stride) * settings.stride;
+  std::vector<BlockMask> masks;
+  for (int head = 0; head < problem.num_q_heads; ++head) {
+    const float* const k = input.k_head(head / problem.group_size());
+    std::vector<float> keys(k, k + problem.seqlen * problem.head_dim);
+    keys.resize(static_cast<std::size_t>(padded * problem.head_dim), 0.0f);
+    std::vector<float> mass(static_cast<std::size_t>(blocks * blocks));
+    xattention_block_mass(input, head, keys.data(), 0, blocks, settings.block, settings.stride,
+                          Rounder(input.dtype), mass);
+    BlockMask& mask = masks.emplace_back(blocks, blocks);
+    for (std::int64_t i = 0; i < blocks; ++i) {
+      xattention_select_row(std::span(mass.data() + i * blocks, static_cast<std::size_t>(blocks)),
+                            i, settings.threshold, i < settings.chunk / settings.block,
+                            mask.row(i));
+    }
+  }
+  SparsePlan plan = plan_from_block_masks(problem, settings.block, settings.block, masks);
+  if (settings.fold.rule.kind != Compensation::kNone) {
+    set_compensation(settings.fold.rule.kind, problem, settings.block, plan);
+  }
+  return plan;
+}
+
+TEST(BlockPlannersModel, xattention_gives_the_cpu_plan) {
+  for (const Shape& shape : {Shape{2100, 4, 2, 64}, Shape{1090, 2, 1, 128}, Shape{5, 1, 1, 64}}) {
+    const AttentionInput input = structured_input(shape);
+    for (const int stride : {4, 8, 16}) {
+      for (const double threshold : {0.5, 0.9, 1.0}) {
+        if (stride != 8 && threshold != 0.9) continue;
+        // The first rows follow one rule, later rows the other.
+        const XAttentionDeviceSettings settings{
+            .stride = stride, .threshold = threshold, .chunk = 1024};
+        const auto planner = make_xattention_planner(input.problem, settings, 1 << 20);
+        expect_near("xattention", input, *planner, xattention_plan(input, settings), 0.01);
+      }
+    }
+  }
+}
+
+TEST(BlockPlannersModel, xattention_in_small_strips_gives_the_cpu_plan) {
+  const AttentionInput input =
+      structured_input(Shape{2500, 2, 1, 64}, "stripes", StorageDType::kF16);
+  const XAttentionDeviceSettings settings{
+      .block = 64,
+      .chunk = 512,
+      .sum_bytes = 1,
+      .fold = {.rule = {.kind = Compensation::kBlocks, .fold_block = 64}}};
+  const auto planner = make_xattention_planner(input.problem, settings, 1 << 20);
+  expect_near("xattention in strips", input, *planner, xattention_plan(input, settings), 0.01);
+}
+
+TEST(BlockPlannersModel, xattention_names_rows_whose_mass_is_not_finite) {
+  AttentionInput input = structured_input(Shape{600, 2, 1, 64});
+  input.q[static_cast<std::size_t>((600 + 300) * 64)] = std::numeric_limits<float>::quiet_NaN();
+  const auto planner = make_xattention_planner(input.problem, {.chunk = 2048}, 1 << 20);
+  const std::uint32_t bad = testing::plan_on_model(*planner, input).error_word;
+  EXPECT_EQ(planner->row_name(static_cast<std::int64_t>(~bad)), "query head 1, query tile 2");
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include "lib/testing/inputs.h"
 #include "lib/testing/model_planning.h"
 #include "lib/testing/model_runner.h"
+#include "lib/testing/s2o_orders.h"
 
 namespace s2o {
 namespace {
@@ -76,6 +77,17 @@ const MethodCase kMethodCases[] = {
       {"value_aware", false},
       {"segment_size", 256}},
      0.0},
+    {"s2o_plus", {{"segment_size", 128}}, 0.0},
+    {"s2o_plus", {{"segment_size", 1024}, {"key_order_sharing", "kv_head"}}, 0.0},
+    {"s2o_plus", {{"ranking", "mean"}, {"segment_size", 256}}, 0.0},
+    {"xattention", {{"threshold", 0.9}}, 0.01},
+    {"xattention", {{"threshold", 0.7}, {"stride", 16}, {"compensation", "blocks"}}, 0.01},
+    {"xattention", {{"block_size", 64}, {"stride", 4}}, 0.01},
+    {"flexprefill", {{"min_budget", 200}}, 0.01},
+    {"flexprefill", {{"min_budget", 200}, {"tau", 1.0}, {"gamma", 0.7}}, 0.01},
+    {"flexprefill", {{"block_size", 64}, {"tau", 0.0}, {"compensation", "blocks"}}, 0.01},
+    {"minference", {{"vertical_size", 60}, {"slash_size", 150}}, 0.01},
+    {"minference", {{"vertical_size", 200}, {"slash_size", 400}, {"last_q", 100}}, 0.01},
 };
 const Shape kShapes[] = {{3000, 4, 2, 64}, {2048, 4, 1, 128}, {129, 2, 1, 64}, {5, 1, 1, 128}};
 
@@ -159,6 +171,37 @@ TEST_F(PlanningGpuTest, scores_that_are_not_finite_are_an_error_that_names_head_
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("segment"), std::string::npos) << error.what();
     EXPECT_NE(std::string(error.what()).find("head"), std::string::npos) << error.what();
+  }
+}
+
+TEST_F(PlanningGpuTest, s2o_plus_orders_agree_with_exact_scores_up_to_near_ties) {
+  for (const StorageDType dtype : {StorageDType::kBF16, StorageDType::kF16}) {
+    const AttentionInput input = structured_input({9000, 4, 2, 128}, "mixed", dtype);
+    set_input(input);
+    for (const int segment_size : {128, 1024}) {
+      for (const int num_clusters : {32, 0}) {
+        const S2oDeviceSettings settings{.segment_size = segment_size,
+                                         .share_key_order_in_group = segment_size == 1024,
+                                         .diagonal_ranking = num_clusters == 0,
+                                         .num_clusters = num_clusters,
+                                         .normalizer_aware = true,
+                                         .value_aware = true,
+                                         .local_window = 128};
+        DevicePlanner planner(make_s2o_planner(input.problem, settings, 1 << 20));
+        planner.prepare();
+        attention_->run_planner(planner);
+        planner.check();
+        const testing::S2oOrders orders(input.problem, settings,
+                                        fetch(input, planner).passes[0].gather_indices);
+        const auto total = testing::compare_orders_with_cpu(input, settings, orders);
+        EXPECT_TRUE(total.is_permutation);
+        std::cout << "clusters " << num_clusters << " segment " << segment_size << ": "
+                  << total.beyond << " beyond, " << total.moved << " near-ties of " << total.slots
+                  << " slots\n";
+        // A query as near to two means may go to the other cluster.
+        EXPECT_LE(static_cast<double>(total.beyond), 1e-3 * static_cast<double>(total.slots));
+      }
+    }
   }
 }
 

@@ -1,16 +1,13 @@
 // The kernels that plan S2O, on the CPU model of a grid, against the CPU planner.
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <cmath>
-#include <numeric>
+#include <iostream>
+#include <limits>
 #include <vector>
 
-#include "kernels/planning/s2o_layout.h"
-#include "kernels/testing/order_compare.h"
-#include "lib/methods/common/key_ranking.h"
 #include "lib/testing/inputs.h"
 #include "lib/testing/model_planning.h"
+#include "lib/testing/s2o_orders.h"
 
 namespace s2o {
 namespace {
@@ -19,68 +16,25 @@ using testing::OrderComparison;
 using testing::Shape;
 using testing::structured_input;
 
-struct Orders {
-  std::vector<std::int32_t> order;
+struct Orders : testing::S2oOrders {
   std::uint32_t bad_row = 0;
-  S2oLayout layout;
-  HistoryShape shape;
-
-  std::span<const std::int32_t> row(int list, int segment) const {
-    const auto s = static_cast<std::size_t>(segment);
-    return {order.data() + list * layout.order_per_list() + layout.order_offsets[s],
-            static_cast<std::size_t>(shape.order_length(segment))};
-  }
 };
 
 Orders orders_on_model(const AttentionInput& input, const S2oDeviceSettings& settings,
                        std::uint64_t seed = 1) {
-  const HistoryShape shape = s2o_history_shape(input.problem, settings);
   const auto planner = make_s2o_planner(input.problem, settings, 1 << 20);
   testing::ModelPlan result = testing::plan_on_model(*planner, input, seed);
   check_plan(input.problem, result.plan);
-  return {.order = result.plan.passes[0].gather_indices,
-          .bad_row = result.error_word,
-          .layout = S2oLayout(shape, settings.score_bytes),
-          .shape = shape};
-}
-
-std::vector<std::int32_t> exact_order(const std::vector<float>& scores) {
-  std::vector<std::int32_t> order(scores.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
-    return scores[static_cast<std::size_t>(a)] > scores[static_cast<std::size_t>(b)];
-  });
-  return order;
+  return {{input.problem, settings, result.plan.passes[0].gather_indices}, result.error_word};
 }
 
 // Compares every row with the exact order of the CPU's scores.
 void expect_reference_order(const AttentionInput& input, const S2oDeviceSettings& settings,
                             const Orders& plan) {
   EXPECT_EQ(plan.bad_row, 0u);
-  const KeyRanking ranking(
-      input, {.form = settings.diagonal_ranking ? Ranking::kDiagonal : Ranking::kMean});
-  const int group = input.problem.num_q_heads / plan.shape.num_lists();
-  OrderComparison total;
-  for (int list = 0; list < plan.shape.num_lists(); ++list) {
-    for (int segment = 0; segment < plan.shape.num_segments; ++segment) {
-      const std::int64_t length = plan.shape.history_length(segment);
-      if (length == 0) continue;
-      const std::int64_t begin = segment * settings.segment_size;
-      const std::int64_t end = std::min(begin + settings.segment_size, input.problem.seqlen);
-      const auto scores = ranking.scores(list * group, group, begin, end, length);
-      float largest = 0.0f;
-      for (const float score : scores) largest = std::max(largest, std::abs(score));
-      // 16-bit means and squares (8 bits of mantissa at least), fp16 scores.
-      const OrderComparison row =
-          testing::compare_orders(scores, plan.row(list, segment), exact_order(scores),
-                                  {.score_error = 0.01 + 0.01 * largest});
-      ASSERT_TRUE(row.is_permutation) << "list " << list << " segment " << segment;
-      EXPECT_EQ(row.beyond, 0) << "list " << list << " segment " << segment << " excess "
-                               << row.largest_excess;
-      total.slots += row.slots;
-      total.moved += row.moved;
-    }
-  }
+  const OrderComparison total = testing::compare_orders_with_cpu(input, settings, plan);
+  EXPECT_TRUE(total.is_permutation);
+  EXPECT_EQ(total.beyond, 0);
   std::cout << "slots " << total.slots << ", near-ties " << total.moved << "\n";
 }
 
@@ -93,6 +47,67 @@ TEST(S2oPlanningModel, orders_agree_with_the_cpu_planner_up_to_near_ties) {
       expect_reference_order(input, settings, orders_on_model(input, settings));
     }
   }
+}
+
+TEST(S2oPlanningModel, normalisers_and_values_enter_the_mean_and_diagonal_orders) {
+  const AttentionInput input = structured_input(Shape{700, 4, 2, 64});
+  for (const bool diagonal : {false, true}) {
+    for (const bool shared : {false, true}) {
+      const S2oDeviceSettings settings{.segment_size = 128,
+                                       .share_key_order_in_group = shared,
+                                       .diagonal_ranking = diagonal,
+                                       .normalizer_aware = true,
+                                       .value_aware = !shared};
+      expect_reference_order(input, settings, orders_on_model(input, settings));
+    }
+  }
+}
+
+TEST(S2oPlanningModel, cluster_orders_agree_with_the_cpu_planner_up_to_near_ties) {
+  for (const StorageDType dtype : {StorageDType::kBF16, StorageDType::kF16}) {
+    for (const Shape& shape : {Shape{700, 4, 2, 64}, Shape{650, 4, 2, 128}}) {
+      const AttentionInput input = structured_input(shape, "mixed", dtype);
+      for (const bool aware : {false, true}) {
+        const S2oDeviceSettings settings{.segment_size = 128,
+                                         .num_clusters = 32,
+                                         .normalizer_aware = aware,
+                                         .value_aware = aware,
+                                         .local_window = 128};
+        expect_reference_order(input, settings, orders_on_model(input, settings));
+      }
+    }
+  }
+}
+
+TEST(S2oPlanningModel, clusters_of_several_tiles_and_heads_keep_the_order) {
+  const AttentionInput input = structured_input(Shape{1100, 4, 2, 64}, "stripes");
+  S2oDeviceSettings settings{.segment_size = 384,
+                             .share_key_order_in_group = true,
+                             .num_clusters = 9,
+                             .normalizer_aware = true,
+                             .value_aware = true};
+  const Orders plan = orders_on_model(input, settings);
+  expect_reference_order(input, settings, plan);
+  EXPECT_EQ(orders_on_model(input, settings, 5).order, plan.order);
+  settings.score_bytes = 1;
+  EXPECT_EQ(orders_on_model(input, settings, 6).order, plan.order);
+  settings.share_key_order_in_group = false;
+  expect_reference_order(input, settings, orders_on_model(input, settings));
+}
+
+TEST(S2oPlanningModel, logits_far_from_their_normaliser_keep_the_order) {
+  AttentionInput input = structured_input(Shape{400, 2, 1, 64});
+  for (float& x : input.k) x *= 64.0f;  // exact in bf16; scores by the hundred
+  const S2oDeviceSettings settings{.segment_size = 128, .num_clusters = 32};
+  expect_reference_order(input, settings, orders_on_model(input, settings));
+}
+
+TEST(S2oPlanningModel, cluster_scores_that_are_not_finite_name_their_row) {
+  AttentionInput input = structured_input(Shape{520, 2, 1, 64});
+  input.q[static_cast<std::size_t>((520 + 300) * 64 + 3)] = std::numeric_limits<float>::infinity();
+  const Orders plan =
+      orders_on_model(input, {.segment_size = 128, .num_clusters = 32, .normalizer_aware = true});
+  EXPECT_EQ(~plan.bad_row, 7u);  // list 1, segment 2 of 5
 }
 
 TEST(S2oPlanningModel, small_batches_and_depth_limits_keep_the_order) {

@@ -1,0 +1,231 @@
+#include "kernels/planning/flexprefill_planner.h"
+
+#include <algorithm>
+#include <string>
+
+#include "kernels/common/error.h"
+#include "kernels/planning/block_args.h"
+#include "kernels/planning/flex_args.h"
+#include "kernels/planning/last_query_args.h"
+#include "kernels/planning/planning_kernels.h"
+
+namespace s2o {
+namespace {
+
+std::int32_t ceil_div(std::int64_t a, std::int64_t b) {
+  return static_cast<std::int32_t>((a + b - 1) / b);
+}
+
+class FlexPrefillPlanner final : public TilePlanner {
+ public:
+  FlexPrefillPlanner(const Problem& problem, const FlexPrefillDeviceSettings& settings,
+                     std::int64_t l2_bytes)
+      : TilePlanner(
+            problem, settings.block, settings.block, /*pack=*/1, settings.fold,
+            [](int tile) { return max_items_of_row(tile + 1); }, l2_bytes),
+        settings_(settings),
+        num_blocks_(ceil_div(problem.seqlen, settings.block)),
+        row_stride_(ceil_div(num_blocks_, 64) * 64),
+        num_chunks_(ceil_div(problem.seqlen, kLastQueryChunk)) {
+    if (settings.dense) return;
+    const std::int64_t heads = problem.num_q_heads;
+    const std::int64_t blocks = num_blocks_;
+    largest_ = workspace_.add<float>(heads * (num_chunks_ + 1) * kLastQueries);
+    normalisers_ = workspace_.add<float>(heads * (num_chunks_ + 1) * kLastQueries);
+    mass_ = workspace_.add<float>(heads * problem.seqlen);
+    distance_mass_ = workspace_.add<float>(heads * problem.seqlen);
+    chunk_diagonals_ = workspace_.add<float>(heads * num_chunks_ * kLastQueryDiagonals);
+    key_means_ = workspace_.add<std::uint16_t>(problem.num_kv_heads * blocks * problem.head_dim);
+    query_aware_ = workspace_.add<std::int32_t>(heads);
+    bits_ = workspace_.add<std::uint32_t>(2 * heads * num_words());
+    if (settings.tau <= 0.0) return;  // no head is query aware
+    const std::int64_t group = problem.group_size();
+    const std::int64_t group_bytes = group * blocks * (4 * blocks + 2 * row_stride_);
+    groups_at_once_ = static_cast<std::int32_t>(std::clamp<std::int64_t>(
+        settings.probability_bytes / group_bytes, 1, problem.num_kv_heads));
+    const std::int64_t rows = groups_at_once_ * group * blocks;
+    query_means_ = workspace_.add<std::uint16_t>(heads * blocks * problem.head_dim);
+    scores_ = workspace_.add<std::uint16_t>(rows * row_stride_);
+    probabilities_ = workspace_.add<float>(rows * blocks);
+    row_ties_ = workspace_.add<std::int32_t>(rows);
+    cuts_ = workspace_.add<FlexCut>(groups_at_once_ * group);
+  }
+
+  PlanningCost cost() const override {
+    if (settings_.dense) return {};
+    const double d = problem_.head_dim;
+    const auto seqlen = static_cast<double>(problem_.seqlen);
+    const double heads = problem_.num_q_heads;
+    const double keys = seqlen * d * problem_.num_kv_heads;
+    PlanningCost cost{.flops = 2.0 * 2.0 * settings_.block * seqlen * d * heads,
+                      // Keys for both passes of the product and for the means; masses out and in.
+                      .bytes = 3.0 * 2.0 * keys + 4.0 * 4.0 * seqlen * heads};
+    if (settings_.tau > 0.0) {  // queries are pooled whether or not a head is query aware
+      const double pairs = 0.5 * heads * num_blocks_ * num_blocks_;
+      cost.flops += seqlen * d * heads + 2.0 * pairs * d;
+      cost.bytes += 2.0 * seqlen * d * heads + 2.0 * 2.0 * pairs;
+    }
+    return cost;
+  }
+
+  void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
+    kernels.clear(bad_row_.data(), bad_row_.size_bytes());
+    FlexRowArgs rows{.query_aware = query_aware_.data(),
+                     .column_bits = bits_.data(),
+                     .diagonal_bits = diagonal_bits(),
+                     .num_heads = problem_.num_q_heads,
+                     .num_blocks = num_blocks_,
+                     .row_stride = row_stride_,
+                     .block = settings_.block,
+                     .seqlen = problem_.seqlen,
+                     .target = static_cast<float>(settings_.gamma * num_blocks_),
+                     .dense = settings_.dense,
+                     .item_offsets = item_offsets_.data(),
+                     .items = items_.data(),
+                     .item_counts = item_counts_.data(),
+                     .bad_row = bad_row_.data()};
+    if (!settings_.dense) plan_heads(input, kernels);
+    if (settings_.dense || settings_.tau <= 0.0) {
+      kernels.flex_items(rows);
+      return;
+    }
+    pool_queries(input, kernels);
+    rows.scores = scores_.data();
+    rows.probabilities = probabilities_.data();
+    rows.cuts = cuts_.data();
+    rows.row_ties = row_ties_.data();
+    for (std::int32_t group = 0; group < problem_.num_kv_heads; group += groups_at_once_) {
+      plan_rows(group, rows, input, kernels);
+    }
+  }
+
+ private:
+  std::int64_t num_words() const { return ceil_div(num_blocks_, 32); }
+  std::uint32_t* diagonal_bits() const {
+    return bits_.data() == nullptr ? nullptr : bits_.data() + problem_.num_q_heads * num_words();
+  }
+
+  void plan_heads(const DeviceInput& input, PlanningKernels& kernels) const {
+    kernels.clear(bits_.data(), bits_.size_bytes());
+    kernels.last_queries({.q = input.q,
+                          .k = input.k,
+                          .seqlen = problem_.seqlen,
+                          .num_keys = problem_.seqlen,
+                          .num_queries = settings_.block,
+                          .num_q_heads = problem_.num_q_heads,
+                          .group_size = problem_.group_size(),
+                          .num_chunks = num_chunks_,
+                          .scale = problem_.softmax_scale,
+                          .scales_queries = true,
+                          .causal = true,
+                          .mass_factor = 1.0f / static_cast<float>(settings_.block),
+                          .largest = largest_.data(),
+                          .normalisers = normalisers_.data(),
+                          .mass = mass_.data(),
+                          .distance_mass = distance_mass_.data(),
+                          .chunk_diagonals = chunk_diagonals_.data(),
+                          .bad_row = bad_row_.data(),
+                          .rows_per_head = header_.num_q_tiles},
+                         input.dtype, problem_.head_dim);
+    kernels.pool_blocks({.x = input.k,
+                         .means = key_means_.data(),
+                         .seqlen = problem_.seqlen,
+                         .block = settings_.block,
+                         .num_blocks = num_blocks_,
+                         .num_heads = problem_.num_kv_heads},
+                        input.dtype, problem_.head_dim);
+    kernels.flex_heads({.q = input.q,
+                        .key_means = key_means_.data(),
+                        .mass = mass_.data(),
+                        .distance_mass = distance_mass_.data(),
+                        .query_aware = query_aware_.data(),
+                        .column_bits = bits_.data(),
+                        .diagonal_bits = diagonal_bits(),
+                        .seqlen = problem_.seqlen,
+                        .num_heads = problem_.num_q_heads,
+                        .group_size = problem_.group_size(),
+                        .block = settings_.block,
+                        .num_blocks = num_blocks_,
+                        .min_blocks = static_cast<std::int32_t>(
+                            std::min<std::int64_t>(settings_.min_blocks, num_blocks_)),
+                        .gamma = static_cast<float>(settings_.gamma),
+                        .tau = settings_.tau,
+                        .scale = problem_.softmax_scale},
+                       input.dtype, problem_.head_dim);
+  }
+
+  void pool_queries(const DeviceInput& input, PlanningKernels& kernels) const {
+    kernels.pool_blocks({.x = input.q,
+                         .means = query_means_.data(),
+                         .seqlen = problem_.seqlen,
+                         .block = settings_.block,
+                         .num_blocks = num_blocks_,
+                         .num_heads = problem_.num_q_heads,
+                         .divide_by_block = true},
+                        input.dtype, problem_.head_dim);
+    const std::int64_t last = problem_.seqlen - (num_blocks_ - std::int64_t{1}) * settings_.block;
+    kernels.scale_query_means(
+        {.means = query_means_.data(),
+         .num_heads = problem_.num_q_heads,
+         .num_blocks = num_blocks_,
+         .last_factor = static_cast<float>(settings_.block) / static_cast<float>(last),
+         .scale = problem_.softmax_scale},
+        input.dtype, problem_.head_dim);
+  }
+
+  void plan_rows(std::int32_t first_group, FlexRowArgs rows, const DeviceInput& input,
+                 PlanningKernels& kernels) const {
+    const std::int32_t groups = std::min(groups_at_once_, problem_.num_kv_heads - first_group);
+    rows.first_head = first_group * problem_.group_size();
+    rows.num_heads = groups * problem_.group_size();
+    const std::int64_t per_head = std::int64_t{num_blocks_} * problem_.head_dim;
+    kernels.block_scores({.q = query_means_.data() + rows.first_head * per_head,
+                          .k = key_means_.data() + first_group * per_head,
+                          .scores = scores_.data(),
+                          .num_heads = rows.num_heads,
+                          .heads_per_k = problem_.group_size(),
+                          .num_q_blocks = num_blocks_,
+                          .num_kv_blocks = num_blocks_,
+                          .num_rows = num_blocks_,
+                          .row_stride = row_stride_,
+                          .block_m = settings_.block,
+                          .block_n = settings_.block,
+                          .scale = 1.0f},
+                         input.dtype, problem_.head_dim);
+    kernels.flex_cuts(rows, input.dtype);
+    kernels.flex_items(rows);
+  }
+
+  const FlexPrefillDeviceSettings settings_;
+  const std::int32_t num_blocks_;
+  const std::int32_t row_stride_;
+  const std::int32_t num_chunks_;
+  std::int32_t groups_at_once_ = 1;
+  Workspace::Array<float> largest_, normalisers_, mass_, distance_mass_, chunk_diagonals_;
+  Workspace::Array<std::uint16_t> key_means_, query_means_, scores_;
+  Workspace::Array<std::int32_t> query_aware_, row_ties_;
+  Workspace::Array<std::uint32_t> bits_;  // of columns, then of diagonals
+  Workspace::Array<float> probabilities_;
+  Workspace::Array<FlexCut> cuts_;
+};
+
+}  // namespace
+
+std::unique_ptr<Planner> make_flexprefill_planner(const Problem& problem,
+                                                  const FlexPrefillDeviceSettings& settings,
+                                                  std::int64_t l2_bytes) {
+  if (settings.block != 64 && settings.block != 128) {
+    throw UnsupportedError("planning of flexprefill: block size is " +
+                           std::to_string(settings.block) +
+                           ", supported on the device are 64 and 128");
+  }
+  const std::int32_t blocks = ceil_div(problem.seqlen, settings.block);
+  if (blocks > kMaxFlexBlocks) {
+    throw UnsupportedError("planning of flexprefill: " + std::to_string(blocks) +
+                           " blocks, supported on the device are at most " +
+                           std::to_string(kMaxFlexBlocks));
+  }
+  return std::make_unique<FlexPrefillPlanner>(problem, settings, l2_bytes);
+}
+
+}  // namespace s2o

@@ -1,0 +1,133 @@
+// Columns and windows of MInference (vertical_slash_args.h).
+#pragma once
+
+#include "kernels/planning/block_cut.cuh"
+#include "kernels/planning/vertical_slash_args.h"
+
+namespace s2o::device {
+
+// One block of kCutThreads threads a head.
+S2O_DEVICE void top_entries(const TopEntryArgs& args) {
+  SharedCut& s = *reinterpret_cast<SharedCut*>(shared_memory());
+  const float* const mass = args.mass + block_index() * args.seqlen;
+  std::int32_t* const entries =
+      args.entries + static_cast<std::int64_t>(block_index()) * args.count;
+  const int count = static_cast<int>(args.seqlen);
+  const int wanted = args.count;
+  const int forced = args.forced;
+  const auto value_of = [mass, forced](int i) {
+    return i < forced ? -kNegativeInfinity : load_global(mass + i);
+  };
+  const BlockCut found = find_block_cut(
+      s, value_of, count, [wanted](const CountAndSum& m) { return m.count >= wanted; },
+      /*keep_crossing=*/true);
+  const bool descending = args.descending;
+  visit_kept(s, value_of, count, found.cut, [entries, wanted, descending](int place, int i) {
+    entries[descending ? wanted - 1 - place : place] = i;
+  });
+}
+
+inline constexpr int kWindowThreads = 128;
+
+// One thread a tile: the windows grow one distance after the other.
+S2O_DEVICE void tile_windows(const WindowArgs& args) {
+  const int blocks = ceil_div(args.num_tiles, kWindowThreads);
+  const int head = block_index() / blocks;
+  const int tile = block_index() % blocks * kWindowThreads + thread_index();
+  if (tile >= args.num_tiles) return;
+  const std::int64_t place = static_cast<std::int64_t>(head) * args.num_tiles + tile;
+  PlanItem* const items = args.items + load_global(args.item_offsets + place);
+  const std::int64_t first = static_cast<std::int64_t>(tile) * kWindow;
+  const auto end = static_cast<std::int32_t>(first + kWindow);
+  const std::int64_t end_key = first + kWindow < args.seqlen ? first + kWindow : args.seqlen;
+  int count = 0;
+  // Windows [from, to) that every row of the tile sees need no mask; keys after the tile's last
+  // row are cut off.
+  const auto emit = [&](std::int64_t from, std::int64_t to) {
+    std::int64_t past = from;
+    if (first + 1 > from) past = from + (first + 1 - from) / kWindow * kWindow;
+    if (past > to) past = to;
+    PlanItem item;
+    item.kind = ItemKind::kRun;
+    if (past > from) {
+      item.begin = from;
+      item.count = static_cast<std::int32_t>(past - from);
+      item.mask = MaskClass::kNone;
+      items[count++] = item;
+    }
+    if (to > end_key) to = end_key;
+    if (to > past) {
+      item.begin = past;
+      item.count = static_cast<std::int32_t>(to - past);
+      item.mask = MaskClass::kCausal;
+      items[count++] = item;
+    }
+  };
+  const std::int32_t* const distances =
+      args.distances + static_cast<std::int64_t>(head) * args.num_distances;
+  std::int32_t from = 0;
+  std::int32_t to = -1;  // none yet
+#pragma unroll 4
+  for (int i = 0; i < args.num_distances; ++i) {
+    const std::int32_t distance = load_global(distances + i);
+    if (distance >= end) continue;
+    const std::int32_t stop = end - distance > kWindow ? end - distance : kWindow;
+    if (to < 0 || stop > to + kWindow) {
+      if (to >= 0) emit(from, to);
+      from = stop - kWindow;
+      to = stop;
+    } else if (stop > to) {
+      to += kWindow;
+    }
+  }
+  if (to >= 0) emit(from, to);
+  args.item_counts[place] = count;
+}
+
+// One warp a tile: columns before the tile that no window holds, appended as one gather.
+S2O_DEVICE void tile_columns(const WindowArgs& args) {
+  const std::int64_t place =
+      static_cast<std::int64_t>(block_index()) * (kWindowThreads / 32) + warp_index();
+  if (place >= static_cast<std::int64_t>(args.num_heads) * args.num_tiles) return;
+  const int head = static_cast<int>(place / args.num_tiles);
+  const std::int64_t first = place % args.num_tiles * kWindow;
+  PlanItem* const items = args.items + load_global(args.item_offsets + place);
+  const int num_runs = args.item_counts[place];
+  const std::int32_t* const columns =
+      args.columns + static_cast<std::int64_t>(head) * args.num_columns;
+  std::int32_t* const target = args.gather_indices + place * args.num_columns;
+  int count = 0;
+  for (int i = 0; i < args.num_columns; i += 32) {
+    const int own = i + lane_index();
+    const std::int32_t column =
+        own < args.num_columns ? load_global(columns + own) : static_cast<std::int32_t>(first);
+    // Columns at or after the tile's first position lie in a window, or after the last.
+    bool kept = column < first;
+    if (!any_lane(kept)) break;
+    int low = 0;  // runs that begin at or before the column
+    int high = num_runs;
+    while (low < high) {
+      const int middle = (low + high) / 2;
+      if (items[middle].begin <= column) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    if (low > 0 && column < items[low - 1].begin + items[low - 1].count) kept = false;
+    const std::uint32_t all = ballot(kept);
+    if (kept) target[count + count_bits(all & ((1u << lane_index()) - 1u))] = column;
+    count += count_bits(all);
+  }
+  sync_warp();  // every lane has read the number of runs
+  if (lane_index() != 0 || count == 0) return;
+  PlanItem item;
+  item.begin = place * args.num_columns;
+  item.count = count;
+  item.kind = ItemKind::kGather;
+  item.mask = MaskClass::kNone;
+  items[num_runs] = item;
+  args.item_counts[place] = num_runs + 1;
+}
+
+}  // namespace s2o::device

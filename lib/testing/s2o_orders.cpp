@@ -1,0 +1,95 @@
+#include "lib/testing/s2o_orders.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <numeric>
+#include <utility>
+
+#include "kernels/common/parallel.h"
+
+namespace s2o::testing {
+namespace {
+
+std::vector<std::int32_t> exact_order(const std::vector<float>& scores) {
+  std::vector<std::int32_t> order(scores.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+    return scores[static_cast<std::size_t>(a)] > scores[static_cast<std::size_t>(b)];
+  });
+  return order;
+}
+
+}  // namespace
+
+RankingSettings ranking_of(const S2oDeviceSettings& settings) {
+  RankingSettings ranking{.cluster_iterations = settings.cluster_iterations,
+                          .normalizer_aware = settings.normalizer_aware,
+                          .value_aware = settings.value_aware};
+  if (settings.diagonal_ranking) ranking.form = Ranking::kDiagonal;
+  if (settings.num_clusters > 0) {
+    ranking.form = Ranking::kClusters;
+    ranking.num_clusters = settings.num_clusters;
+  }
+  return ranking;
+}
+
+S2oOrders::S2oOrders(const Problem& problem, const S2oDeviceSettings& settings,
+                     std::vector<std::int32_t> gather_indices)
+    : order(std::move(gather_indices)),
+      layout(s2o_history_shape(problem, settings), settings.score_bytes),
+      shape(s2o_history_shape(problem, settings)) {}
+
+std::span<const std::int32_t> S2oOrders::row(int list, std::int64_t segment) const {
+  return {order.data() + list * layout.order_per_list() +
+              layout.order_offsets[static_cast<std::size_t>(segment)],
+          static_cast<std::size_t>(shape.order_length(segment))};
+}
+
+OrderComparison compare_orders_with_cpu(const AttentionInput& input,
+                                        const S2oDeviceSettings& settings, const S2oOrders& plan,
+                                        std::span<const std::int64_t> segments) {
+  const KeyRanking ranking(input, ranking_of(settings));
+  const int group = input.problem.num_q_heads / plan.shape.num_lists();
+  std::vector<std::int64_t> compared(segments.begin(), segments.end());
+  if (compared.empty()) {
+    compared.resize(static_cast<std::size_t>(plan.shape.num_segments));
+    std::iota(compared.begin(), compared.end(), 0);
+  }
+  const auto num_lists = static_cast<std::int64_t>(plan.shape.num_lists());
+  std::vector<OrderComparison> rows(compared.size() * static_cast<std::size_t>(num_lists));
+  parallel_for(static_cast<std::int64_t>(rows.size()), [&](std::int64_t task) {
+    const auto list = static_cast<int>(task % num_lists);
+    const std::int64_t segment = compared[static_cast<std::size_t>(task / num_lists)];
+    const std::int64_t length = plan.shape.history_length(segment);
+    if (length == 0) return;
+    const std::int64_t begin = segment * settings.segment_size;
+    const std::int64_t end = std::min(begin + settings.segment_size, input.problem.seqlen);
+    const auto scores = ranking.scores(list * group, group, begin, end, length);
+    float largest = 0.0f;
+    for (const float score : scores) largest = std::max(largest, std::abs(score));
+    // 16-bit means and squares (8 bits of mantissa at least), fp16 scores.
+    rows[static_cast<std::size_t>(task)] =
+        compare_orders(scores, plan.row(list, segment), exact_order(scores),
+                       {.score_error = 0.01 + 0.01 * static_cast<double>(largest)});
+  });
+  OrderComparison total;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const OrderComparison& row = rows[i];
+    if (!row.is_permutation || row.beyond > 0) {
+      std::fprintf(stderr, "list %lld segment %lld: %s, %lld slots beyond near-ties, excess %g\n",
+                   static_cast<long long>(static_cast<std::int64_t>(i) % num_lists),
+                   static_cast<long long>(compared[i / static_cast<std::size_t>(num_lists)]),
+                   row.is_permutation ? "permutation" : "no permutation",
+                   static_cast<long long>(row.beyond), row.largest_excess);
+    }
+    total.slots += row.slots;
+    total.moved += row.moved;
+    total.beyond += row.beyond;
+    total.largest_excess = std::max(total.largest_excess, row.largest_excess);
+    total.is_permutation = total.is_permutation && row.is_permutation;
+  }
+  return total;
+}
+
+}  // namespace s2o::testing
