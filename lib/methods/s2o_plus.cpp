@@ -10,8 +10,8 @@
 //   pass1_order    "natural": the own segment runs in natural order and is merged with the permuted
 //                  history pass by log-sum-exp, so that a query order costs no density in pass 1
 //
-// Cost of the default ranking: num_clusters / segment_size of Q K': a half with segments of 128
-// tokens, that is a quarter of the products of dense attention, a sixteenth with segments of 1,024.
+// Cost of the default ranking: num_clusters / segment_size of Q K': a quarter with segments of 128
+// tokens, that is an eighth of the products of dense attention, a 64th with segments of 1,024.
 #include "lib/methods/common/s2o_planner.h"
 
 namespace s2o {
@@ -25,7 +25,7 @@ std::vector<ParamSpec> plus_specs() {
   specs.push_back(
       ParamSpec::integer("low_rank", 8, "eigenvectors kept by ranking low_rank", 1, 1024));
   specs.push_back(
-      ParamSpec::integer("num_clusters", 64, "query means kept by ranking clusters", 1, 1024));
+      ParamSpec::integer("num_clusters", 32, "query means kept by ranking clusters", 1, 1024));
   specs.push_back(ParamSpec::integer("cluster_iterations", 3,
                                      "iterations of Lloyd's algorithm of ranking clusters", 1, 64));
   specs.push_back(ParamSpec::integer(

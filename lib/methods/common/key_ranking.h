@@ -31,7 +31,7 @@ enum class Ranking { kMean, kDiagonal, kLowRank, kFull, kClusters };
 struct RankingSettings {
   Ranking form = Ranking::kMean;
   int low_rank = 8;            // eigenvectors of C that kLowRank keeps
-  int num_clusters = 64;       // of kClusters
+  int num_clusters = 32;       // of kClusters
   int cluster_iterations = 3;  // of Lloyd's algorithm, from rows at equal distances
   bool normalizer_aware = false;
   bool value_aware = false;
