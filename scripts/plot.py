@@ -7,6 +7,7 @@ From result files or folders (several are joined):
   plot.py stop_depth RESULTS... --out PREFIX       how far S2O's query tiles walk
   plot.py latency RESULTS... --out PREFIX          planning and attention time
   plot.py latency_scaling RESULTS... --out PREFIX  total time against sequence length
+  plot.py error_time RESULTS... --out PREFIX       error against total time
 From tables (s2o table RESULTS... --table NAME --format json):
   plot.py matched_sparsity|matched_mse|ablations|compensation TABLE.json --out PREFIX
 """

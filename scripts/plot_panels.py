@@ -304,6 +304,42 @@ def latency_scaling(arguments):
     return figure
 
 
+def error_time(arguments):
+    """Error against total time, one curve a method: what an error costs, planning included."""
+    rows, settings = load_settings(arguments)
+    error = arguments.metric
+    shown = [
+        s
+        for s in settings
+        if s.mean("total_latency_ms") is not None and s.mean(error) is not None
+    ]
+    lengths = sorted({s.seqlen for s in shown})
+    if not lengths:
+        raise PlotError(f"no setting has both total_latency_ms and {error}")
+    figure, grid = plt.subplots(1, len(lengths), figsize=(PAGE_WIDTH, 2.8), squeeze=False)
+    for axes, seqlen in zip(grid[0], lengths):
+        here = [s for s in shown if s.seqlen == seqlen and s.method != "dense"]
+        for label in dict.fromkeys(s.label for s in here):
+            curve = sorted(
+                (s.mean("total_latency_ms"), s.mean(error)) for s in here if s.label == label
+            )
+            method = next(s.method for s in here if s.label == label)
+            color, marker = method_style(method)
+            axes.plot(*zip(*curve), color=color, marker=marker, label=label)
+        for setting in shown:
+            if setting.method == "dense" and setting.seqlen == seqlen:
+                axes.axvline(setting.mean("total_latency_ms"), color="black", linewidth=0.8)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel(f"planning + attention, ms; {seqlen:,} tokens")
+        axes.grid(True)
+        axes.set_axisbelow(True)
+    grid[0, 0].set_ylabel("relative L2 error" if error == "relative_l2" else "MSE")
+    side_legend(grid[0, -1], grid[0])
+    set_title(figure, arguments, "Black line: dense. " + coverage(rows))
+    return figure
+
+
 FIGURES = {
     "ablations": ablations,
     "compensation": compensation,
@@ -311,4 +347,5 @@ FIGURES = {
     "stop_depth": stop_depth,
     "latency": latency,
     "latency_scaling": latency_scaling,
+    "error_time": error_time,
 }
