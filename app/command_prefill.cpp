@@ -23,6 +23,7 @@ struct PrefillFlags {
   std::string out;
   std::string device;
   std::string kernel;
+  std::string cublas;
   std::string format = "text";
   bool resume = false;
   std::size_t stop_after_rows = 0;
@@ -105,8 +106,10 @@ void note_device(const PrefillBackend& backend, PrefillConfig& config) {
 int run_prefill(const PrefillFlags& flags) {
   const ReportFormat format = parse_report_format(flags.format, kPrefillFormats);
   PrefillCells cells = expand_prefill_cells(load_config(flags));
+  PrefillModel model = cells.take_model();
+  model.cublas_folder = flags.cublas;
   const std::unique_ptr<PrefillBackend> backend =
-      make_prefill_backend(cells.take_model(), cells.config.device, cells.config.kernel);
+      make_prefill_backend(std::move(model), cells.config.device, cells.config.kernel);
   note_device(*backend, cells.config);
   const std::filesystem::path folder = output_folder(flags.out, cells.config.name);
   handle_interrupts();
@@ -141,6 +144,8 @@ void add_prefill_command(CLI::App& app, int& exit_code) {
   command->add_option("--device", flags->device, "auto, cpu, cuda or cuda:N, over the config's");
   command->add_option("--kernel", flags->kernel,
                       "auto, or an attention kernel of `s2o list kernels`, over the config's");
+  command->add_option("--cublas", flags->cublas,
+                      "Folder of cuBLAS, or of NVIDIA's pip packages, where the system has none");
   command->add_option("--format", flags->format, "Of the table: text, json, csv, markdown")
       ->capture_default_str();
   command->add_flag("--resume", flags->resume,
