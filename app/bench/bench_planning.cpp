@@ -1,11 +1,11 @@
 // Times planning on a device and checks it against the CPU method, for the first KV head's group.
 //   bench_planning [method=s2o,s2o_plus,...] seqlen=131072,32768 segment=1024 [heads=32]
 //     [kv_heads=8] [head_dim=128] [shared=0] [diagonal=0] [window=0] [depth=0] [score_mib=1024]
-//     [repeats=20] [rows=4] [check=0]
+//     [repeats=20] [rows=4] [check=0] [steps=0]
 // s2o takes the options up to score_mib, s2o_plus `segment`; all else are default settings. `rows`
 // segments of s2o and s2o_plus are compared with exact scores; check=1 compares the plans of other
-// methods with their CPU plans. One line per setting: median ms with cold L2, bytes, GB/s, GFLOP,
-// workspace, near-ties.
+// methods with their CPU plans; steps=1 tells the time of each kernel. One line per setting: median
+// ms with cold L2, bytes, GB/s, GFLOP, workspace, near-ties.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "app/bench/timed_kernels.h"
 #include "kernels/common/bf16.h"
 #include "kernels/common/cuda_check.h"
 #include "kernels/common/device_buffer.h"
@@ -86,7 +87,8 @@ Options parse(int argc, char** argv) {
                   {"score_mib", {1024}},
                   {"repeats", {20}},
                   {"rows", {4}},
-                  {"check", {0}}});
+                  {"check", {0}},
+                  {"steps", {0}}});
   for (int i = 1; i < argc; ++i) {
     const std::string text = argv[i];
     const std::size_t equals = text.find('=');
@@ -184,6 +186,26 @@ std::vector<float> time_planner(DevicePlanner& planner, const DeviceInput& input
   return ms;
 }
 
+}  // namespace
+
+std::map<std::string, double> TimedKernels::milliseconds() const {
+  std::map<std::string, double> total;
+  for (const Call& call : calls_) {
+    total[call.name] += static_cast<double>(call.end.milliseconds_since(call.begin));
+  }
+  return total;
+}
+
+namespace {
+
+void print_steps(DevicePlanner& planner, const DeviceInput& input) {
+  Stream stream;
+  TimedKernels kernels(stream);
+  planner.plan(input, kernels);
+  stream.synchronize();
+  for (const auto& [name, ms] : kernels.milliseconds()) std::printf("  %s %.3f", name.c_str(), ms);
+}
+
 // Orders of the first group, twice: the same bytes, and exact up to near-ties.
 void check_orders(const Options& options, const S2oDeviceSettings& settings,
                   const DeviceInput& input, const HostInput& host, DevicePlanner& planner) {
@@ -275,6 +297,7 @@ void run(const Options& options, const std::string& method, std::int64_t seqlen,
   std::printf(": %8.3f ms (min %.3f)  %6.2f GB %6.0f GB/s  %8.1f GFLOP  workspace %.2f GB", median,
               static_cast<double>(ms.front()), cost.bytes * 1e-9, cost.bytes * 1e-6 / median,
               cost.flops * 1e-9, static_cast<double>(planner.workspace_bytes()) * 1e-9);
+  if (option("steps") != 0) print_steps(planner, input);
   std::fflush(stdout);
   if (is_s2o && option("rows") > 0) check_orders(options, settings, input, host, planner);
   if (!is_s2o && option("check") != 0) check_plan_of(method, input, host, planner);

@@ -39,12 +39,12 @@ class ClusterScores {
         log2_weights_(args.log2_weights),
         s_(*reinterpret_cast<SharedClusterScores<kHeadDim>*>(shared_memory())) {
     const HistoryShape& shape = args_.shape;
-    const int chunk = block_index() % args_.num_key_chunks;
-    const int tile = block_index() / args_.num_key_chunks;
-    kv_head_ = args_.first_kv_head + tile / args_.num_row_tiles;
+    // Blocks in flight share a chunk of keys.
+    const int tile = block_index() % args_.num_row_tiles;
+    const int chunk = block_index() / args_.num_row_tiles % args_.num_key_chunks;
+    kv_head_ = args_.first_kv_head + block_index() / args_.num_row_tiles / args_.num_key_chunks;
     const int end_row = args_.end_segment * shape.lists_per_kv_head;
-    const int first_row = args_.first_segment * shape.lists_per_kv_head +
-                          tile % args_.num_row_tiles * kClusterRowTile;
+    const int first_row = args_.first_segment * shape.lists_per_kv_head + tile * kClusterRowTile;
     const int last_row = min_of(first_row + kClusterRowTile, end_row) - 1;
     row_ = first_row + warp_index();
     exists_ = row_ < end_row;

@@ -14,6 +14,7 @@ class CudaPlanningKernels final : public PlanningKernels {
   void mean_queries(const MeanQueryArgs& args, KernelDType dtype, int head_dim) override;
   void key_scores(const KeyScoreArgs& args, KernelDType dtype, int head_dim) override;
   void rank_history(const RankArgs& args) override;
+  void order_queries(const GuideArgs& args, KernelDType dtype, int head_dim) override;
   void block_moments(const MomentArgs& args, KernelDType dtype, int head_dim) override;
   void estimate_lse(const LseArgs& args, KernelDType dtype, int head_dim) override;
   void cluster_queries(const ClusterArgs& args, KernelDType dtype, int head_dim) override;

@@ -25,6 +25,8 @@ class DevicePlanner {
   void prepare();
   // Enqueues the planning of one layer. Neither allocates nor waits.
   void plan(const DeviceInput& input, CudaStream stream);
+  // The same through kernels of the caller.
+  void plan(const DeviceInput& input, PlanningKernels& kernels);
   // Valid after prepare().
   DevicePlan device_plan() const;
   // After the stream was waited for: throws Error naming the row with a score that is not finite.

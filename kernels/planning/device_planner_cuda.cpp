@@ -37,6 +37,9 @@ void DevicePlanner::prepare() {
 
 void DevicePlanner::plan(const DeviceInput& input, CudaStream stream) {
   CudaPlanningKernels kernels(stream);
+  plan(input, kernels);
+}
+void DevicePlanner::plan(const DeviceInput& input, PlanningKernels& kernels) {
   planner_->plan(input, kernels);
 }
 

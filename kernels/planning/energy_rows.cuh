@@ -48,16 +48,11 @@ class EnergyRows {
     step_largest_ = energies_ + 2 * steps * kEnergyColumns;
     bits_ = reinterpret_cast<std::uint32_t*>(step_largest_ + 2 * steps);
     branch_stride_ = steps * kEnergyColumns;
-    first_slot_ = static_cast<std::int64_t>(tile_) * kEnergyBlock;
-    const std::int64_t end = args.seqlen * args.pack;
-    end_slot_ = first_slot_ + kEnergyBlock < end ? first_slot_ + kEnergyBlock : end;
-    first_position_ = first_slot_ / args.pack;
-    last_position_ = (end_slot_ - 1) / args.pack;
     num_branches_ = args.lifts != nullptr ? 2 : 1;
   }
 
   S2O_DEVICE void run() {
-    const int last_block = static_cast<int>(last_position_ / kEnergyBlock);
+    const int last_block = static_cast<int>(last_position() / kEnergyBlock);
     for (int word = thread_index(); word <= last_block / 32; word += kEnergyThreads) {
       bits_[word] = 0;
     }
@@ -73,7 +68,7 @@ class EnergyRows {
         copy_async_commit();
         copy_async_wait<1>();
         sync_block(kEnergyThreads);
-        if (step == 0) describe_rows();
+        if (step == 0) describe_rows(candidates);
         add_step(step, candidates);
       }
     }
@@ -85,12 +80,22 @@ class EnergyRows {
 
  private:
   static constexpr int kChunks = kHeadDim / kChunkElements;
+  // Found anew where they are needed: the loop over the steps has no registers for them.
+  S2O_DEVICE std::int64_t first_slot() const {
+    return static_cast<std::int64_t>(tile_) * kEnergyBlock;
+  }
+  S2O_DEVICE std::int64_t end_slot() const {
+    const std::int64_t end = args_.seqlen * args_.pack;
+    return first_slot() + kEnergyBlock < end ? first_slot() + kEnergyBlock : end;
+  }
+  S2O_DEVICE std::int64_t first_position() const { return first_slot() / args_.pack; }
+  S2O_DEVICE std::int64_t last_position() const { return (end_slot() - 1) / args_.pack; }
   static constexpr int kColumnTiles = kEnergyColumns / 8;
 
   S2O_DEVICE int num_candidates() const {
     switch (args_.rule) {
       case EnergyRule::kFlashPrefillV2:
-        return static_cast<int>((last_position_ + 1) / kEnergyBlock);
+        return static_cast<int>((last_position() + 1) / kEnergyBlock);
       case EnergyRule::kFlashPrefillV1:
         return tile_ + 1;
       case EnergyRule::kRbs:
@@ -100,25 +105,25 @@ class EnergyRows {
   }
   // Row `row` of the tile takes part in the blocks below this.
   S2O_DEVICE int row_blocks(int row) const {
-    const std::int64_t slot = first_slot_ + row;
+    const std::int64_t slot = first_slot() + row;
     switch (args_.rule) {
       case EnergyRule::kFlashPrefillV2:
-        return slot < end_slot_ ? static_cast<int>(slot / args_.pack / kEnergyBlock) + 1 : 0;
+        return slot < end_slot() ? static_cast<int>(slot / args_.pack / kEnergyBlock) + 1 : 0;
       case EnergyRule::kFlashPrefillV1:  // rows beyond the sequence are zero queries
         return static_cast<int>((slot + 1) / kEnergyBlock);
       case EnergyRule::kRbs:
         break;
     }
-    return slot < end_slot_ ? tile_ : 0;
+    return slot < end_slot() ? tile_ : 0;
   }
 
   S2O_DEVICE void load_queries() const {
     const int chunk = thread_index() % kChunks;
 #pragma unroll 4
     for (int row = thread_index() / kChunks; row < kEnergyBlock; row += kEnergyThreads / kChunks) {
-      const std::int64_t slot = first_slot_ + row;
-      const bool exists = slot < end_slot_;
-      const std::int64_t from = exists ? slot : first_slot_;
+      const std::int64_t slot = first_slot() + row;
+      const bool exists = slot < end_slot();
+      const std::int64_t from = exists ? slot : first_slot();
       const std::int64_t head = plan_head_ * args_.pack + from % args_.pack;
       copy_async_16(shared_address(s_.q) +
                         static_cast<std::uint32_t>(swizzled_chunk_offset(kEnergyBlock, row, chunk)),
@@ -145,7 +150,7 @@ class EnergyRows {
   }
 
   // Queries into registers, and |q| of every row for the second branch.
-  S2O_DEVICE void describe_rows() {
+  S2O_DEVICE void describe_rows(int candidates) {
     const auto lane = static_cast<unsigned>(lane_index());
     const MatrixPosition source = ldmatrix_a_source(lane);
     const std::uint32_t address =
@@ -157,6 +162,10 @@ class EnergyRows {
     const int row = warp_index() * 16 + accumulator_position(lane, 0).row;
     row_blocks_[0] = row_blocks(row);
     row_blocks_[1] = row_blocks(row + 8);
+    whole_blocks_ = min_of(min_of(row_blocks_[0], row_blocks_[1]), candidates);
+    for (int mask = 16; mask > 0; mask /= 2) {
+      whole_blocks_ = min_of(whole_blocks_, shuffle_xor(whole_blocks_, mask));
+    }
     if (num_branches_ == 1) return;
     // Elements of a row are spread over the quad that holds the row's logits.
     float square[2] = {0.0f, 0.0f};
@@ -169,8 +178,8 @@ class EnergyRows {
         square[i % 2] = fused(low, low, fused(high, high, square[i % 2]));
       }
     }
-    lift_factor_[0] = square_root(quad_sum(square[0])) * args_.scale;
-    lift_factor_[1] = square_root(quad_sum(square[1])) * args_.scale;
+    norm_[0] = square_root(quad_sum(square[0]));
+    norm_[1] = square_root(quad_sum(square[1]));
   }
 
   S2O_DEVICE void add_step(int step, int candidates) {
@@ -193,14 +202,20 @@ class EnergyRows {
         multiply_accumulate<Element>(logit[n + 1], q_[part], b[2], b[3]);
       }
     }
-#pragma unroll
-    for (int n = 0; n < kColumnTiles; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) logit[n][e] *= args_.scale;
-    }
+    const bool whole = (step + 1) * kEnergyColumns <= whole_blocks_;
     const int first_column = step * kEnergyColumns + lane_index() % 4 * 2;
-    add_branch(0, step, candidates, first_column, logit);
-    if (num_branches_ == 1) return;
+    whole ? add_branch<true>(0, candidates, first_column, logit)
+          : add_branch<false>(0, candidates, first_column, logit);
+    if (num_branches_ > 1) {
+      lift(candidates, first_column, logit);
+      whole ? add_branch<true>(1, candidates, first_column, logit)
+            : add_branch<false>(1, candidates, first_column, logit);
+    }
+    sync_block(kEnergyThreads);
+    combine_warps(step);
+  }
+
+  S2O_DEVICE void lift(int candidates, int first_column, float (&logit)[kColumnTiles][4]) const {
     const float* const lifts =
         args_.lifts +
         static_cast<std::int64_t>(plan_head_ / args_.plan_heads_per_kv_head) * args_.num_blocks;
@@ -209,70 +224,76 @@ class EnergyRows {
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         const int column = first_column + n * 8 + c;
-        const float lift = column < candidates ? load_global(lifts + column) : 0.0f;
-        logit[n][c] = fused(lift_factor_[0], lift, logit[n][c]);
-        logit[n][2 + c] = fused(lift_factor_[1], lift, logit[n][2 + c]);
+        const float radius = column < candidates ? load_global(lifts + column) : 0.0f;
+        logit[n][c] = fused(norm_[0], radius, logit[n][c]);
+        logit[n][2 + c] = fused(norm_[1], radius, logit[n][2 + c]);
       }
     }
-    add_branch(1, step, candidates, first_column, logit);
   }
 
-  S2O_DEVICE void add_branch(int branch, int step, int candidates, int first_column,
+  // The warp's largest logit, in log2, and its sums of exponentials relative to that. With kWhole
+  // every row takes part in every column.
+  template <bool kWhole>
+  S2O_DEVICE void add_branch(int branch, int candidates, int first_column,
                              const float (&logit)[kColumnTiles][4]) {
+    const float scale = args_.scale * kLog2E;
     float largest = kNegativeInfinity;
-    bool finite = true;
+    float extreme = 0.0f;
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        if (!takes_part(first_column + n * 8 + e % 2, e / 2, candidates)) continue;
-        finite = finite && absolute(logit[n][e]) < -kNegativeInfinity;
+        if (!kWhole && !takes_part(first_column + n * 8 + e % 2, e / 2, candidates)) continue;
+        extreme = max_of(extreme, absolute(logit[n][e]));
         largest = max_of(largest, logit[n][e]);
       }
     }
-    if (!finite) {
-      atomic_max(args_.bad_row,
-                 ~static_cast<std::uint32_t>(plan_head_ * args_.num_q_tiles + tile_));
-    }
+    if (extreme == -kNegativeInfinity) report_bad();
 #pragma unroll
     for (int mask = 16; mask > 0; mask /= 2) largest = max_of(largest, shuffle_xor(largest, mask));
+    largest *= scale;
+    const float reference = largest == kNegativeInfinity ? 0.0f : largest;
+    static_assert(kColumnTiles == 8);
+    float sum[2];
+    sum_over_rows(
+        [&](int i) {
+          const int column = first_column + i / 2 * 8 + i % 2;
+          float terms[2];
+#pragma unroll
+          for (int row = 0; row < 2; ++row) {
+            const float x = logit[i / 2][2 * row + i % 2];
+            terms[row] = exp2_fast(fused(x, scale, -reference));
+            if (!kWhole && !takes_part(column, row, candidates)) terms[row] = 0.0f;
+          }
+          return terms[0] + terms[1];
+        },
+        sum);
+    s_.warp_sums[branch][warp_index()][lane_index() * 2] = sum[0];
+    s_.warp_sums[branch][warp_index()][lane_index() * 2 + 1] = sum[1];
     if (lane_index() == 0) s_.warp_largest[branch][warp_index()] = largest;
-    sync_block(kEnergyThreads);
+  }
+  // From warps to the block: one thread a column and branch.
+  S2O_DEVICE void combine_warps(int step) {
+    const int branch = thread_index() / kEnergyColumns;
+    const int column = thread_index() % kEnergyColumns;
+    if (branch >= num_branches_) return;
+    float largest = kNegativeInfinity;
 #pragma unroll
     for (int warp = 0; warp < kEnergyWarps; ++warp) {
       largest = max_of(largest, s_.warp_largest[branch][warp]);
     }
-    const float reference = largest == kNegativeInfinity ? 0.0f : largest * kLog2E;
+    float sum = 0.0f;
 #pragma unroll
-    for (int n = 0; n < kColumnTiles; ++n) {
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const int column = first_column + n * 8 + c;
-        float sum = 0.0f;
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const float term = exp2_fast(fused(logit[n][2 * i + c], kLog2E, -reference));
-          sum += takes_part(column, i, candidates) ? term : 0.0f;
-        }
-#pragma unroll
-        for (int mask = 4; mask < 32; mask *= 2) sum += shuffle_xor(sum, mask);
-        if (lane_index() < 4) {
-          s_.warp_sums[branch][warp_index()][lane_index() * 2 + n * 8 + c] = sum;
-        }
-      }
+    for (int warp = 0; warp < kEnergyWarps; ++warp) {
+      const float factor = step_scale(s_.warp_largest[branch][warp], largest);
+      sum = fused(s_.warp_sums[branch][warp][column], factor, sum);
     }
-    sync_block(kEnergyThreads);
-    if (thread_index() < kEnergyColumns) {
-      float sum = 0.0f;
-#pragma unroll
-      for (int warp = 0; warp < kEnergyWarps; ++warp) {
-        sum += s_.warp_sums[branch][warp][thread_index()];
-      }
-      energies_[branch * branch_stride_ + step * kEnergyColumns + thread_index()] = sum;
-    }
-    if (thread_index() == 0) {
-      step_largest_[branch * energy_steps(args_.num_blocks) + step] = largest;
-    }
+    if (!(sum < -kNegativeInfinity)) report_bad();
+    energies_[branch * branch_stride_ + step * kEnergyColumns + column] = sum;
+    if (column == 0) step_largest_[branch * energy_steps(args_.num_blocks) + step] = largest;
+  }
+  S2O_DEVICE void report_bad() const {
+    atomic_max(args_.bad_row, ~static_cast<std::uint32_t>(plan_head_ * args_.num_q_tiles + tile_));
   }
   S2O_DEVICE bool takes_part(int column, int i, int candidates) const {
     return column < row_blocks_[i] && column < candidates;
@@ -308,12 +329,12 @@ class EnergyRows {
     }
   }
   static S2O_DEVICE float step_scale(float step_largest, float largest) {
-    return step_largest == kNegativeInfinity ? 0.0f : exp2_fast((step_largest - largest) * kLog2E);
+    return step_largest == kNegativeInfinity ? 0.0f : exp2_fast(step_largest - largest);
   }
 
   // Forced blocks, then the items; one warp.
   S2O_DEVICE void finish(int last_block, bool is_last) const {
-    const int first_block = static_cast<int>(first_position_ / kEnergyBlock);
+    const int first_block = static_cast<int>(first_position() / kEnergyBlock);
     int window_begin = first_block - args_.window_blocks + 1;
     if (is_last || window_begin < 0) window_begin = 0;
     const int sink_end = min_of(args_.sink_blocks, last_block + 1);
@@ -323,7 +344,7 @@ class EnergyRows {
     sync_warp();
     const std::int64_t tile = static_cast<std::int64_t>(plan_head_) * args_.num_q_tiles + tile_;
     TileItems items = {args_.items + load_global(args_.item_offsets + tile), 0};
-    emit_blocks(bits_, last_block + 1, past_blocks(first_position_, kEnergyBlock), kEnergyBlock,
+    emit_blocks(bits_, last_block + 1, past_blocks(first_position(), kEnergyBlock), kEnergyBlock,
                 args_.seqlen, items);
     if (lane_index() == 0) args_.item_counts[tile] = items.count;
   }
@@ -342,15 +363,14 @@ class EnergyRows {
   int plan_head_;
   int branch_stride_;
   int num_branches_;
-  std::int64_t first_slot_, end_slot_;
-  std::int64_t first_position_, last_position_;
   float* energies_;      // [branch][step * kEnergyColumns], relative to the step's largest logit
-  float* step_largest_;  // [branch][step]
+  float* step_largest_;  // [branch][step], log2
   std::uint32_t* bits_;
   std::uint32_t q_[kHeadDim / 16][4];
   // Of this thread's two rows.
   int row_blocks_[2] = {0, 0};
-  float lift_factor_[2] = {0.0f, 0.0f};
+  float norm_[2] = {0.0f, 0.0f};
+  int whole_blocks_ = 0;  // all rows of the warp take part in those before
 };
 
 inline constexpr int kRadiusThreads = 128;

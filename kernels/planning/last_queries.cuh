@@ -51,7 +51,7 @@ class LastQueryPass {
   S2O_DEVICE void reduce_chunk() {
     float largest[2] = {kNegativeInfinity, kNegativeInfinity};
     float normaliser[2] = {0.0f, 0.0f};
-    bool finite = true;
+    float poison = 0.0f;  // stays zero while all logits are finite
     for_each_step([&](int columns, const float(&logit)[kColumnTiles][4], std::int64_t key) {
       const int seen[2] = {visible(0, key, columns), visible(1, key, columns)};
       float step_largest[2] = {largest[0], largest[1]};
@@ -60,34 +60,36 @@ class LastQueryPass {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           if (column_of(n, e) >= seen[e / 2]) continue;
-          finite = finite && absolute(logit[n][e]) < -kNegativeInfinity;
+          poison = fused(logit[n][e], 0.0f, poison);
           step_largest[e / 2] = max_of(step_largest[e / 2], logit[n][e]);
         }
       }
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         if (step_largest[i] == kNegativeInfinity) continue;
-        normaliser[i] *= exp_natural(largest[i] - step_largest[i]);
+        normaliser[i] *= exp2_fast((largest[i] - step_largest[i]) * kLog2E);
         largest[i] = step_largest[i];
+        const float reference = largest[i] * kLog2E;
 #pragma unroll
         for (int n = 0; n < kColumnTiles; ++n) {
 #pragma unroll
           for (int c = 0; c < 2; ++c) {
             if (column_of(n, c) < seen[i]) {
-              normaliser[i] += exp_natural(logit[n][2 * i + c] - largest[i]);
+              normaliser[i] += exp2_fast(fused(logit[n][2 * i + c], kLog2E, -reference));
             }
           }
         }
       }
     });
-    if (!finite) {
+    if (poison != 0.0f) {
       atomic_max(args_.bad_row, ~static_cast<std::uint32_t>(head_ * args_.rows_per_head));
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const float whole = quad_max(largest[i]);
-      const float own =
-          largest[i] == kNegativeInfinity ? 0.0f : normaliser[i] * exp_natural(largest[i] - whole);
+      const float own = largest[i] == kNegativeInfinity
+                            ? 0.0f
+                            : normaliser[i] * exp2_fast((largest[i] - whole) * kLog2E);
       const float sum = quad_sum(own);
       if (lane_index() % 4 != 0) continue;
       const std::int64_t place = entry(chunk_, row_of(i));
@@ -98,13 +100,15 @@ class LastQueryPass {
 
   // Second pass: mass of the keys of the chunk.
   S2O_DEVICE void sum_chunk() {
-    float largest[2];
+    float reference[2];
     float inverse[2];
+    bool exists[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const std::int64_t place = entry(args_.num_chunks, row_of(i));
-      largest[i] = args_.largest[place];
-      inverse[i] = row_of(i) < args_.num_queries ? divide(1.0f, args_.normalisers[place]) : 0.0f;
+      exists[i] = row_of(i) < args_.num_queries;
+      reference[i] = args_.largest[place] * kLog2E;
+      inverse[i] = exists[i] ? divide(1.0f, args_.normalisers[place]) : 0.0f;
     }
     const bool by_distance = args_.distance_mass != nullptr;
     if (by_distance) {
@@ -113,24 +117,26 @@ class LastQueryPass {
       }
     }
     for_each_step([&](int columns, const float(&logit)[kColumnTiles][4], std::int64_t key) {
-      const int seen[2] = {visible(0, key, columns), visible(1, key, columns)};
+      const int seen[2] = {exists[0] ? visible(0, key, columns) : 0,
+                           exists[1] ? visible(1, key, columns) : 0};
+      static_assert(kColumnTiles == 8);
+      float sums[2];
+      sum_over_rows(
+          [&](int column_pair) {
+            const int n = column_pair / 2;
+            const int c = column_pair % 2;
+            float terms[2];
 #pragma unroll
-      for (int n = 0; n < kColumnTiles; ++n) {
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          float sum = 0.0f;
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            float p = exp_natural(logit[n][2 * i + c] - largest[i]) * inverse[i];
-            if (!(inverse[i] > 0.0f) || column_of(n, c) >= seen[i]) p = 0.0f;
-            sum += p;
-            if (by_distance) diagonals().p[row_of(i)][column_of(n, c)] = p;
-          }
-#pragma unroll
-          for (int mask = 4; mask < 32; mask *= 2) sum += shuffle_xor(sum, mask);
-          if (lane_index() < 4) s_.warp_sums[warp_index()][column_of(n, c)] = sum;
-        }
-      }
+            for (int i = 0; i < 2; ++i) {
+              const float e = exp2_fast(fused(logit[n][2 * i + c], kLog2E, -reference[i]));
+              terms[i] = column_of(n, c) < seen[i] ? e * inverse[i] : 0.0f;
+              if (by_distance) diagonals().p[row_of(i)][column_of(n, c)] = terms[i];
+            }
+            return terms[0] + terms[1];
+          },
+          sums);
+      s_.warp_sums[warp_index()][lane_index() * 2] = sums[0];
+      s_.warp_sums[warp_index()][lane_index() * 2 + 1] = sums[1];
       sync_block(kLastQueryThreads);
       if (thread_index() < columns) {
         float sum = 0.0f;
@@ -338,7 +344,8 @@ S2O_DEVICE void order_segment(const SegmentOrderArgs& args) {
     return;
   }
   for (int i = thread_index(); i < count; i += kSegmentOrderThreads) {
-    mass[i] = args.mass[head * args.num_keys + begin + i];
+    const float own = args.mass[head * args.num_keys + begin + i];
+    mass[i] = own >= 0.0f ? own : -1.0f;  // not a number would have no place
   }
   sync_block(kSegmentOrderThreads);
   for (int i = thread_index(); i < count; i += kSegmentOrderThreads) {

@@ -9,6 +9,7 @@
 #include "kernels/planning/block_args.h"
 #include "kernels/planning/energy_args.h"
 #include "kernels/planning/flex_args.h"
+#include "kernels/planning/guide_args.h"
 #include "kernels/planning/last_query_args.h"
 #include "kernels/planning/ranking_args.h"
 #include "kernels/planning/s2o_args.h"
@@ -26,6 +27,7 @@ class PlanningKernels {
   virtual void mean_queries(const MeanQueryArgs& args, KernelDType dtype, int head_dim) = 0;
   virtual void key_scores(const KeyScoreArgs& args, KernelDType dtype, int head_dim) = 0;
   virtual void rank_history(const RankArgs& args) = 0;
+  virtual void order_queries(const GuideArgs& args, KernelDType dtype, int head_dim) = 0;
   // S2O's rankings beyond the mean (ranking_args.h).
   virtual void block_moments(const MomentArgs& args, KernelDType dtype, int head_dim) = 0;
   virtual void estimate_lse(const LseArgs& args, KernelDType dtype, int head_dim) = 0;

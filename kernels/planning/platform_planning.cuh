@@ -187,6 +187,35 @@ S2O_DEVICE float transposed_quad_sum(const float (&x)[4]) {
   return (upper ? b : a) + shuffle_xor(upper ? a : b, 2);
 }
 
+// Sums over the 16 rows of an accumulator of 8 tiles of 8 columns. term(2 n + c) is what this lane
+// adds to column c of its two in tile n. Lane l gets the sums of columns 2 l and 2 l + 1: in each
+// turn it keeps one half of its columns and sends the other.
+template <int kLeft, int kMask>
+S2O_DEVICE void keep_half(float (&x)[8]) {
+  const bool upper = (lane_index() & kMask) != 0;
+#pragma unroll
+  for (int i = 0; i < kLeft; ++i) {
+    const float kept = upper ? x[i + kLeft] : x[i];
+    const float sent = upper ? x[i] : x[i + kLeft];
+    x[i] = kept + shuffle_xor(sent, kMask);
+  }
+}
+template <class Term>
+S2O_DEVICE void sum_over_rows(const Term& term, float (&sums)[2]) {
+  const bool upper = (lane_index() & 16) != 0;
+  float x[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const float low = term(i);
+    const float high = term(i + 8);
+    x[i] = (upper ? high : low) + shuffle_xor(upper ? low : high, 16);
+  }
+  keep_half<4, 8>(x);
+  keep_half<2, 4>(x);
+  sums[0] = x[0];
+  sums[1] = x[1];
+}
+
 // Inclusive prefix sum over the lanes of a warp.
 template <class T>
 S2O_DEVICE T warp_prefix_sum(T value) {

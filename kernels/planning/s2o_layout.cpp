@@ -33,6 +33,11 @@ HistoryShape s2o_history_shape(const Problem& problem, const S2oDeviceSettings& 
                            std::to_string(settings.num_clusters) + ", supported are at most " +
                            std::to_string(kMaxClusters));
   }
+  if (settings.query_guide != QueryGuideKind::kNone && settings.segment_size > kMaxGuidedSegment) {
+    throw UnsupportedError("planning of s2o: segment_size with a query guide is " +
+                           std::to_string(settings.segment_size) + ", supported are at most " +
+                           std::to_string(kMaxGuidedSegment));
+  }
   HistoryShape shape;
   shape.seqlen = problem.seqlen;
   shape.segment_size = settings.segment_size;
@@ -103,11 +108,13 @@ PlanSkeleton s2o_plan_skeleton(const Problem& problem, const S2oDeviceSettings& 
   plan.header.block_n = settings.block_n;
   plan.header.num_plan_heads = problem.num_q_heads;
   plan.header.num_q_tiles = static_cast<int>(ceil_div(problem.seqlen, settings.block_m));
-  plan.header.num_passes = 1;
+  plan.header.num_passes = settings.query_guide == QueryGuideKind::kNone ? 1 : 2;
   plan.header.stop = settings.stop;
   plan.header.fold = settings.fold;
-  const bool folds = settings.fold.kind != Compensation::kNone;
-  plan.item_offsets.assign(1, 0);
+  plan.passes.resize(static_cast<std::size_t>(plan.header.num_passes));
+  PassSkeleton& own = plan.passes.front();
+  PassSkeleton& history = plan.passes.back();
+  for (PassSkeleton& pass : plan.passes) pass.item_offsets.assign(1, 0);
   for (int head = 0; head < problem.num_q_heads; ++head) {
     const std::int64_t list =
         settings.share_key_order_in_group ? head / problem.group_size() : head;
@@ -115,26 +122,30 @@ PlanSkeleton s2o_plan_skeleton(const Problem& problem, const S2oDeviceSettings& 
       const std::int64_t segment = tile * settings.block_m / settings.segment_size;
       const std::int64_t begin = segment * settings.segment_size;
       const std::int64_t end = std::min((tile + 1) * settings.block_m, problem.seqlen);
-      plan.items.push_back({.begin = begin,
-                            .count = static_cast<std::int32_t>(end - begin),
-                            .kind = ItemKind::kRun,
-                            .mask = MaskClass::kCausal});
+      own.items.push_back({.begin = begin,
+                           .count = static_cast<std::int32_t>(end - begin),
+                           .kind = ItemKind::kRun,
+                           .mask = MaskClass::kCausal});
       const std::int64_t window_begin = shape.history_length(segment);
       if (window_begin < begin) {
-        plan.items.push_back(
+        history.items.push_back(
             {.begin = window_begin, .count = static_cast<std::int32_t>(begin - window_begin)});
       }
       const std::int64_t length = shape.order_length(segment);
       if (length > 0) {
-        plan.items.push_back({.begin = list * layout.order_per_list() +
-                                       layout.order_offsets[static_cast<std::size_t>(segment)],
-                              .count = static_cast<std::int32_t>(length),
-                              .kind = ItemKind::kGather,
-                              .mask = MaskClass::kNone,
-                              .stoppable = true});
+        history.items.push_back({.begin = list * layout.order_per_list() +
+                                          layout.order_offsets[static_cast<std::size_t>(segment)],
+                                 .count = static_cast<std::int32_t>(length),
+                                 .kind = ItemKind::kGather,
+                                 .mask = MaskClass::kNone,
+                                 .stoppable = true});
       }
-      plan.item_offsets.push_back(static_cast<std::int64_t>(plan.items.size()));
-      if (folds) plan.fold_end.push_back(static_cast<std::int32_t>(begin));
+      for (PassSkeleton& pass : plan.passes) {
+        pass.item_offsets.push_back(static_cast<std::int64_t>(pass.items.size()));
+      }
+      if (settings.fold.kind != Compensation::kNone) {
+        history.fold_end.push_back(static_cast<std::int32_t>(begin));
+      }
     }
   }
   return plan;

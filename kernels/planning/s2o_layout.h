@@ -41,16 +41,16 @@ struct S2oLayout {
   std::int64_t order_per_list() const { return order_offsets.back(); }
 };
 
-// Items of the one pass, in tile order.
-struct PlanSkeleton {
-  PlanView header;
+// Items in tile order.
+struct PassSkeleton {
   std::vector<PlanItem> items;
   std::vector<std::int64_t> item_offsets;  // [num_plan_heads * num_q_tiles + 1]
-  std::vector<std::int32_t> fold_end;      // [num_plan_heads * num_q_tiles]
-
-  std::int64_t num_tiles() const {
-    return static_cast<std::int64_t>(header.num_plan_heads) * header.num_q_tiles;
-  }
+  std::vector<std::int32_t> fold_end;      // [num_plan_heads * num_q_tiles], or empty
+};
+// One pass; with a query guide the own segment has a pass of its own, in natural order.
+struct PlanSkeleton {
+  PlanView header;
+  std::vector<PassSkeleton> passes;
 };
 PlanSkeleton s2o_plan_skeleton(const Problem& problem, const S2oDeviceSettings& settings,
                                const HistoryShape& shape, const S2oLayout& layout);

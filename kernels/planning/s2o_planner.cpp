@@ -44,12 +44,19 @@ class S2oPlanner final : public Planner {
 
     const PlanSkeleton skeleton = s2o_plan_skeleton(problem, settings, shape_, layout_);
     header_ = skeleton.header;
-    items_ = workspace_.add_constant(skeleton.items);
-    item_offsets_ = workspace_.add_constant(skeleton.item_offsets);
-    fold_end_ = workspace_.add_constant(skeleton.fold_end);
-    const PassView host{.item_offsets = skeleton.item_offsets.data(),
-                        .items = skeleton.items.data()};
-    tile_order_ = workspace_.add_constant(tile_launch_order(problem, header_, host, l2_bytes));
+    for (const PassSkeleton& pass : skeleton.passes) {
+      const PassView host{.item_offsets = pass.item_offsets.data(), .items = pass.items.data()};
+      passes_.push_back({.items = workspace_.add_constant(pass.items),
+                         .item_offsets = workspace_.add_constant(pass.item_offsets),
+                         .fold_end = workspace_.add_constant(pass.fold_end),
+                         .tile_order = workspace_.add_constant(
+                             tile_launch_order(problem, header_, host, l2_bytes))});
+    }
+    if (settings.query_guide == QueryGuideKind::kNone) return;
+    guides_ =
+        workspace_.add<float>(guide_args({}).num_sources() *
+                              static_cast<std::int64_t>(shape_.num_segments) * problem.head_dim);
+    query_order_ = workspace_.add<std::int32_t>(problem.num_q_heads * problem.seqlen);
   }
 
   PlanningCost cost() const override {
@@ -71,12 +78,19 @@ class S2oPlanner final : public Planner {
       cost.bytes += 2.0 * (queries + keys);
     }
     if (settings_.value_aware) cost.bytes += 2.0 * keys;
+    if (settings_.query_guide != QueryGuideKind::kNone) {
+      cost.flops += 2.0 * queries;
+      cost.bytes += 2.0 * (queries + keys) + 4.0 * queries / d;
+    }
     return cost;
   }
 
   void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
     kernels.clear(bad_row_.data(), bad_row_.size_bytes());
     kernels.clear(ranges_.data(), ranges_.size_bytes());
+    if (settings_.query_guide != QueryGuideKind::kNone) {
+      kernels.order_queries(guide_args(input), input.dtype, problem_.head_dim);
+    }
     if (settings_.normalizer_aware) estimate_lse(input, kernels);
     if (settings_.value_aware) {
       MomentArgs values = moments_of(input.v);
@@ -90,11 +104,14 @@ class S2oPlanner final : public Planner {
   DevicePlan device_plan() const override {
     DevicePlan plan;
     plan.header = header_;
-    plan.passes.push_back({.item_offsets = item_offsets_.data(),
-                           .items = items_.data(),
-                           .gather_indices = order_.data(),
-                           .fold_end = fold_end_.data()});
-    plan.tile_orders.push_back(tile_order_.data());
+    for (const PassArrays& pass : passes_) {
+      plan.passes.push_back({.item_offsets = pass.item_offsets.data(),
+                             .items = pass.items.data(),
+                             .fold_end = pass.fold_end.data()});
+      plan.tile_orders.push_back(pass.tile_order.data());
+    }
+    plan.passes.back().query_order = query_order_.data();
+    plan.passes.back().gather_indices = order_.data();
     return plan;
   }
 
@@ -108,6 +125,17 @@ class S2oPlanner final : public Planner {
  private:
   std::int32_t num_moment_blocks() const {
     return static_cast<std::int32_t>((problem_.seqlen + kMomentBlock - 1) / kMomentBlock);
+  }
+  GuideArgs guide_args(const DeviceInput& input) const {
+    return {.q = input.q,
+            .k = input.k,
+            .guides = guides_.data(),
+            .query_order = query_order_.data(),
+            .bad_row = bad_row_.data(),
+            .shape = shape_,
+            .num_q_heads = problem_.num_q_heads,
+            .group_size = problem_.group_size(),
+            .kind = settings_.query_guide};
   }
   MomentArgs moments_of(const void* x) const {
     return {.x = x,
@@ -207,9 +235,16 @@ class S2oPlanner final : public Planner {
   Workspace::Array<float> log2_weights_, lse_, log_values_;
   Workspace::Array<ScoreRange> ranges_;
   Workspace::Array<std::uint32_t> bad_row_;
-  Workspace::Array<std::int64_t> score_offsets_, order_offsets_, item_offsets_;
-  Workspace::Array<std::int32_t> order_, fold_end_, tile_order_;
-  Workspace::Array<PlanItem> items_;
+  Workspace::Array<float> guides_;
+  Workspace::Array<std::int32_t> query_order_;
+  Workspace::Array<std::int64_t> score_offsets_, order_offsets_;
+  Workspace::Array<std::int32_t> order_;
+  struct PassArrays {
+    Workspace::Array<PlanItem> items;
+    Workspace::Array<std::int64_t> item_offsets;
+    Workspace::Array<std::int32_t> fold_end, tile_order;
+  };
+  std::vector<PassArrays> passes_;
 };
 
 }  // namespace

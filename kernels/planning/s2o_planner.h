@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "kernels/planning/guide_args.h"
 #include "kernels/planning/planner.h"
 
 namespace s2o {
@@ -19,6 +20,8 @@ struct S2oDeviceSettings {
   int cluster_iterations = 3;
   bool normalizer_aware = false;  // queries weigh by their estimated normaliser
   bool value_aware = false;       // plus the log distance of the key's value from its block's mean
+  // Orders the queries of a segment; the history then has a pass of its own, in that order.
+  QueryGuideKind query_guide = QueryGuideKind::kNone;
   std::int64_t local_window = 0;
   // Ranked keys kept of each history; 0 keeps all, and only then tau = 0 equals dense attention.
   std::int64_t max_depth = 0;

@@ -28,15 +28,16 @@ class StrideSums {
  public:
   S2O_DEVICE explicit StrideSums(const StrideSumArgs& args)
       : args_(args), s_(*reinterpret_cast<SharedStride*>(shared_memory())) {
-    // Blocks in flight share a chunk of columns of one KV head; long tiles first.
+    // Blocks in flight share few tiles of rows, which they read once per step, and the chunks of
+    // one KV head; long tiles first.
     const int num_tiles = args.end_tile - args.first_tile;
     int index = block_index();
+    const int chunk = index % args.num_chunks;
+    index /= args.num_chunks;
     const int head_in_group = index % args.group_size;
     index /= args.group_size;
     tile_ = args.end_tile - 1 - index % num_tiles;
-    index /= num_tiles;
-    const int chunk = index % args.num_chunks;
-    kv_head_ = index / args.num_chunks;
+    kv_head_ = index / num_tiles;
     head_ = kv_head_ * args.group_size + head_in_group;
     first_row_ = tile_ * kStrideRows;
     first_column_ = chunk * kStrideChunkSteps * kStrideColumns;

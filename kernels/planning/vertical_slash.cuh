@@ -84,15 +84,36 @@ S2O_DEVICE void tile_windows(const WindowArgs& args) {
   args.item_counts[place] = count;
 }
 
+// Runs of a tile that its warp keeps in shared memory; more are searched where they lie.
+inline constexpr int kCachedRuns = 2048;
+
+struct SharedColumns {
+  struct Run {
+    std::int32_t begin, end;
+  } runs[kWindowThreads / 32][kCachedRuns];
+};
+
 // One warp a tile: columns before the tile that no window holds, appended as one gather.
 S2O_DEVICE void tile_columns(const WindowArgs& args) {
   const std::int64_t place =
       static_cast<std::int64_t>(block_index()) * (kWindowThreads / 32) + warp_index();
   if (place >= static_cast<std::int64_t>(args.num_heads) * args.num_tiles) return;
+  SharedColumns::Run* const runs =
+      reinterpret_cast<SharedColumns*>(shared_memory())->runs[warp_index()];
   const int head = static_cast<int>(place / args.num_tiles);
   const std::int64_t first = place % args.num_tiles * kWindow;
   PlanItem* const items = args.items + load_global(args.item_offsets + place);
   const int num_runs = args.item_counts[place];
+  for (int i = lane_index(); i < min_of(num_runs, kCachedRuns); i += 32) {
+    const auto begin = static_cast<std::int32_t>(items[i].begin);
+    runs[i] = {begin, begin + items[i].count};
+  }
+  sync_warp();
+  const auto run = [items, runs](int i) -> SharedColumns::Run {
+    if (i < kCachedRuns) return runs[i];
+    const auto begin = static_cast<std::int32_t>(items[i].begin);
+    return {begin, begin + items[i].count};
+  };
   const std::int32_t* const columns =
       args.columns + static_cast<std::int64_t>(head) * args.num_columns;
   std::int32_t* const target = args.gather_indices + place * args.num_columns;
@@ -108,13 +129,13 @@ S2O_DEVICE void tile_columns(const WindowArgs& args) {
     int high = num_runs;
     while (low < high) {
       const int middle = (low + high) / 2;
-      if (items[middle].begin <= column) {
+      if (run(middle).begin <= column) {
         low = middle + 1;
       } else {
         high = middle;
       }
     }
-    if (low > 0 && column < items[low - 1].begin + items[low - 1].count) kept = false;
+    if (low > 0 && column < run(low - 1).end) kept = false;
     const std::uint32_t all = ballot(kept);
     if (kept) target[count + count_bits(all & ((1u << lane_index()) - 1u))] = column;
     count += count_bits(all);

@@ -33,7 +33,8 @@ void CudaPlanningKernels::tile_windows(const WindowArgs& args) {
                         device::kWindowThreads, 0, stream_, "planning: windows", args);
   constexpr int kWarps = device::kWindowThreads / 32;
   device::launch_blocks(device::tile_columns_kernel, (heads * args.num_tiles + kWarps - 1) / kWarps,
-                        device::kWindowThreads, 0, stream_, "planning: columns", args);
+                        device::kWindowThreads, sizeof(device::SharedColumns), stream_,
+                        "planning: columns", args);
 }
 
 }  // namespace s2o

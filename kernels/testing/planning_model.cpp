@@ -14,6 +14,7 @@
 #include "kernels/planning/last_queries.cuh"
 #include "kernels/planning/mean_queries.cuh"
 #include "kernels/planning/pool_blocks.cuh"
+#include "kernels/planning/query_guides.cuh"
 #include "kernels/planning/rank_history.cuh"
 #include "kernels/planning/select_rows.cuh"
 #include "kernels/planning/stride_mass.cuh"
@@ -69,6 +70,18 @@ class ModelPlanningKernels final : public PlanningKernels {
            sizeof(device::SharedRank), [&] { device::RankHistory(args).run(); });
   }
 
+  void order_queries(const GuideArgs& args, KernelDType dtype, int head_dim) override {
+    const int segments = args.shape.num_segments;
+    dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      launch(args.num_sources() * segments, device::kGuideThreads,
+             sizeof(device::SharedGuideSums<kHeadDim>),
+             [&] { device::sum_segment<Element, kHeadDim>(args); });
+      launch(args.num_sources(), kHeadDim, 16, [&] { device::make_guides<kHeadDim>(args); });
+      launch(args.num_q_heads * segments, device::kGuideThreads,
+             sizeof(float) * static_cast<std::size_t>(args.shape.segment_size),
+             [&] { device::order_queries<Element, kHeadDim>(args); });
+    });
+  }
   void block_moments(const MomentArgs& args, KernelDType dtype, int head_dim) override {
     dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
       launch(args.num_heads * args.num_blocks, device::kMomentThreads,
@@ -199,7 +212,8 @@ class ModelPlanningKernels final : public PlanningKernels {
     launch(args.num_heads * device::ceil_div(args.num_tiles, device::kWindowThreads),
            device::kWindowThreads, 16, [&] { device::tile_windows(args); });
     launch(device::ceil_div(args.num_heads * args.num_tiles, device::kWindowThreads / 32),
-           device::kWindowThreads, 16, [&] { device::tile_columns(args); });
+           device::kWindowThreads, sizeof(device::SharedColumns),
+           [&] { device::tile_columns(args); });
   }
   void flex_heads(const FlexHeadArgs& args, KernelDType dtype, int head_dim) override {
     dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {

@@ -262,6 +262,24 @@ S2oSettings s2o_settings(const ParamSet& params) {
   return settings;
 }
 
+namespace {
+
+QueryGuideKind device_guide(QueryGuide guide) {
+  switch (guide) {
+    case QueryGuide::kPrefixMeanKey:
+      return QueryGuideKind::kPrefixMeanKey;
+    case QueryGuide::kGlobalMeanKey:
+      return QueryGuideKind::kGlobalMeanKey;
+    case QueryGuide::kSegmentMeanQuery:
+      return QueryGuideKind::kSegmentMeanQuery;
+    case QueryGuide::kNone:
+      break;
+  }
+  return QueryGuideKind::kNone;
+}
+
+}  // namespace
+
 std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request,
                                             const S2oSettings& settings) {
   const RankingSettings& ranking = settings.ranking;
@@ -269,9 +287,11 @@ std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request
   const bool has_ranking =
       clusters ? ranking.num_clusters <= kMaxClusters
                : ranking.form == Ranking::kMean || ranking.form == Ranking::kDiagonal;
-  const bool has_device_code = request.dtype != StorageDType::kF32 &&
-                               settings.query_guide == QueryGuide::kNone &&
-                               settings.history_order == HistoryOrder::kRanked && has_ranking;
+  // With permuted rows in the pass over the own segment, its items depend on the order.
+  const bool has_guide = settings.query_guide == QueryGuide::kNone ||
+                         (settings.natural_pass1 && settings.segment_size <= kMaxGuidedSegment);
+  const bool has_device_code = request.dtype != StorageDType::kF32 && has_guide && has_ranking &&
+                               settings.history_order == HistoryOrder::kRanked;
   if (!has_device_code || settings.segment_size % settings.block_m != 0) return nullptr;
   return make_s2o_planner(request.problem,
                           {.segment_size = settings.segment_size,
@@ -283,6 +303,7 @@ std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request
                            .cluster_iterations = ranking.cluster_iterations,
                            .normalizer_aware = ranking.normalizer_aware,
                            .value_aware = ranking.value_aware,
+                           .query_guide = device_guide(settings.query_guide),
                            .local_window = settings.local_window,
                            .stop = settings.stop,
                            .fold = settings.fold},

@@ -33,8 +33,8 @@ std::vector<ParamSpec> s2o_param_specs();
 S2oSettings s2o_settings(const ParamSet& params);
 
 SparsePlan plan_s2o(const AttentionInput& input, const S2oSettings& settings);
-// Null for settings without device code: a query guide, an unranked history, low-rank or full
-// covariance, more clusters than kMaxClusters.
+// Null for settings without device code: permuted rows in pass 1, an unranked history, low-rank or
+// full covariance, more clusters than kMaxClusters.
 std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request,
                                             const S2oSettings& settings);
 

@@ -80,6 +80,7 @@ const MethodCase kMethodCases[] = {
     {"s2o_plus", {{"segment_size", 128}}, 0.0},
     {"s2o_plus", {{"segment_size", 1024}, {"key_order_sharing", "kv_head"}}, 0.0},
     {"s2o_plus", {{"ranking", "mean"}, {"segment_size", 256}}, 0.0},
+    {"s2o_plus", {{"query_guide", "prefix_mean_key"}, {"segment_size", 256}}, 0.0},
     {"xattention", {{"threshold", 0.9}}, 0.01},
     {"xattention", {{"threshold", 0.7}, {"stride", 16}, {"compensation", "blocks"}}, 0.01},
     {"xattention", {{"block_size", 64}, {"stride", 4}}, 0.01},

@@ -176,6 +176,40 @@ TEST(S2oPlanningModel, plans_have_the_items_of_the_cpu_planner) {
   }
 }
 
+// Queries by descending product with the guide: a sort in fp64 up to rounding.
+TEST(S2oPlanningModel, guided_queries_have_the_order_of_the_cpu_planner_up_to_near_ties) {
+  const Method& method = find_method("s2o_plus");
+  const DenseReference none;
+  for (const char* guide : {"prefix_mean_key", "global_mean_key", "segment_mean_query"}) {
+    const AttentionInput input = structured_input(Shape{900, 4, 2, 64});
+    const ParamSet params = testing::settings_of(method, {{"ranking", "mean"},
+                                                          {"normalizer_aware", false},
+                                                          {"value_aware", false},
+                                                          {"query_guide", guide},
+                                                          {"segment_size", 256}});
+    const SparsePlan expected = method.plan_cpu({.input = input, .reference = none}, params);
+    const auto planner = method.device_planner(
+        {.problem = input.problem, .dtype = input.dtype, .params = params, .l2_bytes = 1 << 20});
+    ASSERT_NE(planner, nullptr);
+    const testing::ModelPlan model = testing::plan_on_model(*planner, input);
+    EXPECT_EQ(model.error_word, 0u);
+    check_plan(input.problem, model.plan);
+    ASSERT_EQ(model.plan.passes.size(), expected.passes.size());
+    for (std::size_t pass = 0; pass < expected.passes.size(); ++pass) {
+      EXPECT_EQ(model.plan.passes[pass].item_offsets, expected.passes[pass].item_offsets);
+      EXPECT_EQ(model.plan.passes[pass].fold_end, expected.passes[pass].fold_end);
+    }
+    EXPECT_EQ(testing::compare_plans(input.problem, model.plan, expected).differing_tiles, 0);
+    const auto& order = model.plan.passes[1].query_order;
+    const auto& reference = expected.passes[1].query_order;
+    ASSERT_EQ(order.size(), reference.size());
+    std::int64_t moved = 0;
+    for (std::size_t i = 0; i < order.size(); ++i) moved += order[i] != reference[i] ? 1 : 0;
+    std::cout << guide << ": " << moved << " of " << order.size() << " slots differ\n";
+    EXPECT_LE(moved, static_cast<std::int64_t>(order.size()) / 100);
+  }
+}
+
 TEST(S2oPlanningModel, one_segment_has_nothing_to_rank) {
   const AttentionInput input = structured_input(Shape{100, 2, 1, 64});
   const Orders plan = orders_on_model(input, {.segment_size = 1024});
