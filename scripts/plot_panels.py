@@ -236,13 +236,11 @@ def latency(arguments):
     shown = nearest_settings(timed, arguments.sparsity)
     backends = ", ".join(sorted({str(row.get("backend")).upper() for row in rows}))
     groups = sorted({setting.seqlen for setting in shown})
+    height = 0.7 + 0.17 * len({s.label for s in shown})
     figure, grid = plt.subplots(
-        1,
-        len(groups),
-        figsize=(PAGE_WIDTH, 0.8 + 0.22 * len({s.label for s in shown})),
-        squeeze=False,
+        len(groups), 1, figsize=(PAGE_WIDTH, height * len(groups)), squeeze=False
     )
-    for axes, seqlen in zip(grid[0], groups):
+    for axes, seqlen in zip(grid[:, 0], groups):
         bars = [setting for setting in shown if setting.seqlen == seqlen]
         for y, setting in enumerate(bars):
             plan = setting.mean("plan_latency_ms") or 0.0
@@ -262,7 +260,7 @@ def latency(arguments):
         axes.set_axisbelow(True)
     plain = plt.Rectangle((0, 0), 1, 1, color="#666666")
     hatched = plt.Rectangle((0, 0), 1, 1, facecolor="#bbbbbb", hatch="////", edgecolor="white")
-    grid[0, -1].legend([plain, hatched], ["attention", "planning (share at the bar)"], loc="lower right")
+    grid[0, 0].legend([plain, hatched], ["attention", "planning (share at the bar)"], loc="lower right")
     set_title(
         figure,
         arguments,
@@ -271,36 +269,57 @@ def latency(arguments):
     return figure
 
 
+def _panels_over_legend(count, rows_of_legend):
+    """(figure, axes of the panels, axes for a legend below them)."""
+    height = 2.6 + 0.17 * rows_of_legend
+    figure = plt.figure(figsize=(PAGE_WIDTH, height))
+    grid = figure.add_gridspec(2, count, height_ratios=[2.4, 0.17 * rows_of_legend + 0.1])
+    panels = [figure.add_subplot(grid[0, i]) for i in range(count)]
+    legend = figure.add_subplot(grid[1, :])
+    legend.axis("off")
+    return figure, panels, legend
+
+
+def _legend_below(legend, panels):
+    handles = {}
+    for axes in panels:
+        for line, label in zip(*axes.get_legend_handles_labels()):
+            handles.setdefault(label, line)
+    legend.legend(handles.values(), handles.keys(), loc="upper center", ncol=2, fontsize=6)
+
+
 def latency_scaling(arguments):
-    """Total time against sequence length, one line a setting."""
+    """Total time against sequence length, one line a method."""
     rows, settings = load_settings(arguments)
     timed = [s for s in settings if s.mean("total_latency_ms") is not None]
-    labels = list(dict.fromkeys((s.method, s.full_label()) for s in timed))
     lengths = sorted({s.seqlen for s in timed})
     if len(lengths) < 2:
         raise PlotError("latencies at one sequence length only; a scaling needs two")
-    figure, axes = plt.subplots(figsize=(PAGE_WIDTH, 3.2))
+    shown = nearest_settings(timed, arguments.sparsity)
+    labels = list(dict.fromkeys((s.method, s.label) for s in shown))
+    figure, (axes,), legend = _panels_over_legend(1, (len(labels) + 1) // 2)
     seen = {}
     for method, label in labels:
         points = sorted(
-            (s.seqlen, s.mean("total_latency_ms")) for s in timed if s.full_label() == label
+            (s.seqlen, s.mean("total_latency_ms")) for s in shown if s.label == label
         )
         if len(points) < 2:
             continue
-        color, marker = method_style(method)[:2]
+        color, marker = method_style(method)
         dashes = ["-", "--", ":", "-."][seen.setdefault(method, 0) % 4]
         seen[method] += 1
         axes.plot(*zip(*points), color=color, marker=marker, linestyle=dashes, label=label)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(lengths, [f"{n // 1024}K" for n in lengths])
-    axes.minorticks_off()
     axes.set_xlabel("sequence length, tokens")
     axes.set_ylabel("planning + attention, ms a layer")
     axes.grid(True)
     axes.set_axisbelow(True)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=6)
-    set_title(figure, arguments, coverage(rows))
+    _legend_below(legend, [axes])
+    set_title(
+        figure, arguments, f"Setting nearest to sparsity {arguments.sparsity:g}; {coverage(rows)}"
+    )
     return figure
 
 
@@ -316,8 +335,9 @@ def error_time(arguments):
     lengths = sorted({s.seqlen for s in shown})
     if not lengths:
         raise PlotError(f"no setting has both total_latency_ms and {error}")
-    figure, grid = plt.subplots(1, len(lengths), figsize=(PAGE_WIDTH, 2.8), squeeze=False)
-    for axes, seqlen in zip(grid[0], lengths):
+    num_labels = len({s.label for s in shown})
+    figure, panels, legend = _panels_over_legend(len(lengths), (num_labels + 1) // 2)
+    for axes, seqlen in zip(panels, lengths):
         here = [s for s in shown if s.seqlen == seqlen and s.method != "dense"]
         for label in dict.fromkeys(s.label for s in here):
             curve = sorted(
@@ -331,12 +351,13 @@ def error_time(arguments):
                 axes.axvline(setting.mean("total_latency_ms"), color="black", linewidth=0.8)
         axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.set_xlabel(f"planning + attention, ms; {seqlen:,} tokens")
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+        axes.set_xlabel(f"ms a layer, {seqlen:,} tokens")
         axes.grid(True)
         axes.set_axisbelow(True)
-    grid[0, 0].set_ylabel("relative L2 error" if error == "relative_l2" else "MSE")
-    side_legend(grid[0, -1], grid[0])
-    set_title(figure, arguments, "Black line: dense. " + coverage(rows))
+    panels[0].set_ylabel("relative L2 error" if error == "relative_l2" else "MSE")
+    _legend_below(legend, panels)
+    set_title(figure, arguments, "Planning + attention; black line: dense. " + coverage(rows))
     return figure
 
 
