@@ -5,19 +5,23 @@
 #include <algorithm>
 
 #include "lib/core/error.h"
+#include "lib/prefill/replay_heads.h"
 
 namespace s2o {
 namespace {
 
-// Heads of `target` from those of `source`, the first `target_problem.seqlen` tokens of each.
-void copy_heads(const std::vector<float>& source, std::int64_t source_seqlen,
-                std::int64_t source_heads, std::vector<float>& target, std::int64_t target_seqlen,
-                std::int64_t target_heads, std::int64_t head_dim) {
-  target.resize(static_cast<std::size_t>(target_heads * target_seqlen * head_dim));
-  for (std::int64_t head = 0; head < target_heads; ++head) {
-    std::copy_n(source.begin() + head % source_heads * source_seqlen * head_dim,
-                target_seqlen * head_dim, target.begin() + head * target_seqlen * head_dim);
+// The first `seqlen` tokens of `num_heads` heads; head h comes from head source_of(h).
+template <class SourceOf>
+std::vector<float> take_heads(const std::vector<float>& source, std::int64_t source_seqlen,
+                              std::int64_t head_dim, int num_heads, std::int64_t seqlen,
+                              const SourceOf& source_of) {
+  const std::int64_t size = seqlen * head_dim;
+  std::vector<float> target(static_cast<std::size_t>(num_heads * size));
+  for (int head = 0; head < num_heads; ++head) {
+    std::copy_n(source.begin() + source_of(head) * source_seqlen * head_dim, size,
+                target.begin() + head * size);
   }
+  return target;
 }
 
 }  // namespace
@@ -52,13 +56,15 @@ AttentionInput tile_replay(const AttentionInput& capture, const ModelConfig& con
   input.problem.seqlen = seqlen;
   input.problem.num_q_heads = config.num_q_heads;
   input.problem.num_kv_heads = config.num_kv_heads;
-  // Equal group sizes: query head h of KV head h / group repeats as its KV head does.
-  copy_heads(capture.q, from.seqlen, from.num_q_heads, input.q, seqlen, config.num_q_heads,
-             from.head_dim);
-  copy_heads(capture.k, from.seqlen, from.num_kv_heads, input.k, seqlen, config.num_kv_heads,
-             from.head_dim);
-  copy_heads(capture.v, from.seqlen, from.num_kv_heads, input.v, seqlen, config.num_kv_heads,
-             from.head_dim);
+  const ReplayHeads heads = {config.num_q_heads, config.num_kv_heads, from.num_q_heads,
+                             from.num_kv_heads};
+  const auto q_source = [&heads](int head) { return heads.q_source(head); };
+  const auto kv_source = [&heads](int head) { return heads.kv_source(head); };
+  input.q = take_heads(capture.q, from.seqlen, from.head_dim, config.num_q_heads, seqlen, q_source);
+  input.k =
+      take_heads(capture.k, from.seqlen, from.head_dim, config.num_kv_heads, seqlen, kv_source);
+  input.v =
+      take_heads(capture.v, from.seqlen, from.head_dim, config.num_kv_heads, seqlen, kv_source);
   return input;
 }
 

@@ -3,32 +3,12 @@
 
 #include <string>
 
-#include "lib/model/model_config.h"
+#include "lib/model/model_shapes.h"
 
 namespace s2o::testing {
 
 // Llama-3.1-8B.
-inline ModelConfig llama_8b_config() {
-  ModelConfig config;
-  config.name = "llama-3.1-8b";
-  config.architecture = "LlamaForCausalLM";
-  config.num_layers = 32;
-  config.hidden_size = 4096;
-  config.intermediate_size = 14336;
-  config.num_q_heads = 32;
-  config.num_kv_heads = 8;
-  config.head_dim = 128;
-  config.vocab_size = 128256;
-  config.max_position_embeddings = 131072;
-  config.rms_norm_eps = 1e-5f;
-  config.rope = {.type = RopeType::kLlama3,
-                 .theta = 500000.0f,
-                 .factor = 8.0f,
-                 .low_freq_factor = 1.0f,
-                 .high_freq_factor = 4.0f,
-                 .original_max_position_embeddings = 8192};
-  return config;
-}
+inline ModelConfig llama_8b_config() { return model_shape("llama-3.1-8b", "shape"); }
 
 // A few million parameters of an architecture, of sizes that are no powers of two.
 inline ModelConfig small_config(const std::string& architecture, int num_layers) {
