@@ -24,9 +24,9 @@
 #include "lib/core/text.h"
 #include "lib/input/formats/format.h"
 #include "lib/input/synthetic.h"
+#include "lib/model/model_shapes.h"
 #include "lib/model/tokens.h"
 #include "lib/prefill/prefill_memory.h"
-#include "lib/testing/model_shapes.h"
 
 namespace s2o {
 namespace {
@@ -130,7 +130,7 @@ class Bench {
   explicit Bench(const Options& options)
       : options_(options), dtype_(parse_storage_dtype(options.dtype, "--dtype")) {
     if (options.model.empty()) {
-      model_.config = testing::llama_8b_config();
+      model_.config = model_shape("llama-3.1-8b", "--model");
       model_.config.num_layers = options.layers;
     } else {
       model_.weights = load_model(options.model);

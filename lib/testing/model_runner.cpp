@@ -2,17 +2,14 @@
 
 #include <limits>
 
-#include "kernels/common/bf16.h"
 #include "kernels/testing/attention_model.h"
+#include "lib/input/storage_bits.h"
 
 namespace s2o::testing {
 
 std::vector<std::uint16_t> to_16_bit(const std::vector<float>& values, KernelDType dtype) {
-  std::vector<std::uint16_t> bits(values.size());
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    bits[i] = dtype == KernelDType::kBf16 ? float_to_bf16(values[i]) : float_to_fp16(values[i]);
-  }
-  return bits;
+  return s2o::to_16_bit(values,
+                        dtype == KernelDType::kBf16 ? StorageDType::kBF16 : StorageDType::kF16);
 }
 
 KernelResult run_on_model(AttentionKernel kernel, const AttentionInput& input,
