@@ -5,14 +5,16 @@
 // alike about the tile: gains and maxima meet in shared memory, counted by an mbarrier, and each
 // warp sums them in the same order.
 //
-// Early stop: the gains of step j are reduced and posted while the warpgroup waits for its turn,
-// and collected after the softmax of step j + 1, so that no warpgroup waits for the other. If the
-// tile stops, the probabilities of step j + 1 are dropped: result and counters are those of a stop
-// right after step j, and half a step of work per tile is lost. The producer learns of the stop
-// with the next K buffer that it gets back.
+// Early stop: the gains of step j are summed while its probabilities are packed, posted while the
+// warpgroup waits for its turn, and collected in the middle of the softmax of step j + 1, so that
+// no warpgroup waits for the other. If the tile stops, the probabilities of step j + 1 are dropped:
+// what the tile gives is that of a stop right after step j (up to a rounding: sums may be relative
+// to the maximum of step j + 1), and half a step of work per tile is lost. The producer learns of
+// the stop with the next K buffer that it gets back.
 //
 // Gains are summed as integers in units of tau: one instruction sums a warp, one shared atomic the
-// tile, and the order of summation does not matter.
+// tile, and the order of summation does not matter. Steps that nothing is decided after are summed
+// and collected like others: the jumps around that would cost as much.
 #pragma once
 
 #include "kernels/attention/kernel_args.h"
@@ -55,6 +57,8 @@ class ConsumerSm90 {
   static constexpr int kTileN = Traits::kTileN;
   static constexpr int kKeyTiles = kTileN / 8;
   static constexpr int kValueTiles = Traits::kHeadDim / 8;
+  static constexpr bool kEarlyStop = Traits::kDecision == StepDecision::kEarlyStop;
+  static constexpr bool kPvSkip = Traits::kDecision == StepDecision::kPvSkip;
   static constexpr bool kOrdered = Traits::kTuning.ordered_issue;
   static constexpr int kQueryBuffers = SharedSm90<Traits>::kQueryBuffers;
 
@@ -74,7 +78,8 @@ class ConsumerSm90 {
     return load_shared(shared_address(&s_.steps[k_count_ % kRing].flags));
   }
   S2O_DEVICE void release_keys(std::uint32_t flags) {
-    if ((flags & kStepStoppable) != 0 && thread_index_again() == Traits::kProducerThreads) {
+    if (kEarlyStop && (flags & kStepStoppable) != 0 &&
+        thread_index_again() == Traits::kProducerThreads) {
       s_.stopped_tile[k_count_ % kRing] =
           stopped_ != 0 ? static_cast<std::int32_t>(tile_count_) + 1 : 0;
     }
@@ -154,7 +159,7 @@ class ConsumerSm90 {
         drop_values();
         continue;
       }
-      softmax(flags, logits, correction);
+      softmax(flags, logits, correction, [] {});
       count_step(flags, false);
       rescale(correction);
       std::uint32_t gain = pack(logits, p);
@@ -164,7 +169,7 @@ class ConsumerSm90 {
         flags = wait_step();
         if ((flags & (stopped_ | kStepEndsTile)) != 0) break;
         if ((flags & kStepGathered) != 0) fence_async_proxy();
-        if ((waiting & kStepDecides) != 0) post_gain(gain);
+        if constexpr (kEarlyStop) post_gain(gain);
         take_turn();
         multiply_keys(logits);
         wait_values();
@@ -181,22 +186,22 @@ class ConsumerSm90 {
           break;
         }
         const RowPair before = rows_;
-        softmax(flags, logits, correction);
-        const std::uint32_t gains = (waiting & kStepDecides) != 0 ? collect() : 0;
-        finish_values(p);
-        if ((waiting & kStepDecides) != 0) {
-          decide(gains);
-          if ((flags & stopped_) != 0) {  // the decision came too late for this step
-            rows_ = before;
-            drop_values();
-            has_p = false;
-            break;
-          }
+        std::uint32_t gains = 0;
+        softmax(flags, logits, correction, [&] {
+          if constexpr (kEarlyStop) gains = collect();
+          finish_values(p);
+        });
+        if constexpr (kEarlyStop) decide(waiting, gains);
+        rescale(correction);
+        gain = pack(logits, p);
+        if ((flags & stopped_) != 0) {  // the decision came too late for this step
+          take_back(before, correction);
+          drop_values();
+          has_p = false;
+          break;
         }
         count_step(flags, false);
         waiting = flags;
-        rescale(correction);
-        gain = pack(logits, p);
       }
       if ((flags & kStepEndsTile) != 0) {
         leave_tile();
@@ -237,7 +242,8 @@ class ConsumerSm90 {
     if ((flags & (kStepMasked | kStepMaySkip)) == 0) [[likely]]
       return true;
     if ((flags & kStepMasked) != 0) mask_logits(flags, ring, logits);
-    return (flags & kStepMaySkip) == 0 || !may_skip_values() || !step_adds_nothing(logits);
+    return !kPvSkip || (flags & kStepMaySkip) == 0 || !may_skip_values() ||
+           !step_adds_nothing(logits);
   }
   S2O_DEVICE void count_step(std::uint32_t flags, bool skipped) {
     static_assert(StepInfo::kEndsPlanStep == 1u << 25 && kStepStoppable >> 16 == 0xff);
@@ -247,12 +253,14 @@ class ConsumerSm90 {
     if (skipped) stats_.pv_skipped += ends;
   }
 
-  // Decides about the rest of the tile by the gains of its rows, which lane 0 knows.
-  S2O_DEVICE void decide(std::uint32_t gains) {
-    small_steps_ = gains < kGainOfTau ? small_steps_ + 1 : 0;
+  // Decides about the rest of the tile by the gains of its rows after the step of `flags`, which
+  // lane 0 knows.
+  S2O_DEVICE void decide(std::uint32_t flags, std::uint32_t gains) {
+    const bool decides = (flags & kStepDecides) != 0;  // no jump: most steps do
+    if (decides) small_steps_ = gains < kGainOfTau ? small_steps_ + 1 : 0;
     const bool stop =
-        small_steps_ >= args_.stop.patience && stats_.stop_steps >= args_.stop.min_steps;
-    stopped_ = any_lane(stop) ? kStepStoppable : 0;
+        decides && small_steps_ >= args_.stop.patience && stats_.stop_steps >= args_.stop.min_steps;
+    stopped_ |= any_lane(stop) ? kStepStoppable : 0;
   }
 
   S2O_DEVICE void drop_step(std::uint32_t flags) {
@@ -306,38 +314,60 @@ class ConsumerSm90 {
     const PublishedStep& step = s_.steps[ring];
     const bool contiguous = (flags & kStepGathered) == 0;
     const auto mask = static_cast<MaskClass>(flags >> 8 & 0xffu);
-    const std::int32_t* const keys = s_.keys[ring] + column_of();
-    const int first_token = static_cast<int>(step.begin) + column_of();
     const int valid_columns = step.count - column_of();
     const VisibleKeys visible[2] = {visible_keys(mask, description().row_position[row_of(0)],
                                                  args_.window_sink, args_.window_size),
                                     visible_keys(mask, description().row_position[row_of(1)],
                                                  args_.window_sink, args_.window_size)};
+    std::uint32_t columns[2] = {0, 0};  // that are visible
+    if (contiguous) {
+      const int first_token = static_cast<int>(step.begin) + column_of();
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        columns[i] = visible_lane_columns(visible[i], first_token, valid_columns);
+      }
+    } else {
+      const std::uint32_t valid = lane_columns_below(valid_columns);
+#pragma unroll 1  // a few lines of the instruction cache: most steps jump over them
+      for (int column = 0; column < 2 * kKeyTiles; ++column) {
+        const std::int32_t token = s_.keys[ring][column_of() + column / 2 * 8 + column % 2];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          columns[i] |= (visible[i].contains(token) ? valid : 0u) & 1u << column;
+        }
+      }
+    }
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const int column = n * 8 + c;
-        const std::int32_t token = column >= valid_columns ? -1
-                                   : contiguous            ? first_token + column
-                                                           : keys[column];
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          if (!visible[i].contains(token)) logits[n][2 * i + c] = kNegativeInfinity;
-        }
+      for (int e = 0; e < 4; ++e) {
+        if ((columns[e / 2] >> (2 * n + e % 2) & 1u) == 0) logits[n][e] = kNegativeInfinity;
       }
     }
   }
 
+  // Calls between() when half of the exponentials are done.
+  template <class Between>
   S2O_DEVICE void softmax(std::uint32_t flags, float (&logits)[kKeyTiles][4],
-                          float (&correction)[2]) {
-    float step_sum[2];
-    softmax_step(logits, args_.scale_log2, rows_, step_sum, correction);
-    // A plan step may span several tile steps: its mass so far follows the maximum.
+                          float (&correction)[2], const Between& between) {
+    constexpr int kHalf = kKeyTiles / 2;
+    float step_sum[2] = {0.0f, 0.0f};
+    float reference[2];
+    softmax_maxima(logits, args_.scale_log2, rows_, reference, correction);
+    softmax_columns<0, kHalf>(logits, args_.scale_log2, reference, step_sum);
+    between();
+    softmax_columns<kHalf, kKeyTiles>(logits, args_.scale_log2, reference, step_sum);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const float before = (flags & StepInfo::kStartsPlanStep) != 0 ? 0.0f : plan_step_mass_[i];
-      plan_step_mass_[i] = fused(before, correction[i], step_sum[i]);
+      rows_.normaliser[i] = fused(rows_.normaliser[i], correction[i], step_sum[i]);
+    }
+    if constexpr (kEarlyStop) {
+      // A plan step may span several tile steps: its mass so far follows the maximum.
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float before = (flags & StepInfo::kStartsPlanStep) != 0 ? 0.0f : plan_step_mass_[i];
+        plan_step_mass_[i] = fused(before, correction[i], step_sum[i]);
+      }
     }
   }
 
@@ -351,13 +381,25 @@ class ConsumerSm90 {
     }
   }
 
-  // Packs the probabilities; where the early stop is on, also the sum of the gains of this warp.
+  // The sums before the last step, relative to the maximum that the outputs were rescaled to.
+  S2O_DEVICE void take_back(const RowPair& before, const float (&correction)[2]) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (before.maximum[i] == kNegativeInfinity) rows_.maximum[i] = kNegativeInfinity;
+      rows_.normaliser[i] = before.normaliser[i] * correction[i];
+    }
+  }
+
+  // Packs the probabilities; with the early stop, also the sum of the gains of this warp.
   S2O_DEVICE std::uint32_t pack(const float (&logits)[kKeyTiles][4],
                                 std::uint32_t (&p)[kTileN / 16][4]) const {
-    if (args_.stop.tau > 0.0f) return pack_and_sum_gains(logits, p);
+    if constexpr (kEarlyStop) {
+      return pack_and_sum_gains(logits, p);
+    } else {
 #pragma unroll
-    for (int part = 0; part < 4; ++part) pack_part(part, logits, p);
-    return 0;
+      for (int part = 0; part < 4; ++part) pack_part(part, logits, p);
+      return 0;
+    }
   }
   // Part `part` of four of the probabilities, in place in program order.
   S2O_DEVICE static void pack_part(int part, const float (&logits)[kKeyTiles][4],

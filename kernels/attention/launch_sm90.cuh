@@ -49,21 +49,26 @@ void launch_instance_sm90(const AttentionKernelArgs& args, const TensorMaps& map
   cuda_check(cudaGetLastError(), "attention_sm90: launch");
 }
 
+template <class Element, int kHeadDim, int kTileM, int kTileN>
+void launch_decision_sm90(const AttentionKernelArgs& args, const TensorMaps& maps,
+                          int num_multiprocessors, CudaStream stream) {
+  with_decision_sm90(args, [&]<StepDecision kDecision>() {
+    launch_instance_sm90<TraitsSm90<Element, kHeadDim, kTileM, kTileN, kDecision>>(
+        args, maps, num_multiprocessors, stream);
+  });
+}
+
 template <class Element, int kHeadDim>
 void launch_tile_sm90(const AttentionKernelArgs& args, const TensorMaps& maps, TileShape tile,
                       int num_multiprocessors, CudaStream stream) {
   if (tile.tile_m == 128 && tile.tile_n == 128) {
-    launch_instance_sm90<TraitsSm90<Element, kHeadDim, 128, 128>>(args, maps, num_multiprocessors,
-                                                                  stream);
+    launch_decision_sm90<Element, kHeadDim, 128, 128>(args, maps, num_multiprocessors, stream);
   } else if (tile.tile_m == 128) {
-    launch_instance_sm90<TraitsSm90<Element, kHeadDim, 128, 64>>(args, maps, num_multiprocessors,
-                                                                 stream);
+    launch_decision_sm90<Element, kHeadDim, 128, 64>(args, maps, num_multiprocessors, stream);
   } else if (tile.tile_n == 128) {
-    launch_instance_sm90<TraitsSm90<Element, kHeadDim, 64, 128>>(args, maps, num_multiprocessors,
-                                                                 stream);
+    launch_decision_sm90<Element, kHeadDim, 64, 128>(args, maps, num_multiprocessors, stream);
   } else {
-    launch_instance_sm90<TraitsSm90<Element, kHeadDim, 64, 64>>(args, maps, num_multiprocessors,
-                                                                stream);
+    launch_decision_sm90<Element, kHeadDim, 64, 64>(args, maps, num_multiprocessors, stream);
   }
 }
 

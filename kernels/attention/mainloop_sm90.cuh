@@ -25,6 +25,18 @@ S2O_DEVICE void init_barriers_sm90(SharedSm90<Traits>& s) {
   barrier_init_fence();
 }
 
+// Calls launch.operator()<StepDecision>() for the instance that the plan needs (host).
+template <class Launch>
+void with_decision_sm90(const AttentionKernelArgs& args, const Launch& launch) {
+  if (args.stop.tau > 0.0f) {
+    launch.template operator()<StepDecision::kEarlyStop>();
+  } else if (args.pv_skip_threshold > 0.0f) {
+    launch.template operator()<StepDecision::kPvSkip>();
+  } else {
+    launch.template operator()<StepDecision::kNone>();
+  }
+}
+
 template <class Traits>
 S2O_DEVICE void attention_sm90_body(const AttentionKernelArgs& args, const TensorMaps& maps) {
   auto& shared = *reinterpret_cast<SharedSm90<Traits>*>(shared_memory());

@@ -45,6 +45,8 @@ class ProducerSm90 {
   static constexpr int kTileN = Traits::kTileN;
   static constexpr int kTileBytes = tile_bytes(kTileN, Traits::kHeadDim);
   static constexpr int kQueryBuffers = SharedSm90<Traits>::kQueryBuffers;
+  static constexpr bool kEarlyStop = Traits::kDecision == StepDecision::kEarlyStop;
+  static constexpr bool kPvSkip = Traits::kDecision == StepDecision::kPvSkip;
   using KeyCopier = RowCopier<kTileN, Traits::kHeadDim, 4>;
   static constexpr int kRowsPerWarp = KeyCopier::kRowsPerWarp;
 
@@ -99,7 +101,7 @@ class ProducerSm90 {
       const int first = smallest_position(tile.row_position, num_rows);
       if (lane_index() == 0) tile.first_position = first;
     }
-    if (args_.pv_skip_threshold > 0.0f) {
+    if constexpr (kPvSkip) {
       const int steps = plan_steps_of_thread(args_, plan_tile, Traits::kProducerThreads);
       if (steps > 0) atomic_add(&tile.total_plan_steps, steps);
       sync_producers();
@@ -156,15 +158,14 @@ class ProducerSm90 {
   // Writes what consumers must know about the step and waits for its K buffer. True if the tile had
   // stopped when the consumers gave that buffer back: then the step must not be loaded.
   S2O_DEVICE bool publish(const StepInfo& step) {
-    const bool may_stop = step.stoppable() && args_.stop.tau > 0.0f;
+    const bool may_stop = kEarlyStop && step.stoppable();
     if (warp_index() == 0) {
       if (lane_index() == 0) {
         PublishedStep& published = s_.steps[k_count_ % kRing];  // free by now (kRing)
         published.begin = step.begin;
         published.count = step.count;
-        published.flags =
-            annotated_flags<kTileN>(step, args_.pass, description().first_position,
-                                    args_.pv_skip_threshold > 0.0f, args_.stop.tau > 0.0f);
+        published.flags = annotated_flags<kTileN>(step, args_.pass, description().first_position,
+                                                  kPvSkip, kEarlyStop);
       }
       barrier_wait(&s_.k_empty[k_count_ % kStages], (k_count_ / kStages + 1) % 2);
     }

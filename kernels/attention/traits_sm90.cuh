@@ -34,9 +34,15 @@ S2O_HOST_DEVICE constexpr TuningSm90 tuning_sm90(int head_dim, int tile_m, int t
   return tuning;
 }
 
-template <class ElementType, int kHeadDimValue, int kTileMValue, int kTileNValue>
+// What consumers decide together while they walk a tile. One instance of the kernel for each: the
+// code of the others would lie in the way (dense: 5 %).
+enum class StepDecision : std::uint8_t { kNone, kEarlyStop, kPvSkip };
+
+template <class ElementType, int kHeadDimValue, int kTileMValue, int kTileNValue,
+          StepDecision kDecisionValue>
 struct TraitsSm90 {
   using Element = ElementType;
+  static constexpr StepDecision kDecision = kDecisionValue;
   static constexpr int kHeadDim = kHeadDimValue;
   static constexpr int kTileM = kTileMValue;
   static constexpr int kTileN = kTileNValue;

@@ -48,13 +48,13 @@ S2O_DEVICE void row_maxima(const float (&s)[kColumnTiles][4], float (&maxima)[2]
   }
 }
 
-// Replaces raw logits by probabilities relative to the new maximum. `step_sum` gets this lane's
-// part of the step's probabilities, `correction` what earlier sums and outputs must be scaled by.
-// A row that has seen no visible key keeps maximum -inf and sums 0.
+// The new maxima of a step of raw logits: `reference` is what its logits are taken relative to (0
+// where a row has seen no visible key), `correction` what earlier sums and outputs must be scaled
+// by.
 template <int kColumnTiles>
-S2O_DEVICE void softmax_step(float (&s)[kColumnTiles][4], float scale_log2, RowPair& rows,
-                             float (&step_sum)[2], float (&correction)[2]) {
-  float step_maximum[2], reference[2];
+S2O_DEVICE void softmax_maxima(const float (&s)[kColumnTiles][4], float scale_log2, RowPair& rows,
+                               float (&reference)[2], float (&correction)[2]) {
+  float step_maximum[2];
   row_maxima(s, step_maximum);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -63,20 +63,40 @@ S2O_DEVICE void softmax_step(float (&s)[kColumnTiles][4], float scale_log2, RowP
     correction[i] = exp2_fast(rows.maximum[i] - reference[i]);
     rows.maximum[i] = maximum;
   }
+}
+
+// Replaces the raw logits of column tiles [kBegin, kEnd) by probabilities, and adds them to the
+// sums.
+template <int kBegin, int kEnd, int kColumnTiles>
+S2O_DEVICE void softmax_columns(float (&s)[kColumnTiles][4], float scale_log2,
+                                const float (&reference)[2], float (&sum)[2]) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    float sum = 0.0f;
 #pragma unroll
-    for (int j = 0; j < kColumnTiles; ++j) {
+    for (int j = kBegin; j < kEnd; ++j) {
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         float& value = s[j][2 * i + c];
         value = exp2_fast(fused(value, scale_log2, -reference[i]));
-        sum += value;
+        sum[i] += value;
       }
     }
-    rows.normaliser[i] = fused(rows.normaliser[i], correction[i], sum);
-    step_sum[i] = sum;
+  }
+}
+
+// Replaces raw logits by probabilities relative to the new maximum. `step_sum` gets this lane's
+// part of the step's probabilities, `correction` what earlier sums and outputs must be scaled by.
+// A row that has seen no visible key keeps maximum -inf and sums 0.
+template <int kColumnTiles>
+S2O_DEVICE void softmax_step(float (&s)[kColumnTiles][4], float scale_log2, RowPair& rows,
+                             float (&step_sum)[2], float (&correction)[2]) {
+  float reference[2];
+  softmax_maxima(s, scale_log2, rows, reference, correction);
+  step_sum[0] = step_sum[1] = 0.0f;
+  softmax_columns<0, kColumnTiles>(s, scale_log2, reference, step_sum);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    rows.normaliser[i] = fused(rows.normaliser[i], correction[i], step_sum[i]);
   }
 }
 

@@ -14,6 +14,7 @@ namespace {
 
 using device::Bf16;
 using device::Fp16;
+using device::StepDecision;
 using device::TraitsSm80;
 using device::TraitsSm90;
 
@@ -55,7 +56,8 @@ device::TensorMap model_map(const void* base, const Problem& problem, int box_ro
 }
 
 template <class Traits>
-void launch_sm90(const AttentionKernelArgs& args, const Problem& problem, std::uint64_t seed) {
+void launch_instance_sm90(const AttentionKernelArgs& args, const Problem& problem,
+                          std::uint64_t seed) {
   const device::TensorMaps maps{model_map(args.k, problem, Traits::kTileN),
                                 model_map(args.v, problem, Traits::kTileN)};
   simt::launch({.num_blocks = 2,  // few, so that each runs several tiles
@@ -65,17 +67,25 @@ void launch_sm90(const AttentionKernelArgs& args, const Problem& problem, std::u
                [&] { device::attention_sm90_body<Traits>(args, maps); });
 }
 
+template <class Element, int kHeadDim, int kTileM, int kTileN>
+void launch_sm90(const AttentionKernelArgs& args, const Problem& problem, std::uint64_t seed) {
+  device::with_decision_sm90(args, [&]<StepDecision kDecision>() {
+    launch_instance_sm90<TraitsSm90<Element, kHeadDim, kTileM, kTileN, kDecision>>(args, problem,
+                                                                                   seed);
+  });
+}
+
 template <class Element, int kHeadDim>
 void launch_shape_sm90(const AttentionKernelArgs& args, const Problem& problem, TileShape tile,
                        std::uint64_t seed) {
   if (tile.tile_m == 64 && tile.tile_n == 64) {
-    launch_sm90<TraitsSm90<Element, kHeadDim, 64, 64>>(args, problem, seed);
+    launch_sm90<Element, kHeadDim, 64, 64>(args, problem, seed);
   } else if (tile.tile_m == 64) {
-    launch_sm90<TraitsSm90<Element, kHeadDim, 64, 128>>(args, problem, seed);
+    launch_sm90<Element, kHeadDim, 64, 128>(args, problem, seed);
   } else if (tile.tile_n == 64) {
-    launch_sm90<TraitsSm90<Element, kHeadDim, 128, 64>>(args, problem, seed);
+    launch_sm90<Element, kHeadDim, 128, 64>(args, problem, seed);
   } else {
-    launch_sm90<TraitsSm90<Element, kHeadDim, 128, 128>>(args, problem, seed);
+    launch_sm90<Element, kHeadDim, 128, 128>(args, problem, seed);
   }
 }
 

@@ -149,10 +149,11 @@ TEST(Layout, shared_memory_fits_the_devices) {
   // Bytes a block may have: 163 KiB on sm_80, 227 KiB on sm_90.
   EXPECT_LE(sizeof(SharedSm80<TraitsSm80<Bf16, 128, 128, 128, 1>>), 163u * 1024);
   EXPECT_LE(2 * sizeof(SharedSm80<TraitsSm80<Bf16, 128, 128, 64, 1>>), 163u * 1024);
-  EXPECT_LE(sizeof(SharedSm90<TraitsSm90<Bf16, 128, 128, 128>>), 227u * 1024);
-  EXPECT_LE(sizeof(SharedSm90<TraitsSm90<Bf16, 128, 128, 64>>), 227u * 1024);
-  EXPECT_LE(sizeof(SharedSm90<TraitsSm90<Bf16, 64, 128, 128>>), 227u * 1024);
-  using Shared = SharedSm90<TraitsSm90<Bf16, 128, 128, 128>>;
+  constexpr auto kStop = StepDecision::kEarlyStop;
+  EXPECT_LE(sizeof(SharedSm90<TraitsSm90<Bf16, 128, 128, 128, kStop>>), 227u * 1024);
+  EXPECT_LE(sizeof(SharedSm90<TraitsSm90<Bf16, 128, 128, 64, kStop>>), 227u * 1024);
+  EXPECT_LE(sizeof(SharedSm90<TraitsSm90<Bf16, 64, 128, 128, kStop>>), 227u * 1024);
+  using Shared = SharedSm90<TraitsSm90<Bf16, 128, 128, 128, kStop>>;
   EXPECT_EQ(offsetof(Shared, k) % 1024, 0u);
   EXPECT_EQ(offsetof(Shared, v) % 1024, 0u);
 }
@@ -166,6 +167,27 @@ TEST(Masks, visible_keys_follow_plan_view) {
                 exists && token <= position);
       EXPECT_EQ(visible_keys(MaskClass::kWindow, position, 3, 7).contains(token),
                 exists && token <= position && (token < 3 || position - token < 7));
+    }
+  }
+}
+
+TEST(Masks, lane_columns_hold_what_each_element_test_gives) {
+  for (const MaskClass mask : {MaskClass::kNone, MaskClass::kCausal, MaskClass::kWindow}) {
+    for (const std::int32_t position : {0, 5, 40, 77, 300}) {
+      for (const std::int32_t window : {1, 20, 500}) {
+        const VisibleKeys visible = visible_keys(mask, position, 9, window);
+        for (const std::int32_t first : {0, 2, 38, 64, 250, 2147483500}) {
+          for (const int count : {-3, 0, 1, 2, 57, 122, 128}) {
+            std::uint32_t expected = 0;
+            for (int bit = 0; bit < 32; ++bit) {
+              const int column = bit / 2 * 8 + bit % 2;
+              if (column < count && visible.contains(first + column)) expected |= 1u << bit;
+            }
+            EXPECT_EQ(visible_lane_columns(visible, first, count), expected)
+                << position << ' ' << window << ' ' << first << ' ' << count;
+          }
+        }
+      }
     }
   }
 }
