@@ -13,12 +13,14 @@ struct TableFlags {
   ReportFlags report;
   std::string table;
   std::string peers;
+  std::string errors = "0.05,0.1,0.2,0.4";
 };
 
 int run_table(const TableFlags& flags) {
   const ReportFormat format = parse_report_format(flags.report.format, kReportFormats);
   const PaperTable& table = find_paper_table(flags.table);
   MatchOptions options = match_options(flags.report);
+  options.errors = parse_error_levels(flags.errors);
   if (!flags.peers.empty()) options.peers = read_peer_times(flags.peers);
   const Report report = table.build(read_merged_results(flags.report.results), options);
   print_result(render_report(report, format));
@@ -36,6 +38,10 @@ void add_table_command(CLI::App& app, int& exit_code) {
       ->required();
   command->add_option("--peers", flags->peers,
                       "latency: JSON of scripts/bench_peers.py, for speed-ups over its kernels");
+  command
+      ->add_option("--errors", flags->errors,
+                   "latency: relative L2 errors at which the fastest settings are compared")
+      ->capture_default_str();
   command->callback([flags, &exit_code] { exit_code = run_table(*flags); });
 }
 
