@@ -1,5 +1,7 @@
 // `s2o table`: a paper table from result files.
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "app/commands.h"
 #include "app/report_options.h"
@@ -12,7 +14,7 @@ namespace {
 struct TableFlags {
   ReportFlags report;
   std::string table;
-  std::string peers;
+  std::vector<std::string> peers;
   std::string errors = "0.05,0.1,0.2,0.4";
 };
 
@@ -21,7 +23,9 @@ int run_table(const TableFlags& flags) {
   const PaperTable& table = find_paper_table(flags.table);
   MatchOptions options = match_options(flags.report);
   options.errors = parse_error_levels(flags.errors);
-  if (!flags.peers.empty()) options.peers = read_peer_times(flags.peers);
+  for (const std::string& file : flags.peers) {
+    for (const PeerTime& time : read_peer_times(file)) options.peers.push_back(time);
+  }
   const Report report = table.build(read_merged_results(flags.report.results), options);
   print_result(render_report(report, format));
   return kExitDone;
@@ -36,8 +40,12 @@ void add_table_command(CLI::App& app, int& exit_code) {
   add_report_options(*command, flags->report);
   command->add_option("--table", flags->table, "Which table; `s2o list tables` names them")
       ->required();
-  command->add_option("--peers", flags->peers,
-                      "latency: JSON of scripts/bench_peers.py, for speed-ups over its kernels");
+  command
+      ->add_option(
+          "--peers", flags->peers,
+          "latency: JSON of scripts/bench_peers.py, for speed-ups over its kernels; may be "
+          "given several times")
+      ->allow_extra_args(false);
   command
       ->add_option("--errors", flags->errors,
                    "latency: relative L2 errors at which the fastest settings are compared")
