@@ -1,5 +1,7 @@
 // `s2o table`: a paper table from result files.
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "app/commands.h"
 #include "app/report_options.h"
@@ -12,14 +14,18 @@ namespace {
 struct TableFlags {
   ReportFlags report;
   std::string table;
-  std::string peers;
+  std::vector<std::string> peers;
+  std::string errors = "0.05,0.1,0.2,0.4";
 };
 
 int run_table(const TableFlags& flags) {
   const ReportFormat format = parse_report_format(flags.report.format, kReportFormats);
   const PaperTable& table = find_paper_table(flags.table);
   MatchOptions options = match_options(flags.report);
-  if (!flags.peers.empty()) options.peers = read_peer_times(flags.peers);
+  options.errors = parse_error_levels(flags.errors);
+  for (const std::string& file : flags.peers) {
+    for (const PeerTime& time : read_peer_times(file)) options.peers.push_back(time);
+  }
   const Report report = table.build(read_merged_results(flags.report.results), options);
   print_result(render_report(report, format));
   return kExitDone;
@@ -34,8 +40,16 @@ void add_table_command(CLI::App& app, int& exit_code) {
   add_report_options(*command, flags->report);
   command->add_option("--table", flags->table, "Which table; `s2o list tables` names them")
       ->required();
-  command->add_option("--peers", flags->peers,
-                      "latency: JSON of scripts/bench_peers.py, for speed-ups over its kernels");
+  command
+      ->add_option(
+          "--peers", flags->peers,
+          "latency: JSON of scripts/bench_peers.py, for speed-ups over its kernels; may be "
+          "given several times")
+      ->allow_extra_args(false);
+  command
+      ->add_option("--errors", flags->errors,
+                   "latency: relative L2 errors at which the fastest settings are compared")
+      ->capture_default_str();
   command->callback([flags, &exit_code] { exit_code = run_table(*flags); });
 }
 

@@ -8,8 +8,10 @@ From result files or folders (several are joined):
   plot.py latency RESULTS... --out PREFIX          planning and attention time
   plot.py latency_scaling RESULTS... --out PREFIX  total time against sequence length
   plot.py error_time RESULTS... --out PREFIX       error against total time
+Labels: S is segment_size, order is key_order_sharing.
 From tables (s2o table RESULTS... --table NAME --format json):
   plot.py matched_sparsity|matched_mse|ablations|compensation TABLE.json --out PREFIX
+  plot.py matched_error_latency TABLE.json --out PREFIX   (of --table latency)
 """
 
 import argparse
@@ -27,10 +29,11 @@ except ImportError as error:
     sys.exit(f"plot.py: error: {error}; install python3-matplotlib and python3-h5py")
 
 import plot_curves
+import plot_latency
 import plot_panels
 from plot_data import PlotError
 
-FIGURES = {**plot_curves.FIGURES, **plot_panels.FIGURES}
+FIGURES = {**plot_curves.FIGURES, **plot_panels.FIGURES, **plot_latency.FIGURES}
 
 STYLE = {
     "font.size": 8,

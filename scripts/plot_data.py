@@ -142,8 +142,25 @@ class Setting:
         return sum(values) / len(values) if values else None
 
 
+# Labels must fit beside a bar.
+SHORT_NAMES = {"segment_size": "S", "key_order_sharing": "order"}
+
+
+def _telling(names, all_params):
+    """Of these parameters, those that say something: not those that only go with one before them."""
+    kept = []
+    for name in names:
+        values = [json.dumps(params.get(name)) for params in all_params]
+        others = [[json.dumps(params.get(other)) for params in all_params] for other in kept]
+        pairs = [set(zip(values, other)) for other in others]
+        if not any(len(p) == len(set(values)) == len(set(o)) for p, o in zip(pairs, others)):
+            kept.append(name)
+    return kept
+
+
 def group_settings(rows, overrides):
-    """Settings in order of appearance; labels hold the parameters that vary within a method."""
+    """Settings in order of appearance; labels hold the parameters that vary within a method, without
+    those that change only together with one before them."""
     knobs = find_knobs(rows, overrides)
     varying = {}
     for method in knobs:
@@ -152,13 +169,18 @@ def group_settings(rows, overrides):
             if row["method"] == method:
                 for key, value in row["params"].items():
                     seen.setdefault(key, set()).add(json.dumps(value))
-        varying[method] = [k for k, v in seen.items() if len(v) > 1 and k != knobs[method]]
+        names = [k for k, v in seen.items() if len(v) > 1 and k != knobs[method]]
+        varying[method] = _telling(names, [row["params"] for row in rows if row["method"] == method])
     settings = {}
     for row in rows:
         method, params = row["method"], row["params"]
         key = (method, json.dumps(params, sort_keys=True), row["seqlen"], row.get("backend"))
         if key not in settings:
-            parts = [f"{k}={_value_text(params[k])}" for k in varying[method] if k in params]
+            parts = [
+                f"{SHORT_NAMES.get(k, k)}={_value_text(params[k])}"
+                for k in varying[method]
+                if k in params
+            ]
             knob = knobs[method] if knobs[method] in params else None
             label = " ".join([method] + parts)
             settings[key] = Setting(label, method, params, knob, row["seqlen"])

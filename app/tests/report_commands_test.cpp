@@ -82,6 +82,25 @@ TEST_F(ReportCommands, every_table_has_every_format) {
   }
 }
 
+TEST_F(ReportCommands, latency_table_joins_files_of_peers) {
+  evaluate();
+  const auto peer_file = [this](const std::string& file, const std::string& peer) {
+    write_file(folder_ / file, R"({"context": {}, "rows": [{"seqlen": 1024, "head_dim": 32,
+      "num_q_heads": 4, "num_kv_heads": 2, "dtype": "bf16", "ms": 1e6, "peer": ")" +
+                                   peer + "\"}]}");
+  };
+  peer_file("a.json", "one");
+  peer_file("b.json", "two");
+  const Outcome outcome = run({"table", "run", "--table", "latency", "--peers", "a.json", "--peers",
+                               "b.json", "--errors", "1e-9", "--format", "json"});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  const Json tables = Json::parse(outcome.out)["tables"];
+  EXPECT_TRUE(tables[0]["rows"][0].contains("speedup_vs_one"));
+  EXPECT_TRUE(tables[0]["rows"][0].contains("speedup_vs_two"));
+  ASSERT_EQ(tables[1]["name"], "matched_error_latency");
+  EXPECT_THAT(tables[1]["rows"][0]["setting"].get<std::string>(), HasSubstr("not reached"));
+}
+
 TEST_F(ReportCommands, wrong_arguments_exit_2_and_missing_files_3) {
   evaluate();
   struct Case {
@@ -93,6 +112,8 @@ TEST_F(ReportCommands, wrong_arguments_exit_2_and_missing_files_3) {
        {Case{{"table", "run", "--table", "frontire"}, 2, "did you mean 'frontier'"},
         Case{{"table", "run", "--table", "frontier", "--format", "cvs"}, 2, "did you mean 'csv'"},
         Case{{"table", "run", "--table", "compensation"}, 2, "no method with compensation"},
+        Case{{"table", "run", "--table", "latency", "--errors", "0"}, 2, "--errors 0"},
+        Case{{"table", "run", "--table", "latency", "--peers", "absent.json"}, 2, "absent.json"},
         Case{{"match", "run", "--reference", "s3o"}, 2, "'streaming_llm"},
         Case{{"match", "run", "--sparsity", "1.5"}, 2, "--sparsity 1.5"},
         Case{{"match", "run", "--mse", "-1"}, 2, "--mse -1"},
@@ -132,7 +153,13 @@ TEST_F(ReportCommands, plot_draws_result_files_and_tables) {
   EXPECT_EQ(plot("frontier run --out f"), 0) << read_file(folder_ / "plot.err");
   EXPECT_EQ(plot("stop_depth run --out s"), 0) << read_file(folder_ / "plot.err");
   EXPECT_EQ(plot("matched_sparsity table.json --out m"), 0) << read_file(folder_ / "plot.err");
-  for (const char* name : {"f.pdf", "f.png", "s.png", "m.png"}) EXPECT_TRUE(exists(name)) << name;
+  write_file(folder_ / "latency.json",
+             run({"table", "run", "--table", "latency", "--format", "json"}).out);
+  EXPECT_EQ(plot("error_time run --out e"), 0) << read_file(folder_ / "plot.err");
+  EXPECT_EQ(plot("matched_error_latency latency.json --out t"), 0)
+      << read_file(folder_ / "plot.err");
+  for (const char* name : {"f.pdf", "f.png", "s.png", "m.png", "e.png", "t.png"})
+    EXPECT_TRUE(exists(name)) << name;
   EXPECT_EQ(plot("matched_mse table.json --out x"), 2);
   EXPECT_THAT(read_file(folder_ / "plot.err"), HasSubstr("no table 'matched_mse'"));
   EXPECT_EQ(plot("frontier absent.json --out x"), 2);

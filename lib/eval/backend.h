@@ -28,6 +28,7 @@ struct AttentionRun {
 struct DevicePlanning {
   SparsePlan plan;              // fetched afterwards; token lists only if they were asked for
   std::vector<double> plan_ms;  // one per repeat
+  PlanningCost cost;
 };
 
 // Outputs stay where they were computed; what leaves the backend are sums over them, unless asked.

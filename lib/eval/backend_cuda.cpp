@@ -200,7 +200,8 @@ class CudaBackend final : public Backend {
     };
     return {.plan = fetch_plan(input_->problem, planner.device_plan(), copy,
                                fetch_tokens ? FetchedArrays::kAll : FetchedArrays::kWithoutTokens),
-            .plan_ms = std::move(plan_ms)};
+            .plan_ms = std::move(plan_ms),
+            .cost = planner.cost()};
   }
 
   const int device_index_;

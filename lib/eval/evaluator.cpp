@@ -162,10 +162,12 @@ class Evaluator {
     const PlanContext context = {*input_, backend_.reference()};
     Timings timings = {.dense_attention_ms = dense_ms_};
     std::optional<SparsePlan> plan;
+    std::optional<PlanningCost> cost;
     auto planning = backend_.plan_and_run(*setting.method, setting.params, cells_.config.timing,
                                           options_.check_plans, run_);
     if (planning) {
       row.planner = backend_.name();
+      cost = planning->cost;
       timings.plan_ms = std::move(planning->plan_ms);
       plan.emplace(std::move(planning->plan));
       if (options_.check_plans) check_plan(problem, *plan);
@@ -181,7 +183,8 @@ class Evaluator {
     const Work work = count_work(problem, *plan, run_.stats);
     row.stop_steps = collect_stop_steps(*plan, run_);
     fill_metrics(
-        {*input_, backend_.reference(), sums, run_.lse, work, timings, run_.workspace_bytes}, row);
+        {*input_, backend_.reference(), sums, run_.lse, work, timings, run_.workspace_bytes, cost},
+        row);
   }
 
   SparsePlan plan_on_cpu(const MethodSetting& setting, const PlanContext& context,

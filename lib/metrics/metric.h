@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/error_sum/error_sum.h"
+#include "kernels/planning/planner.h"
 #include "lib/input/attention_input.h"
 #include "lib/methods/method.h"
 #include "lib/plan/work.h"
@@ -37,11 +38,13 @@ struct MetricContext {
   const Work& work;
   const Timings& timings;
   std::int64_t workspace_bytes;
+  // Of a plan made on a device; empty for one made on the CPU.
+  std::optional<PlanningCost> planning_cost;
 };
 
 struct MetricColumn {
   std::string name;  // JSON key, HDF5 dataset and table header
-  std::string unit;  // "", "ms", "bytes", "TFLOP/s"
+  std::string unit;  // "", "ms", "bytes", "FLOP", "TFLOP/s"
   std::string help;
   bool per_head = false;      // also written as /rows/<i>/per_head/<name> [num_q_heads]
   bool in_text_table = true;  // shown by `s2o eval` on stdout

@@ -151,4 +151,8 @@ std::vector<double> parse_mse_levels(const std::string& text) {
   return parse_levels(text, "--mse", std::numeric_limits<double>::infinity());
 }
 
+std::vector<double> parse_error_levels(const std::string& text) {
+  return parse_levels(text, "--errors", std::numeric_limits<double>::infinity());
+}
+
 }  // namespace s2o

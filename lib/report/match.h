@@ -28,6 +28,10 @@ struct MatchOptions {
   std::uint64_t seed = 0;
   CurveOptions curves;
   std::vector<PeerTime> peers;  // for the latency table; may be empty
+  // Relative L2 errors at which the latency table compares times. A factor of two in relative L2 is
+  // four in MSE: from near dense (0.25 % of the output's power) to where an output is hardly the
+  // same any more (16 %).
+  std::vector<double> errors = {0.05, 0.1, 0.2, 0.4};
 };
 
 struct MatchCell {
@@ -70,5 +74,7 @@ Report matched_mse_report(const ResultTable& table, const MatchOptions& options)
 std::vector<double> parse_sparsity_levels(const std::string& text);
 // "--mse 1e-4,1e-5", or "auto" (empty). ConfigError unless every level is > 0.
 std::vector<double> parse_mse_levels(const std::string& text);
+// "--errors 0.05,0.1", relative L2: likewise.
+std::vector<double> parse_error_levels(const std::string& text);
 
 }  // namespace s2o

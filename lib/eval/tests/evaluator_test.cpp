@@ -37,7 +37,7 @@ class FailingMethod final : public Method {
 };
 
 // The CPU backend, with one output value overwritten after each run but the first (the reference).
-class SpoilingBackend final : public Backend {
+class SpoilingBackend : public Backend {
  public:
   SpoilingBackend(std::size_t place, float value) : place_(place), value_(value) {}
   std::string name() const override { return "cpu"; }
@@ -72,6 +72,28 @@ class SpoilingBackend final : public Backend {
   std::unique_ptr<Backend> inner_ = make_cpu_backend();
   std::size_t place_;
   float value_;
+};
+
+// Plans with the method's CPU code, in the place of a device.
+class PlanningBackend final : public SpoilingBackend {
+ public:
+  PlanningBackend() : SpoilingBackend(0, 0.0f) {}
+  void set_input(const AttentionInput& input) override {
+    input_ = &input;
+    SpoilingBackend::set_input(input);
+  }
+  std::optional<DevicePlanning> plan_and_run(const Method& method, const ParamSet& params,
+                                             const TimingConfig& timing, bool /*fetch_tokens*/,
+                                             AttentionRun& result) override {
+    DevicePlanning planning{.plan = method.plan_cpu({*input_, reference()}, params),
+                            .plan_ms = {1.0},
+                            .cost = {.flops = 5e9, .bytes = 7e6}};
+    run(planning.plan, timing, result);
+    return planning;
+  }
+
+ private:
+  const AttentionInput* input_ = nullptr;
 };
 
 struct RecordingSink final : EvalSink {
@@ -134,6 +156,18 @@ TEST(expand_cells, wrong_methods_name_their_place) {
   }
 }
 
+TEST(evaluate, a_row_planned_by_the_backend_says_what_planning_costs) {
+  const EvalCells cells = expand_cells(two_inputs());
+  PlanningBackend backend;
+  RecordingSink sink;
+  evaluate(cells, backend, {}, sink);
+  ASSERT_EQ(sink.rows.size(), cells.size());
+  EXPECT_EQ(sink.rows[1].planner, backend.name());
+  EXPECT_EQ(sink.rows[1].metrics.at("plan_latency_ms"), 1.0);
+  EXPECT_EQ(sink.rows[1].metrics.at("plan_flops"), 5e9);
+  EXPECT_EQ(sink.rows[1].metrics.at("plan_bytes"), 7e6);
+}
+
 TEST(evaluate, every_cell_becomes_a_row_with_all_metrics) {
   RunConfig config = two_inputs();
   config.save_outputs = true;
@@ -149,8 +183,11 @@ TEST(evaluate, every_cell_becomes_a_row_with_all_metrics) {
     EXPECT_EQ(row.backend, "cpu");
     EXPECT_EQ(row.num_q_heads, 2);
     for (const MetricColumn& column : metric_columns()) {
-      const bool is_spread = column.name == "latency_p10_ms" || column.name == "latency_p90_ms";
-      EXPECT_EQ(row.metrics.at(column.name).has_value(), !is_spread) << column.name;
+      // One repeat has no spread, and only a planner on a device says what it costs.
+      static const std::set<std::string> kMissing = {"latency_p10_ms", "latency_p90_ms",
+                                                     "plan_flops", "plan_bytes"};
+      EXPECT_EQ(row.metrics.at(column.name).has_value(), !kMissing.contains(column.name))
+          << column.name;
     }
     EXPECT_EQ(row.per_head.at("reference_mean_square").size(), 2u);
   }

@@ -20,6 +20,7 @@ struct Sample {
   Work work;
   Timings timings;
   std::int64_t workspace_bytes = 0;
+  std::optional<PlanningCost> planning_cost;
 
   Sample() {
     input.problem = {.seqlen = 3, .num_q_heads = 2, .num_kv_heads = 1, .head_dim = 2};
@@ -37,8 +38,8 @@ struct Sample {
     const std::vector<ErrorSums> error_sums =
         error_sums_ref(input.problem.num_q_heads, input.problem.seqlen * input.problem.head_dim,
                        out.data(), reference.out.data());
-    const MetricContext context = {input, reference, error_sums,     lse,
-                                   work,  timings,   workspace_bytes};
+    const MetricContext context = {input, reference, error_sums,      lse,
+                                   work,  timings,   workspace_bytes, planning_cost};
     std::map<std::string, MetricValue> values;
     for (const Metric* metric : all_metrics()) {
       const std::vector<MetricValue> computed = metric->compute(context);
@@ -70,7 +71,9 @@ TEST(metrics, columns_are_those_of_the_contract_in_its_order) {
                                              "latency_p90_ms",
                                              "speedup_vs_dense",
                                              "effective_tflops",
-                                             "peak_workspace_bytes"};
+                                             "peak_workspace_bytes",
+                                             "plan_flops",
+                                             "plan_bytes"};
   EXPECT_EQ(names, expected);
 }
 
@@ -210,6 +213,15 @@ TEST(metrics, workspace_is_passed_on) {
   Sample sample;
   sample.workspace_bytes = 1234;
   EXPECT_EQ(sample.compute().at("peak_workspace_bytes").value, 1234.0);
+}
+
+TEST(metrics, cost_of_planning_is_that_of_a_planner_or_null) {
+  Sample sample;
+  EXPECT_FALSE(sample.compute().at("plan_flops").value);
+  EXPECT_FALSE(sample.compute().at("plan_bytes").value);
+  sample.planning_cost = PlanningCost{.flops = 2e9, .bytes = 3e6};
+  EXPECT_EQ(sample.compute().at("plan_flops").value, 2e9);
+  EXPECT_EQ(sample.compute().at("plan_bytes").value, 3e6);
 }
 
 }  // namespace

@@ -1,41 +1,26 @@
-// Where the time goes: planning and attention of every setting, and from which length on a setting
-// is faster than dense attention.
+// Where the time goes: planning and attention of every setting, what an error costs each method,
+// how times grow, and from which length on a setting is faster than dense attention.
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
-#include <set>
 
 #include "lib/core/error.h"
+#include "lib/report/latency_sections.h"
 #include "lib/report/paper_table.h"
-#include "lib/report/settings.h"
 
 namespace s2o {
 namespace {
 
-std::optional<double> share(std::optional<double> part, std::optional<double> whole) {
-  if (!part || !whole || *whole <= 0.0) return std::nullopt;
-  return *part / *whole;
-}
-
-// The peer's time over the setting's total, for rows of its shape; empty without both.
-std::optional<double> speedup_over_peer(const Setting& setting, const std::string& peer,
-                                        const std::vector<PeerTime>& times) {
-  const ResultRow& row = *setting.rows.front();
-  const std::optional<double> total = mean_metric(setting, "total_latency_ms");
-  for (const PeerTime& time : times) {
-    if (time.peer == peer && time.seqlen == row.seqlen && time.num_q_heads == row.num_q_heads &&
-        time.num_kv_heads == row.num_kv_heads && time.head_dim == row.head_dim) {
-      return share(time.ms, total);
-    }
-  }
-  return std::nullopt;
+// Whether every parameter has its default.
+ReportCell default_cell(const Setting& setting, const CurveOptions& curves) {
+  const bool is_default =
+      changed_keys(setting.params, curves.facts(setting.method).defaults).empty();
+  return {is_default ? "yes" : "", is_default};
 }
 
 ReportTable latency_table(const std::vector<Setting>& settings, const std::vector<PeerTime>& times,
-                          std::size_t num_rows) {
-  std::set<std::string> peers;
-  for (const PeerTime& time : times) peers.insert(time.peer);
+                          const CurveOptions& curves, std::size_t num_rows) {
+  const std::set<std::string> peers = peer_names(times);
   ReportTable latency{"latency",
                       "Latency by setting",
                       {{"seqlen", ""},
@@ -43,6 +28,7 @@ ReportTable latency_table(const std::vector<Setting>& settings, const std::vecto
                        {"kernel", "", true},
                        {"planner", "", true},
                        {"method", "", true},
+                       {"default", "", true},
                        {"compute_density", ""},
                        {"relative_l2", ""},
                        {"plan_latency_ms", ""},
@@ -61,7 +47,7 @@ ReportTable latency_table(const std::vector<Setting>& settings, const std::vecto
     if (!total) continue;  // not timed
     latency.rows.push_back({integer_cell(setting.seqlen), text_cell(setting.backend),
                             text_cell(setting.kernel), text_cell(setting.rows.front()->planner),
-                            text_cell(setting.full_label()),
+                            text_cell(setting.full_label()), default_cell(setting, curves),
                             fixed_cell(mean_metric(setting, "compute_density"), 3),
                             number_cell(mean_metric(setting, "relative_l2")), number_cell(plan, 4),
                             number_cell(mean_metric(setting, "attention_latency_ms"), 4),
@@ -81,7 +67,8 @@ ReportTable latency_table(const std::vector<Setting>& settings, const std::vecto
   latency.notes = {
       "Means over the rows of a setting (one per input and layer) of each row's median; "
       "speedup_vs_dense: geometric mean, planning included; plan_share: planning / total; planner: "
-      "where plans were made. Planning of an oracle means nothing.",
+      "where plans were made; default: every parameter as in `s2o list methods`. Planning of an "
+      "oracle means nothing.",
       coverage_text(settings)};
   if (!peers.empty()) {
     latency.notes.push_back(
@@ -91,27 +78,15 @@ ReportTable latency_table(const std::vector<Setting>& settings, const std::vecto
   return latency;
 }
 
-// One setting at every length where it was timed, ascending.
-struct LengthSeries {
-  const Setting* first = nullptr;
-  std::vector<std::pair<double, double>> points;  // seqlen, speed-up over dense
-};
-
-std::vector<LengthSeries> series_by_length(const std::vector<Setting>& settings) {
-  std::vector<LengthSeries> all;
-  for (const Setting& setting : settings) {
-    const std::optional<double> speedup = geometric_mean_metric(setting, "speedup_vs_dense");
-    if (!speedup || *speedup <= 0.0 || setting.method == "dense") continue;
-    const auto same = std::find_if(all.begin(), all.end(), [&setting](const LengthSeries& series) {
-      return series.first->full_label() == setting.full_label() &&
-             series.first->backend == setting.backend && series.first->kernel == setting.kernel;
-    });
-    LengthSeries& series = same == all.end() ? all.emplace_back() : *same;
-    if (series.first == nullptr) series.first = &setting;
-    series.points.emplace_back(static_cast<double>(setting.seqlen), *speedup);
+// Length and speed-up over dense at each.
+std::vector<std::pair<double, double>> speedups_of(const LengthSeries& series) {
+  std::vector<std::pair<double, double>> points;
+  for (const Setting* setting : series.settings) {
+    const std::optional<double> speedup = geometric_mean_metric(*setting, "speedup_vs_dense");
+    if (!speedup || *speedup <= 0.0) continue;
+    points.emplace_back(static_cast<double>(setting->seqlen), *speedup);
   }
-  for (LengthSeries& series : all) std::sort(series.points.begin(), series.points.end());
-  return all;
+  return points;
 }
 
 // The length from which on the setting stays faster than dense attention, between the two measured
@@ -141,12 +116,13 @@ ReportTable break_even_table(const std::vector<Setting>& settings) {
                      {"speedup_at_longest", ""}},
                     {},
                     {}};
-  for (const LengthSeries& series : series_by_length(settings)) {
-    if (series.points.size() < 2) continue;
+  for (const LengthSeries& series : series_by_length(settings, "speedup_vs_dense")) {
+    const std::vector<std::pair<double, double>> points = speedups_of(series);
+    if (points.size() < 2 || series.first->method == "dense") continue;
     table.rows.push_back({text_cell(series.first->backend), text_cell(series.first->kernel),
-                          text_cell(series.first->full_label()), break_even_cell(series.points),
-                          integer_cell(static_cast<std::int64_t>(series.points.back().first)),
-                          number_cell(series.points.back().second)});
+                          text_cell(series.first->full_label()), break_even_cell(points),
+                          integer_cell(static_cast<std::int64_t>(points.back().first)),
+                          number_cell(points.back().second)});
   }
   table.notes = {
       "break_even_seqlen: from here on a setting, planning included, is faster than our dense "
@@ -157,9 +133,12 @@ ReportTable break_even_table(const std::vector<Setting>& settings) {
 
 Report build_latency(const ResultTable& table, const MatchOptions& options) {
   const std::vector<Setting> settings = group_settings(table, options.curves);
-  Report report{{latency_table(settings, options.peers, table.rows.size())}, {}};
-  ReportTable break_even = break_even_table(settings);
-  if (!break_even.rows.empty()) report.view.push_back(std::move(break_even));
+  Report report{{latency_table(settings, options.peers, options.curves, table.rows.size())}, {}};
+  for (ReportTable& section : std::vector<ReportTable>{
+           matched_error_table(settings, options.peers, options.errors), break_even_table(settings),
+           growth_table(settings), planning_cost_table(settings)}) {
+    if (!section.rows.empty()) report.view.push_back(std::move(section));
+  }
   return report;
 }
 
@@ -167,7 +146,7 @@ Report build_latency(const ResultTable& table, const MatchOptions& options) {
 
 const PaperTable& table_latency() {
   static const PaperTable table{
-      "latency", "Planning, attention and total time of every setting; break-even lengths",
+      "latency", "Time of every setting; the fastest at an error, break-even lengths, growth",
       build_latency};
   return table;
 }

@@ -109,6 +109,8 @@ TEST(results_json, columns_are_those_of_the_contract_in_its_order) {
                                              "speedup_vs_dense",
                                              "effective_tflops",
                                              "peak_workspace_bytes",
+                                             "plan_flops",
+                                             "plan_bytes",
                                              "error"};
   EXPECT_EQ(result_columns(), expected);
   std::vector<std::string> keys;
