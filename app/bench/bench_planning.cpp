@@ -206,16 +206,17 @@ void print_steps(DevicePlanner& planner, const DeviceInput& input) {
   for (const auto& [name, ms] : kernels.milliseconds()) std::printf("  %s %.3f", name.c_str(), ms);
 }
 
-// Orders of the first group, twice: the same bytes, and exact up to near-ties.
+// Orders of the first group and the last batch, which is in memory, twice: the same bytes, and
+// exact up to near-ties.
 void check_orders(const Options& options, const S2oDeviceSettings& settings,
                   const DeviceInput& input, const HostInput& host, DevicePlanner& planner) {
   const AttentionInput group = first_group(input.problem, host);
   const HistoryShape shape = s2o_history_shape(group.problem, settings);
-  const S2oLayout layout(shape, settings.score_bytes);
+  const S2oLayout layout(shape, settings);
   const auto fetch = [&] {
     std::vector<std::int32_t> order(
-        static_cast<std::size_t>(layout.order_per_list() * shape.num_lists()));
-    cuda_check(cudaMemcpy(order.data(), planner.device_plan().passes[0].gather_indices,
+        static_cast<std::size_t>(layout.order_per_list * shape.num_lists()));
+    cuda_check(cudaMemcpy(order.data(), planner.device_plan().passes.back().gather_indices,
                           order.size() * sizeof(std::int32_t), cudaMemcpyDeviceToHost),
                "download orders");
     return order;
@@ -226,9 +227,11 @@ void check_orders(const Options& options, const S2oDeviceSettings& settings,
   stream.synchronize();
   const bool same = order == fetch();
   std::vector<std::int64_t> segments;
+  const OrderBatch& last = layout.batches.back();
   for (std::int64_t i = 0; i < options.at("rows").front(); ++i) {
-    segments.push_back(
-        std::max<std::int64_t>(shape.num_segments - 1 - i * shape.num_segments / 5, 0));
+    segments.push_back(std::max<std::int64_t>(
+        last.end_segment - 1 - i * (last.end_segment - last.first_segment) / 5,
+        last.first_segment));
   }
   const testing::OrderComparison total = testing::compare_orders_with_cpu(
       group, settings, testing::S2oOrders(group.problem, settings, std::move(order)), segments);
@@ -246,7 +249,7 @@ void check_plan_of(const std::string& method, const DeviceInput& input, const Ho
     cuda_check(cudaMemcpy(target, source, bytes, cudaMemcpyDeviceToHost), "fetch the plan");
   };
   const SparsePlan plan =
-      fetch_plan(input.problem, planner.device_plan(), copy, FetchedArrays::kAll);
+      fetch_plan(input.problem, planner.device_plan(), copy, FetchedArrays::kAll, {});
   const DenseReference none;
   const SparsePlan expected = find_method(method).plan_cpu(
       {.input = group, .reference = none}, ParamSet(find_method(method).info().params));

@@ -62,6 +62,7 @@ struct CudaAttention::State {
   AttentionKernel kernel = AttentionKernel::kSm80;
   Stream stream;
   Event begin, end;
+  std::vector<Event> marks;  // between planning and attention of batches
 
   Problem problem;
   KernelDType dtype = KernelDType::kBf16;
@@ -76,12 +77,12 @@ struct CudaAttention::State {
   TileShape tile;
   device::TensorMaps maps{};
   UploadedPlan uploaded;  // empty while a plan of the caller's device memory is set
-  std::vector<Launch> launches;
-  DeviceBuffer<float> out_fp32;        // the output, or the state between launches
-  DeviceBuffer<std::uint16_t> out_16;  // the output with OutputType::kInput
+  std::vector<std::vector<Launch>> batches;  // one after the other; empty while no plan is set
+  DeviceBuffer<float> out_fp32;              // the output, or the state between launches
+  DeviceBuffer<std::uint16_t> out_16;        // the output with OutputType::kInput
   DeviceBuffer<float> lse;
   DeviceBuffer<TileStats> stats;
-  DeviceBuffer<std::int32_t> next_tile;  // one counter a pass
+  DeviceBuffer<std::int32_t> next_tile;  // one counter a batch and pass
   DeviceBuffer<float> sums;              // block sums of folded columns
   DeviceBuffer<std::uint8_t> flush;
   DeviceBuffer<float> reference;  // [num_q_heads, seqlen, head_dim], empty: none was kept
@@ -105,7 +106,7 @@ struct CudaAttention::State {
   void begin_input(const Problem& new_problem, KernelDType new_dtype);
   void prepare_sums();
   void begin_plan(const PlanView& header, const RunOptions& run_options);
-  void prepare_launches(const DevicePlan& device_plan);
+  void prepare_batch(const DevicePlan& device_plan, int batch);
   void finish_plan(const DevicePlan& device_plan);
   void launch(const Launch& entry);
 };
@@ -127,7 +128,7 @@ void CudaAttention::State::prepare_sums() {
 
 // The header of a plan, and everything that depends on it alone.
 void CudaAttention::State::begin_plan(const PlanView& header, const RunOptions& run_options) {
-  launches.clear();
+  batches.clear();
   // The three-term product exists in the portable kernel only, which runs on every device.
   plan_kernel = run_options.fp32_accuracy ? AttentionKernel::kSm80 : kernel;
   tile = choose_tile(plan_kernel, problem, header, run_options.fp32_accuracy);
@@ -136,7 +137,8 @@ void CudaAttention::State::begin_plan(const PlanView& header, const RunOptions& 
   options = run_options;
 }
 
-void CudaAttention::State::prepare_launches(const DevicePlan& device_plan) {
+void CudaAttention::State::prepare_batch(const DevicePlan& device_plan, int batch) {
+  std::vector<Launch>& launches = batches.emplace_back();
   for (int p = 0; p < plan.num_passes; ++p) {
     const PassView& pass = device_plan.passes[static_cast<std::size_t>(p)];
     AttentionKernelArgs args = kernel_args(problem, plan);
@@ -147,16 +149,19 @@ void CudaAttention::State::prepare_launches(const DevicePlan& device_plan) {
     args.lse = lse.data();
     args.resume_out = p > 0 ? out_fp32.data() : nullptr;
     args.stats = stats.data() + static_cast<std::size_t>(p) * num_tiles();
-    args.tile_order = device_plan.tile_orders[static_cast<std::size_t>(p)];
-    args.next_tile = next_tile.data() + p;
+    args.tile_order =
+        device_plan.tile_orders[static_cast<std::size_t>(p)] + device_plan.batch_begin(batch);
+    args.num_tiles = device_plan.batch_end(batch) - device_plan.batch_begin(batch);
+    args.next_tile = next_tile.data() + batch * plan.num_passes + p;
     args.pass = pass;
     launches.push_back({.args = args});
     if (plan.fold.kind == Compensation::kNone || pass.fold_end == nullptr) continue;
     args.resume_out = out_fp32.data();
-    launches.push_back(
-        {.args = args,
-         .is_fold = true,
-         .num_fold_sets = pass.key_order != nullptr ? plan.num_plan_heads : problem.num_kv_heads});
+    // Sums of blocks in the order of tokens are the same for every batch: computed once.
+    const int num_sets = pass.key_order != nullptr ? plan.num_plan_heads
+                         : batch == 0              ? problem.num_kv_heads
+                                                   : 0;
+    launches.push_back({.args = args, .is_fold = true, .num_fold_sets = num_sets});
   }
   if (options.output == OutputType::kInput) {
     launches.back().args.out_fp32 = nullptr;
@@ -189,7 +194,7 @@ AttentionKernel CudaAttention::kernel() const { return state_->kernel; }
 void CudaAttention::State::begin_input(const Problem& new_problem, KernelDType new_dtype) {
   problem = new_problem;
   dtype = new_dtype;
-  launches.clear();
+  batches.clear();
   reference.resize(0, "reference output");
 }
 
@@ -237,7 +242,8 @@ void CudaAttention::set_device_plan(const DevicePlan& plan, const RunOptions& op
 void CudaAttention::State::finish_plan(const DevicePlan& device_plan) {
   const auto num_passes = static_cast<std::size_t>(plan.num_passes);
   stats.resize(num_tiles() * num_passes, "tile statistics");
-  next_tile.resize(num_passes, "tile counters");
+  next_tile.resize(num_passes * static_cast<std::size_t>(device_plan.num_batches()),
+                   "tile counters");
   lse.resize(num_rows(), "lse");
   prepare_sums();
   const bool folds = plan.fold.kind != Compensation::kNone;
@@ -245,7 +251,7 @@ void CudaAttention::State::finish_plan(const DevicePlan& device_plan) {
   const bool fp32_out = options.output == OutputType::kFp32;
   out_fp32.resize(fp32_out || has_state ? num_outputs() : 0, "output in fp32");
   out_16.resize(fp32_out ? 0 : num_outputs(), "output");
-  prepare_launches(device_plan);
+  for (int batch = 0; batch < device_plan.num_batches(); ++batch) prepare_batch(device_plan, batch);
   if (plan_kernel == AttentionKernel::kSm90) {
     const bool bf16 = dtype == KernelDType::kBf16;
     maps.k = make_tensor_map(k, bf16, problem.num_kv_heads, problem.seqlen, problem.head_dim,
@@ -290,13 +296,48 @@ void CudaAttention::flush_l2() {
   cuda_check(cudaMemsetAsync(s.flush.data(), 0, s.flush.size(), s.stream.get()), "flush L2");
 }
 
-void CudaAttention::enqueue() {
+PlannedTimes CudaAttention::run_planned(DevicePlanner& planner) {
   State& s = *state_;
-  if (s.launches.empty()) throw Error("CudaAttention: no plan was set");
-  cuda_check(cudaMemsetAsync(s.next_tile.data(), 0,
-                             static_cast<std::size_t>(s.next_tile.size_bytes()), s.stream.get()),
+  const int num_batches = planner.num_batches();
+  const auto batch_count = static_cast<std::size_t>(num_batches);
+  // Planning of batch b begins at mark 2 b, its attention at mark 2 b + 1.
+  if (s.marks.size() < 2 * batch_count + 1) s.marks.resize(2 * batch_count + 1);
+  s.marks[0].record(s.stream);
+  for (int batch = 0; batch < num_batches; ++batch) {
+    Event* const mark = &s.marks[2 * static_cast<std::size_t>(batch)];
+    planner.plan_batch(batch, device_input(), s.stream.get());
+    mark[1].record(s.stream);
+    enqueue_batch(batch);
+    mark[2].record(s.stream);
+  }
+  s.stream.synchronize();
+  PlannedTimes times;
+  for (std::size_t batch = 0; batch < batch_count; ++batch) {
+    const Event* const mark = &s.marks[2 * batch];
+    times.plan_ms += mark[1].milliseconds_since(mark[0]);
+    times.attention_ms += mark[2].milliseconds_since(mark[1]);
+  }
+  return times;
+}
+
+void CudaAttention::enqueue_batch(int batch) {
+  State& s = *state_;
+  const std::vector<Launch>& launches = s.batches.at(static_cast<std::size_t>(batch));
+  const auto num_passes = static_cast<std::size_t>(s.plan.num_passes);
+  cuda_check(cudaMemsetAsync(s.next_tile.data() + static_cast<std::size_t>(batch) * num_passes, 0,
+                             num_passes * sizeof(std::int32_t), s.stream.get()),
              "reset tile counters");
-  for (const Launch& entry : s.launches) s.launch(entry);
+  for (const Launch& entry : launches) s.launch(entry);
+}
+
+void CudaAttention::enqueue() {
+  const State& s = *state_;
+  if (s.batches.empty()) throw Error("CudaAttention: no plan was set");
+  if (s.batches.size() > 1) {
+    throw Error("CudaAttention: the plan is in " + std::to_string(s.batches.size()) +
+                " batches, expected 1: its lists are never in memory together");
+  }
+  enqueue_batch(0);
 }
 
 float CudaAttention::run() {
@@ -350,7 +391,7 @@ void CudaAttention::read_out(std::vector<float>& out) const {
 
 void CudaAttention::keep_as_reference() {
   State& s = *state_;
-  if (s.launches.empty() || s.options.output != OutputType::kFp32) {
+  if (s.batches.empty() || s.options.output != OutputType::kFp32) {
     throw Error("CudaAttention::keep_as_reference: no run with an fp32 output");
   }
   s.reference.resize(s.num_outputs(), "reference output");
@@ -363,7 +404,7 @@ void CudaAttention::keep_as_reference() {
 
 std::vector<ErrorSums> CudaAttention::error_sums() {
   State& s = *state_;
-  if (s.launches.empty() || s.options.output != OutputType::kFp32 || s.reference.size() == 0) {
+  if (s.batches.empty() || s.options.output != OutputType::kFp32 || s.reference.size() == 0) {
     throw Error("CudaAttention::error_sums: needs a reference and a run with an fp32 output");
   }
   const auto heads = static_cast<std::size_t>(s.problem.num_q_heads);

@@ -30,6 +30,12 @@ struct RunOptions {
       false;  // P in three 16-bit terms, by the sm80 kernel; block_m and block_n 64
 };
 
+// Milliseconds on the device, summed over the batches of a plan.
+struct PlannedTimes {
+  float plan_ms = 0.0f;
+  float attention_ms = 0.0f;
+};
+
 class CudaAttention {
  public:
   // Picks the best kernel of the device, or the one named ("sm80", "sm90"). UnsupportedError when
@@ -66,15 +72,22 @@ class CudaAttention {
 
   // Enqueues planning in that stream and waits; milliseconds on the device by CUDA events.
   float run_planner(DevicePlanner& planner);
+  // Plans and runs, batch by batch where the planner says so, and waits only then. The planner's
+  // plan is set.
+  PlannedTimes run_planned(DevicePlanner& planner);
 
   // Fills out and lse with NaN.
   void poison_outputs();
   // Writes a buffer twice as large as the L2 cache, so that the next run starts cold.
   void flush_l2();
-  // Runs all passes of the plan and waits; milliseconds on the device by CUDA events.
+  // Runs all passes of the plan and waits; milliseconds on the device by CUDA events. Error for a
+  // plan in several batches, of which only one is in memory.
   float run();
   // As run, without waiting.
   void enqueue();
+  // The tiles of one batch of a device plan (planner.h), which was planned, or will be when this
+  // gets there.
+  void enqueue_batch(int batch);
   // Where enqueued runs with OutputType::kInput write, until the next plan is set:
   // [num_q_heads, seqlen, head_dim].
   const std::uint16_t* device_out() const;

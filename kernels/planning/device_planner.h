@@ -23,10 +23,15 @@ class DevicePlanner {
   // Allocates, and copies what does not depend on Q and K. UnsupportedError with the bytes needed
   // and free.
   void prepare();
-  // Enqueues the planning of one layer. Neither allocates nor waits.
+  // Enqueues the planning of one layer, all batches (planner.h) one after the other: the last one
+  // stays. Neither allocates nor waits.
   void plan(const DeviceInput& input, CudaStream stream);
   // The same through kernels of the caller.
   void plan(const DeviceInput& input, PlanningKernels& kernels);
+  int num_batches() const;
+  // One batch: attention over it must be enqueued before the next. Batches follow each other from
+  // 0 on.
+  void plan_batch(int batch, const DeviceInput& input, CudaStream stream);
   // Valid after prepare().
   DevicePlan device_plan() const;
   // After the stream was waited for: throws Error naming the row with a score that is not finite.
@@ -34,6 +39,8 @@ class DevicePlanner {
 
  private:
   struct Memory;
+  void plan_batch(int batch, const DeviceInput& input, PlanningKernels& kernels);
+
   std::unique_ptr<Planner> planner_;
   std::unique_ptr<Memory> memory_;
 };

@@ -40,7 +40,20 @@ void DevicePlanner::plan(const DeviceInput& input, CudaStream stream) {
   plan(input, kernels);
 }
 void DevicePlanner::plan(const DeviceInput& input, PlanningKernels& kernels) {
-  planner_->plan(input, kernels);
+  for (int batch = 0; batch < num_batches(); ++batch) plan_batch(batch, input, kernels);
+}
+
+int DevicePlanner::num_batches() const { return planner_->num_batches(); }
+void DevicePlanner::plan_batch(int batch, const DeviceInput& input, CudaStream stream) {
+  CudaPlanningKernels kernels(stream);
+  plan_batch(batch, input, kernels);
+}
+void DevicePlanner::plan_batch(int batch, const DeviceInput& input, PlanningKernels& kernels) {
+  if (batch == 0) {
+    planner_->plan(input, kernels);
+  } else {
+    planner_->plan_next(batch, input, kernels);
+  }
 }
 
 DevicePlan DevicePlanner::device_plan() const { return planner_->device_plan(); }

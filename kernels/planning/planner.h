@@ -29,6 +29,19 @@ struct DevicePlan {
   std::vector<PassView> passes;  // device pointers
   // Per pass: plan_head * num_q_tiles + tile in launch order, [num_plan_heads * num_q_tiles].
   std::vector<const std::int32_t*> tile_orders;
+  // A planner whose lists would take too much memory plans in batches of tiles, which share it:
+  // batch b is entries [batch_ends[b - 1], batch_ends[b]) of every tile order. Batches hold whole
+  // tiles of all passes. Empty: one batch.
+  std::vector<std::int32_t> batch_ends;
+
+  int num_batches() const { return batch_ends.empty() ? 1 : static_cast<int>(batch_ends.size()); }
+  std::int32_t batch_begin(int batch) const {
+    return batch == 0 ? 0 : batch_ends[static_cast<std::size_t>(batch - 1)];
+  }
+  std::int32_t batch_end(int batch) const {
+    return batch_ends.empty() ? header.num_plan_heads * header.num_q_tiles
+                              : batch_ends[static_cast<std::size_t>(batch)];
+  }
 };
 
 // What planning must at least compute and move, to be set against the measured time.
@@ -45,8 +58,13 @@ class Planner {
   Workspace& workspace() { return workspace_; }
   const Workspace& workspace() const { return workspace_; }
   virtual PlanningCost cost() const = 0;
-  // Plans one layer of the problem given at construction; neither allocates nor waits.
+  // Plans one layer of the problem given at construction, or its first batch; neither allocates nor
+  // waits.
   virtual void plan(const DeviceInput& input, PlanningKernels& kernels) const = 0;
+  virtual int num_batches() const { return 1; }
+  // Replaces the batch before by this one, of 1 to num_batches() - 1, one after the other.
+  virtual void plan_next(int /*batch*/, const DeviceInput& /*input*/,
+                         PlanningKernels& /*kernels*/) const {}
   // The arrays hold a plan once the work of plan() is done.
   virtual DevicePlan device_plan() const = 0;
   // Word that kernels set when they meet a score that is not finite: zero, or the complement of the

@@ -57,18 +57,43 @@ std::int32_t ScoreBatch::num_key_chunks(const HistoryShape& shape, int key_chunk
   return static_cast<std::int32_t>(ceil_div(shape.history_length(end_segment - 1), key_chunk));
 }
 
-S2oLayout::S2oLayout(const HistoryShape& shape, std::int64_t score_bytes) {
+S2oLayout::S2oLayout(const HistoryShape& shape, const S2oDeviceSettings& settings) {
   score_offsets.assign(1, 0);
-  order_offsets.assign(1, 0);
   for (std::int64_t segment = 0; segment < shape.num_segments; ++segment) {
     const std::int64_t length = shape.history_length(segment);
     score_offsets.push_back(score_offsets.back() +
                             ceil_div(length, kScoreAlignment) * kScoreAlignment);
-    order_offsets.push_back(order_offsets.back() + shape.order_length(segment));
     history_per_list += length;
+    ordered_per_list += shape.order_length(segment);
   }
+  add_order_batches(shape, settings.order_bytes_per_token * shape.seqlen /
+                               static_cast<std::int64_t>(sizeof(std::int32_t)));
+  const std::int64_t score_bytes =
+      std::min(settings.score_bytes, kScoreBytesPerToken * shape.seqlen * shape.num_lists());
   const std::int64_t limit =
       std::max<std::int64_t>(score_bytes / static_cast<std::int64_t>(sizeof(std::uint16_t)), 1);
+  for (OrderBatch& batch : batches) add_score_batches(shape, limit, batch);
+}
+
+// `limit` entries of a list.
+void S2oLayout::add_order_batches(const HistoryShape& shape, std::int64_t limit) {
+  std::int64_t entries = 0;
+  batches.emplace_back();
+  for (std::int32_t segment = 0; segment < shape.num_segments; ++segment) {
+    const std::int64_t length = shape.order_length(segment);
+    if (entries > 0 && entries + length > limit) {
+      batches.push_back({.first_segment = segment, .end_segment = segment, .scores = {}});
+      entries = 0;
+    }
+    order_offsets.push_back(entries);
+    entries += length;
+    batches.back().end_segment = segment + 1;
+    order_per_list = std::max(order_per_list, entries);
+  }
+}
+
+void S2oLayout::add_score_batches(const HistoryShape& shape, std::int64_t limit,
+                                  OrderBatch& batch) {
   // Whole tiles of rows, so that no product is computed for a row of another batch.
   const auto step =
       static_cast<std::int32_t>(std::max<std::int64_t>(kScoreRowTile / shape.lists_per_kv_head, 1));
@@ -77,10 +102,10 @@ S2oLayout::S2oLayout(const HistoryShape& shape, std::int64_t score_bytes) {
             score_offsets[static_cast<std::size_t>(first)]) *
            shape.lists_per_kv_head;
   };
-  for (std::int32_t first = 0; first < shape.num_segments;) {
-    std::int32_t end = std::min(first + step, shape.num_segments);
-    while (end < shape.num_segments) {
-      const std::int32_t longer = std::min(end + step, shape.num_segments);
+  for (std::int32_t first = batch.first_segment; first < batch.end_segment;) {
+    std::int32_t end = std::min(first + step, batch.end_segment);
+    while (end < batch.end_segment) {
+      const std::int32_t longer = std::min(end + step, batch.end_segment);
       if (entries(first, longer) * shape.num_kv_heads > limit) break;
       end = longer;
     }
@@ -88,14 +113,13 @@ S2oLayout::S2oLayout(const HistoryShape& shape, std::int64_t score_bytes) {
     const auto at_once = static_cast<std::int32_t>(
         std::clamp<std::int64_t>(limit / of_kv_head, 1, shape.num_kv_heads));
     for (std::int32_t kv_head = 0; kv_head < shape.num_kv_heads; kv_head += at_once) {
-      ScoreBatch batch{.first_kv_head = kv_head,
-                       .num_kv_heads = std::min(at_once, shape.num_kv_heads - kv_head),
-                       .first_segment = first,
-                       .end_segment = end,
-                       .first_offset = score_offsets[static_cast<std::size_t>(first)],
-                       .scores_per_list = of_kv_head / shape.lists_per_kv_head};
-      batches.push_back(batch);
-      score_entries = std::max(score_entries, of_kv_head * batch.num_kv_heads);
+      batch.scores.push_back({.first_kv_head = kv_head,
+                              .num_kv_heads = std::min(at_once, shape.num_kv_heads - kv_head),
+                              .first_segment = first,
+                              .end_segment = end,
+                              .first_offset = score_offsets[static_cast<std::size_t>(first)],
+                              .scores_per_list = of_kv_head / shape.lists_per_kv_head});
+      score_entries = std::max(score_entries, of_kv_head * batch.scores.back().num_kv_heads);
     }
     first = end;
   }
@@ -133,7 +157,7 @@ PlanSkeleton s2o_plan_skeleton(const Problem& problem, const S2oDeviceSettings& 
       }
       const std::int64_t length = shape.order_length(segment);
       if (length > 0) {
-        history.items.push_back({.begin = list * layout.order_per_list() +
+        history.items.push_back({.begin = list * layout.order_per_list +
                                           layout.order_offsets[static_cast<std::size_t>(segment)],
                                  .count = static_cast<std::int32_t>(length),
                                  .kind = ItemKind::kGather,

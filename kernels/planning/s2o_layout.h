@@ -29,16 +29,29 @@ struct ScoreBatch {
   std::int32_t num_key_chunks(const HistoryShape& shape, int key_chunk) const;
 };
 
-struct S2oLayout {
-  std::vector<std::int64_t> score_offsets;  // [num_segments + 1], multiples of 64
-  std::vector<std::int64_t> order_offsets;  // [num_segments + 1]
-  std::vector<ScoreBatch> batches;
-  std::int64_t score_entries = 0;     // of the largest batch
-  std::int64_t history_per_list = 0;  // scores of a list
+// Segments [first_segment, end_segment) of all lists, whose orders are in memory together.
+struct OrderBatch {
+  std::int32_t first_segment = 0;
+  std::int32_t end_segment = 0;
+  std::vector<ScoreBatch> scores;
+};
 
-  // Batches hold at most score_bytes, but always one tile of rows.
-  S2oLayout(const HistoryShape& shape, std::int64_t score_bytes);
-  std::int64_t order_per_list() const { return order_offsets.back(); }
+struct S2oLayout {
+  std::vector<std::int64_t> score_offsets;  // [num_segments + 1], into a list, multiples of 64
+  std::vector<std::int64_t> order_offsets;  // [num_segments], into a list of the segment's batch
+  std::vector<OrderBatch> batches;
+  std::int64_t score_entries = 0;     // of the largest batch of scores
+  std::int64_t order_per_list = 0;    // room of a list: of the largest batch of orders
+  std::int64_t history_per_list = 0;  // scores of a list
+  std::int64_t ordered_per_list = 0;  // entries of all orders of a list
+
+  // Scores take at most score_bytes and kScoreBytesPerToken, but always hold one tile of rows;
+  // orders at most order_bytes_per_token, but always hold one segment.
+  S2oLayout(const HistoryShape& shape, const S2oDeviceSettings& settings);
+
+ private:
+  void add_order_batches(const HistoryShape& shape, std::int64_t limit);
+  void add_score_batches(const HistoryShape& shape, std::int64_t limit, OrderBatch& batch);
 };
 
 // Items in tile order.

@@ -18,7 +18,7 @@ class S2oPlanner final : public Planner {
       : problem_(problem),
         settings_(settings),
         shape_(s2o_history_shape(problem, settings)),
-        layout_(shape_, settings.score_bytes) {
+        layout_(shape_, settings) {
     const std::int64_t rows = static_cast<std::int64_t>(shape_.num_lists()) * shape_.num_segments;
     const bool clusters = settings.num_clusters > 0;
     means_ = workspace_.add<std::uint16_t>(rows * problem.head_dim * (clusters ? kMaxClusters : 1));
@@ -40,7 +40,7 @@ class S2oPlanner final : public Planner {
     bad_row_ = workspace_.add<std::uint32_t>(1);
     score_offsets_ = workspace_.add_constant(layout_.score_offsets);
     order_offsets_ = workspace_.add_constant(layout_.order_offsets);
-    order_ = workspace_.add<std::int32_t>(layout_.order_per_list() * shape_.num_lists());
+    order_ = workspace_.add<std::int32_t>(layout_.order_per_list * shape_.num_lists());
 
     const PlanSkeleton skeleton = s2o_plan_skeleton(problem, settings, shape_, layout_);
     header_ = skeleton.header;
@@ -50,7 +50,13 @@ class S2oPlanner final : public Planner {
                          .item_offsets = workspace_.add_constant(pass.item_offsets),
                          .fold_end = workspace_.add_constant(pass.fold_end),
                          .tile_order = workspace_.add_constant(
-                             tile_launch_order(problem, header_, host, l2_bytes))});
+                             batched(tile_launch_order(problem, header_, host, l2_bytes)))});
+    }
+    for (const OrderBatch& batch : layout_.batches) {
+      const std::int64_t end =
+          std::min(batch.end_segment * shape_.segment_size, problem.seqlen) + header_.block_m - 1;
+      batch_ends_.push_back(
+          static_cast<std::int32_t>(end / header_.block_m * header_.num_plan_heads));
     }
     if (settings.query_guide == QueryGuideKind::kNone) return;
     guides_ =
@@ -66,7 +72,7 @@ class S2oPlanner final : public Planner {
     const double keys = problem_.num_kv_heads * seqlen * d;
     const double lists = shape_.num_lists();
     const auto scores = static_cast<double>(layout_.history_per_list) * lists;
-    const auto entries = static_cast<double>(layout_.order_per_list()) * lists;
+    const auto entries = static_cast<double>(layout_.ordered_per_list) * lists;
     const int clusters = settings_.num_clusters;
     const double products = clusters > 0 ? clusters : settings_.diagonal_ranking ? 2.0 : 1.0;
     PlanningCost cost{.flops = 2.0 * queries + 2.0 * scores * d * products,
@@ -98,7 +104,14 @@ class S2oPlanner final : public Planner {
       kernels.block_moments(values, input.dtype, problem_.head_dim);
     }
     settings_.num_clusters > 0 ? cluster_queries(input, kernels) : mean_queries(input, kernels);
-    for (const ScoreBatch& batch : layout_.batches) plan_batch(batch, input, kernels);
+    plan_next(0, input, kernels);
+  }
+
+  int num_batches() const override { return static_cast<int>(layout_.batches.size()); }
+  void plan_next(int batch, const DeviceInput& input, PlanningKernels& kernels) const override {
+    for (const ScoreBatch& scores : layout_.batches[static_cast<std::size_t>(batch)].scores) {
+      rank_keys(scores, input, kernels);
+    }
   }
 
   DevicePlan device_plan() const override {
@@ -112,6 +125,7 @@ class S2oPlanner final : public Planner {
     }
     plan.passes.back().query_order = query_order_.data();
     plan.passes.back().gather_indices = order_.data();
+    plan.batch_ends = batch_ends_;
     return plan;
   }
 
@@ -123,6 +137,20 @@ class S2oPlanner final : public Planner {
   }
 
  private:
+  // Tiles of earlier batches first, else in their order.
+  std::vector<std::int32_t> batched(std::vector<std::int32_t> tile_order) const {
+    if (layout_.batches.size() == 1) return tile_order;
+    const auto batch_of = [this](std::int32_t tile) {
+      const std::int64_t token = std::int64_t{tile % header_.num_q_tiles} * header_.block_m;
+      return std::partition_point(layout_.batches.begin(), layout_.batches.end(),
+                                  [&](const OrderBatch& batch) {
+                                    return batch.end_segment * shape_.segment_size <= token;
+                                  });
+    };
+    std::stable_sort(tile_order.begin(), tile_order.end(),
+                     [&](std::int32_t a, std::int32_t b) { return batch_of(a) < batch_of(b); });
+    return tile_order;
+  }
   std::int32_t num_moment_blocks() const {
     return static_cast<std::int32_t>((problem_.seqlen + kMomentBlock - 1) / kMomentBlock);
   }
@@ -182,8 +210,8 @@ class S2oPlanner final : public Planner {
                             input.dtype, problem_.head_dim);
   }
 
-  void plan_batch(const ScoreBatch& batch, const DeviceInput& input,
-                  PlanningKernels& kernels) const {
+  void rank_keys(const ScoreBatch& batch, const DeviceInput& input,
+                 PlanningKernels& kernels) const {
     const bool clusters = settings_.num_clusters > 0;
     const KeyScoreArgs rows{
         .means = means_.data(),
@@ -216,7 +244,7 @@ class S2oPlanner final : public Planner {
                           .first_offset = batch.first_offset,
                           .order = order_.data(),
                           .order_offsets = order_offsets_.data(),
-                          .order_per_list = layout_.order_per_list(),
+                          .order_per_list = layout_.order_per_list,
                           .shape = shape_,
                           .first_list = batch.first_kv_head * shape_.lists_per_kv_head,
                           .num_batch_lists = batch.num_kv_heads * shape_.lists_per_kv_head,
@@ -245,6 +273,7 @@ class S2oPlanner final : public Planner {
     Workspace::Array<std::int32_t> fold_end, tile_order;
   };
   std::vector<PassArrays> passes_;
+  std::vector<std::int32_t> batch_ends_;  // as in DevicePlan
 };
 
 }  // namespace

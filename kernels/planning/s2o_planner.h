@@ -9,6 +9,16 @@
 
 namespace s2o {
 
+// Planning takes memory linear in the sequence whatever the segment size, though orders and scores
+// at a fixed segment size grow with its square: consecutive segments are planned in batches that
+// share memory, attention over one batch before the next. Bytes per token and list (history.h):
+inline constexpr std::int64_t kOrderBytesPerToken = 256;  // orders, 4 bytes a key; Q takes as much
+inline constexpr std::int64_t kScoreBytesPerToken = 128;  // scores, 2 bytes a key
+// Bytes per token and query head of the whole workspace, whatever the settings, from 32,768 tokens
+// at head_dim 128 or less: orders, scores, 130 for the clusters of segments of 64 tokens, the rest
+// for normalisers, orders of queries and items.
+inline constexpr std::int64_t kS2oBytesPerToken = 576;
+
 struct S2oDeviceSettings {
   std::int64_t segment_size = 1024;  // tokens, a multiple of block_m
   int block_m = 128;
@@ -27,6 +37,8 @@ struct S2oDeviceSettings {
   std::int64_t max_depth = 0;
   // Scores of several rows are computed and ranked together within this many bytes.
   std::int64_t score_bytes = std::int64_t{1} << 30;
+  // Orders that are in memory together; tests make it small.
+  std::int64_t order_bytes_per_token = kOrderBytesPerToken;
   StopRule stop;
   FoldRule fold;
 };

@@ -173,15 +173,15 @@ class CudaBackend final : public Backend {
     result.workspace_bytes = attention_->workspace_bytes();
   }
 
-  // Planning starts with a cold cache; attention finds what planning left there, as in a model.
+  // Planning starts with a cold cache; attention finds what planning left there, as in a model, and
+  // nothing waits between them.
   DevicePlanning execute_planned(DevicePlanner& planner, const TimingConfig& timing,
                                  bool fetch_tokens, AttentionRun& result) {
     planner.prepare();
     attention_->set_device_plan(planner.device_plan(), {});
     for (int i = 0; i < timing.warmup; ++i) {
-      attention_->run_planner(planner);
+      attention_->run_planned(planner);
       planner.check();
-      attention_->run();
     }
     std::vector<double> plan_ms;
     result.attention_ms.clear();
@@ -189,17 +189,23 @@ class CudaBackend final : public Backend {
       throw_if_cancelled();
       attention_->poison_outputs();
       attention_->flush_l2();
-      plan_ms.push_back(static_cast<double>(attention_->run_planner(planner)));
+      const PlannedTimes times = attention_->run_planned(planner);
       planner.check();
-      result.attention_ms.push_back(static_cast<double>(attention_->run()));
+      plan_ms.push_back(static_cast<double>(times.plan_ms));
+      result.attention_ms.push_back(static_cast<double>(times.attention_ms));
     }
     attention_->read_rows(result.lse, result.stats);
     result.workspace_bytes = attention_->workspace_bytes() + planner.workspace_bytes();
     const CopyToHost copy = [](void* target, const void* source, std::size_t bytes) {
       cuda_check(cudaMemcpy(target, source, bytes, cudaMemcpyDeviceToHost), "fetch the plan");
     };
+    const PlanBatch replan = [&](int batch) {
+      planner.plan_batch(batch, attention_->device_input(), attention_->stream());
+      cuda_check(cudaStreamSynchronize(attention_->stream()), "plan once more");
+    };
     return {.plan = fetch_plan(input_->problem, planner.device_plan(), copy,
-                               fetch_tokens ? FetchedArrays::kAll : FetchedArrays::kWithoutTokens),
+                               fetch_tokens ? FetchedArrays::kAll : FetchedArrays::kWithoutTokens,
+                               replan),
             .plan_ms = std::move(plan_ms),
             .cost = planner.cost()};
   }

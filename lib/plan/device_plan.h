@@ -17,8 +17,13 @@ enum class FetchedArrays {
   kWithoutTokens,  // no gather_indices: they are large, and work of unmasked gathers is a count
 };
 
+// Makes a batch (planner.h) of the plan anew.
+using PlanBatch = std::function<void(int batch)>;
+
 // Items of a tile follow each other without gaps in the result, whatever room the planner left.
+// Tokens of a plan in several batches are those of the batches one after the other, which `replan`
+// makes; it is called only for them.
 SparsePlan fetch_plan(const Problem& problem, const DevicePlan& plan, const CopyToHost& copy,
-                      FetchedArrays arrays);
+                      FetchedArrays arrays, const PlanBatch& replan);
 
 }  // namespace s2o

@@ -24,9 +24,11 @@ class LayerPlans {
   // on the problem.
   void prepare(const Problem& problem, StorageDType dtype, std::span<const LayerMethod> layers);
 
-  // Plans for what is, or will be, in attention's input, and sets the plan. Waits for the device
-  // only where the method has no code on it.
-  void plan(std::size_t layer);
+  // Batches in which the layer is planned (kernels/planning/planner.h).
+  int num_batches(std::size_t layer) const;
+  // Plans a batch for what is, or will be, in attention's input; the first sets the plan. Waits for
+  // the device only where the method has no code on it.
+  void plan(std::size_t layer, int batch);
   // After a run of that layer: waits, and counts what it did. InputError naming the layer when a
   // score was not finite.
   PrefillLayer account(std::size_t layer);

@@ -95,11 +95,16 @@ void LayerPlans::prepare(const Problem& problem, StorageDType dtype,
   }
 }
 
-void LayerPlans::plan(std::size_t layer) {
+int LayerPlans::num_batches(std::size_t layer) const {
+  const Setting& setting = *layers_.at(layer);
+  return setting.planner == nullptr ? 1 : setting.planner->num_batches();
+}
+
+void LayerPlans::plan(std::size_t layer, int batch) {
   Setting& setting = *layers_.at(layer);
   if (setting.planner != nullptr) {
-    setting.planner->plan(attention_.device_input(), attention_.stream());
-    attention_.set_device_plan(setting.planner->device_plan(), kRunOptions);
+    setting.planner->plan_batch(batch, attention_.device_input(), attention_.stream());
+    if (batch == 0) attention_.set_device_plan(setting.planner->device_plan(), kRunOptions);
     return;
   }
   if (!setting.is_fixed()) plan_on_host(setting, layer);
@@ -154,7 +159,7 @@ PrefillLayer LayerPlans::account(std::size_t layer) {
     cuda_check(cudaMemcpy(target, source, bytes, cudaMemcpyDeviceToHost), "fetch the plan");
   };
   return result("cuda", fetch_plan(problem_, setting.planner->device_plan(), copy,
-                                   FetchedArrays::kWithoutTokens));
+                                   FetchedArrays::kWithoutTokens, {}));
 }
 
 std::int64_t LayerPlans::device_bytes() const {

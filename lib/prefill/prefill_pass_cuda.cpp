@@ -152,10 +152,12 @@ void PrefillPass::run_attention(std::span<const ReplayedHeads> replays, std::siz
     attention_.set_device_input(problem(), dtype_, replay.q.data(), replay.k.data(),
                                 replay.v.data());
   }
-  timer.enter(Phase::kPlanning);
-  plans.plan(layer);
-  timer.enter(Phase::kAttention);
-  attention_.enqueue();
+  for (int batch = 0; batch < plans.num_batches(layer); ++batch) {
+    timer.enter(Phase::kPlanning);
+    plans.plan(layer, batch);
+    timer.enter(Phase::kAttention);
+    attention_.enqueue_batch(batch);
+  }
   timer.enter(Phase::kRest);
 }
 

@@ -31,14 +31,17 @@ ModelPlan plan_on_model(Planner& planner, const AttentionInput& input, std::uint
                 constant.bytes.size());
   }
   const std::unique_ptr<PlanningKernels> kernels = model_planning_kernels(seed);
-  planner.plan(
-      {.problem = input.problem, .dtype = dtype, .q = q.data(), .k = k.data(), .v = v.data()},
-      *kernels);
+  const DeviceInput on_host = {
+      .problem = input.problem, .dtype = dtype, .q = q.data(), .k = k.data(), .v = v.data()};
+  const PlanBatch plan_batch = [&](int batch) {
+    batch == 0 ? planner.plan(on_host, *kernels) : planner.plan_next(batch, on_host, *kernels);
+  };
+  for (int batch = 0; batch < planner.num_batches(); ++batch) plan_batch(batch);
   const CopyToHost copy = [](void* target, const void* source, std::size_t bytes) {
     std::memcpy(target, source, bytes);
   };
-  ModelPlan result{.plan =
-                       fetch_plan(input.problem, planner.device_plan(), copy, FetchedArrays::kAll)};
+  ModelPlan result{.plan = fetch_plan(input.problem, planner.device_plan(), copy,
+                                      FetchedArrays::kAll, plan_batch)};
   if (planner.error_word() != nullptr) result.error_word = *planner.error_word();
   return result;
 }

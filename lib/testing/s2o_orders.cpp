@@ -37,11 +37,11 @@ RankingSettings ranking_of(const S2oDeviceSettings& settings) {
 S2oOrders::S2oOrders(const Problem& problem, const S2oDeviceSettings& settings,
                      std::vector<std::int32_t> gather_indices)
     : order(std::move(gather_indices)),
-      layout(s2o_history_shape(problem, settings), settings.score_bytes),
+      layout(s2o_history_shape(problem, settings), settings),
       shape(s2o_history_shape(problem, settings)) {}
 
 std::span<const std::int32_t> S2oOrders::row(int list, std::int64_t segment) const {
-  return {order.data() + list * layout.order_per_list() +
+  return {order.data() + list * layout.order_per_list +
               layout.order_offsets[static_cast<std::size_t>(segment)],
           static_cast<std::size_t>(shape.order_length(segment))};
 }

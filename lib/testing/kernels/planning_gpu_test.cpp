@@ -39,11 +39,15 @@ class PlanningGpuTest : public ::testing::Test {
                           testing::to_16_bit(input.k, dtype).data(),
                           testing::to_16_bit(input.v, dtype).data());
   }
-  SparsePlan fetch(const AttentionInput& input, const DevicePlanner& planner) const {
+  SparsePlan fetch(const AttentionInput& input, DevicePlanner& planner) const {
     const CopyToHost copy = [](void* target, const void* source, std::size_t bytes) {
       cuda_check(cudaMemcpy(target, source, bytes, cudaMemcpyDeviceToHost), "fetch the plan");
     };
-    return fetch_plan(input.problem, planner.device_plan(), copy, FetchedArrays::kAll);
+    const PlanBatch replan = [&](int batch) {
+      planner.plan_batch(batch, attention_->device_input(), attention_->stream());
+      cuda_check(cudaStreamSynchronize(attention_->stream()), "plan once more");
+    };
+    return fetch_plan(input.problem, planner.device_plan(), copy, FetchedArrays::kAll, replan);
   }
   static std::unique_ptr<Planner> planner_of(const char* name, const AttentionInput& input,
                                              const ParamSet& params) {
@@ -154,6 +158,68 @@ TEST_F(PlanningGpuTest, tau_zero_over_a_device_plan_equals_dense) {
     std::vector<float> out;
     attention_->read_out(out);
     EXPECT_LE(testing::relative_l2(out, testing::naive_dense(input).out), 0.005);
+  }
+}
+
+// A kernel that mistakes a tile of another batch for its own reads its tokens or writes its rows.
+TEST_F(PlanningGpuTest, batches_that_share_memory_give_the_bytes_of_one) {
+  const AttentionInput input = structured_input({5000, 4, 2, 128});
+  set_input(input);
+  const S2oDeviceSettings all_settings[] = {{.segment_size = 128, .stop = {.tau = 0.01f}},
+                                            {.segment_size = 256,
+                                             .share_key_order_in_group = true,
+                                             .query_guide = QueryGuideKind::kPrefixMeanKey,
+                                             .stop = {.tau = 0.003f},
+                                             .fold = {.kind = Compensation::kCentroid}},
+                                            {.segment_size = 128,
+                                             .num_clusters = 32,
+                                             .normalizer_aware = true,
+                                             .value_aware = true,
+                                             .local_window = 128,
+                                             .stop = {.tau = 0.01f},
+                                             .fold = {.kind = Compensation::kBlocksVariance}}};
+  struct Result {
+    std::vector<float> out, lse;
+    std::vector<TileStats> stats;
+    SparsePlan plan;
+    int num_batches = 0;
+    std::int64_t bytes = 0;
+  };
+  const auto run = [&](const S2oDeviceSettings& settings, OutputType output) {
+    DevicePlanner planner(make_s2o_planner(input.problem, settings, 1 << 20));
+    planner.prepare();
+    attention_->set_device_plan(planner.device_plan(), {.output = output});
+    attention_->poison_outputs();
+    const PlannedTimes times = attention_->run_planned(planner);
+    planner.check();
+    EXPECT_GT(times.plan_ms, 0.0f);
+    EXPECT_GT(times.attention_ms, 0.0f);
+    Result result{.plan = fetch(input, planner),
+                  .num_batches = planner.num_batches(),
+                  .bytes = planner.workspace_bytes()};
+    attention_->read(result.out, result.lse, result.stats);
+    return result;
+  };
+  for (S2oDeviceSettings settings : all_settings) {
+    for (const OutputType output : {OutputType::kFp32, OutputType::kInput}) {
+      settings.order_bytes_per_token = kOrderBytesPerToken;
+      const Result whole = run(settings, output);
+      ASSERT_EQ(whole.num_batches, 1);
+      settings.order_bytes_per_token = 12;
+      const Result batched = run(settings, output);
+      EXPECT_GT(batched.num_batches, 2);
+      EXPECT_LT(batched.bytes, whole.bytes);
+      check_plan(input.problem, batched.plan);
+      EXPECT_EQ(testing::compare_plans(input.problem, batched.plan, whole.plan).differing_tiles, 0);
+      const auto same = [](const auto& a, const auto& b) {
+        return a.size() == b.size() &&
+               std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])) == 0;
+      };
+      EXPECT_TRUE(same(batched.out, whole.out));
+      EXPECT_TRUE(same(batched.lse, whole.lse));
+      EXPECT_TRUE(same(batched.stats, whole.stats));
+      EXPECT_THROW(attention_->run(), Error);
+    }
   }
 }
 

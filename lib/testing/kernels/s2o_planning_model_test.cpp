@@ -1,6 +1,7 @@
 // The kernels that plan S2O, on the CPU model of a grid, against the CPU planner.
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <iostream>
 #include <limits>
 #include <vector>
@@ -120,6 +121,78 @@ TEST(S2oPlanningModel, small_batches_and_depth_limits_keep_the_order) {
   EXPECT_EQ(orders_on_model(input, settings, 7).order, full.order);
   settings.max_depth = 200;
   expect_reference_order(input, settings, orders_on_model(input, settings));
+}
+
+// Tokens that each tile gathers, in order.
+std::vector<std::vector<std::int32_t>> gathered(const PlanPass& pass) {
+  std::vector<std::vector<std::int32_t>> tokens(pass.item_offsets.size() - 1);
+  for (std::size_t tile = 0; tile < tokens.size(); ++tile) {
+    for (std::int64_t i = pass.item_offsets[tile]; i < pass.item_offsets[tile + 1]; ++i) {
+      const PlanItem& item = pass.items[static_cast<std::size_t>(i)];
+      if (item.kind != ItemKind::kGather) continue;
+      const auto first = pass.gather_indices.begin() + item.begin;
+      tokens[tile].insert(tokens[tile].end(), first, first + item.count);
+    }
+  }
+  return tokens;
+}
+
+TEST(S2oPlanningModel, batches_that_share_memory_have_the_orders_of_one) {
+  const AttentionInput input = structured_input(Shape{1153, 4, 2, 64});
+  const S2oDeviceSettings all_settings[] = {
+      {.segment_size = 128},
+      {.segment_size = 128, .share_key_order_in_group = true, .max_depth = 300},
+      {.segment_size = 256, .query_guide = QueryGuideKind::kPrefixMeanKey, .local_window = 100},
+      {.segment_size = 128, .num_clusters = 32, .normalizer_aware = true, .value_aware = true}};
+  for (S2oDeviceSettings settings : all_settings) {
+    const auto whole = make_s2o_planner(input.problem, settings, 1 << 20);
+    ASSERT_EQ(whole->num_batches(), 1);
+    const SparsePlan expected = testing::plan_on_model(*whole, input).plan;
+    settings.order_bytes_per_token = 3;
+    const auto batched = make_s2o_planner(input.problem, settings, 1 << 20);
+    EXPECT_GT(batched->num_batches(), 2);
+    EXPECT_LT(batched->workspace().bytes(), whole->workspace().bytes());
+    const SparsePlan plan = testing::plan_on_model(*batched, input, 3).plan;
+    check_plan(input.problem, plan);
+    ASSERT_EQ(plan.passes.size(), expected.passes.size());
+    for (std::size_t p = 0; p < plan.passes.size(); ++p) {
+      EXPECT_EQ(plan.passes[p].item_offsets, expected.passes[p].item_offsets);
+      EXPECT_EQ(plan.passes[p].query_order, expected.passes[p].query_order);
+      EXPECT_EQ(gathered(plan.passes[p]), gathered(expected.passes[p]));
+    }
+  }
+}
+
+// Sizes only: nothing is allocated.
+TEST(S2oPlanningModel, workspace_is_linear_in_the_sequence_from_32k_to_1m_tokens) {
+  const S2oDeviceSettings kinds[] = {{.diagonal_ranking = true},
+                                     {.share_key_order_in_group = true, .max_depth = 4096},
+                                     {.num_clusters = 32,
+                                      .normalizer_aware = true,
+                                      .value_aware = true,
+                                      .query_guide = QueryGuideKind::kPrefixMeanKey,
+                                      .local_window = 128,
+                                      .fold = {.kind = Compensation::kBlocksVariance}}};
+  for (std::int64_t seqlen = 32768; seqlen <= 1048576; seqlen *= 2) {
+    for (const std::int64_t segment_size : {64, 128, 1024, 4096}) {
+      for (S2oDeviceSettings settings : kinds) {
+        settings.segment_size = segment_size;
+        settings.block_m = segment_size < 128 ? 64 : 128;
+        const Problem problem{.seqlen = seqlen,
+                              .num_q_heads = 4,
+                              .num_kv_heads = 1,
+                              .head_dim = 128,
+                              .softmax_scale = 0.1f};
+        const auto planner = make_s2o_planner(problem, settings, 50 << 20);
+        EXPECT_LE(planner->workspace().bytes(), kS2oBytesPerToken * seqlen * problem.num_q_heads)
+            << "seqlen " << seqlen << " segment " << segment_size;
+        // Tiles of a batch are those of its segments.
+        const S2oLayout layout(s2o_history_shape(problem, settings), settings);
+        ASSERT_EQ(planner->num_batches(), static_cast<int>(layout.batches.size()));
+        EXPECT_EQ(layout.batches.back().end_segment * segment_size, seqlen);
+      }
+    }
+  }
 }
 
 TEST(S2oPlanningModel, histories_of_several_tiles_keep_the_order) {
