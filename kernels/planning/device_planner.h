@@ -6,9 +6,14 @@
 #include <memory>
 
 #include "kernels/attention/attention_launch.h"
+#include "kernels/common/device_info.h"
 #include "kernels/planning/planner.h"
 
 namespace s2o {
+
+// The kernels for a device, or the variant named ("sm80", "sm90"; "" for the best). Throws
+// UnsupportedError when they do not run on it.
+PlanningVariant planning_variant(const DeviceInfo& device, const std::string& variant);
 
 class DevicePlanner {
  public:
@@ -24,7 +29,7 @@ class DevicePlanner {
   // and free.
   void prepare();
   // Enqueues the planning of one layer. Neither allocates nor waits.
-  void plan(const DeviceInput& input, CudaStream stream);
+  void plan(const DeviceInput& input, CudaStream stream, PlanningVariant variant);
   // The same through kernels of the caller.
   void plan(const DeviceInput& input, PlanningKernels& kernels);
   // Valid after prepare().

@@ -98,7 +98,7 @@ void LayerPlans::prepare(const Problem& problem, StorageDType dtype,
 void LayerPlans::plan(std::size_t layer) {
   Setting& setting = *layers_.at(layer);
   if (setting.planner != nullptr) {
-    setting.planner->plan(attention_.device_input(), attention_.stream());
+    setting.planner->plan(attention_.device_input(), attention_.stream(), attention_.planning());
     attention_.set_device_plan(setting.planner->device_plan(), kRunOptions);
     return;
   }
