@@ -5,7 +5,7 @@
 
 namespace s2o::device {
 
-// Encoded by the driver for the device (tensor_map_cuda.cpp) and by the tests for the CPU model.
+// Encoded by the driver for the device (tensor_map_cuda.cu) and by the tests for the CPU model.
 // Boxes are 64 columns x the rows of a tile x 1 head, 128-byte swizzle, zeros outside the tensor.
 struct alignas(64) TensorMap {
   unsigned char bytes[128];

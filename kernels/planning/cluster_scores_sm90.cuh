@@ -1,7 +1,6 @@
 // Scores from clusters (cluster_scores.cuh) by warpgroup products: the means of kClusterRowsSm90
-// rows stay in shared memory, 64 keys a warpgroup are the rows of a product of 256 columns. The
-// warpgroups take turns, so that the exponentials of one run under the product of the other: both
-// take the same time.
+// rows stay in shared memory, 64 keys are the rows of a product. Exponentials take as long as the
+// product on units of their own: four warpgroups, each with half of the columns, keep both busy.
 #pragma once
 
 #include "kernels/planning/cluster_sums.cuh"
@@ -11,9 +10,9 @@ namespace s2o::device {
 
 inline constexpr int kClusterRowsSm90 = 8;  // of a block, one KV head
 inline constexpr int kClusterColumns = kClusterRowsSm90 * kMaxClusters;
-inline constexpr int kClusterKeysSm90 = 64;    // of a ring entry, read by one warpgroup
-inline constexpr int kClusterStagesSm90 = 8;   // 128 KiB at head_dim 128, beside 64 of means
-inline constexpr int kClusterTurnBarrier = 1;  // named barriers 1, 2: turn of warpgroup 0, 1
+inline constexpr int kClusterKeysSm90 = 64;   // of a ring entry
+inline constexpr int kClusterStagesSm90 = 8;  // 128 KiB at head_dim 128, beside 64 of means
+inline constexpr int kClusterConsumers = 4;   // two halves of the columns, every other entry
 
 // What a launch adds to ClusterScoreArgs, whose own tiles and chunks are those of cluster_scores.
 struct ClusterGridSm90 {
@@ -21,7 +20,7 @@ struct ClusterGridSm90 {
   TensorMap k;      // [num_kv_heads, seqlen, head_dim], boxes of kClusterKeysSm90 rows
   std::int32_t num_row_tiles = 0;  // of kClusterRowsSm90 rows
   std::int32_t num_key_chunks = 0;
-  std::int32_t chunk_keys = 0;  // a multiple of 2 kClusterKeysSm90
+  std::int32_t chunk_keys = 0;  // a multiple of kClusterKeysSm90
 };
 
 // `chunk_keys` keys a block; make_map(tensor, box rows) encodes a map.
@@ -62,7 +61,7 @@ struct SharedClusterScoresSm90 {
   Barrier means_full;
   ProductRing<kClusterStagesSm90> ring;
   alignas(16) float bias[kClusterColumns];  // log2 weight + kLogitShift
-  std::uint16_t* target[kClusterRowsSm90];  // scores of the row
+  std::int64_t target[kClusterRowsSm90];    // place of the row in the scores
   std::int32_t end_key[kClusterRowsSm90];   // 0: there is no such row
 };
 
@@ -83,28 +82,26 @@ class ClusterScoresSm90 {
         min_of(first_row_ + kClusterRowsSm90, args_.end_segment * args_.shape.lists_per_kv_head);
     first_key_ = chunk * grid.chunk_keys;
     const int keys = end_in_chunk(end_row_ - 1) - first_key_;
-    num_tiles_ = keys <= 0 ? 0 : 2 * ceil_div(keys, 2 * kClusterKeysSm90);
+    num_tiles_ = keys <= 0 ? 0 : ceil_div(keys, kClusterKeysSm90);
   }
 
   S2O_DEVICE void run() {
     if (num_tiles_ == 0) return;
     if (thread_index() == 0) {
       barrier_init(&s_.means_full, 1);
-      s_.ring.init(4);
+      s_.ring.init(2 * 4);
     }
     if (thread_index() < kClusterColumns) describe_column(thread_index());
-    sync_block(kProductThreads);
-    if (warp_index() == kFillingWarp) {
-      if (lane_index() == 0) fill();
-    } else {
-      consume();
-    }
+    sync_block(product_threads(kClusterConsumers));
+    run_product<kClusterConsumers>([&] { fill(); }, [&](int warpgroup) { consume(warpgroup); });
   }
 
  private:
   static constexpr int kPanels = kHeadDim / kPanelColumns;
   static constexpr int kClusterTiles = kMaxClusters / 8;  // of 8 columns
-  static constexpr int kPairs = kClusterRowsSm90 / 2;
+  static constexpr int kHalfRows = kClusterRowsSm90 / 2;
+  static constexpr int kHalfColumns = kClusterColumns / 2;
+  static constexpr int kPairs = kHalfRows / 2;
 
   S2O_DEVICE int end_in_chunk(int row) const {
     const std::int64_t length = args_.shape.history_length(row / args_.shape.lists_per_kv_head);
@@ -130,8 +127,7 @@ class ClusterScoresSm90 {
     if (column % kMaxClusters != 0) return;
     s_.end_key[r] = exists ? end_in_chunk(row) : 0;
     if (!exists) return;
-    s_.target[r] = args_.scores +
-                   (list_of(row) - args_.first_kv_head * args_.shape.lists_per_kv_head) *
+    s_.target[r] = (list_of(row) - args_.first_kv_head * args_.shape.lists_per_kv_head) *
                        args_.scores_per_list +
                    load_global(args_.score_offsets + row / args_.shape.lists_per_kv_head) -
                    args_.first_offset;
@@ -159,27 +155,25 @@ class ClusterScoresSm90 {
     }
   }
 
-  S2O_DEVICE void consume() {
-    const int warpgroup = consumer_warpgroup();
-    const auto turn_of = [](int i) { return kClusterTurnBarrier + i; };
-    float d[kClusterColumns / 8][4];
-    if (warpgroup == 1) arrive_named(turn_of(0), kProductConsumers * 128);
+  S2O_DEVICE void consume(int warpgroup) {
+    const int half = warpgroup % 2;
+    const std::uint32_t means =
+        shared_address(s_.means) + static_cast<std::uint32_t>(half * kHalfColumns * kPanelRowBytes);
+    float d[kHalfColumns / 8][4];
     barrier_wait(&s_.means_full, 0);
-    for (int tile = warpgroup; tile < num_tiles_; tile += kProductConsumers) {
+    for (int tile = warpgroup / 2; tile < num_tiles_; tile += kClusterConsumers / 2) {
       const int key = first_key_ + tile * kClusterKeysSm90 + key_of_lane();
       const float key_bias = bias_of_key(key);
       s_.ring.wait(tile);
-      sync_named(turn_of(warpgroup), kProductConsumers * 128);
       pin_registers(d);
       issue_product<Element, kPanels>(d, shared_address(s_.k[tile % kClusterStagesSm90]),
-                                      kClusterKeysSm90, shared_address(s_.means), false);
-      arrive_named(turn_of(1 - warpgroup), kProductConsumers * 128);
+                                      kClusterKeysSm90, means, kClusterColumns, false);
       warpgroup_wait<0>();
       pin_registers(d);
       s_.ring.give_back(tile);
-      score_keys(d, key, key_bias);
+      score_keys(d, half, key, key_bias);
     }
-    publish_ranges();
+    publish_ranges(half);
   }
 
   // Of the quad that holds rows i and i + 8 of the warp's 16, lane q stores key i + 8 (q % 2) of
@@ -187,43 +181,50 @@ class ClusterScoresSm90 {
   S2O_DEVICE static int key_of_lane() {
     return warp_index() % 4 * 16 + lane_index() % 2 * 8 + lane_index() / 4;
   }
-  S2O_DEVICE static int row_of_lane(int pair) { return 2 * pair + lane_index() % 4 / 2; }
+  S2O_DEVICE static int row_of_lane(int half, int pair) {
+    return half * kHalfRows + 2 * pair + lane_index() % 4 / 2;
+  }
   S2O_DEVICE float bias_of_key(int key) const {
     if (args_.key_bias == nullptr || key >= args_.shape.seqlen) return 0.0f;
     return load_global(args_.key_bias + kv_head_ * args_.shape.seqlen + key);
   }
 
-  S2O_DEVICE void score_keys(float (&d)[kClusterColumns / 8][4], int key, float key_bias) {
+  S2O_DEVICE void score_keys(float (&d)[kHalfColumns / 8][4], int half, int key, float key_bias) {
+    add_bias(d, half);
+    float score[kPairs];
+    bool normal = true;
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) {
       float sum[4];
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        add_bias(d, 2 * pair + r);
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          sum[2 * r + i] = cluster_sum(&d[(2 * pair + r) * kClusterTiles], i, 0.0f);
-        }
+      for (int j = 0; j < 4; ++j) {
+        sum[j] = cluster_sum(&d[(2 * pair + j / 2) * kClusterTiles], j % 2, 0.0f);
       }
       const float total = transposed_quad_sum(sum);
-      float score = log2_fast(total);
-      if (any_lane(!is_normal_sum(total))) score = careful_scores(d, pair);
-      store(pair, key, (score - kLogitShift) * kLn2 + key_bias);
+      normal = normal && is_normal_sum(total);
+      score[pair] = log2_fast(total);
     }
-  }
-  S2O_DEVICE void add_bias(float (&d)[kClusterColumns / 8][4], int row) const {
+    if (any_lane(!normal)) {
 #pragma unroll
-    for (int n = 0; n < kClusterTiles; ++n) {
-      const int column = row * kMaxClusters + n * 8 + lane_index() % 4 * 2;
-      const FloatPair bias = load_shared_pair(&s_.bias[column]);
-      float(&tile)[4] = d[row * kClusterTiles + n];
-      tile[0] += bias.low;
-      tile[1] += bias.high;
-      tile[2] += bias.low;
-      tile[3] += bias.high;
+      for (int pair = 0; pair < kPairs; ++pair) score[pair] = careful_score(d, pair);
+    }
+#pragma unroll
+    for (int pair = 0; pair < kPairs; ++pair) {
+      store(half, pair, key, fused(score[pair] - kLogitShift, kLn2, key_bias));
     }
   }
-  S2O_DEVICE static float careful_scores(const float (&d)[kClusterColumns / 8][4], int pair) {
+  S2O_DEVICE void add_bias(float (&d)[kHalfColumns / 8][4], int half) const {
+#pragma unroll
+    for (int n = 0; n < kHalfColumns / 8; ++n) {
+      const FloatPair bias =
+          load_shared_pair(&s_.bias[half * kHalfColumns + n * 8 + lane_index() % 4 * 2]);
+      d[n][0] += bias.low;
+      d[n][1] += bias.high;
+      d[n][2] += bias.low;
+      d[n][3] += bias.high;
+    }
+  }
+  S2O_DEVICE static float careful_score(const float (&d)[kHalfColumns / 8][4], int pair) {
     float score = 0.0f;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
@@ -233,16 +234,16 @@ class ClusterScoresSm90 {
     return score;
   }
 
-  S2O_DEVICE void store(int pair, int key, float score) {
-    const int r = row_of_lane(pair);
+  S2O_DEVICE void store(int half, int pair, int key, float score) {
+    const int r = row_of_lane(half, pair);
     if (key >= s_.end_key[r]) return;
     const std::uint32_t both = pack_pair<Fp16>(score, score);
     largest_[pair] = max_pairs(largest_[pair], both);
     smallest_[pair] = min_pairs(smallest_[pair], both);
-    s_.target[r][key] = static_cast<std::uint16_t>(both & 0xffffu);
+    args_.scores[s_.target[r] + key] = static_cast<std::uint16_t>(both & 0xffffu);
   }
 
-  S2O_DEVICE void publish_ranges() {
+  S2O_DEVICE void publish_ranges(int half) {
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) {
 #pragma unroll
@@ -251,13 +252,14 @@ class ClusterScoresSm90 {
         largest_[pair] = max_pairs(largest_[pair], shuffle_xor(largest_[pair], mask));
         smallest_[pair] = min_pairs(smallest_[pair], shuffle_xor(smallest_[pair], mask));
       }
-      const int row = first_row_ + row_of_lane(pair);
-      if (lane_index() % 2 != 0 || lane_index() >= 4 || row >= end_row_ ||
-          first_key_ >= s_.end_key[row_of_lane(pair)]) {
-        continue;
-      }
-      publish_score_range(args_, list_of(row), row / args_.shape.lists_per_kv_head,
-                          unpack_low<Fp16>(largest_[pair]), unpack_low<Fp16>(smallest_[pair]));
+      const int r = row_of_lane(half, pair);
+      const int row = first_row_ + r;
+      const float largest = unpack_low<Fp16>(largest_[pair]);
+      const float smallest = unpack_low<Fp16>(smallest_[pair]);
+      if (lane_index() != 0 && lane_index() != 2) continue;
+      if (largest < smallest) continue;  // no key of the row lay here
+      publish_score_range(args_, list_of(row), row / args_.shape.lists_per_kv_head, largest,
+                          smallest);
     }
   }
 
@@ -269,9 +271,9 @@ class ClusterScoresSm90 {
   int first_row_;  // of the KV head
   int end_row_;
   int first_key_;
-  int num_tiles_;  // of keys, even
-  std::uint32_t largest_[kPairs] = {0xfc00fc00u, 0xfc00fc00u, 0xfc00fc00u, 0xfc00fc00u};
-  std::uint32_t smallest_[kPairs] = {0x7c007c00u, 0x7c007c00u, 0x7c007c00u, 0x7c007c00u};
+  int num_tiles_;                                               // of keys
+  std::uint32_t largest_[kPairs] = {0xfc00fc00u, 0xfc00fc00u};  // pairs of equal fp16 numbers
+  std::uint32_t smallest_[kPairs] = {0x7c007c00u, 0x7c007c00u};
 };
 
 }  // namespace s2o::device

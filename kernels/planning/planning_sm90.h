@@ -12,6 +12,8 @@ namespace s2o {
 
 void launch_stride_sums_sm90(const StrideSumArgs& args, KernelDType dtype, int head_dim,
                              CudaStream stream);
+void launch_estimate_lse_sm90(const LseArgs& args, KernelDType dtype, int head_dim,
+                              CudaStream stream);
 void launch_cluster_scores_sm90(const ClusterScoreArgs& args, KernelDType dtype, int head_dim,
                                 CudaStream stream);
 

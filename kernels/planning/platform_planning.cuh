@@ -34,6 +34,10 @@ S2O_DEVICE float log2_fast(float x) {
 }
 S2O_DEVICE float exp_natural(float x) { return expf(x); }
 S2O_DEVICE FloatPair load_shared_pair(const float* source) { return load_global_pair(source); }
+S2O_DEVICE void store_shared_16(void* target, const Words4& words) {
+  *static_cast<uint4*>(target) =
+      make_uint4(words.word[0], words.word[1], words.word[2], words.word[3]);
+}
 S2O_DEVICE void store_global_16(void* target, const Words4& words) {
   *static_cast<uint4*>(target) =
       make_uint4(words.word[0], words.word[1], words.word[2], words.word[3]);
@@ -161,6 +165,7 @@ inline void store_global_16(void* target, const Words4& words) {
   }
   std::memcpy(target, &words, sizeof(words));
 }
+inline void store_shared_16(void* target, const Words4& words) { store_global_16(target, words); }
 inline void store_streaming(std::int32_t* target, std::int32_t value) { *target = value; }
 inline float half_to_float(std::uint16_t bits) { return fp16_to_float(bits); }
 inline std::uint16_t load_half_bits(const std::uint16_t* source) { return *source; }

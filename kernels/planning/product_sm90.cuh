@@ -3,8 +3,8 @@
 // a warpgroup that read it. What is in a stage and what becomes of the accumulators is the
 // caller's.
 //
-// A block has two warpgroups of consumers and one warp whose first lane fills the ring; so few
-// threads that the compiler may give each 224 registers without any exchange.
+// A block has some warpgroups of consumers and one more, of which one thread fills the ring and
+// which leaves its registers to the others.
 #pragma once
 
 #include "kernels/device/layout.cuh"
@@ -14,9 +14,30 @@
 
 namespace s2o::device {
 
-inline constexpr int kProductConsumers = 2;  // warpgroups
-inline constexpr int kProductThreads = kProductConsumers * 128 + 32;
-inline constexpr int kFillingWarp = kProductConsumers * 4;
+S2O_HOST_DEVICE constexpr int product_threads(int consumers) { return (consumers + 1) * 128; }
+// The compiler gives each of three warpgroups 168 registers a thread, each of five 96; the filling
+// one keeps what its loops need.
+S2O_HOST_DEVICE constexpr int filling_registers(int consumers) { return consumers == 2 ? 40 : 32; }
+S2O_HOST_DEVICE constexpr int consumer_registers(int consumers) {
+  return consumers == 2 ? 232 : 112;
+}
+
+S2O_DEVICE int warpgroup_index() {
+  return static_cast<int>(uniform(static_cast<std::uint32_t>(thread_index() / 128)));
+}
+// fill() on one thread, consume(warpgroup) on each warpgroup of consumers.
+template <int kConsumers, class Fill, class Consume>
+S2O_DEVICE void run_product(const Fill& fill, const Consume& consume) {
+  static_assert(kConsumers == 2 || kConsumers == 4);
+  const int warpgroup = warpgroup_index();
+  if (warpgroup == kConsumers) {
+    set_register_limit_down<filling_registers(kConsumers)>();
+    if (thread_index() == kConsumers * 128) fill();
+  } else {
+    set_register_limit_up<consumer_registers(kConsumers)>();
+    consume(warpgroup);
+  }
+}
 
 // Entry e lies in stage e % kStages.
 template <int kStages>
@@ -50,16 +71,12 @@ struct ProductRing {
   }
 };
 
-S2O_DEVICE int consumer_warpgroup() {
-  return static_cast<int>(uniform(static_cast<std::uint32_t>(thread_index() / 128)));
-}
-
 // Issues d = a b^T (+ d) over kPanels panels of 64 columns and commits. `a` is the address of the
-// warpgroup's first row in a tile of a_rows rows, `b` that of a tile of 8 kTiles rows.
+// warpgroup's first row in a tile of a_rows rows, `b` that of 8 kTiles rows in a tile of b_rows.
 // NOTE: registers must have been pinned since they were last touched.
 template <class Element, int kPanels, int kTiles>
 S2O_DEVICE void issue_product(float (&d)[kTiles][4], std::uint32_t a, int a_rows, std::uint32_t b,
-                              bool accumulate) {
+                              int b_rows, bool accumulate) {
   const std::uint64_t rows = warpgroup_descriptor(a, 16, 8 * kPanelRowBytes);
   const std::uint64_t columns = warpgroup_descriptor(b, 16, 8 * kPanelRowBytes);
   warpgroup_fence();
@@ -68,7 +85,7 @@ S2O_DEVICE void issue_product(float (&d)[kTiles][4], std::uint32_t a, int a_rows
     const int in_panel = step % 4 * 32;  // 16 elements of a 128-byte row
     warpgroup_multiply<Element>(
         d, descriptor_at(rows, step / 4 * a_rows * kPanelRowBytes + in_panel),
-        descriptor_at(columns, step / 4 * 8 * kTiles * kPanelRowBytes + in_panel),
+        descriptor_at(columns, step / 4 * b_rows * kPanelRowBytes + in_panel),
         accumulate || step > 0 ? 1 : 0);
   }
   warpgroup_commit();

@@ -46,6 +46,9 @@ void CudaPlanningKernels::block_moments(const MomentArgs& args, KernelDType dtyp
 }
 
 void CudaPlanningKernels::estimate_lse(const LseArgs& args, KernelDType dtype, int head_dim) {
+  if (variant_ == PlanningVariant::kSm90) {
+    return launch_estimate_lse_sm90(args, dtype, head_dim, stream_);
+  }
   device::dispatch_element(dtype, head_dim, [&]<class Element, int kHeadDim>() {
     device::launch_blocks(device::estimate_lse_kernel<Element, kHeadDim>,
                           static_cast<std::int64_t>(args.num_q_heads) * args.num_blocks,

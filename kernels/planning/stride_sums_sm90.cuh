@@ -8,6 +8,7 @@
 
 namespace s2o::device {
 
+inline constexpr int kStrideConsumers = 2;
 inline constexpr int kStrideStagesSm90 = 4;  // 192 KiB
 // Entries of the ring that the first warpgroup is ahead at the start, so that its exponentials run
 // under products of the second.
@@ -63,13 +64,9 @@ class StrideSumsSm90 {
 
   S2O_DEVICE void run() {
     if (tile_.num_steps == 0) return;
-    if (thread_index() == 0) s_.ring.init(kProductConsumers * 4);
-    sync_block(kProductThreads);
-    if (warp_index() == kFillingWarp) {
-      if (lane_index() == 0) fill();
-    } else {
-      consume();
-    }
+    if (thread_index() == 0) s_.ring.init(kStrideConsumers * 4);
+    sync_block(product_threads(kStrideConsumers));
+    run_product<kStrideConsumers>([&] { fill(); }, [&](int warpgroup) { consume(warpgroup); });
   }
 
  private:
@@ -100,10 +97,9 @@ class StrideSumsSm90 {
     }
   }
 
-  S2O_DEVICE void consume() {
-    const int warpgroup = consumer_warpgroup();
+  S2O_DEVICE void consume(int warpgroup) {
     float d[kStrideColumns / 8][4];
-    if (warpgroup != 0) sync_named(kStrideLeadBarrier, kProductConsumers * 128);
+    if (warpgroup != 0) sync_named(kStrideLeadBarrier, kStrideConsumers * 128);
     int entry = 0;
     for (int step = 0; step < tile_.num_steps; ++step) {
       pin_registers(d);
@@ -112,7 +108,7 @@ class StrideSumsSm90 {
       for (int part = 1; part < parts_; ++part) {
         // Every ring entry is one product: two parts at least (stride 2 or head_dim 128).
         if (warpgroup == 0 && step == 0 && part == kStrideLead) {
-          arrive_named(kStrideLeadBarrier, kProductConsumers * 128);
+          arrive_named(kStrideLeadBarrier, kStrideConsumers * 128);
         }
         s_.ring.wait(entry + part);
         multiply(d, warpgroup, entry + part, true);
@@ -123,7 +119,10 @@ class StrideSumsSm90 {
       warpgroup_wait<0>();
       pin_registers(d);
       s_.ring.give_back(entry - 1);
-      finish(d, warpgroup, tile_.first_column + step * kStrideColumns);
+      const int column = tile_.first_column + step * kStrideColumns;
+      const int warp_row = warpgroup * 64 + warp_index() % 4 * 16;
+      column + kStrideColumns <= tile_.first_row ? finish<true>(d, warp_row, column)
+                                                 : finish<false>(d, warp_row, column);
     }
   }
 
@@ -132,21 +131,21 @@ class StrideSumsSm90 {
     const SharedStrideSm90::Stage& stage = s_.stage[entry % kStrideStagesSm90];
     issue_product<Element, 1>(
         d, shared_address(stage.q) + static_cast<std::uint32_t>(warpgroup * 64 * kPanelRowBytes),
-        kStrideRows, shared_address(stage.k), accumulate);
+        kStrideRows, shared_address(stage.k), kStrideColumns, accumulate);
   }
 
-  S2O_DEVICE void finish(const float (&d)[kStrideColumns / 8][4], int warpgroup,
+  // kWhole: no column lies beyond the diagonal, and nothing branches.
+  template <bool kWhole>
+  S2O_DEVICE void finish(const float (&d)[kStrideColumns / 8][4], int warp_row,
                          int step_column) const {
-    const int warp_row = warpgroup * 64 + warp_index() % 4 * 16;
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) {
       const int column = step_column + g * kStrideGroup;
-      if (column >= tile_.first_row + kStrideRows) break;
-      const bool whole = column + kStrideGroup <= tile_.first_row + warp_row;
+      if (!kWhole && column >= tile_.first_row + kStrideRows) break;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         finish_stride_row<Element>(
-            args_, tile_, column, warp_row + i * 8 + lane_index() / 4, whole,
+            args_, tile_, column, warp_row + i * 8 + lane_index() / 4, kWhole,
             [&](int n, int c) { return d[g * kStrideGroupTiles + n][2 * i + c]; });
       }
     }

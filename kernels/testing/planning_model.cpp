@@ -9,6 +9,7 @@
 #include "kernels/planning/cluster_scores_sm90.cuh"
 #include "kernels/planning/energy_rows.cuh"
 #include "kernels/planning/estimate_lse.cuh"
+#include "kernels/planning/estimate_lse_sm90.cuh"
 #include "kernels/planning/flex_heads.cuh"
 #include "kernels/planning/flex_rows.cuh"
 #include "kernels/planning/key_scores.cuh"
@@ -94,6 +95,14 @@ class ModelPlanningKernels final : public PlanningKernels {
   }
   void estimate_lse(const LseArgs& args, KernelDType dtype, int head_dim) override {
     dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      if (variant_ == PlanningVariant::kSm90) {
+        const device::LseMaps maps = device::lse_maps(args, kHeadDim, device::model_tensor_map);
+        launch(args.num_q_heads / args.group_size * args.num_blocks,
+               device::product_threads(device::kLseConsumers),
+               sizeof(device::SharedLseSm90<kHeadDim>),
+               [&] { device::EstimateLseSm90<Element, kHeadDim>(args, maps).run(); });
+        return;
+      }
       launch(args.num_q_heads * args.num_blocks, device::kLseThreads,
              sizeof(device::SharedLse<kHeadDim>),
              [&] { device::EstimateLse<Element, kHeadDim>(args).run(); });
@@ -114,7 +123,8 @@ class ModelPlanningKernels final : public PlanningKernels {
         const device::ClusterGridSm90 grid =
             device::cluster_grid_sm90(rows, kHeadDim, kChunkKeys, device::model_tensor_map);
         launch(rows.num_batch_kv_heads * grid.num_row_tiles * grid.num_key_chunks,
-               device::kProductThreads, sizeof(device::SharedClusterScoresSm90<kHeadDim>),
+               device::product_threads(device::kClusterConsumers),
+               sizeof(device::SharedClusterScoresSm90<kHeadDim>),
                [&] { device::ClusterScoresSm90<Element, kHeadDim>(args, grid).run(); });
         return;
       }
@@ -164,7 +174,8 @@ class ModelPlanningKernels final : public PlanningKernels {
       if (variant_ == PlanningVariant::kSm90) {
         const device::StrideMaps maps =
             device::stride_maps(args, kHeadDim, device::model_tensor_map);
-        launch(blocks, device::kProductThreads, sizeof(device::SharedStrideSm90),
+        launch(blocks, device::product_threads(device::kStrideConsumers),
+               sizeof(device::SharedStrideSm90),
                [&] { device::StrideSumsSm90<Element, kHeadDim>(args, maps).run(); });
         return;
       }
