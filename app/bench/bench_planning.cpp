@@ -1,11 +1,12 @@
 // Times planning on a device and checks it against the CPU method, for the first KV head's group.
 //   bench_planning [method=s2o,s2o_plus,...] seqlen=131072,32768 segment=1024 [heads=32]
 //     [kv_heads=8] [head_dim=128] [shared=0] [diagonal=0] [window=0] [depth=0] [score_mib=1024]
-//     [repeats=20] [rows=4] [check=0] [steps=0]
+//     [repeats=20] [rows=4] [check=0] [steps=0] [kernel=sm80,sm90]
 // s2o takes the options up to score_mib, s2o_plus `segment`; all else are default settings. `rows`
 // segments of s2o and s2o_plus are compared with exact scores; check=1 compares the plans of other
-// methods with their CPU plans; steps=1 tells the time of each kernel. One line per setting: median
-// ms with cold L2, bytes, GB/s, GFLOP, workspace, near-ties.
+// methods with their CPU plans; steps=1 tells the time of each kernel; without `kernel` the best of
+// the device run. One line per setting: median ms with cold L2, bytes, GB/s, GFLOP, workspace,
+// near-ties.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -71,6 +72,12 @@ std::vector<std::uint16_t> structured_rows(int heads, std::int64_t seqlen, int d
 
 struct Options : std::map<std::string, std::vector<std::int64_t>> {
   std::vector<std::string> methods = {"s2o"};
+  std::vector<std::string> kernels = {""};
+};
+
+struct Variant {
+  std::string name;
+  PlanningVariant kernels;
 };
 
 Options parse(int argc, char** argv) {
@@ -92,13 +99,15 @@ Options parse(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string text = argv[i];
     const std::size_t equals = text.find('=');
-    if (text.substr(0, equals) == "method" && equals != std::string::npos) {
-      options.methods.clear();
+    const std::string key = text.substr(0, equals);
+    if ((key == "method" || key == "kernel") && equals != std::string::npos) {
+      std::vector<std::string>& chosen = key == "method" ? options.methods : options.kernels;
+      chosen.clear();
       std::stringstream names(text.substr(equals + 1));
-      for (std::string name; std::getline(names, name, ',');) options.methods.push_back(name);
+      for (std::string name; std::getline(names, name, ',');) chosen.push_back(name);
       continue;
     }
-    const auto option = options.find(text.substr(0, equals));
+    const auto option = options.find(key);
     if (equals == std::string::npos || option == options.end()) {
       throw Error("bench_planning: unknown option '" + text + "'");
     }
@@ -167,7 +176,8 @@ std::unique_ptr<Planner> make_planner(const std::string& method, const Problem& 
 }
 
 // Times of `repeats` runs, ascending.
-std::vector<float> time_planner(DevicePlanner& planner, const DeviceInput& input, int repeats) {
+std::vector<float> time_planner(DevicePlanner& planner, const DeviceInput& input,
+                                PlanningVariant variant, int repeats) {
   Stream stream;
   DeviceBuffer<std::uint8_t> flush;
   flush.resize(std::size_t{256} << 20, "flush");
@@ -176,7 +186,7 @@ std::vector<float> time_planner(DevicePlanner& planner, const DeviceInput& input
     cuda_check(cudaMemsetAsync(flush.data(), i, flush.size(), stream.get()), "flush L2");
     Event begin, end;
     begin.record(stream);
-    planner.plan(input, stream.get());
+    planner.plan(input, stream.get(), variant);
     end.record(stream);
     stream.synchronize();
     if (i >= 2) ms.push_back(end.milliseconds_since(begin));
@@ -198,9 +208,9 @@ std::map<std::string, double> TimedKernels::milliseconds() const {
 
 namespace {
 
-void print_steps(DevicePlanner& planner, const DeviceInput& input) {
+void print_steps(DevicePlanner& planner, const DeviceInput& input, PlanningVariant variant) {
   Stream stream;
-  TimedKernels kernels(stream);
+  TimedKernels kernels(stream, variant);
   planner.plan(input, kernels);
   stream.synchronize();
   for (const auto& [name, ms] : kernels.milliseconds()) std::printf("  %s %.3f", name.c_str(), ms);
@@ -209,7 +219,8 @@ void print_steps(DevicePlanner& planner, const DeviceInput& input) {
 // Orders of the first group and the last batch, which is in memory, twice: the same bytes, and
 // exact up to near-ties.
 void check_orders(const Options& options, const S2oDeviceSettings& settings,
-                  const DeviceInput& input, const HostInput& host, DevicePlanner& planner) {
+                  const DeviceInput& input, const HostInput& host, DevicePlanner& planner,
+                  PlanningVariant variant) {
   const AttentionInput group = first_group(input.problem, host);
   const HistoryShape shape = s2o_history_shape(group.problem, settings);
   const S2oLayout layout(shape, settings);
@@ -223,7 +234,7 @@ void check_orders(const Options& options, const S2oDeviceSettings& settings,
   };
   std::vector<std::int32_t> order = fetch();
   Stream stream;
-  planner.plan(input, stream.get());
+  planner.plan(input, stream.get(), variant);
   stream.synchronize();
   const bool same = order == fetch();
   std::vector<std::int64_t> segments;
@@ -261,7 +272,7 @@ void check_plan_of(const std::string& method, const DeviceInput& input, const Ho
 }
 
 void run(const Options& options, const std::string& method, std::int64_t seqlen,
-         std::int64_t segment_size) {
+         std::int64_t segment_size, const Variant& variant) {
   const auto option = [&options](const char* name) { return options.at(name).front(); };
   Problem problem;
   problem.seqlen = seqlen;
@@ -288,9 +299,11 @@ void run(const Options& options, const std::string& method, std::int64_t seqlen,
   planner.prepare();
   const DeviceInput input{
       .problem = problem, .dtype = KernelDType::kBf16, .q = q.data(), .k = k.data(), .v = v.data()};
-  const std::vector<float> ms = time_planner(planner, input, static_cast<int>(option("repeats")));
+  const std::vector<float> ms =
+      time_planner(planner, input, variant.kernels, static_cast<int>(option("repeats")));
   const auto median = static_cast<double>(ms[ms.size() / 2]);
-  std::printf("%s seqlen %7lld", method.c_str(), static_cast<long long>(seqlen));
+  std::printf("%s%s%s seqlen %7lld", method.c_str(), variant.name.empty() ? "" : " ",
+              variant.name.c_str(), static_cast<long long>(seqlen));
   if (is_s2o) {
     std::printf(" S %5lld%s%s depth %lld", static_cast<long long>(segment_size),
                 settings.share_key_order_in_group ? " shared" : "",
@@ -300,9 +313,11 @@ void run(const Options& options, const std::string& method, std::int64_t seqlen,
   std::printf(": %8.3f ms (min %.3f)  %6.2f GB %6.0f GB/s  %8.1f GFLOP  workspace %.2f GB", median,
               static_cast<double>(ms.front()), cost.bytes * 1e-9, cost.bytes * 1e-6 / median,
               cost.flops * 1e-9, static_cast<double>(planner.workspace_bytes()) * 1e-9);
-  if (option("steps") != 0) print_steps(planner, input);
+  if (option("steps") != 0) print_steps(planner, input, variant.kernels);
   std::fflush(stdout);
-  if (is_s2o && option("rows") > 0) check_orders(options, settings, input, host, planner);
+  if (is_s2o && option("rows") > 0) {
+    check_orders(options, settings, input, host, planner, variant.kernels);
+  }
   if (!is_s2o && option("check") != 0) check_plan_of(method, input, host, planner);
   std::printf("\n");
   std::fflush(stdout);
@@ -319,11 +334,17 @@ int main(int argc, char** argv) {
       return 4;
     }
     const s2o::Options options = s2o::parse(argc, argv);
+    std::vector<s2o::Variant> variants;
+    for (const std::string& name : options.kernels) {
+      variants.push_back({name, s2o::planning_variant(status.devices[0], name)});
+    }
     for (const std::int64_t seqlen : options.at("seqlen")) {
       for (const std::string& method : options.methods) {
         const bool has_segments = method == "s2o" || method == "s2o_plus";
         for (const std::int64_t segment : options.at("segment")) {
-          s2o::run(options, method, seqlen, segment);
+          for (const s2o::Variant& variant : variants) {
+            s2o::run(options, method, seqlen, segment, variant);
+          }
           if (!has_segments) break;
         }
       }

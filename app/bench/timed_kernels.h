@@ -12,7 +12,8 @@ namespace s2o {
 
 class TimedKernels final : public PlanningKernels {
  public:
-  explicit TimedKernels(const Stream& stream) : stream_(stream), kernels_(stream.get()) {}
+  TimedKernels(const Stream& stream, PlanningVariant variant)
+      : stream_(stream), kernels_(stream.get(), variant) {}
 
   // After the stream was waited for: ms of all calls of each kernel.
   std::map<std::string, double> milliseconds() const;

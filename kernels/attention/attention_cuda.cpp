@@ -37,29 +37,12 @@ DeviceInfo open_device(int device_index) {
   return status.devices[static_cast<std::size_t>(device_index)];
 }
 
-AttentionKernel choose_kernel(const DeviceInfo& device, const std::string& variant) {
-  std::string refusals;
-  for (auto kernel = all_kernels().rbegin(); kernel != all_kernels().rend(); ++kernel) {
-    if (kernel->op != "attention" || kernel->min_compute_capability == 0) continue;
-    if (!variant.empty() && kernel->variant != variant) continue;
-    const std::string refusal = kernel_refusal(*kernel, device);
-    if (refusal.empty()) {
-      return kernel->variant == "sm90" ? AttentionKernel::kSm90 : AttentionKernel::kSm80;
-    }
-    refusals += (refusals.empty() ? "" : "; ") + kernel->name + " " + refusal;
-  }
-  if (refusals.empty()) {
-    throw UnsupportedError("no attention kernel '" + variant +
-                           "' for CUDA, there are sm80 and sm90");
-  }
-  throw UnsupportedError(refusals);
-}
-
 }  // namespace
 
 struct CudaAttention::State {
   DeviceInfo device;
   AttentionKernel kernel = AttentionKernel::kSm80;
+  PlanningVariant planning = PlanningVariant::kSm80;
   Stream stream;
   Event begin, end;
   std::vector<Event> marks;  // between planning and attention of batches
@@ -90,7 +73,11 @@ struct CudaAttention::State {
   BlockSumsView sums_view;
 
   State(int device_index, const std::string& variant)
-      : device(open_device(device_index)), kernel(choose_kernel(device, variant)) {}
+      : device(open_device(device_index)),
+        kernel(choose_kernel("attention", device, variant).variant == "sm90"
+                   ? AttentionKernel::kSm90
+                   : AttentionKernel::kSm80),
+        planning(planning_variant(device, variant)) {}
 
   std::size_t num_rows() const {
     return static_cast<std::size_t>(problem.seqlen) * static_cast<std::size_t>(problem.num_q_heads);
@@ -190,6 +177,7 @@ CudaAttention::~CudaAttention() = default;
 
 const DeviceInfo& CudaAttention::device() const { return state_->device; }
 AttentionKernel CudaAttention::kernel() const { return state_->kernel; }
+PlanningVariant CudaAttention::planning() const { return state_->planning; }
 
 void CudaAttention::State::begin_input(const Problem& new_problem, KernelDType new_dtype) {
   problem = new_problem;
@@ -254,10 +242,13 @@ void CudaAttention::State::finish_plan(const DevicePlan& device_plan) {
   for (int batch = 0; batch < device_plan.num_batches(); ++batch) prepare_batch(device_plan, batch);
   if (plan_kernel == AttentionKernel::kSm90) {
     const bool bf16 = dtype == KernelDType::kBf16;
-    maps.k = make_tensor_map(k, bf16, problem.num_kv_heads, problem.seqlen, problem.head_dim,
-                             tile.tile_n);
-    maps.v = make_tensor_map(v, bf16, problem.num_kv_heads, problem.seqlen, problem.head_dim,
-                             tile.tile_n);
+    const auto map_of = [&](const void* base) {
+      return make_tensor_map(
+          device::mapped_heads(base, problem.num_kv_heads, problem.seqlen, problem.head_dim), bf16,
+          tile.tile_n);
+    };
+    maps.k = map_of(k);
+    maps.v = map_of(v);
   }
 }
 
@@ -270,7 +261,7 @@ CudaStream CudaAttention::stream() const { return state_->stream.get(); }
 float CudaAttention::run_planner(DevicePlanner& planner) {
   State& s = *state_;
   s.begin.record(s.stream);
-  planner.plan(device_input(), s.stream.get());
+  planner.plan(device_input(), s.stream.get(), s.planning);
   s.end.record(s.stream);
   s.stream.synchronize();
   return s.end.milliseconds_since(s.begin);
@@ -305,7 +296,7 @@ PlannedTimes CudaAttention::run_planned(DevicePlanner& planner) {
   s.marks[0].record(s.stream);
   for (int batch = 0; batch < num_batches; ++batch) {
     Event* const mark = &s.marks[2 * static_cast<std::size_t>(batch)];
-    planner.plan_batch(batch, device_input(), s.stream.get());
+    planner.plan_batch(batch, device_input(), s.stream.get(), s.planning);
     mark[1].record(s.stream);
     enqueue_batch(batch);
     mark[2].record(s.stream);

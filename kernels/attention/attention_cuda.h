@@ -38,8 +38,9 @@ struct PlannedTimes {
 
 class CudaAttention {
  public:
-  // Picks the best kernel of the device, or the one named ("sm80", "sm90"). UnsupportedError when
-  // CUDA cannot be used here, the device does not exist or the kernel does not run on it.
+  // Picks the best kernels of the device, or the variant named ("sm80", "sm90"), for attention and
+  // for planning. UnsupportedError when CUDA cannot be used here, the device does not exist or the
+  // kernels do not run on it.
   CudaAttention(int device_index, const std::string& kernel_variant = "");
   ~CudaAttention();
   CudaAttention(const CudaAttention&) = delete;
@@ -47,6 +48,7 @@ class CudaAttention {
 
   const DeviceInfo& device() const;
   AttentionKernel kernel() const;
+  PlanningVariant planning() const;
 
   // Copies q [num_q_heads, seqlen, head_dim], k, v [num_kv_heads, seqlen, head_dim] (16-bit values
   // of `dtype`) to the device. UnsupportedError with bytes needed and free.

@@ -270,11 +270,6 @@ class ConsumerSm90 {
 
   // ---- products ----
 
-  // Descriptors: the low word moves through the tile, the high word is the same everywhere.
-  S2O_DEVICE static std::uint64_t descriptor_at(std::uint64_t first, int bytes) {
-    return (first & 0xffffffff00000000ull) |
-           (static_cast<std::uint32_t>(first) + static_cast<std::uint32_t>(bytes / 16));
-  }
   S2O_DEVICE void multiply_keys(float (&logits)[kKeyTiles][4]) const {
     const std::uint64_t q =
         warpgroup_descriptor(shared_address(s_.q[tile_count_ % kQueryBuffers]) +

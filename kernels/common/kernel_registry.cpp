@@ -1,5 +1,7 @@
 #include "kernels/common/kernel_registry.h"
 
+#include "kernels/common/error.h"
+
 namespace s2o {
 namespace {
 
@@ -25,6 +27,25 @@ std::string kernel_refusal(const KernelInfo& kernel, const DeviceInfo& device) {
          (kernel.max_compute_capability > kernel.min_compute_capability ? " or newer" : "") +
          ", device " + std::to_string(device.index) + " (" + device.name + ") is " +
          arch_text(found);
+}
+
+const KernelInfo& choose_kernel(const std::string& op, const DeviceInfo& device,
+                                const std::string& variant) {
+  std::string refusals;
+  std::string variants;
+  for (auto kernel = all_kernels().rbegin(); kernel != all_kernels().rend(); ++kernel) {
+    if (kernel->op != op || kernel->min_compute_capability == 0) continue;
+    variants = kernel->variant + (variants.empty() ? "" : " and " + variants);
+    if (!variant.empty() && kernel->variant != variant) continue;
+    const std::string refusal = kernel_refusal(*kernel, device);
+    if (refusal.empty()) return *kernel;
+    refusals += (refusals.empty() ? "" : "; ") + kernel->name + " " + refusal;
+  }
+  if (refusals.empty()) {
+    throw UnsupportedError("no " + op + " kernel '" + variant + "' for CUDA, there are " +
+                           variants);
+  }
+  throw UnsupportedError(refusals);
 }
 
 }  // namespace s2o

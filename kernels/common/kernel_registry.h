@@ -24,4 +24,9 @@ const std::vector<KernelInfo>& all_kernels();
 // "" if the kernel runs on a device of this compute capability, else what it needs.
 std::string kernel_refusal(const KernelInfo& kernel, const DeviceInfo& device);
 
+// The best kernel of an operation that runs on the device, or the variant named. UnsupportedError
+// says why there is none.
+const KernelInfo& choose_kernel(const std::string& op, const DeviceInfo& device,
+                                const std::string& variant);
+
 }  // namespace s2o

@@ -82,5 +82,11 @@ S2O_HOST_DEVICE constexpr std::uint64_t warpgroup_descriptor(std::uint32_t addre
          static_cast<std::uint64_t>((leading_bytes & 0x3ffffu) >> 4) << 16 |
          static_cast<std::uint64_t>((stride_bytes & 0x3ffffu) >> 4) << 32 | kSwizzle128Bytes << 62;
 }
+// The descriptor `bytes` further: the low word moves through the tile, the high word is the same
+// everywhere.
+S2O_HOST_DEVICE constexpr std::uint64_t descriptor_at(std::uint64_t first, int bytes) {
+  return (first & 0xffffffff00000000ull) |
+         (static_cast<std::uint32_t>(first) + static_cast<std::uint32_t>(bytes / 16));
+}
 
 }  // namespace s2o::device

@@ -27,10 +27,16 @@ S2O_DEVICE void load_box_async(std::uint32_t target, const TensorMap* map, Barri
 
 // What the CPU model keeps in the 128 bytes.
 struct ModelTensorMap {
-  const std::uint16_t* base;
-  std::int64_t head_dim, seqlen, num_heads;
+  MappedTensor tensor;
   int box_rows;
 };
+inline TensorMap model_tensor_map(const MappedTensor& tensor, int box_rows) {
+  const ModelTensorMap model{tensor, box_rows};
+  TensorMap map{};
+  static_assert(sizeof(model) <= sizeof(map.bytes));
+  std::memcpy(map.bytes, &model, sizeof(model));
+  return map;
+}
 
 inline void tensor_map_prefetch(const TensorMap*) {}
 inline void load_box_async(std::uint32_t target, const TensorMap* map, Barrier* barrier, int column,
@@ -43,11 +49,13 @@ inline void load_box_async(std::uint32_t target, const TensorMap* map, Barrier* 
   simt::bulk_copy(barrier, bytes, [=] {
     for (int r = 0; r < m.box_rows; ++r) {
       for (int c = 0; c < 64; ++c) {
-        const std::int64_t token = row + r;
-        const bool inside = token >= 0 && token < m.seqlen && column + c < m.head_dim &&
-                            head >= 0 && head < m.num_heads;
+        const MappedTensor& t = m.tensor;
+        const bool inside = row + r >= 0 && row + r < t.num_rows && column + c < t.num_columns &&
+                            head >= 0 && head < t.num_heads;
+        const auto* const base = static_cast<const std::uint16_t*>(t.base);
         const std::uint16_t value =
-            inside ? m.base[(head * m.seqlen + token) * m.head_dim + column + c] : std::uint16_t{0};
+            inside ? base[head * t.head_stride + (row + r) * t.num_columns + column + c]
+                   : std::uint16_t{0};
         // The 128-byte swizzle exchanges bits 4-6 of the address by bits 7-9.
         std::uint32_t address = target + static_cast<std::uint32_t>(r * 128 + c * 2);
         address ^= ((address >> 7) & 7u) << 4;

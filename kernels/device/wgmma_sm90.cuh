@@ -107,6 +107,35 @@ S2O_DEVICE void set_register_limit_down() {
                "{%64, %65, %66, %67}, %68, p, 1, 1, 1;}" \
                : S2O_ACCUMULATORS_128 \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1) : "memory")
+#define S2O_ACCUMULATORS_256 \
+  S2O_ACCUMULATORS_128, \
+  "+f"(d[16][0]), "+f"(d[16][1]), "+f"(d[16][2]), "+f"(d[16][3]), \
+  "+f"(d[17][0]), "+f"(d[17][1]), "+f"(d[17][2]), "+f"(d[17][3]), \
+  "+f"(d[18][0]), "+f"(d[18][1]), "+f"(d[18][2]), "+f"(d[18][3]), \
+  "+f"(d[19][0]), "+f"(d[19][1]), "+f"(d[19][2]), "+f"(d[19][3]), \
+  "+f"(d[20][0]), "+f"(d[20][1]), "+f"(d[20][2]), "+f"(d[20][3]), \
+  "+f"(d[21][0]), "+f"(d[21][1]), "+f"(d[21][2]), "+f"(d[21][3]), \
+  "+f"(d[22][0]), "+f"(d[22][1]), "+f"(d[22][2]), "+f"(d[22][3]), \
+  "+f"(d[23][0]), "+f"(d[23][1]), "+f"(d[23][2]), "+f"(d[23][3]), \
+  "+f"(d[24][0]), "+f"(d[24][1]), "+f"(d[24][2]), "+f"(d[24][3]), \
+  "+f"(d[25][0]), "+f"(d[25][1]), "+f"(d[25][2]), "+f"(d[25][3]), \
+  "+f"(d[26][0]), "+f"(d[26][1]), "+f"(d[26][2]), "+f"(d[26][3]), \
+  "+f"(d[27][0]), "+f"(d[27][1]), "+f"(d[27][2]), "+f"(d[27][3]), \
+  "+f"(d[28][0]), "+f"(d[28][1]), "+f"(d[28][2]), "+f"(d[28][3]), \
+  "+f"(d[29][0]), "+f"(d[29][1]), "+f"(d[29][2]), "+f"(d[29][3]), \
+  "+f"(d[30][0]), "+f"(d[30][1]), "+f"(d[30][2]), "+f"(d[30][3]), \
+  "+f"(d[31][0]), "+f"(d[31][1]), "+f"(d[31][2]), "+f"(d[31][3])
+#define S2O_REGISTERS_256 \
+  S2O_REGISTERS_128 ", " \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define S2O_PRODUCT_SHARED_256(type) \
+  asm volatile("{.reg .pred p; setp.ne.b32 p, %130, 0;\n" \
+               "wgmma.mma_async.sync.aligned.m64n256k16.f32." type "." type " {" S2O_REGISTERS_256 "}, " \
+               "%128, %129, p, 1, 1, 0, 0;}" \
+               : S2O_ACCUMULATORS_256 : "l"(a), "l"(b), "r"(accumulate) : "memory")
 // clang-format on
 
 // d = a b^T (+ d): a [64, 16] and b [columns, 16], both with the contracted dimension along the
@@ -114,15 +143,19 @@ S2O_DEVICE void set_register_limit_down() {
 template <class Element, int kTiles>
 S2O_DEVICE void warpgroup_multiply(float (&d)[kTiles][4], std::uint64_t a, std::uint64_t b,
                                    int accumulate) {
-  static_assert(kTiles == 8 || kTiles == 16);
+  static_assert(kTiles == 8 || kTiles == 16 || kTiles == 32);
   if constexpr (kTiles == 8 && Element::kIsBf16) {
     S2O_PRODUCT_SHARED_64("bf16");
   } else if constexpr (kTiles == 8) {
     S2O_PRODUCT_SHARED_64("f16");
-  } else if constexpr (Element::kIsBf16) {
+  } else if constexpr (kTiles == 16 && Element::kIsBf16) {
     S2O_PRODUCT_SHARED_128("bf16");
-  } else {
+  } else if constexpr (kTiles == 16) {
     S2O_PRODUCT_SHARED_128("f16");
+  } else if constexpr (Element::kIsBf16) {
+    S2O_PRODUCT_SHARED_256("bf16");
+  } else {
+    S2O_PRODUCT_SHARED_256("f16");
   }
 }
 
@@ -145,10 +178,13 @@ S2O_DEVICE void warpgroup_multiply_transposed(float (&d)[kTiles][4], std::uint32
 
 #undef S2O_ACCUMULATORS_64
 #undef S2O_ACCUMULATORS_128
+#undef S2O_ACCUMULATORS_256
 #undef S2O_REGISTERS_64
 #undef S2O_REGISTERS_128
+#undef S2O_REGISTERS_256
 #undef S2O_PRODUCT_SHARED_64
 #undef S2O_PRODUCT_SHARED_128
+#undef S2O_PRODUCT_SHARED_256
 #undef S2O_PRODUCT_REGISTERS_64
 #undef S2O_PRODUCT_REGISTERS_128
 

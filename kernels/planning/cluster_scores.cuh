@@ -10,17 +10,13 @@
 #include "kernels/device/cp_async.cuh"
 #include "kernels/device/layout.cuh"
 #include "kernels/device/mma_sm80.cuh"
-#include "kernels/planning/platform_planning.cuh"
-#include "kernels/planning/ranking_args.h"
+#include "kernels/planning/cluster_sums.cuh"
 
 namespace s2o::device {
 
 inline constexpr int kClusterScoreThreads = 32 * kClusterRowTile;
 inline constexpr int kClusterKeyTile = 64;
 inline constexpr int kClusterStages = 3;
-// Logits are relative to this many powers of two, so that the sum of a key is a normal number when
-// its largest logit lies in (-150, 80). Else the sum is repeated relative to the largest.
-inline constexpr float kLogitShift = 40.0f;
 
 template <int kHeadDim>
 struct SharedClusterScores {
@@ -120,13 +116,12 @@ class ClusterScores {
       const int c = i / 2 * 8 + lane_index() % 4 * 2 + i % 2;
       bias_[i] = load_global(log2_weights_ + row * kMaxClusters + c) + kLogitShift;
     }
-    const std::int64_t list =
-        kv_head_ * args_.shape.lists_per_kv_head + row_ % args_.shape.lists_per_kv_head;
-    const int segment = row_ / args_.shape.lists_per_kv_head;
-    row_id_ = static_cast<std::uint32_t>(list * args_.shape.num_segments + segment);
-    target_ = args_.scores +
-              (list - args_.first_kv_head * args_.shape.lists_per_kv_head) * args_.scores_per_list +
-              load_global(args_.score_offsets + segment) - args_.first_offset;
+    list_ = kv_head_ * args_.shape.lists_per_kv_head + row_ % args_.shape.lists_per_kv_head;
+    segment_ = row_ / args_.shape.lists_per_kv_head;
+    target_ =
+        args_.scores +
+        (list_ - args_.first_kv_head * args_.shape.lists_per_kv_head) * args_.scores_per_list +
+        load_global(args_.score_offsets + segment_) - args_.first_offset;
     sync_block(kClusterScoreThreads);  // all rows are in registers
   }
 
@@ -178,35 +173,20 @@ class ClusterScores {
     // Rows of the fragment: lane / 4 + 8 i of tile t is this thread's row 2 t + i.
     float sum[4];
 #pragma unroll
-    for (int r = 0; r < 4; ++r) sum[r] = sum_exp(logit[r / 2], r % 2, 0.0f);
+    for (int r = 0; r < 4; ++r) sum[r] = cluster_sum(logit[r / 2], r % 2, 0.0f);
     const float total = transposed_quad_sum(sum);
     float score = log2_fast(total);
-    if (any_lane(!(total > 0x1p-110f && total < 0x1p100f))) score = careful_score(logit);
+    if (any_lane(!is_normal_sum(total))) score = careful_score(logit);
     store(first_key, (score - kLogitShift) * kLn2);
   }
 
-  S2O_DEVICE static float sum_exp(const float (&logit)[kClusterTiles][4], int i, float reference) {
-    float sum = 0.0f;
-#pragma unroll
-    for (int n = 0; n < kClusterTiles; ++n) {
-      sum += exp2_fast(logit[n][2 * i] - reference) + exp2_fast(logit[n][2 * i + 1] - reference);
-    }
-    return sum;
-  }
   // The scores of keys whose sum is not a normal number: relative to the largest logit.
   S2O_DEVICE static float careful_score(const float (&logit)[2][kClusterTiles][4]) {
     float score = 0.0f;
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      float largest = kNegativeInfinity;
-#pragma unroll
-      for (int n = 0; n < kClusterTiles; ++n) {
-        largest =
-            max_of(largest, max_of(logit[r / 2][n][r % 2 * 2], logit[r / 2][n][r % 2 * 2 + 1]));
-      }
-      largest = quad_max(largest);
-      const float sum = quad_sum(sum_exp(logit[r / 2], r % 2, largest));
-      if (lane_index() % 4 == r) score = largest + log2_fast(sum);
+      const float own = careful_cluster_score(logit[r / 2], r % 2);
+      if (lane_index() % 4 == r) score = own;
     }
     return score;
   }
@@ -233,13 +213,8 @@ class ClusterScores {
       smallest = min_pairs(smallest, shuffle_xor(smallest, mask));
     }
     if (lane_index() != 0 || first_key_ >= row_end_) return;
-    const float high = unpack_low<Fp16>(largest);
-    const float low = unpack_low<Fp16>(smallest);
-    ScoreRange* const range = args_.ranges + row_id_;
-    atomic_max(&range->largest, ordered_bits(high));
-    atomic_max(&range->smallest_complement, ~ordered_bits(low));
-    const bool finite = absolute(high) < -kNegativeInfinity && absolute(low) < -kNegativeInfinity;
-    if (!finite) atomic_max(args_.bad_row, ~row_id_);
+    publish_score_range(args_, list_, segment_, unpack_low<Fp16>(largest),
+                        unpack_low<Fp16>(smallest));
   }
 
   const KeyScoreArgs& args_;
@@ -248,7 +223,8 @@ class ClusterScores {
   int kv_head_;
   int row_;  // of the KV head; of the last row where the warp has none
   bool exists_;
-  std::uint32_t row_id_;
+  int list_;
+  int segment_;
   int first_key_;
   int end_key_;  // of the block
   int row_end_;  // of the warp

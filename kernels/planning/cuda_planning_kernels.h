@@ -3,13 +3,15 @@
 #pragma once
 
 #include "kernels/attention/attention_launch.h"
+#include "kernels/planning/planner.h"
 #include "kernels/planning/planning_kernels.h"
 
 namespace s2o {
 
 class CudaPlanningKernels final : public PlanningKernels {
  public:
-  explicit CudaPlanningKernels(CudaStream stream) : stream_(stream) {}
+  CudaPlanningKernels(CudaStream stream, PlanningVariant variant)
+      : stream_(stream), variant_(variant) {}
   void clear(void* array, std::size_t bytes) override;
   void mean_queries(const MeanQueryArgs& args, KernelDType dtype, int head_dim) override;
   void key_scores(const KeyScoreArgs& args, KernelDType dtype, int head_dim) override;
@@ -38,6 +40,7 @@ class CudaPlanningKernels final : public PlanningKernels {
 
  private:
   CudaStream stream_;
+  PlanningVariant variant_;
 };
 
 }  // namespace s2o

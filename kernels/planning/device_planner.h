@@ -6,9 +6,14 @@
 #include <memory>
 
 #include "kernels/attention/attention_launch.h"
+#include "kernels/common/device_info.h"
 #include "kernels/planning/planner.h"
 
 namespace s2o {
+
+// The kernels for a device, or the variant named ("sm80", "sm90"; "" for the best). Throws
+// UnsupportedError when they do not run on it.
+PlanningVariant planning_variant(const DeviceInfo& device, const std::string& variant);
 
 class DevicePlanner {
  public:
@@ -25,13 +30,13 @@ class DevicePlanner {
   void prepare();
   // Enqueues the planning of one layer, all batches (planner.h) one after the other: the last one
   // stays. Neither allocates nor waits.
-  void plan(const DeviceInput& input, CudaStream stream);
+  void plan(const DeviceInput& input, CudaStream stream, PlanningVariant variant);
   // The same through kernels of the caller.
   void plan(const DeviceInput& input, PlanningKernels& kernels);
   int num_batches() const;
   // One batch: attention over it must be enqueued before the next. Batches follow each other from
   // 0 on.
-  void plan_batch(int batch, const DeviceInput& input, CudaStream stream);
+  void plan_batch(int batch, const DeviceInput& input, CudaStream stream, PlanningVariant variant);
   // Valid after prepare().
   DevicePlan device_plan() const;
   // After the stream was waited for: throws Error naming the row with a score that is not finite.

@@ -6,9 +6,15 @@
 #include <utility>
 
 #include "kernels/common/device_buffer.h"
+#include "kernels/common/kernel_registry.h"
 #include "kernels/planning/cuda_planning_kernels.h"
 
 namespace s2o {
+
+PlanningVariant planning_variant(const DeviceInfo& device, const std::string& variant) {
+  return choose_kernel("planning", device, variant).variant == "sm90" ? PlanningVariant::kSm90
+                                                                      : PlanningVariant::kSm80;
+}
 
 struct DevicePlanner::Memory {
   DeviceBytes bytes;
@@ -35,8 +41,8 @@ void DevicePlanner::prepare() {
   cuda_check(cudaDeviceSynchronize(), "planning: set-up");
 }
 
-void DevicePlanner::plan(const DeviceInput& input, CudaStream stream) {
-  CudaPlanningKernels kernels(stream);
+void DevicePlanner::plan(const DeviceInput& input, CudaStream stream, PlanningVariant variant) {
+  CudaPlanningKernels kernels(stream, variant);
   plan(input, kernels);
 }
 void DevicePlanner::plan(const DeviceInput& input, PlanningKernels& kernels) {
@@ -44,8 +50,9 @@ void DevicePlanner::plan(const DeviceInput& input, PlanningKernels& kernels) {
 }
 
 int DevicePlanner::num_batches() const { return planner_->num_batches(); }
-void DevicePlanner::plan_batch(int batch, const DeviceInput& input, CudaStream stream) {
-  CudaPlanningKernels kernels(stream);
+void DevicePlanner::plan_batch(int batch, const DeviceInput& input, CudaStream stream,
+                               PlanningVariant variant) {
+  CudaPlanningKernels kernels(stream, variant);
   plan_batch(batch, input, kernels);
 }
 void DevicePlanner::plan_batch(int batch, const DeviceInput& input, PlanningKernels& kernels) {

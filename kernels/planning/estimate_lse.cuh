@@ -6,9 +6,7 @@
 #include "kernels/device/cp_async.cuh"
 #include "kernels/device/layout.cuh"
 #include "kernels/device/mma_sm80.cuh"
-#include "kernels/planning/mean_queries.cuh"
-#include "kernels/planning/platform_planning.cuh"
-#include "kernels/planning/ranking_args.h"
+#include "kernels/planning/lse_rows.cuh"
 
 namespace s2o::device {
 
@@ -99,11 +97,6 @@ class EstimateLse {
         load_matrix_x4(q_[part][t], swizzled_step_address(address, kLseRows, t * 16, 2 * part));
       }
     }
-#pragma unroll
-    for (int r = 0; r < 2 * kRowTiles; ++r) {
-      largest_[r] = kNoWeight;
-      sum_[r] = 0.0f;
-    }
   }
   // Row of the tile that this thread holds as its row `r`.
   S2O_DEVICE static int row_of(int r) {
@@ -115,39 +108,22 @@ class EstimateLse {
     float logit[kRowTiles][kColumnTiles][4] = {};
     float spread[kRowTiles][kColumnTiles][4] = {};
     multiply(step % 2, first, logit, spread);
-    const float scale = args_.softmax_scale * kLog2E;
-    // Variances and squares of queries are kept times kVarianceUnit each.
-    constexpr float kUnit = kVarianceUnit<Element> * kVarianceUnit<Element>;
-    const float square_scale = args_.softmax_scale * args_.softmax_scale / kUnit;
+    const LseLogit<Element> logit_of(args_);
 #pragma unroll
     for (int r = 0; r < 2 * kRowTiles; ++r) {
       float x[2 * kColumnTiles];
-      float largest = largest_[r];
 #pragma unroll
       for (int i = 0; i < 2 * kColumnTiles; ++i) {
-        const float variance = spread[r / 2][i / 2][r % 2 * 2 + i % 2] * square_scale;
-        // spread_logit (plan_view.h), in units of log2.
-        const float lift = variance <= 1.0f
-                               ? variance * (0.5f * kLog2E)
-                               : fused(square_root_fast(variance), kLog2E, -0.5f * kLog2E);
-        x[i] = fused(logit[r / 2][i / 2][r % 2 * 2 + i % 2], scale, lift);
+        x[i] = logit_of(logit[r / 2][i / 2][r % 2 * 2 + i % 2],
+                        spread[r / 2][i / 2][r % 2 * 2 + i % 2]);
         if constexpr (kLast) {
           const int column = step * kLseColumns + first + i / 2 * 8 + lane_index() % 4 * 2 + i % 2;
-          if (column == block_) x[i] += own_share(row_of(r));
+          if (column == block_) x[i] += lse_own_share(row_of(r));
           if (column > block_) x[i] = kNoWeight;
         }
-        largest = max_of(largest, x[i]);
       }
-      float sum = sum_[r] * exp2_fast(largest_[r] - largest);
-#pragma unroll
-      for (int i = 0; i < 2 * kColumnTiles; ++i) sum += exp2_fast(x[i] - largest);
-      largest_[r] = largest;
-      sum_[r] = sum;
+      sums_[r].add(x);
     }
-  }
-  // log2 of the part of the row's own block that it sees.
-  S2O_DEVICE static float own_share(int row) {
-    return log_natural(static_cast<float>(row + 1) / static_cast<float>(kMomentBlock)) * kLog2E;
   }
 
   S2O_DEVICE void multiply(int buffer, int first, float (&logit)[kRowTiles][kColumnTiles][4],
@@ -187,12 +163,10 @@ class EstimateLse {
   S2O_DEVICE void write() const {
 #pragma unroll
     for (int r = 0; r < 2 * kRowTiles; ++r) {
-      const float largest = quad_max(largest_[r]);
-      const float sum = quad_sum(sum_[r] * exp2_fast(largest_[r] - largest));
+      const float lse = sums_[r].finish();
       const std::int64_t token = static_cast<std::int64_t>(block_) * kLseRows + row_of(r);
       if (lane_index() % 4 != 0 || token >= args_.seqlen) continue;
-      args_.lse[head_ * args_.seqlen + token] =
-          fused(largest, kLn2, log_natural(sum * static_cast<float>(kMomentBlock)));
+      args_.lse[head_ * args_.seqlen + token] = lse;
     }
   }
 
@@ -201,8 +175,7 @@ class EstimateLse {
   int block_;
   int head_;
   std::uint32_t q_[kHeadDim / 16][kRowTiles][4];
-  float largest_[2 * kRowTiles];  // of this thread's columns, log2
-  float sum_[2 * kRowTiles];
+  LseSum sums_[2 * kRowTiles];
 };
 
 }  // namespace s2o::device

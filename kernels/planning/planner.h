@@ -14,6 +14,9 @@ namespace s2o {
 
 class PlanningKernels;
 
+// Which kernels plan: sm90 has its own where warpgroup products pay (kernels.def).
+enum class PlanningVariant : std::uint8_t { kSm80, kSm90 };
+
 // One layer on the device.
 struct DeviceInput {
   Problem problem;

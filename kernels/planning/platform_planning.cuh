@@ -33,6 +33,11 @@ S2O_DEVICE float log2_fast(float x) {
   return y;
 }
 S2O_DEVICE float exp_natural(float x) { return expf(x); }
+S2O_DEVICE FloatPair load_shared_pair(const float* source) { return load_global_pair(source); }
+S2O_DEVICE void store_shared_16(void* target, const Words4& words) {
+  *static_cast<uint4*>(target) =
+      make_uint4(words.word[0], words.word[1], words.word[2], words.word[3]);
+}
 S2O_DEVICE void store_global_16(void* target, const Words4& words) {
   *static_cast<uint4*>(target) =
       make_uint4(words.word[0], words.word[1], words.word[2], words.word[3]);
@@ -153,12 +158,14 @@ inline float square_root(float x) { return std::sqrt(x); }
 inline float square_root_fast(float x) { return std::sqrt(x); }
 inline float log2_fast(float x) { return std::log2(x); }
 inline float exp_natural(float x) { return std::exp(x); }
+inline FloatPair load_shared_pair(const float* source) { return load_global_pair(source); }
 inline void store_global_16(void* target, const Words4& words) {
   if (reinterpret_cast<std::uintptr_t>(target) % 16 != 0) {
     throw std::runtime_error("simt: 16-byte store to an unaligned address");
   }
   std::memcpy(target, &words, sizeof(words));
 }
+inline void store_shared_16(void* target, const Words4& words) { store_global_16(target, words); }
 inline void store_streaming(std::int32_t* target, std::int32_t value) { *target = value; }
 inline float half_to_float(std::uint16_t bits) { return fp16_to_float(bits); }
 inline std::uint16_t load_half_bits(const std::uint16_t* source) { return *source; }

@@ -5,6 +5,7 @@
 #include "kernels/planning/cuda_planning_kernels.h"
 #include "kernels/planning/dispatch.cuh"
 #include "kernels/planning/estimate_lse.cuh"
+#include "kernels/planning/planning_sm90.h"
 
 namespace s2o {
 namespace device {
@@ -45,6 +46,9 @@ void CudaPlanningKernels::block_moments(const MomentArgs& args, KernelDType dtyp
 }
 
 void CudaPlanningKernels::estimate_lse(const LseArgs& args, KernelDType dtype, int head_dim) {
+  if (variant_ == PlanningVariant::kSm90) {
+    return launch_estimate_lse_sm90(args, dtype, head_dim, stream_);
+  }
   device::dispatch_element(dtype, head_dim, [&]<class Element, int kHeadDim>() {
     device::launch_blocks(device::estimate_lse_kernel<Element, kHeadDim>,
                           static_cast<std::int64_t>(args.num_q_heads) * args.num_blocks,
@@ -66,6 +70,9 @@ void CudaPlanningKernels::cluster_queries(const ClusterArgs& args, KernelDType d
 
 void CudaPlanningKernels::cluster_scores(const ClusterScoreArgs& args, KernelDType dtype,
                                          int head_dim) {
+  if (variant_ == PlanningVariant::kSm90) {
+    return launch_cluster_scores_sm90(args, dtype, head_dim, stream_);
+  }
   const KeyScoreArgs& rows = args.rows;
   device::dispatch_element(dtype, head_dim, [&]<class Element, int kHeadDim>() {
     device::launch_blocks(device::cluster_scores_kernel<Element, kHeadDim>,

@@ -1,6 +1,7 @@
 // Kernel entries and launches of XAttention's estimate.
 #include "kernels/planning/cuda_planning_kernels.h"
 #include "kernels/planning/dispatch.cuh"
+#include "kernels/planning/planning_sm90.h"
 #include "kernels/planning/stride_mass.cuh"
 #include "kernels/planning/stride_sums.cuh"
 
@@ -22,6 +23,9 @@ __global__ void __launch_bounds__(kStrideMassThreads)
 }  // namespace device
 
 void CudaPlanningKernels::stride_sums(const StrideSumArgs& args, KernelDType dtype, int head_dim) {
+  if (variant_ == PlanningVariant::kSm90) {
+    return launch_stride_sums_sm90(args, dtype, head_dim, stream_);
+  }
   const std::int64_t num_blocks = static_cast<std::int64_t>(args.num_q_heads) *
                                   (args.end_tile - args.first_tile) * args.num_chunks;
   device::dispatch_element(dtype, head_dim, [&]<class Element, int kHeadDim>() {

@@ -40,15 +40,16 @@ class StrideMass {
                                           args_.row_stride;
     for (int group = thread_index(); group < num_groups_; group += kStrideMassThreads) {
       float mass[kBlocks] = {};
+#pragma unroll 4
       for (int row = 0; row < num_rows_; ++row) {
         const std::int64_t place = first_ + static_cast<std::int64_t>(group) * kStrideRows + row;
         const float factor =
             exp2_fast(load_global(args_.references + place) - s_.row_largest[row]) *
             s_.row_factor[row];
+        float sums[kBlocks];
+        load_sums(place, sums);
 #pragma unroll
-        for (int b = 0; b < kBlocks; ++b) {
-          mass[b] = fused(load_global(args_.sums + place * kBlocks + b), factor, mass[b]);
-        }
+        for (int b = 0; b < kBlocks; ++b) mass[b] = fused(sums[b], factor, mass[b]);
       }
 #pragma unroll
       for (int b = 0; b < kBlocks; ++b) {
@@ -64,6 +65,23 @@ class StrideMass {
   static constexpr int kBlocks = kStrideGroup / kColumnsPerBlock;
   static constexpr int kThreadsPerRow = kStrideMassThreads / kRows;
 
+  // Of a row and group, in as few loads as there can be.
+  S2O_DEVICE void load_sums(std::int64_t place, float (&sums)[kBlocks]) const {
+    const float* const source = args_.sums + place * kBlocks;
+    if constexpr (kBlocks == 2) {
+      const FloatPair pair = load_global_pair(source);
+      sums[0] = pair.low;
+      sums[1] = pair.high;
+    } else {
+#pragma unroll
+      for (int b = 0; b < kBlocks; b += 4) {
+        const Words4 words = load_global_16(source + b);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sums[b + i] = bits_float(words.word[i]);
+      }
+    }
+  }
+
   S2O_DEVICE void normalise_rows() {
     const int row = thread_index() % kRows;
     float largest = -1e30f;
@@ -72,9 +90,11 @@ class StrideMass {
          group += kThreadsPerRow) {
       const std::int64_t place = first_ + static_cast<std::int64_t>(group) * kStrideRows + row;
       const float reference = load_global(args_.references + place);
+      float sums[kBlocks];
+      load_sums(place, sums);
       float sum = 0.0f;
 #pragma unroll
-      for (int b = 0; b < kBlocks; ++b) sum += load_global(args_.sums + place * kBlocks + b);
+      for (int b = 0; b < kBlocks; ++b) sum += sums[b];
       const float higher = max_of(largest, reference);
       normaliser =
           fused(normaliser, exp2_fast(largest - higher), sum * exp2_fast(reference - higher));

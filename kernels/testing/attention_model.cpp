@@ -46,20 +46,15 @@ void launch_shape_sm80(const AttentionKernelArgs& args, TileShape tile, std::uin
 
 // ---- the Hopper kernel
 
-device::TensorMap model_map(const void* base, const Problem& problem, int box_rows) {
-  const device::ModelTensorMap model{static_cast<const std::uint16_t*>(base), problem.head_dim,
-                                     problem.seqlen, problem.num_kv_heads, box_rows};
-  device::TensorMap map{};
-  static_assert(sizeof(model) <= sizeof(map.bytes));
-  std::memcpy(map.bytes, &model, sizeof(model));
-  return map;
-}
-
 template <class Traits>
 void launch_instance_sm90(const AttentionKernelArgs& args, const Problem& problem,
                           std::uint64_t seed) {
-  const device::TensorMaps maps{model_map(args.k, problem, Traits::kTileN),
-                                model_map(args.v, problem, Traits::kTileN)};
+  const auto map_of = [&](const void* base) {
+    return device::model_tensor_map(
+        device::mapped_heads(base, problem.num_kv_heads, problem.seqlen, problem.head_dim),
+        Traits::kTileN);
+  };
+  const device::TensorMaps maps{map_of(args.k), map_of(args.v)};
   simt::launch({.num_blocks = 2,  // few, so that each runs several tiles
                 .num_threads = Traits::kThreads,
                 .shared_bytes = sizeof(device::SharedSm90<Traits>),

@@ -6,8 +6,10 @@
 #include "kernels/planning/block_scores.cuh"
 #include "kernels/planning/cluster_queries.cuh"
 #include "kernels/planning/cluster_scores.cuh"
+#include "kernels/planning/cluster_scores_sm90.cuh"
 #include "kernels/planning/energy_rows.cuh"
 #include "kernels/planning/estimate_lse.cuh"
+#include "kernels/planning/estimate_lse_sm90.cuh"
 #include "kernels/planning/flex_heads.cuh"
 #include "kernels/planning/flex_rows.cuh"
 #include "kernels/planning/key_scores.cuh"
@@ -19,6 +21,7 @@
 #include "kernels/planning/select_rows.cuh"
 #include "kernels/planning/stride_mass.cuh"
 #include "kernels/planning/stride_sums.cuh"
+#include "kernels/planning/stride_sums_sm90.cuh"
 #include "kernels/planning/vertical_slash.cuh"
 #include "kernels/testing/simt.h"
 
@@ -38,7 +41,8 @@ void dispatch(KernelDType dtype, int head_dim, const Body& body) {
 
 class ModelPlanningKernels final : public PlanningKernels {
  public:
-  explicit ModelPlanningKernels(std::uint64_t seed) : seed_(seed) {}
+  ModelPlanningKernels(std::uint64_t seed, PlanningVariant variant)
+      : seed_(seed), variant_(variant) {}
 
   void clear(void* array, std::size_t bytes) override {
     if (bytes > 0) std::memset(array, 0, bytes);
@@ -91,6 +95,14 @@ class ModelPlanningKernels final : public PlanningKernels {
   }
   void estimate_lse(const LseArgs& args, KernelDType dtype, int head_dim) override {
     dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      if (variant_ == PlanningVariant::kSm90) {
+        const device::LseMaps maps = device::lse_maps(args, kHeadDim, device::model_tensor_map);
+        launch(args.num_q_heads / args.group_size * args.num_blocks,
+               device::product_threads(device::kLseConsumers),
+               sizeof(device::SharedLseSm90<kHeadDim>),
+               [&] { device::EstimateLseSm90<Element, kHeadDim>(args, maps).run(); });
+        return;
+      }
       launch(args.num_q_heads * args.num_blocks, device::kLseThreads,
              sizeof(device::SharedLse<kHeadDim>),
              [&] { device::EstimateLse<Element, kHeadDim>(args).run(); });
@@ -106,6 +118,16 @@ class ModelPlanningKernels final : public PlanningKernels {
   void cluster_scores(const ClusterScoreArgs& args, KernelDType dtype, int head_dim) override {
     const KeyScoreArgs& rows = args.rows;
     dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      if (variant_ == PlanningVariant::kSm90) {
+        constexpr int kChunkKeys = 256;  // so that a few keys are several chunks
+        const device::ClusterGridSm90 grid =
+            device::cluster_grid_sm90(rows, kHeadDim, kChunkKeys, device::model_tensor_map);
+        launch(rows.num_batch_kv_heads * grid.num_row_tiles * grid.num_key_chunks,
+               device::product_threads(device::kClusterConsumers),
+               sizeof(device::SharedClusterScoresSm90<kHeadDim>),
+               [&] { device::ClusterScoresSm90<Element, kHeadDim>(args, grid).run(); });
+        return;
+      }
       launch(rows.num_batch_kv_heads * rows.num_row_tiles * rows.num_key_chunks,
              device::kClusterScoreThreads, sizeof(device::SharedClusterScores<kHeadDim>),
              [&] { device::ClusterScores<Element, kHeadDim>(args).run(); });
@@ -149,6 +171,14 @@ class ModelPlanningKernels final : public PlanningKernels {
   void stride_sums(const StrideSumArgs& args, KernelDType dtype, int head_dim) override {
     const int blocks = args.num_q_heads * (args.end_tile - args.first_tile) * args.num_chunks;
     dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      if (variant_ == PlanningVariant::kSm90) {
+        const device::StrideMaps maps =
+            device::stride_maps(args, kHeadDim, device::model_tensor_map);
+        launch(blocks, device::product_threads(device::kStrideConsumers),
+               sizeof(device::SharedStrideSm90),
+               [&] { device::StrideSumsSm90<Element, kHeadDim>(args, maps).run(); });
+        return;
+      }
       launch(blocks, device::kStrideThreads, sizeof(device::SharedStride),
              [&] { device::StrideSums<Element, kHeadDim>(args).run(); });
     });
@@ -255,12 +285,14 @@ class ModelPlanningKernels final : public PlanningKernels {
   }
 
   std::uint64_t seed_;
+  const PlanningVariant variant_;
 };
 
 }  // namespace
 
-std::unique_ptr<PlanningKernels> model_planning_kernels(std::uint64_t seed) {
-  return std::make_unique<ModelPlanningKernels>(seed);
+std::unique_ptr<PlanningKernels> model_planning_kernels(std::uint64_t seed,
+                                                        PlanningVariant variant) {
+  return std::make_unique<ModelPlanningKernels>(seed, variant);
 }
 
 }  // namespace s2o::testing

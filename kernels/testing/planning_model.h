@@ -4,11 +4,13 @@
 #include <cstdint>
 #include <memory>
 
+#include "kernels/planning/planner.h"
 #include "kernels/planning/planning_kernels.h"
 
 namespace s2o::testing {
 
 // `seed` decides the schedule of the first launch; each further one has its own.
-std::unique_ptr<PlanningKernels> model_planning_kernels(std::uint64_t seed);
+std::unique_ptr<PlanningKernels> model_planning_kernels(
+    std::uint64_t seed, PlanningVariant variant = PlanningVariant::kSm80);
 
 }  // namespace s2o::testing

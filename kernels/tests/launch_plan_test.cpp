@@ -112,11 +112,18 @@ TEST(TileLaunchOrder, groups_kv_heads_and_starts_heavy_tiles_first) {
 
 TEST(KernelRegistry, lists_kernels_and_says_what_a_device_lacks) {
   const std::vector<KernelInfo>& kernels = all_kernels();
-  ASSERT_EQ(kernels.size(), 3u);
+  ASSERT_EQ(kernels.size(), 5u);
   EXPECT_EQ(kernels[1].name, "attention_sm80");
   DeviceInfo device{.index = 0, .name = "A100", .compute_capability = 80};
   EXPECT_EQ(kernel_refusal(kernels[1], device), "");
   EXPECT_EQ(kernel_refusal(kernels[2], device), "needs sm_90, device 0 (A100) is sm_80");
+  EXPECT_EQ(choose_kernel("planning", device, "").name, "planning_sm80");
+  EXPECT_THROW(choose_kernel("planning", device, "sm90"), UnsupportedError);
+  EXPECT_THROW(choose_kernel("planning", device, "sm70"), UnsupportedError);
+  device.compute_capability = 90;
+  EXPECT_EQ(choose_kernel("attention", device, "").name, "attention_sm90");
+  EXPECT_EQ(choose_kernel("planning", device, "").name, "planning_sm90");
+  EXPECT_EQ(choose_kernel("planning", device, "sm80").name, "planning_sm80");
   device.compute_capability = 75;
   EXPECT_EQ(kernel_refusal(kernels[1], device), "needs sm_80 or newer, device 0 (A100) is sm_75");
   device.compute_capability = 120;

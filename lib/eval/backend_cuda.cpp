@@ -200,7 +200,8 @@ class CudaBackend final : public Backend {
       cuda_check(cudaMemcpy(target, source, bytes, cudaMemcpyDeviceToHost), "fetch the plan");
     };
     const PlanBatch replan = [&](int batch) {
-      planner.plan_batch(batch, attention_->device_input(), attention_->stream());
+      planner.plan_batch(batch, attention_->device_input(), attention_->stream(),
+                         attention_->planning());
       cuda_check(cudaStreamSynchronize(attention_->stream()), "plan once more");
     };
     return {.plan = fetch_plan(input_->problem, planner.device_plan(), copy,

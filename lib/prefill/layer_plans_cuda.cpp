@@ -103,7 +103,8 @@ int LayerPlans::num_batches(std::size_t layer) const {
 void LayerPlans::plan(std::size_t layer, int batch) {
   Setting& setting = *layers_.at(layer);
   if (setting.planner != nullptr) {
-    setting.planner->plan_batch(batch, attention_.device_input(), attention_.stream());
+    setting.planner->plan_batch(batch, attention_.device_input(), attention_.stream(),
+                                attention_.planning());
     if (batch == 0) attention_.set_device_plan(setting.planner->device_plan(), kRunOptions);
     return;
   }

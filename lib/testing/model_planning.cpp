@@ -10,7 +10,8 @@
 #include "lib/testing/model_runner.h"
 
 namespace s2o::testing {
-ModelPlan plan_on_model(Planner& planner, const AttentionInput& input, std::uint64_t seed) {
+ModelPlan plan_on_model(Planner& planner, const AttentionInput& input, std::uint64_t seed,
+                        PlanningVariant variant) {
   const KernelDType dtype =
       input.dtype == StorageDType::kF16 ? KernelDType::kFp16 : KernelDType::kBf16;
   const auto q = to_16_bit(input.q, dtype);
@@ -30,7 +31,7 @@ ModelPlan plan_on_model(Planner& planner, const AttentionInput& input, std::uint
     std::memcpy(static_cast<std::byte*>(base) + constant.offset, constant.bytes.data(),
                 constant.bytes.size());
   }
-  const std::unique_ptr<PlanningKernels> kernels = model_planning_kernels(seed);
+  const std::unique_ptr<PlanningKernels> kernels = model_planning_kernels(seed, variant);
   const DeviceInput on_host = {
       .problem = input.problem, .dtype = dtype, .q = q.data(), .k = k.data(), .v = v.data()};
   const PlanBatch plan_batch = [&](int batch) {

@@ -15,6 +15,7 @@ struct ModelPlan {
   std::uint32_t error_word = 0;
 };
 // Workspace memory is poisoned first. `seed` decides the order of threads.
-ModelPlan plan_on_model(Planner& planner, const AttentionInput& input, std::uint64_t seed = 1);
+ModelPlan plan_on_model(Planner& planner, const AttentionInput& input, std::uint64_t seed = 1,
+                        PlanningVariant variant = PlanningVariant::kSm80);
 
 }  // namespace s2o::testing

@@ -30,8 +30,9 @@ SparsePlan cpu_plan(const char* name, const AttentionInput& input, const ordered
 
 // At most `share` of the keys may differ.
 void expect_near(const char* what, const AttentionInput& input, Planner& planner,
-                 const SparsePlan& expected, double share) {
-  const testing::ModelPlan model = testing::plan_on_model(planner, input);
+                 const SparsePlan& expected, double share,
+                 PlanningVariant variant = PlanningVariant::kSm80) {
+  const testing::ModelPlan model = testing::plan_on_model(planner, input, 1, variant);
   EXPECT_EQ(model.error_word, 0u) << what;
   check_plan(input.problem, model.plan);
   EXPECT_EQ(model.plan.passes[0].fold_end, expected.passes[0].fold_end) << what;
@@ -168,6 +169,8 @@ TEST(BlockPlannersModel, rbs_gives_the_cpu_plan) {
   }
 }
 
+constexpr PlanningVariant kVariants[] = {PlanningVariant::kSm80, PlanningVariant::kSm90};
+
 // Rows at or beyond `chunk` follow the rule of later chunks.
 SparsePlan xattention_plan(const AttentionInput& input, const XAttentionDeviceSettings& settings) {
   const Problem& problem = input.problem;
@@ -204,8 +207,11 @@ TEST(BlockPlannersModel, xattention_gives_the_cpu_plan) {
         // The first rows follow one rule, later rows the other.
         const XAttentionDeviceSettings settings{
             .stride = stride, .threshold = threshold, .chunk = 1024};
-        const auto planner = make_xattention_planner(input.problem, settings, 1 << 20);
-        expect_near("xattention", input, *planner, xattention_plan(input, settings), 0.01);
+        const SparsePlan expected = xattention_plan(input, settings);
+        for (const PlanningVariant variant : kVariants) {
+          const auto planner = make_xattention_planner(input.problem, settings, 1 << 20);
+          expect_near("xattention", input, *planner, expected, 0.01, variant);
+        }
       }
     }
   }
@@ -219,16 +225,21 @@ TEST(BlockPlannersModel, xattention_in_small_strips_gives_the_cpu_plan) {
       .chunk = 512,
       .sum_bytes = 1,
       .fold = {.rule = {.kind = Compensation::kBlocks, .fold_block = 64}}};
-  const auto planner = make_xattention_planner(input.problem, settings, 1 << 20);
-  expect_near("xattention in strips", input, *planner, xattention_plan(input, settings), 0.01);
+  for (const PlanningVariant variant : kVariants) {
+    const auto planner = make_xattention_planner(input.problem, settings, 1 << 20);
+    expect_near("xattention in strips", input, *planner, xattention_plan(input, settings), 0.01,
+                variant);
+  }
 }
 
 TEST(BlockPlannersModel, xattention_names_rows_whose_mass_is_not_finite) {
   AttentionInput input = structured_input(Shape{600, 2, 1, 64});
   input.q[static_cast<std::size_t>((600 + 300) * 64)] = std::numeric_limits<float>::quiet_NaN();
-  const auto planner = make_xattention_planner(input.problem, {.chunk = 2048}, 1 << 20);
-  const std::uint32_t bad = testing::plan_on_model(*planner, input).error_word;
-  EXPECT_EQ(planner->row_name(static_cast<std::int64_t>(~bad)), "query head 1, query tile 2");
+  for (const PlanningVariant variant : kVariants) {
+    const auto planner = make_xattention_planner(input.problem, {.chunk = 2048}, 1 << 20);
+    const std::uint32_t bad = testing::plan_on_model(*planner, input, 1, variant).error_word;
+    EXPECT_EQ(planner->row_name(static_cast<std::int64_t>(~bad)), "query head 1, query tile 2");
+  }
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include "kernels/planning/device_planner.h"
 #include "kernels/planning/s2o_layout.h"
 #include "lib/plan/device_plan.h"
+#include "lib/testing/device_runner.h"
 #include "lib/testing/inputs.h"
 #include "lib/testing/model_planning.h"
 #include "lib/testing/model_runner.h"
@@ -24,12 +25,14 @@ using nlohmann::ordered_json;
 using testing::Shape;
 using testing::structured_input;
 
-class PlanningGpuTest : public ::testing::Test {
+// With each variant of the kernels that the device runs.
+class PlanningGpuTest : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    const CudaStatus status = query_cuda();
-    if (!status.problem.empty()) GTEST_SKIP() << status.problem;
-    attention_ = std::make_unique<CudaAttention>(0);
+    const std::string refusal = testing::device_refusal(GetParam());
+    if (!refusal.empty()) GTEST_SKIP() << refusal;
+    attention_ = std::make_unique<CudaAttention>(0, GetParam());
+    EXPECT_EQ(attention_->planning() == PlanningVariant::kSm90, GetParam() == std::string("sm90"));
   }
 
   void set_input(const AttentionInput& input) {
@@ -44,7 +47,8 @@ class PlanningGpuTest : public ::testing::Test {
       cuda_check(cudaMemcpy(target, source, bytes, cudaMemcpyDeviceToHost), "fetch the plan");
     };
     const PlanBatch replan = [&](int batch) {
-      planner.plan_batch(batch, attention_->device_input(), attention_->stream());
+      planner.plan_batch(batch, attention_->device_input(), attention_->stream(),
+                         attention_->planning());
       cuda_check(cudaStreamSynchronize(attention_->stream()), "plan once more");
     };
     return fetch_plan(input.problem, planner.device_plan(), copy, FetchedArrays::kAll, replan);
@@ -57,6 +61,9 @@ class PlanningGpuTest : public ::testing::Test {
 
   std::unique_ptr<CudaAttention> attention_;
 };
+
+INSTANTIATE_TEST_SUITE_P(Variants, PlanningGpuTest, ::testing::Values("sm80", "sm90"),
+                         [](const auto& test) { return std::string(test.param); });
 
 // Most differing keys of all, as a share: blocks at the cut of a row whose score rounds otherwise.
 struct MethodCase {
@@ -96,7 +103,7 @@ const MethodCase kMethodCases[] = {
 };
 const Shape kShapes[] = {{3000, 4, 2, 64}, {2048, 4, 1, 128}, {129, 2, 1, 64}, {5, 1, 1, 128}};
 
-TEST_F(PlanningGpuTest, plans_agree_with_the_cpu_and_from_run_to_run) {
+TEST_P(PlanningGpuTest, plans_agree_with_the_cpu_and_from_run_to_run) {
   for (const Shape& shape : kShapes) {
     for (const StorageDType dtype : {StorageDType::kBF16, StorageDType::kF16}) {
       const AttentionInput input = structured_input(shape, "mixed", dtype);
@@ -143,7 +150,7 @@ TEST_F(PlanningGpuTest, plans_agree_with_the_cpu_and_from_run_to_run) {
   }
 }
 
-TEST_F(PlanningGpuTest, tau_zero_over_a_device_plan_equals_dense) {
+TEST_P(PlanningGpuTest, tau_zero_over_a_device_plan_equals_dense) {
   for (const char* sharing : {"query_head", "kv_head"}) {
     const AttentionInput input = structured_input({3000, 4, 2, 128});
     set_input(input);
@@ -162,7 +169,7 @@ TEST_F(PlanningGpuTest, tau_zero_over_a_device_plan_equals_dense) {
 }
 
 // A kernel that mistakes a tile of another batch for its own reads its tokens or writes its rows.
-TEST_F(PlanningGpuTest, batches_that_share_memory_give_the_bytes_of_one) {
+TEST_P(PlanningGpuTest, batches_that_share_memory_give_the_bytes_of_one) {
   const AttentionInput input = structured_input({5000, 4, 2, 128});
   set_input(input);
   const S2oDeviceSettings all_settings[] = {{.segment_size = 128, .stop = {.tau = 0.01f}},
@@ -223,7 +230,7 @@ TEST_F(PlanningGpuTest, batches_that_share_memory_give_the_bytes_of_one) {
   }
 }
 
-TEST_F(PlanningGpuTest, scores_that_are_not_finite_are_an_error_that_names_head_and_segment) {
+TEST_P(PlanningGpuTest, scores_that_are_not_finite_are_an_error_that_names_head_and_segment) {
   AttentionInput input = structured_input({1000, 2, 1, 64});
   for (int i = 0; i < 64; ++i) input.q[(1000 + 300) * 64 + i] = 1e30f;  // head 1, segment 2
   for (int i = 0; i < 64; ++i) input.k[5 * 64 + i] = 1e30f;
@@ -241,7 +248,7 @@ TEST_F(PlanningGpuTest, scores_that_are_not_finite_are_an_error_that_names_head_
   }
 }
 
-TEST_F(PlanningGpuTest, s2o_plus_orders_agree_with_exact_scores_up_to_near_ties) {
+TEST_P(PlanningGpuTest, s2o_plus_orders_agree_with_exact_scores_up_to_near_ties) {
   for (const StorageDType dtype : {StorageDType::kBF16, StorageDType::kF16}) {
     const AttentionInput input = structured_input({9000, 4, 2, 128}, "mixed", dtype);
     set_input(input);
@@ -272,7 +279,7 @@ TEST_F(PlanningGpuTest, s2o_plus_orders_agree_with_exact_scores_up_to_near_ties)
   }
 }
 
-TEST_F(PlanningGpuTest, long_orders_are_permutations_like_those_of_the_cpu_model) {
+TEST_P(PlanningGpuTest, long_orders_are_permutations_like_those_of_the_cpu_model) {
   const AttentionInput input = structured_input({20500, 2, 1, 64}, "heavy_tail");
   set_input(input);
   const S2oDeviceSettings settings{.segment_size = 4096};

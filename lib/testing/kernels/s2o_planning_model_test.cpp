@@ -22,12 +22,14 @@ struct Orders : testing::S2oOrders {
 };
 
 Orders orders_on_model(const AttentionInput& input, const S2oDeviceSettings& settings,
-                       std::uint64_t seed = 1) {
+                       std::uint64_t seed = 1, PlanningVariant variant = PlanningVariant::kSm80) {
   const auto planner = make_s2o_planner(input.problem, settings, 1 << 20);
-  testing::ModelPlan result = testing::plan_on_model(*planner, input, seed);
+  testing::ModelPlan result = testing::plan_on_model(*planner, input, seed, variant);
   check_plan(input.problem, result.plan);
   return {{input.problem, settings, result.plan.passes[0].gather_indices}, result.error_word};
 }
+
+constexpr PlanningVariant kVariants[] = {PlanningVariant::kSm80, PlanningVariant::kSm90};
 
 // Compares every row with the exact order of the CPU's scores.
 void expect_reference_order(const AttentionInput& input, const S2oDeviceSettings& settings,
@@ -74,7 +76,9 @@ TEST(S2oPlanningModel, cluster_orders_agree_with_the_cpu_planner_up_to_near_ties
                                          .normalizer_aware = aware,
                                          .value_aware = aware,
                                          .local_window = 128};
-        expect_reference_order(input, settings, orders_on_model(input, settings));
+        for (const PlanningVariant variant : kVariants) {
+          expect_reference_order(input, settings, orders_on_model(input, settings, 1, variant));
+        }
       }
     }
   }
@@ -82,33 +86,40 @@ TEST(S2oPlanningModel, cluster_orders_agree_with_the_cpu_planner_up_to_near_ties
 
 TEST(S2oPlanningModel, clusters_of_several_tiles_and_heads_keep_the_order) {
   const AttentionInput input = structured_input(Shape{1100, 4, 2, 64}, "stripes");
-  S2oDeviceSettings settings{.segment_size = 384,
-                             .share_key_order_in_group = true,
-                             .num_clusters = 9,
-                             .normalizer_aware = true,
-                             .value_aware = true};
-  const Orders plan = orders_on_model(input, settings);
-  expect_reference_order(input, settings, plan);
-  EXPECT_EQ(orders_on_model(input, settings, 5).order, plan.order);
-  settings.score_bytes = 1;
-  EXPECT_EQ(orders_on_model(input, settings, 6).order, plan.order);
-  settings.share_key_order_in_group = false;
-  expect_reference_order(input, settings, orders_on_model(input, settings));
+  for (const PlanningVariant variant : kVariants) {
+    S2oDeviceSettings settings{.segment_size = 384,
+                               .share_key_order_in_group = true,
+                               .num_clusters = 9,
+                               .normalizer_aware = true,
+                               .value_aware = true};
+    const Orders plan = orders_on_model(input, settings, 1, variant);
+    expect_reference_order(input, settings, plan);
+    EXPECT_EQ(orders_on_model(input, settings, 5, variant).order, plan.order);
+    settings.score_bytes = 1;
+    EXPECT_EQ(orders_on_model(input, settings, 6, variant).order, plan.order);
+    settings.share_key_order_in_group = false;
+    settings.local_window = 100;  // histories that end within a tile of keys
+    expect_reference_order(input, settings, orders_on_model(input, settings, 1, variant));
+  }
 }
 
 TEST(S2oPlanningModel, logits_far_from_their_normaliser_keep_the_order) {
   AttentionInput input = structured_input(Shape{400, 2, 1, 64});
   for (float& x : input.k) x *= 64.0f;  // exact in bf16; scores by the hundred
   const S2oDeviceSettings settings{.segment_size = 128, .num_clusters = 32};
-  expect_reference_order(input, settings, orders_on_model(input, settings));
+  for (const PlanningVariant variant : kVariants) {
+    expect_reference_order(input, settings, orders_on_model(input, settings, 1, variant));
+  }
 }
 
 TEST(S2oPlanningModel, cluster_scores_that_are_not_finite_name_their_row) {
   AttentionInput input = structured_input(Shape{520, 2, 1, 64});
   input.q[static_cast<std::size_t>((520 + 300) * 64 + 3)] = std::numeric_limits<float>::infinity();
-  const Orders plan =
-      orders_on_model(input, {.segment_size = 128, .num_clusters = 32, .normalizer_aware = true});
-  EXPECT_EQ(~plan.bad_row, 7u);  // list 1, segment 2 of 5
+  for (const PlanningVariant variant : kVariants) {
+    const Orders plan = orders_on_model(
+        input, {.segment_size = 128, .num_clusters = 32, .normalizer_aware = true}, 1, variant);
+    EXPECT_EQ(~plan.bad_row, 7u);  // list 1, segment 2 of 5
+  }
 }
 
 TEST(S2oPlanningModel, small_batches_and_depth_limits_keep_the_order) {

@@ -28,25 +28,26 @@ decltype(&cuTensorMapEncodeTiled) encode_function() {
 
 }  // namespace
 
-device::TensorMap make_tensor_map(const void* base, bool is_bf16, int num_heads,
-                                  std::int64_t seqlen, int head_dim, int box_rows) {
+device::TensorMap make_tensor_map(const device::MappedTensor& tensor, bool is_bf16, int box_rows) {
   static const auto encode = encode_function();
-  const auto row_bytes = static_cast<cuuint64_t>(head_dim) * 2;
-  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(head_dim), static_cast<cuuint64_t>(seqlen),
-                               static_cast<cuuint64_t>(num_heads)};
-  const cuuint64_t strides_bytes[2] = {row_bytes, row_bytes * static_cast<cuuint64_t>(seqlen)};
+  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(tensor.num_columns),
+                               static_cast<cuuint64_t>(tensor.num_rows),
+                               static_cast<cuuint64_t>(tensor.num_heads)};
+  const cuuint64_t strides_bytes[2] = {static_cast<cuuint64_t>(tensor.num_columns) * 2,
+                                       static_cast<cuuint64_t>(tensor.head_stride) * 2};
   const cuuint32_t box[3] = {64, static_cast<cuuint32_t>(box_rows), 1};
   const cuuint32_t element_strides[3] = {1, 1, 1};
   alignas(64) CUtensorMap encoded;
   const CUresult result =
       encode(&encoded, is_bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-             3, const_cast<void*>(base), sizes, strides_bytes, box, element_strides,
+             3, const_cast<void*>(tensor.base), sizes, strides_bytes, box, element_strides,
              CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
     throw CudaError("cuTensorMapEncodeTiled: error " + std::to_string(result) + " for " +
-                    std::to_string(num_heads) + " x " + std::to_string(seqlen) + " x " +
-                    std::to_string(head_dim) + ", boxes of " + std::to_string(box_rows) + " rows");
+                    std::to_string(tensor.num_heads) + " x " + std::to_string(tensor.num_rows) +
+                    " x " + std::to_string(tensor.num_columns) + ", boxes of " +
+                    std::to_string(box_rows) + " rows");
   }
   device::TensorMap map;
   static_assert(sizeof(map.bytes) == sizeof(encoded));

@@ -1,0 +1,108 @@
+// Kernel entries and launches of the planning kernels on warpgroup products.
+#include "kernels/attention/tensor_map_cuda.h"
+#include "kernels/planning/cluster_scores_sm90.cuh"
+#include "kernels/planning/dispatch.cuh"
+#include "kernels/planning/estimate_lse_sm90.cuh"
+#include "kernels/planning/planning_sm90.h"
+#include "kernels/planning/stride_sums_sm90.cuh"
+
+namespace s2o {
+namespace device {
+
+template <class Element, int kHeadDim>
+__global__ void __launch_bounds__(product_threads(kStrideConsumers), 1)
+    stride_sums_sm90_kernel(const __grid_constant__ StrideSumArgs args,
+                            const __grid_constant__ StrideMaps maps) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  StrideSumsSm90<Element, kHeadDim>(args, maps).run();
+#else
+  __trap();  // built for another architecture: the host never launches this
+#endif
+}
+
+template <class Element, int kHeadDim>
+__global__ void __launch_bounds__(product_threads(kLseConsumers), 1)
+    estimate_lse_sm90_kernel(const __grid_constant__ LseArgs args,
+                             const __grid_constant__ LseMaps maps) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  EstimateLseSm90<Element, kHeadDim>(args, maps).run();
+#else
+  __trap();  // built for another architecture: the host never launches this
+#endif
+}
+
+template <class Element, int kHeadDim>
+__global__ void __launch_bounds__(product_threads(kClusterConsumers), 1)
+    cluster_scores_sm90_kernel(const __grid_constant__ ClusterScoreArgs args,
+                               const __grid_constant__ ClusterGridSm90 grid) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  ClusterScoresSm90<Element, kHeadDim>(args, grid).run();
+#else
+  __trap();  // built for another architecture: the host never launches this
+#endif
+}
+
+int num_multiprocessors() {
+  int index = 0;
+  int count = 0;
+  cuda_check(cudaGetDevice(&index), "planning: current device");
+  cuda_check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, index),
+             "planning: number of multiprocessors");
+  return count;
+}
+
+}  // namespace device
+
+void launch_stride_sums_sm90(const StrideSumArgs& args, KernelDType dtype, int head_dim,
+                             CudaStream stream) {
+  const bool is_bf16 = dtype == KernelDType::kBf16;
+  const std::int64_t num_blocks = static_cast<std::int64_t>(args.num_q_heads) *
+                                  (args.end_tile - args.first_tile) * args.num_chunks;
+  device::dispatch_element(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+    const device::StrideMaps maps =
+        device::stride_maps(args, kHeadDim, [&](const device::MappedTensor& tensor, int box_rows) {
+          return make_tensor_map(tensor, is_bf16, box_rows);
+        });
+    device::launch_blocks(device::stride_sums_sm90_kernel<Element, kHeadDim>, num_blocks,
+                          device::product_threads(device::kStrideConsumers),
+                          sizeof(device::SharedStrideSm90), stream, "planning: antidiagonal sums",
+                          args, maps);
+  });
+}
+
+void launch_estimate_lse_sm90(const LseArgs& args, KernelDType dtype, int head_dim,
+                              CudaStream stream) {
+  const bool is_bf16 = dtype == KernelDType::kBf16;
+  const std::int64_t num_blocks =
+      static_cast<std::int64_t>(args.num_q_heads / args.group_size) * args.num_blocks;
+  device::dispatch_element(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+    const device::LseMaps maps =
+        device::lse_maps(args, kHeadDim, [&](const device::MappedTensor& tensor, int box_rows) {
+          return make_tensor_map(tensor, is_bf16, box_rows);
+        });
+    device::launch_blocks(device::estimate_lse_sm90_kernel<Element, kHeadDim>, num_blocks,
+                          device::product_threads(device::kLseConsumers),
+                          sizeof(device::SharedLseSm90<kHeadDim>), stream, "planning: normalisers",
+                          args, maps);
+  });
+}
+
+void launch_cluster_scores_sm90(const ClusterScoreArgs& args, KernelDType dtype, int head_dim,
+                                CudaStream stream) {
+  const bool is_bf16 = dtype == KernelDType::kBf16;
+  const int chunk_keys = device::cluster_chunk_sm90(args.rows, device::num_multiprocessors());
+  device::dispatch_element(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+    const device::ClusterGridSm90 grid = device::cluster_grid_sm90(
+        args.rows, kHeadDim, chunk_keys, [&](const device::MappedTensor& tensor, int box_rows) {
+          return make_tensor_map(tensor, is_bf16, box_rows);
+        });
+    device::launch_blocks(device::cluster_scores_sm90_kernel<Element, kHeadDim>,
+                          static_cast<std::int64_t>(args.rows.num_batch_kv_heads) *
+                              grid.num_row_tiles * grid.num_key_chunks,
+                          device::product_threads(device::kClusterConsumers),
+                          sizeof(device::SharedClusterScoresSm90<kHeadDim>), stream,
+                          "planning: scores from clusters", args, grid);
+  });
+}
+
+}  // namespace s2o

@@ -1,0 +1,20 @@
+// Launchers of the planning kernels that use instructions of sm_90a only. Host-safe.
+//
+// Each takes the arguments of the kernel of the same name of PlanningKernels and throws CudaError
+// when the launch is refused.
+#pragma once
+
+#include "kernels/attention/attention_launch.h"
+#include "kernels/planning/ranking_args.h"
+#include "kernels/planning/xattention_args.h"
+
+namespace s2o {
+
+void launch_stride_sums_sm90(const StrideSumArgs& args, KernelDType dtype, int head_dim,
+                             CudaStream stream);
+void launch_estimate_lse_sm90(const LseArgs& args, KernelDType dtype, int head_dim,
+                              CudaStream stream);
+void launch_cluster_scores_sm90(const ClusterScoreArgs& args, KernelDType dtype, int head_dim,
+                                CudaStream stream);
+
+}  // namespace s2o

@@ -1,0 +1,94 @@
+// Products of rows and keys on warpgroups (sm_90a), the part that planning kernels share: a ring of
+// stages in shared memory that one thread fills with tensor-map boxes, and the products of 64 rows
+// a warpgroup that read it. What is in a stage and what becomes of the accumulators is the
+// caller's.
+//
+// A block has some warpgroups of consumers and one more, of which one thread fills the ring and
+// which leaves its registers to the others.
+#pragma once
+
+#include "kernels/device/layout.cuh"
+#include "kernels/device/mbarrier_sm90.cuh"
+#include "kernels/device/tma_sm90.cuh"
+#include "kernels/device/wgmma_sm90.cuh"
+
+namespace s2o::device {
+
+S2O_HOST_DEVICE constexpr int product_threads(int consumers) { return (consumers + 1) * 128; }
+// The compiler gives each of three warpgroups 168 registers a thread, each of five 96; the filling
+// one keeps what its loops need.
+S2O_HOST_DEVICE constexpr int filling_registers(int consumers) { return consumers == 2 ? 40 : 32; }
+S2O_HOST_DEVICE constexpr int consumer_registers(int consumers) {
+  return consumers == 2 ? 232 : 112;
+}
+
+S2O_DEVICE int warpgroup_index() {
+  return static_cast<int>(uniform(static_cast<std::uint32_t>(thread_index() / 128)));
+}
+// fill() on one thread, consume(warpgroup) on each warpgroup of consumers.
+template <int kConsumers, class Fill, class Consume>
+S2O_DEVICE void run_product(const Fill& fill, const Consume& consume) {
+  static_assert(kConsumers == 2 || kConsumers == 4);
+  const int warpgroup = warpgroup_index();
+  if (warpgroup == kConsumers) {
+    set_register_limit_down<filling_registers(kConsumers)>();
+    if (thread_index() == kConsumers * 128) fill();
+  } else {
+    set_register_limit_up<consumer_registers(kConsumers)>();
+    consume(warpgroup);
+  }
+}
+
+// Entry e lies in stage e % kStages.
+template <int kStages>
+struct ProductRing {
+  static_assert((kStages & (kStages - 1)) == 0, "so that places need no division");
+  Barrier full[kStages];
+  Barrier empty[kStages];  // given back by every warp that reads the stage
+
+  // One thread; a block barrier must follow.
+  S2O_DEVICE void init(int reading_warps) {
+    for (int stage = 0; stage < kStages; ++stage) {
+      barrier_init(&full[stage], 1);
+      barrier_init(&empty[stage], reading_warps);
+    }
+    barrier_init_fence();
+  }
+
+  // The filling thread: waits until the stage of the entry is free and says how much will come.
+  // The copies then complete on the barrier returned.
+  S2O_DEVICE Barrier* begin_fill(int entry, int bytes) {
+    barrier_wait(&empty[entry % kStages], (entry / kStages + 1) % 2);
+    barrier_arrive_expect(&full[entry % kStages], bytes);
+    return &full[entry % kStages];
+  }
+
+  // Consumers. After give_back the warp reads the entry no more.
+  S2O_DEVICE void wait(int entry) { barrier_wait(&full[entry % kStages], entry / kStages % 2); }
+  S2O_DEVICE void give_back(int entry) {
+    sync_warp();
+    if (lane_index() == 0) barrier_arrive(&empty[entry % kStages]);
+  }
+};
+
+// Issues d = a b^T (+ d) over kPanels panels of 64 columns and commits. `a` is the address of the
+// warpgroup's first row in a tile of a_rows rows, `b` that of 8 kTiles rows in a tile of b_rows.
+// NOTE: registers must have been pinned since they were last touched.
+template <class Element, int kPanels, int kTiles>
+S2O_DEVICE void issue_product(float (&d)[kTiles][4], std::uint32_t a, int a_rows, std::uint32_t b,
+                              int b_rows, bool accumulate) {
+  const std::uint64_t rows = warpgroup_descriptor(a, 16, 8 * kPanelRowBytes);
+  const std::uint64_t columns = warpgroup_descriptor(b, 16, 8 * kPanelRowBytes);
+  warpgroup_fence();
+#pragma unroll
+  for (int step = 0; step < 4 * kPanels; ++step) {
+    const int in_panel = step % 4 * 32;  // 16 elements of a 128-byte row
+    warpgroup_multiply<Element>(
+        d, descriptor_at(rows, step / 4 * a_rows * kPanelRowBytes + in_panel),
+        descriptor_at(columns, step / 4 * b_rows * kPanelRowBytes + in_panel),
+        accumulate || step > 0 ? 1 : 0);
+  }
+  warpgroup_commit();
+}
+
+}  // namespace s2o::device
