@@ -8,9 +8,10 @@
 // Early stop: the gains of step j are summed while its probabilities are packed, posted while the
 // warpgroup waits for its turn, and collected in the middle of the softmax of step j + 1, so that
 // no warpgroup waits for the other. If the tile stops, the probabilities of step j + 1 are dropped:
-// what the tile gives is that of a stop right after step j (up to a rounding: sums may be relative
-// to the maximum of step j + 1), and half a step of work per tile is lost. The producer learns of
-// the stop with the next K buffer that it gets back.
+// result and counters are those of a stop right after step j, and half a step of work per tile is
+// lost. Sums are restored, not rescaled: relative to the maximum of a dropped step, probabilities
+// of steps to come could be too small for fp16. The producer learns of the stop with the next K
+// buffer that it gets back.
 //
 // Gains are summed as integers in units of tau: one instruction sums a warp, one shared atomic the
 // tile, and the order of summation does not matter. Steps that nothing is decided after are summed
@@ -192,13 +193,16 @@ class ConsumerSm90 {
           finish_values(p);
         });
         if constexpr (kEarlyStop) decide(waiting, gains);
-        rescale(correction);
+        if constexpr (!kEarlyStop) rescale(correction);
         gain = pack(logits, p);
-        if ((flags & stopped_) != 0) {  // the decision came too late for this step
-          take_back(before, correction);
-          drop_values();
-          has_p = false;
-          break;
+        if constexpr (kEarlyStop) {
+          if ((flags & stopped_) != 0) {  // the decision came too late for this step
+            rows_ = before;
+            drop_values();
+            has_p = false;
+            break;
+          }
+          rescale(correction);
         }
         count_step(flags, false);
         waiting = flags;
@@ -373,15 +377,6 @@ class ConsumerSm90 {
     for (int n = 0; n < kValueTiles; ++n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) acc_[n][e] *= correction[e / 2];
-    }
-  }
-
-  // The sums before the last step, relative to the maximum that the outputs were rescaled to.
-  S2O_DEVICE void take_back(const RowPair& before, const float (&correction)[2]) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      if (before.maximum[i] == kNegativeInfinity) rows_.maximum[i] = kNegativeInfinity;
-      rows_.normaliser[i] = before.normaliser[i] * correction[i];
     }
   }
 
