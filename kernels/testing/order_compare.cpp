@@ -8,6 +8,17 @@
 
 namespace s2o::testing {
 
+namespace {
+
+// Entries of the class around a slot beyond the sharp class.
+std::int64_t share_width(std::int64_t slot, std::int64_t sharp, std::int64_t length) {
+  const std::uint32_t c =
+      share_class(static_cast<std::uint32_t>((slot - sharp) * kShareUnit / (length - sharp)));
+  return (share_begin(c + 1) - share_begin(c)) * (length - sharp) / kShareUnit;
+}
+
+}  // namespace
+
 OrderComparison compare_orders(std::span<const float> scores, std::span<const std::int32_t> order,
                                std::span<const std::int32_t> reference,
                                const OrderTolerance& tolerance) {
@@ -36,7 +47,7 @@ OrderComparison compare_orders(std::span<const float> scores, std::span<const st
     if (token == reference[static_cast<std::size_t>(slot)]) continue;
     ++result.moved;
     const std::int64_t width =
-        slot < sharp ? sharp / kFineClasses + 1 : (length - sharp) / (kDroppedClass - 1) + 1;
+        slot < sharp ? sharp / kFineClasses + 1 : share_width(slot, sharp, length) + 1;
     const double span = score_at(slot - width) - score_at(slot + width);
     const double allowed = span + 4.0 * step + 2.0 * tolerance.score_error;
     const double gap =
