@@ -42,7 +42,6 @@ struct HistoryShape {
 inline constexpr int kCoarseClasses = 8;
 inline constexpr int kDroppedClass = kCoarseClasses - 1;   // beyond order_length
 inline constexpr int kFineClasses = 256 - kCoarseClasses;  // a byte tells a class of either kind
-inline constexpr std::uint32_t kShareUnit = 256;
 inline constexpr int kRankBins = 4096;                 // equal steps between best and worst score
 inline constexpr std::int64_t kMaxSharpDepth = 16384;  // what stage two holds in shared memory
 inline constexpr std::int64_t kMinSharpDepth = 4096;
@@ -57,45 +56,29 @@ S2O_ANYWHERE inline std::int64_t sharp_depth(std::int64_t history_length,
   return depth < order_length ? depth : order_length;
 }
 
-// Where classes 1 to kDroppedClass begin, in units of 1 / kShareUnit of the entries beyond the
-// sharp class: at equal ratios of depth when the sharp class is an eighth of all.
-S2O_ANYWHERE constexpr std::uint32_t share_begin(std::uint32_t c) {
-  constexpr std::uint32_t kBegins[kDroppedClass] = {0, 15, 37, 67, 110, 170, kShareUnit};
-  return kBegins[c - 1];
-}
-
-// Class of a share below kShareUnit.
-S2O_ANYWHERE constexpr std::uint32_t share_class(std::uint32_t share) {
-  std::uint32_t c = 1;
-  for (std::uint32_t next = 2; next < kDroppedClass; ++next)
-    c += share >= share_begin(next) ? 1 : 0;
-  return c;
-}
-
 // From depths to classes, told by one number: of a key in the sharp class its fine class, else
-// kFineClasses plus its coarse class.
+// kFineClasses plus its coarse class. Depths are below 2^24: exact in fp32.
 struct RankClasses {
   std::uint32_t sharp;
-  std::uint32_t order_length;
-  float fine_scale;   // fine classes per entry
-  float share_scale;  // shares per entry beyond the sharp class
+  float fine_scale;                     // fine classes per entry
+  std::uint32_t begins[kDroppedClass];  // depths at which classes 1 to kDroppedClass begin
 
-  S2O_ANYWHERE RankClasses(std::uint32_t sharp_entries, std::uint32_t order_entries)
+  S2O_ANYWHERE RankClasses(std::uint32_t sharp_entries, std::uint32_t order_length)
       : sharp(sharp_entries),
-        order_length(order_entries),
-        fine_scale(static_cast<float>(kFineClasses) / static_cast<float>(sharp)),
-        share_scale(static_cast<float>(kShareUnit) / static_cast<float>(order_length - sharp)) {}
-
-  // Class of the keys of a bin that covers entries [depth, end) of a row. Never falls with depth. A
-  // bin that does not fit the sharp class goes to the next. Depths are below 2^24, exact in fp32.
-  S2O_ANYWHERE std::uint32_t operator()(std::uint32_t depth, std::uint32_t end) const {
-    if (end <= sharp) {
-      return static_cast<std::uint32_t>(static_cast<float>(depth) * fine_scale);
+        fine_scale(static_cast<float>(kFineClasses) / static_cast<float>(sharp_entries)) {
+    // At equal ratios of depth when the sharp class is an eighth of all.
+    constexpr std::uint32_t kShares[kDroppedClass] = {0, 15, 37, 67, 110, 170, 256};
+    for (int i = 0; i < kDroppedClass; ++i) {
+      begins[i] = sharp + (kShares[i] * (order_length - sharp) + 255) / 256;
     }
-    if (depth >= order_length) return kFineClasses + kDroppedClass;
-    if (depth < sharp) return kFineClasses + 1;
-    return kFineClasses +
-           share_class(static_cast<std::uint32_t>(static_cast<float>(depth - sharp) * share_scale));
+  }
+  // Class of the keys of a bin that covers entries [depth, end) of a row. Never falls with depth. A
+  // bin that does not fit the sharp class goes to the next.
+  S2O_ANYWHERE std::uint32_t operator()(std::uint32_t depth, std::uint32_t end) const {
+    const auto fine = static_cast<std::uint32_t>(static_cast<float>(depth) * fine_scale);
+    std::uint32_t rest = kFineClasses + 1;
+    for (int i = 1; i < kDroppedClass; ++i) rest += depth >= begins[i] ? 1 : 0;
+    return end <= sharp ? fine : rest;
   }
 };
 

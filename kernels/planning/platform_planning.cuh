@@ -17,6 +17,17 @@ S2O_DEVICE T shuffle_from(T value, int lane) {
   return __shfl_sync(0xffffffffu, value, lane);
 }
 S2O_DEVICE void atomic_count(std::uint32_t* address) { atomicAdd(address, 1u); }
+// `value` plus that of the lane `delta` below, where there is one: two instructions, for the
+// shuffle tells whether there is.
+S2O_DEVICE std::uint32_t plus_lane_below(std::uint32_t value, int delta) {
+  asm volatile(
+      "{.reg .pred p; .reg .b32 below;\n"
+      " shfl.sync.up.b32 below|p, %0, %1, 0, 0xffffffff;\n"
+      " @p add.u32 %0, %0, below;}"
+      : "+r"(value)
+      : "r"(delta));
+  return value;
+}
 // As opaque() of platform_cuda.cuh; what it returns is for store_global.
 S2O_DEVICE std::int32_t* opaque(std::int32_t* pointer) {
   asm("" : "+l"(pointer));
@@ -172,6 +183,10 @@ T shuffle_from(T value, int lane) {
   return args.result;
 }
 inline void atomic_count(std::uint32_t* address) { ++*address; }
+inline std::uint32_t plus_lane_below(std::uint32_t value, int delta) {
+  const std::uint32_t below = shuffle_up(value, delta);
+  return lane_index() < delta ? value : value + below;
+}
 inline std::int32_t* opaque(std::int32_t* pointer) { return pointer; }
 inline void store_global(std::int32_t* target, std::int32_t value) { *target = value; }
 inline std::uint32_t shift_left_wrapped(std::uint32_t x, std::uint32_t count) {

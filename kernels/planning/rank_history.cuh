@@ -11,77 +11,9 @@
 // equal class find each other by one vote per bit.
 #pragma once
 
-#include "kernels/planning/platform_planning.cuh"
-#include "kernels/planning/s2o_args.h"
+#include "kernels/planning/rank_classes.cuh"
 
 namespace s2o::device {
-
-inline constexpr int kRankThreads = 512;
-inline constexpr int kRankWarps = kRankThreads / 32;
-inline constexpr int kRankItems = 8;  // neighbouring keys of a lane in a part
-inline constexpr int kWarpKeys = 32 * kRankItems;
-inline constexpr int kTileParts = 2;  // of a warp between two barriers
-inline constexpr int kRankTile = kTileParts * kRankWarps * kWarpKeys;
-inline constexpr int kClassBits = 8;
-static_assert(kCoarseClasses == 8, "four bits of a 32-bit counter each");
-static_assert(kFineClasses + kCoarseClasses <= 1 << kClassBits);
-inline constexpr int kTokenBits = 24;  // an entry is a class and a token
-inline constexpr std::uint32_t kTokenMask = (1u << kTokenBits) - 1u;
-inline constexpr std::uint32_t kFirstRest = (kFineClasses + 1u)
-                                            << kTokenBits;  // beyond the sharp class
-
-// Classes of a warp's keys are counted in two registers, a byte each: even classes, odd classes.
-// Sums of all keys of a warp reach 256, which spills into the next byte; but then the classes of
-// that byte and of those above it in either register have no keys, and nobody asks for them.
-struct ClassBytes {
-  std::uint32_t even = 0;
-  std::uint32_t odd = 0;
-
-  // What finds the byte of a class.
-  S2O_DEVICE static std::uint32_t selector(std::uint32_t c) { return c >> 1 | (c & 1u) << 2; }
-  S2O_DEVICE std::uint32_t operator[](std::uint32_t selector) const {
-    return select_byte(even, odd, selector) & 0xffu;
-  }
-  S2O_DEVICE ClassBytes operator+(const ClassBytes& other) const {
-    return {even + other.even, odd + other.odd};
-  }
-  S2O_DEVICE ClassBytes from_lane(int lane) const {
-    return {shuffle_from(even, lane), shuffle_from(odd, lane)};
-  }
-  // Sums of the classes before each.
-  S2O_DEVICE ClassBytes starts() const {
-    const std::uint32_t pairs = (even + odd) * 0x01010100u;
-    return {pairs, pairs + even};
-  }
-  // Sums over the lanes before this one.
-  S2O_DEVICE ClassBytes prefix_sum() const {
-    return {warp_prefix_sum(even) - even, warp_prefix_sum(odd) - odd};
-  }
-};
-
-// Bin of a score, as the byte offset of a 32-bit word: 0 is the best. Never falls as the score
-// falls. One multiply-add in units of a quarter bin: adding 2^23 leaves the integer in the low
-// bits.
-struct ScoreBins {
-  float steps;   // minus quarter bins per unit of score
-  float offset;  // 2^23 + quarter bins of the best score, an integer
-
-  S2O_DEVICE std::uint32_t operator()(float score) const {
-    return float_bits(fused(score, steps, offset)) & (4 * kRankBins - 4);
-  }
-};
-S2O_DEVICE ScoreBins score_bins(const ScoreRange& range) {
-  // Scores were rounded to fp16 and clamped; so are their bounds.
-  constexpr float kBound = 65504.0f;
-  const float largest = max_of(min_of(ordered_float(range.largest), kBound), -kBound);
-  const float smallest = max_of(min_of(ordered_float(~range.smallest_complement), kBound), -kBound);
-  const std::uint32_t packed = pack_pair<Fp16>(largest, smallest);
-  const float top = unpack_low<Fp16>(packed);
-  const float span = top - unpack_high<Fp16>(packed);
-  // The offset is rounded to an integer: one bin is spared at either end.
-  const float steps = span > 0.0f ? 4.0f * static_cast<float>(kRankBins - 2) / span : 0.0f;
-  return {-steps, fused(top, steps, 8388608.0f + 4.0f)};
-}
 
 struct SharedRank {
   std::uint32_t sharp[kMaxSharpDepth];  // entries of the sharp class
@@ -92,7 +24,7 @@ struct SharedRank {
   union {
     // First the keys of each bin; then its class << 24, the place of the class's counter in a
     // lane's register << 8, and the selector of its byte.
-    std::uint32_t histogram[kRankBins];
+    alignas(16) std::uint32_t histogram[kRankBins];
     std::uint32_t fine_counts[kRankWarps][1 << kClassBits];  // then next places in the order
   };
   std::uint16_t totals[2][kRankWarps][kCoarseClasses];  // keys of a tile; tiles take turns
@@ -178,18 +110,19 @@ class RankHistory {
 
   S2O_DEVICE void choose_classes() {
     constexpr int kBinsPerThread = kRankBins / kRankThreads;
+    static_assert(kBinsPerThread % 4 == 0);
     // Smallest depth of each class, as complements: a class without keys stays at the end.
     if (thread_index() < kCoarseClasses) {
       s_.class_place[thread_index()] = ~static_cast<std::uint32_t>(order_length_);
     }
     if (thread_index() == 0) s_.num_sharp = 0;
-    std::uint32_t counts[kBinsPerThread];
+    std::uint32_t* const bins = &s_.histogram[thread_index() * kBinsPerThread];
+    Words4 words[kBinsPerThread / 4];
     std::uint32_t total = 0;
-    const int first = thread_index() * kBinsPerThread;
 #pragma unroll
     for (int i = 0; i < kBinsPerThread; ++i) {
-      counts[i] = s_.histogram[first + i];
-      total += counts[i];
+      if (i % 4 == 0) words[i / 4] = load_shared_16(shared_address(bins + i));
+      total += words[i / 4].word[i % 4];
     }
     std::uint32_t depth = block_prefix_sum(total);
     const RankClasses classes(static_cast<std::uint32_t>(sharp_),
@@ -199,16 +132,18 @@ class RankHistory {
     std::uint32_t sharp_end = 0;
 #pragma unroll
     for (int i = 0; i < kBinsPerThread; ++i) {
-      if (counts[i] > 0) {
-        const std::uint32_t end = depth + counts[i];
-        const std::uint32_t code = classes(depth, end);
-        const std::uint32_t c = code < kFineClasses ? 0 : code - kFineClasses;
-        s_.histogram[first + i] = code << kTokenBits | 4 * c << 8 | ClassBytes::selector(c);
-        if (c != last_class) atomic_max(&s_.class_place[c], ~depth);
+      const std::uint32_t count = words[i / 4].word[i % 4];
+      const std::uint32_t end = depth + count;
+      const std::uint32_t code = classes(depth, end);
+      const std::uint32_t c = (code > kFineClasses ? code : kFineClasses) - kFineClasses;
+      words[i / 4].word[i % 4] = code << kTokenBits | 4 * c << 8 | ClassBytes::selector(c);
+      if (count > 0 && c != last_class) {
+        atomic_max(&s_.class_place[c], ~depth);
         last_class = c;
-        if (c == 0) sharp_end = end;
       }
-      depth += counts[i];
+      if (count > 0 && c == 0) sharp_end = end;
+      depth = end;
+      if (i % 4 == 3) store_global_16(bins + i - 3, words[i / 4]);
     }
     if (sharp_end > 0) atomic_max(&s_.num_sharp, sharp_end);
     sync_block(kRankThreads);
