@@ -35,12 +35,13 @@ struct HistoryShape {
 };
 
 // The order of a row is a counting sort by rounded score in two stages. Stage one splits the row
-// into kCoarseClasses: the sharp class, which holds the best keys, and equal shares of the rest.
-// Stage two splits the sharp class into kFineClasses. Inside a class keys keep their order. With
-// 16,384 sharp keys a fine class holds 64: less than a step of attention, so nothing finer matters.
-inline constexpr int kCoarseClasses = 16;
-inline constexpr int kDroppedClass = kCoarseClasses - 1;  // beyond order_length
-inline constexpr int kFineClasses = 256;
+// into kCoarseClasses: the sharp class, which holds the best keys, and shares of the rest that grow
+// with their depth. Stage two splits the sharp class into kFineClasses. Inside a class keys keep
+// their order. With 16,384 sharp keys a fine class holds 66: less than a step of attention, so
+// nothing finer matters.
+inline constexpr int kCoarseClasses = 8;
+inline constexpr int kDroppedClass = kCoarseClasses - 1;   // beyond order_length
+inline constexpr int kFineClasses = 256 - kCoarseClasses;  // a byte tells a class of either kind
 inline constexpr int kRankBins = 4096;                 // equal steps between best and worst score
 inline constexpr std::int64_t kMaxSharpDepth = 16384;  // what stage two holds in shared memory
 inline constexpr std::int64_t kMinSharpDepth = 4096;
@@ -55,19 +56,30 @@ S2O_ANYWHERE inline std::int64_t sharp_depth(std::int64_t history_length,
   return depth < order_length ? depth : order_length;
 }
 
-struct RankClass {
-  std::uint32_t coarse;
-  std::uint32_t fine;
+// From depths to classes, told by one number: of a key in the sharp class its fine class, else
+// kFineClasses plus its coarse class. Depths are below 2^24: exact in fp32.
+struct RankClasses {
+  std::uint32_t sharp;
+  float fine_scale;                     // fine classes per entry
+  std::uint32_t begins[kDroppedClass];  // depths at which classes 1 to kDroppedClass begin
+
+  S2O_ANYWHERE RankClasses(std::uint32_t sharp_entries, std::uint32_t order_length)
+      : sharp(sharp_entries),
+        fine_scale(static_cast<float>(kFineClasses) / static_cast<float>(sharp_entries)) {
+    // At equal ratios of depth when the sharp class is an eighth of all.
+    constexpr std::uint32_t kShares[kDroppedClass] = {0, 15, 37, 67, 110, 170, 256};
+    for (int i = 0; i < kDroppedClass; ++i) {
+      begins[i] = sharp + (kShares[i] * (order_length - sharp) + 255) / 256;
+    }
+  }
+  // Class of the keys of a bin that covers entries [depth, end) of a row. Never falls with depth. A
+  // bin that does not fit the sharp class goes to the next.
+  S2O_ANYWHERE std::uint32_t operator()(std::uint32_t depth, std::uint32_t end) const {
+    const auto fine = static_cast<std::uint32_t>(static_cast<float>(depth) * fine_scale);
+    std::uint32_t rest = kFineClasses + 1;
+    for (int i = 1; i < kDroppedClass; ++i) rest += depth >= begins[i] ? 1 : 0;
+    return end <= sharp ? fine : rest;
+  }
 };
-// Class of the keys of a bin that covers entries [depth, end) of a row. Never falls with depth. A
-// bin that does not fit the sharp class goes to the next. 32 bits: depths are below 2^24.
-S2O_ANYWHERE inline RankClass rank_class(std::uint32_t depth, std::uint32_t end,
-                                         std::uint32_t sharp, std::uint32_t order_length) {
-  if (end <= sharp) return {0, depth * kFineClasses / sharp};
-  if (depth >= order_length) return {kDroppedClass, 0};
-  if (depth < sharp) return {1, 0};
-  constexpr std::uint32_t kShares = kDroppedClass - 1;
-  return {1 + (depth - sharp) * kShares / (order_length - sharp), 0};
-}
 
 }  // namespace s2o

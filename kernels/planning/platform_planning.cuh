@@ -17,6 +17,44 @@ S2O_DEVICE T shuffle_from(T value, int lane) {
   return __shfl_sync(0xffffffffu, value, lane);
 }
 S2O_DEVICE void atomic_count(std::uint32_t* address) { atomicAdd(address, 1u); }
+// `value` plus that of the lane `delta` below, where there is one: two instructions, for the
+// shuffle tells whether there is.
+S2O_DEVICE std::uint32_t plus_lane_below(std::uint32_t value, int delta) {
+  asm volatile(
+      "{.reg .pred p; .reg .b32 below;\n"
+      " shfl.sync.up.b32 below|p, %0, %1, 0, 0xffffffff;\n"
+      " @p add.u32 %0, %0, below;}"
+      : "+r"(value)
+      : "r"(delta));
+  return value;
+}
+// As opaque() of platform_cuda.cuh; what it returns is for store_global.
+S2O_DEVICE std::int32_t* opaque(std::int32_t* pointer) {
+  asm("" : "+l"(pointer));
+  return pointer;
+}
+S2O_DEVICE void store_global(std::int32_t* target, std::int32_t value) {
+  asm volatile("st.global.b32 [%0], %1;" ::"l"(__cvta_generic_to_global(target)), "r"(value)
+               : "memory");
+}
+// Shifts by the low five bits of `count`.
+S2O_DEVICE std::uint32_t shift_left_wrapped(std::uint32_t x, std::uint32_t count) {
+  return __funnelshift_l(0u, x, count);
+}
+S2O_DEVICE std::uint32_t shift_right_wrapped(std::uint32_t x, std::uint32_t count) {
+  return __funnelshift_r(x, 0u, count);
+}
+// `word` with its third byte replaced by the lowest of `byte`.
+S2O_DEVICE std::uint32_t with_third_byte(std::uint32_t word, std::uint32_t byte) {
+  return __byte_perm(word, byte, 0x3410);
+}
+// Byte `selector` % 16, below 8, of low and high; the bytes above the lowest are unspecified.
+S2O_DEVICE std::uint32_t select_byte(std::uint32_t low, std::uint32_t high,
+                                     std::uint32_t selector) {
+  std::uint32_t bytes;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(low), "r"(high), "r"(selector));
+  return bytes;
+}
 
 S2O_DEVICE float absolute(float value) { return fabsf(value); }
 S2O_DEVICE float subtract(float a, float b) { return __fsub_rn(a, b); }
@@ -150,6 +188,25 @@ T shuffle_from(T value, int lane) {
   return args.result;
 }
 inline void atomic_count(std::uint32_t* address) { ++*address; }
+inline std::uint32_t plus_lane_below(std::uint32_t value, int delta) {
+  const std::uint32_t below = shuffle_up(value, delta);
+  return lane_index() < delta ? value : value + below;
+}
+inline std::int32_t* opaque(std::int32_t* pointer) { return pointer; }
+inline void store_global(std::int32_t* target, std::int32_t value) { *target = value; }
+inline std::uint32_t shift_left_wrapped(std::uint32_t x, std::uint32_t count) {
+  return x << count % 32;
+}
+inline std::uint32_t shift_right_wrapped(std::uint32_t x, std::uint32_t count) {
+  return x >> count % 32;
+}
+inline std::uint32_t with_third_byte(std::uint32_t word, std::uint32_t byte) {
+  return (word & 0xff00ffffu) | (byte & 0xffu) << 16;
+}
+inline std::uint32_t select_byte(std::uint32_t low, std::uint32_t high, std::uint32_t selector) {
+  const std::uint32_t byte = (selector % 8 < 4 ? low : high) >> 8 * (selector % 4) & 0xffu;
+  return selector % 16 < 8 ? 0xa5a5a500u | byte : 0xa5a5a5a5u;
+}
 
 inline float absolute(float value) { return std::fabs(value); }
 inline float subtract(float a, float b) { return a - b; }

@@ -3,76 +3,38 @@
 //
 // One block per row. First pass over the scores: a histogram in kRankBins equal steps between the
 // best and the worst; its prefix sum gives each bin the depth at which it starts, hence its class.
-// Second pass: tiles of kRankTile keys are split into the coarse classes. A thread owns
-// neighbouring keys and its own counter per class, so that ranks need neither atomics nor votes; a
-// tile leaves shared memory as one run per class. Last, the sharp class, then in shared memory as a
-// whole, is sorted into the fine classes: lanes of equal class find each other by one vote per bit.
+// Second pass: the keys are split into the coarse classes, a warp 256 at a time. A lane owns eight
+// neighbouring keys and counts them in one register, four bits a class; the prefix sum over lanes
+// runs on eight bits a class, four classes a register. The warp's keys leave by class through
+// shared memory, and warps tell each other only how many they have, one barrier for all of them.
+// Last, the sharp class, which stayed in shared memory, is sorted into the fine classes: lanes of
+// equal class find each other by one vote per bit.
 #pragma once
 
-#include "kernels/planning/platform_planning.cuh"
-#include "kernels/planning/s2o_args.h"
+#include "kernels/planning/rank_classes.cuh"
 
 namespace s2o::device {
 
-inline constexpr int kRankThreads = 512;
-inline constexpr int kRankWarps = kRankThreads / 32;
-inline constexpr int kRankItems = 16;  // neighbouring keys of a thread in a tile
-inline constexpr int kRankTile = kRankThreads * kRankItems;
-inline constexpr int kFineClassBits = 8;
-static_assert(kFineClasses == 1 << kFineClassBits);
-static_assert(kCoarseClasses == kRankWarps, "a warp counts and writes one class");
-inline constexpr int kTokenBits = 24;  // an entry is a fine class and a token
-inline constexpr std::uint32_t kTokenMask = (1u << kTokenBits) - 1u;
-
-// Bin of a score, as the byte offset of a 32-bit word: 0 is the best. Never falls as the score
-// falls. One multiply-add in units of a quarter bin: adding 2^23 leaves the integer in the low
-// bits.
-struct ScoreBins {
-  float steps;   // minus quarter bins per unit of score
-  float offset;  // 2^23 + quarter bins of the best score, an integer
-
-  S2O_DEVICE std::uint32_t operator()(float score) const {
-    return float_bits(fused(score, steps, offset)) & (4 * kRankBins - 4);
-  }
-};
-S2O_DEVICE ScoreBins score_bins(const ScoreRange& range) {
-  // Scores were rounded to fp16 and clamped; so are their bounds.
-  constexpr float kBound = 65504.0f;
-  const float largest = max_of(min_of(ordered_float(range.largest), kBound), -kBound);
-  const float smallest = max_of(min_of(ordered_float(~range.smallest_complement), kBound), -kBound);
-  const std::uint32_t packed = pack_pair<Fp16>(largest, smallest);
-  const float top = unpack_low<Fp16>(packed);
-  const float span = top - unpack_high<Fp16>(packed);
-  // The offset is rounded to an integer: one bin is spared at either end.
-  const float steps = span > 0.0f ? 4.0f * static_cast<float>(kRankBins - 2) / span : 0.0f;
-  return {-steps, fused(top, steps, 8388608.0f + 4.0f)};
-}
-
-// Counters of a class, one per thread: padded so that both a warp's own counters and the counters
-// of every 16th thread lie in different banks.
-inline constexpr int kCounterStride = kRankThreads + 32;
-S2O_HOST_DEVICE constexpr int counter_place(int thread) { return thread + thread / 32; }
-
 struct SharedRank {
+  std::uint32_t sharp[kMaxSharpDepth];  // entries of the sharp class
   union {
-    struct {
-      std::uint32_t staged[kRankTile];  // entries of a tile, by class
-      // Keys of a class of each thread, then their places in `staged`.
-      std::uint32_t counts[kCoarseClasses][kCounterStride];
-    } tile;
-    std::uint32_t sharp[kMaxSharpDepth];  // entries of the sharp class
+    std::uint32_t staged[kRankWarps][kTileParts][kWarpKeys];  // entries of a tile, parts by class
+    std::uint16_t sorted[kMaxSharpDepth];                     // places in `sharp`
   };
   union {
-    // First the keys of each bin; then its fine class << 24 and the byte offset of the counters of
-    // its coarse class.
-    std::uint32_t histogram[kRankBins];
-    std::uint32_t fine_counts[kRankWarps][kFineClasses];  // then next places in the order
+    // First the keys of each bin; then its class << 24, the place of the class's counter in a
+    // lane's register << 8, and the selector of its byte.
+    alignas(16) std::uint32_t histogram[kRankBins];
+    std::uint32_t fine_counts[kRankWarps][1 << kClassBits];  // then next places in the order
   };
-  std::uint32_t class_place[kCoarseClasses];  // next entry of the class in the row's order
-  std::uint32_t class_count[kCoarseClasses];  // of the tile
+  std::uint16_t totals[2][kRankWarps][kCoarseClasses];  // keys of a tile; tiles take turns
+  std::uint32_t class_place[kCoarseClasses];            // first entry of the class in the order
   std::uint32_t num_sharp;
   std::uint32_t warp_sums[kRankWarps];
 };
+static_assert(kMaxSharpDepth <= 1 << 16);
+// Two blocks of a multiprocessor; each takes 1 KB more.
+static_assert(2 * (sizeof(SharedRank) + 1024) <= 228 * 1024);
 
 class RankHistory {
  public:
@@ -87,7 +49,8 @@ class RankHistory {
     sharp_ = static_cast<int>(sharp_depth(length_, order_length_));
     scores_ = args.scores + batch_list * args.scores_per_list +
               load_global(args.score_offsets + segment) - args.first_offset;
-    order_ = args.order + list * args.order_per_list + load_global(args.order_offsets + segment);
+    order_ =
+        opaque(args.order + list * args.order_per_list + load_global(args.order_offsets + segment));
     const std::uint32_t* range = &args.ranges[list * args.shape.num_segments + segment].largest;
     bins_ = score_bins({load_global(range), load_global(range + 1)});
   }
@@ -96,7 +59,7 @@ class RankHistory {
     if (length_ == 0) return;
     count_bins();
     choose_classes();
-    for (int first = 0; first < length_; first += kRankTile) split_tile(first);
+    split();
     sort_sharp();
   }
 
@@ -147,148 +110,199 @@ class RankHistory {
 
   S2O_DEVICE void choose_classes() {
     constexpr int kBinsPerThread = kRankBins / kRankThreads;
+    static_assert(kBinsPerThread % 4 == 0);
     // Smallest depth of each class, as complements: a class without keys stays at the end.
     if (thread_index() < kCoarseClasses) {
       s_.class_place[thread_index()] = ~static_cast<std::uint32_t>(order_length_);
     }
     if (thread_index() == 0) s_.num_sharp = 0;
-    std::uint32_t counts[kBinsPerThread];
+    std::uint32_t* const bins = &s_.histogram[thread_index() * kBinsPerThread];
+    Words4 words[kBinsPerThread / 4];
     std::uint32_t total = 0;
-    const int first = thread_index() * kBinsPerThread;
 #pragma unroll
     for (int i = 0; i < kBinsPerThread; ++i) {
-      counts[i] = s_.histogram[first + i];
-      total += counts[i];
+      if (i % 4 == 0) words[i / 4] = load_shared_16(shared_address(bins + i));
+      total += words[i / 4].word[i % 4];
     }
     std::uint32_t depth = block_prefix_sum(total);
+    const RankClasses classes(static_cast<std::uint32_t>(sharp_),
+                              static_cast<std::uint32_t>(order_length_));
+    // Depths only grow: the first bin of a class in this thread speaks for the others.
+    std::uint32_t last_class = kCoarseClasses;
+    std::uint32_t sharp_end = 0;
 #pragma unroll
     for (int i = 0; i < kBinsPerThread; ++i) {
-      if (counts[i] > 0) {
-        const std::uint32_t end = depth + counts[i];
-        const RankClass c = rank_class(depth, end, static_cast<std::uint32_t>(sharp_),
-                                       static_cast<std::uint32_t>(order_length_));
-        s_.histogram[first + i] = c.fine << kTokenBits | c.coarse * kCounterStride * 4;
-        atomic_max(&s_.class_place[c.coarse], ~depth);
-        if (c.coarse == 0) atomic_max(&s_.num_sharp, end);
+      const std::uint32_t count = words[i / 4].word[i % 4];
+      const std::uint32_t end = depth + count;
+      const std::uint32_t code = classes(depth, end);
+      const std::uint32_t c = (code > kFineClasses ? code : kFineClasses) - kFineClasses;
+      words[i / 4].word[i % 4] = code << kTokenBits | 4 * c << 8 | ClassBytes::selector(c);
+      if (count > 0 && c != last_class) {
+        atomic_max(&s_.class_place[c], ~depth);
+        last_class = c;
       }
-      depth += counts[i];
+      if (count > 0 && c == 0) sharp_end = end;
+      depth = end;
+      if (i % 4 == 3) store_global_16(bins + i - 3, words[i / 4]);
     }
+    if (sharp_end > 0) atomic_max(&s_.num_sharp, sharp_end);
     sync_block(kRankThreads);
-    if (thread_index() < kCoarseClasses) {
-      s_.class_place[thread_index()] = ~s_.class_place[thread_index()];
-    }
   }
 
-  S2O_DEVICE void split_tile(int first) {
-    const int first_key = first + thread_index() * kRankItems;
-    std::uint32_t* const counters = &s_.tile.counts[0][counter_place(thread_index())];
+  S2O_DEVICE void split() {
+    const std::uint32_t c = lane_index() % kCoarseClasses;
+    std::uint32_t class_place = ~s_.class_place[c];  // where the tile's keys of class c go
+    const int own = warp_index() * kTileParts * kWarpKeys + lane_index() * kRankItems;
+    Words4 words[kTileParts];
+    load_parts(own, words);
+    for (int first = 0; first < length_; first += kRankTile) {
+      const int first_key = first + own;
+      Words4 next[kTileParts];
+      load_parts(first_key + kRankTile, next);
+      if (first + kRankTile <= length_) {
+        split_tile<true>(words, first_key, class_place);
+      } else {
+        split_tile<false>(words, first_key, class_place);
+      }
 #pragma unroll
-    for (int c = 0; c < kCoarseClasses; ++c) counters[c * kCounterStride] = 0;
-    // Class, fine class and rank of each of this thread's keys.
-    std::uint32_t ranked[kRankItems];
-    if (first + kRankTile <= length_) {
-      rank_keys<true>(first_key, counters, ranked);
-    } else {
-      rank_keys<false>(first_key, counters, ranked);
+      for (int part = 0; part < kTileParts; ++part) words[part] = next[part];
     }
-    sync_block(kRankThreads);
-    place_class();
-    sync_block(kRankThreads);
+  }
+  S2O_DEVICE void load_parts(int first_key, Words4 (&words)[kTileParts]) const {
+#pragma unroll
+    for (int part = 0; part < kTileParts; ++part) {
+      words[part] = load_keys(first_key + part * kWarpKeys);
+    }
+  }
+  // Rows end inside their padding: 16 bytes that begin in the row can be read.
+  S2O_DEVICE Words4 load_keys(int first_key) const {
+    return first_key < length_ ? load_global_16(scores_ + first_key) : Words4{};
+  }
+
+  // Keys of a class in a part, and its first place in `staged`. Lane l speaks for class
+  // l % kCoarseClasses.
+  struct ClassRun {
+    std::uint32_t count;
+    std::uint32_t start;
+  };
+
+  template <bool kWhole>
+  S2O_DEVICE void split_tile(const Words4 (&words)[kTileParts], int first_key,
+                             std::uint32_t& class_place) {
+    ClassRun runs[kTileParts];
+    std::uint32_t count = 0;
+#pragma unroll
+    for (int part = 0; part < kTileParts; ++part) {
+      runs[part] = stage_part<kWhole>(words[part], first_key + part * kWarpKeys, part);
+      count += runs[part].count;
+    }
+    std::uint32_t place = append(count, first_key, class_place);
+    const int num_keys = length_ - (first_key - lane_index() * kRankItems);
+#pragma unroll
+    for (int part = 0; part < kTileParts; ++part) {
+      const std::uint32_t* const staged = s_.staged[warp_index()][part];
+      write_sharp(staged, static_cast<int>(shuffle_from(runs[part].count, 0)),
+                  shuffle_from(place, 0));
+      write_staged<kWhole>(staged, place - runs[part].start, num_keys - part * kWarpKeys);
+      place += runs[part].count;
+    }
+    sync_warp();  // all have read what the next tile overwrites
+  }
+
+  // Without kWhole, keys beyond the row have no class.
+  template <bool kWhole>
+  S2O_DEVICE ClassRun stage_part(const Words4& words, int first_key, int part) {
+    std::uint32_t ranked[kRankItems];  // as in `histogram`, and the rank in the lane << 16
+    std::uint32_t counts = 0;          // four bits a class
+    for_each_half(words, [&](int i, float score) {
+      if (!kWhole && first_key + i >= length_) return;
+      const std::uint32_t found = *word_at(s_.histogram, bins_(score));
+      const std::uint32_t shift = found >> 8;  // wrapped: higher bits do not matter
+      ranked[i] = with_third_byte(found, shift_right_wrapped(counts, shift) & 15u);
+      counts += shift_left_wrapped(1u, shift);
+    });
+    const ClassBytes own{counts & 0x0f0f0f0fu, counts >> 4 & 0x0f0f0f0fu};
+    const ClassBytes before = own.prefix_sum();
+    const ClassBytes last_before = before.from_lane(31);
+    const ClassBytes last_own = own.from_lane(31);
+    const ClassBytes starts = (last_before + last_own).starts();
+    const ClassBytes places = starts + before;
+    const auto staged =  // bytes
+        static_cast<std::uint32_t>((warp_index() * kTileParts + part) * kWarpKeys * 4);
 #pragma unroll
     for (int i = 0; i < kRankItems; ++i) {
-      if ((ranked[i] & 0xffffu) >= kDroppedClass * kCounterStride * 4) continue;
+      if (!kWhole && first_key + i >= length_) break;
       const std::uint32_t place =
-          *word_at(counters, ranked[i] & 0xffffu) + (ranked[i] >> 16 & 0xffu);
-      s_.tile.staged[place] = (ranked[i] & ~kTokenMask) | static_cast<std::uint32_t>(first_key + i);
+          select_byte(places.even, places.odd, ranked[i]) + (ranked[i] >> 16);
+      *word_at(&s_.staged[0][0][0], (place << 2 & (4 * kWarpKeys - 4)) | staged) =
+          (ranked[i] & ~kTokenMask) | static_cast<std::uint32_t>(first_key + i);
     }
-    sync_block(kRankThreads);
-    write_class();
-    sync_block(kRankThreads);
+    const std::uint32_t selector = ClassBytes::selector(lane_index() % kCoarseClasses);
+    return {last_before[selector] + last_own[selector], starts[selector]};
   }
 
-  // Only this thread touches its counters: neither atomics nor votes. Without kWhole, keys beyond
-  // the row count as dropped.
+  // Where the warp's `count` keys of the lane's class go.
+  // Moves class_place past the keys of all warps.
+  S2O_DEVICE std::uint32_t append(std::uint32_t count, int first_key, std::uint32_t& class_place) {
+    auto& totals = s_.totals[first_key / kRankTile % 2];
+    const int c = lane_index() % kCoarseClasses;
+    if (lane_index() < kCoarseClasses) totals[warp_index()][c] = static_cast<std::uint16_t>(count);
+    sync_block(kRankThreads);
+    constexpr int kParts = 32 / kCoarseClasses;
+    constexpr int kWarpsPerPart = kRankWarps / kParts;
+    std::uint32_t all = 0;
+    std::uint32_t before = 0;
+#pragma unroll
+    for (int i = 0; i < kWarpsPerPart; ++i) {
+      const int warp = lane_index() / kCoarseClasses * kWarpsPerPart + i;
+      const std::uint32_t of_warp = totals[warp][c];
+      all += of_warp;
+      if (warp < warp_index()) before += of_warp;
+    }
+#pragma unroll
+    for (int mask = kCoarseClasses; mask < 32; mask *= 2) {
+      all += shuffle_xor(all, mask);
+      before += shuffle_xor(before, mask);
+    }
+    const std::uint32_t place = class_place + before;
+    class_place += all;
+    return place;
+  }
+
+  // A part begins with its keys of the sharp class.
+  S2O_DEVICE void write_sharp(const std::uint32_t* staged, int count, std::uint32_t place) {
+#pragma unroll 1  // most often once or twice
+    for (int i = lane_index(); i < count; i += 32) {
+      s_.sharp[place + static_cast<std::uint32_t>(i)] = staged[i];
+    }
+  }
+  // The others. `offset` of lane c: from a place in `staged` to that in the order, for class c.
   template <bool kWhole>
-  S2O_DEVICE void rank_keys(int first_key, std::uint32_t* counters,
-                            std::uint32_t (&ranked)[kRankItems]) {
-    const int left = length_ - first_key;
-    Words4 words[2] = {};
+  S2O_DEVICE void write_staged(const std::uint32_t* staged, std::uint32_t offset, int num_keys) {
+    static_assert(kFineClasses % 32 + kCoarseClasses == 32, "lane code % 32 speaks for the class");
+    std::uint32_t entries[kRankItems], targets[kRankItems];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      // Rows end inside their padding: 16 bytes that begin in the row can be read.
-      if (kWhole || half * 8 < left) words[half] = load_global_16(scores_ + first_key + 8 * half);
+    for (int i = 0; i < kRankItems; ++i) {
+      const int place = lane_index() + 32 * i;
+      entries[i] = kWhole || place < num_keys ? staged[place] : 0u;
     }
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      for_each_half(words[half], [&](int e, float score) {
-        const int i = 8 * half + e;
-        ranked[i] = 0xffffu;
-        if (!kWhole && i >= left) return;
-        const std::uint32_t found = *word_at(s_.histogram, bins_(score));
-        std::uint32_t* const counter = word_at(counters, found & 0xffffu);
-        const std::uint32_t rank = *counter;
-        *counter = rank + 1;
-        ranked[i] = found + (rank << 16);
-      });
+    for (int i = 0; i < kRankItems; ++i) {
+      targets[i] = shuffle_from(offset, static_cast<int>(entries[i] >> kTokenBits)) +
+                   static_cast<std::uint32_t>(lane_index() + 32 * i);
     }
-  }
-
-  // Each warp takes one class: from counts of threads to places in the tile. Lane l takes threads
-  // 16 l .. 16 l + 15.
-  S2O_DEVICE void place_class() {
-    constexpr int kPerLane = kRankThreads / 32;
-    std::uint32_t* const counts =
-        &s_.tile.counts[warp_index()][counter_place(lane_index() * kPerLane)];
-    std::uint32_t before[kPerLane];
-    std::uint32_t own = 0;
 #pragma unroll
-    for (int r = 0; r < kPerLane; ++r) {
-      before[r] = own;
-      own += counts[r];
+    for (int i = 0; i < kRankItems; ++i) {
+      if (entries[i] >= kFirstRest && targets[i] < static_cast<std::uint32_t>(order_length_)) {
+        store_global(order_ + targets[i], static_cast<std::int32_t>(entries[i] & kTokenMask));
+      }
     }
-    const std::uint32_t inclusive = warp_prefix_sum(own);
-    if (lane_index() == 31) s_.class_count[warp_index()] = inclusive;
-    sync_block(kRankThreads);
-    const std::uint32_t start = class_start() + inclusive - own;
-#pragma unroll
-    for (int r = 0; r < kPerLane; ++r) counts[r] = start + before[r];
-  }
-  // First place of the warp's class in the tile.
-  S2O_DEVICE std::uint32_t class_start() const {
-    const int c = lane_index();
-    std::uint32_t start = c < warp_index() ? s_.class_count[c] : 0u;
-#pragma unroll
-    for (int mask = 8; mask > 0; mask /= 2) start += shuffle_xor(start, mask);
-    return shuffle_from(start, 0);
-  }
-
-  // Each warp appends the tile's keys of one class to the row's order. Entries of the sharp class
-  // keep their fine class: sort_sharp reads them back.
-  S2O_DEVICE void write_class() {
-    const int c = warp_index();
-    if (c == kDroppedClass) return;
-    const std::uint32_t start = class_start();
-    const std::uint32_t count = s_.class_count[c];
-    const std::uint32_t place = s_.class_place[c];
-    const std::uint32_t mask = c == 0 ? 0xffffffffu : kTokenMask;
-    const std::uint32_t room = static_cast<std::uint32_t>(order_length_) - place;
-    const std::uint32_t kept = count < room ? count : room;
-    const std::uint32_t* const source = s_.tile.staged + start;
-    std::int32_t* const target = order_ + place;
-#pragma unroll 4
-    for (std::uint32_t i = static_cast<std::uint32_t>(lane_index()); i < kept; i += 32) {
-      target[i] = static_cast<std::int32_t>(source[i] & mask);
-    }
-    sync_warp();
-    if (lane_index() == 0) s_.class_place[c] = place + kept;
   }
 
   S2O_DEVICE void sort_sharp() {
     const int count = static_cast<int>(s_.num_sharp);
-    for (int i = thread_index(); i < count; i += kRankThreads) {
-      s_.sharp[i] = static_cast<std::uint32_t>(order_[i]);
-    }
-    for (int i = thread_index(); i < kRankWarps * kFineClasses; i += kRankThreads) {
+    sync_block(kRankThreads);  // the classes of bins are no longer needed
+    for (int i = thread_index(); i < kRankWarps << kClassBits; i += kRankThreads) {
       (&s_.fine_counts[0][0])[i] = 0;
     }
     sync_block(kRankThreads);
@@ -310,17 +324,21 @@ class RankHistory {
       const std::uint32_t entry = exists ? s_.sharp[i] : 0u;
       const std::uint32_t c = entry >> kTokenBits;
       const std::uint32_t existing = ballot(exists);
-      const std::uint32_t peers =
-          matching_lanes<kFineClassBits>(c) & (exists ? existing : ~existing);
+      const std::uint32_t peers = matching_lanes<kClassBits>(c) & (exists ? existing : ~existing);
       const std::uint32_t place = counts[c];
       sync_warp();  // every lane has read the place
       const int lower = count_bits(peers & lower_lanes);
       if (exists) {
         if (lower == 0) counts[c] = place + static_cast<std::uint32_t>(count_bits(peers));
-        order_[place + static_cast<std::uint32_t>(lower)] =
-            static_cast<std::int32_t>(entry & kTokenMask);
+        s_.sorted[place + static_cast<std::uint32_t>(lower)] = static_cast<std::uint16_t>(i);
       }
       sync_warp();
+    }
+    sync_block(kRankThreads);
+    // Scattered stores of single tokens would cost more than all of the above.
+#pragma unroll 4
+    for (int i = thread_index(); i < count; i += kRankThreads) {
+      store_global(order_ + i, static_cast<std::int32_t>(s_.sharp[s_.sorted[i]] & kTokenMask));
     }
   }
 

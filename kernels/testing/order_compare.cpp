@@ -2,11 +2,24 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <vector>
 
 #include "kernels/planning/history.h"
 
 namespace s2o::testing {
+
+namespace {
+
+// Entries of the class around a slot beyond the sharp class.
+std::int64_t share_width(const RankClasses& classes, std::int64_t slot) {
+  const auto depth = static_cast<std::uint32_t>(slot);
+  const auto* const end =
+      std::upper_bound(std::begin(classes.begins), std::end(classes.begins), depth);
+  return std::int64_t{*end} - *(end - 1);
+}
+
+}  // namespace
 
 OrderComparison compare_orders(std::span<const float> scores, std::span<const std::int32_t> order,
                                std::span<const std::int32_t> reference,
@@ -25,6 +38,7 @@ OrderComparison compare_orders(std::span<const float> scores, std::span<const st
       length == 0 ? 0.0
                   : (score_at(0) - score_at(static_cast<std::int64_t>(reference.size()) - 1)) /
                         (kRankBins - 1);
+  const RankClasses classes(static_cast<std::uint32_t>(sharp), static_cast<std::uint32_t>(length));
   for (std::int64_t slot = 0; slot < length; ++slot) {
     const std::int32_t token = order[static_cast<std::size_t>(slot)];
     if (token < 0 || static_cast<std::size_t>(token) >= scores.size() ||
@@ -36,7 +50,7 @@ OrderComparison compare_orders(std::span<const float> scores, std::span<const st
     if (token == reference[static_cast<std::size_t>(slot)]) continue;
     ++result.moved;
     const std::int64_t width =
-        slot < sharp ? sharp / kFineClasses + 1 : (length - sharp) / (kDroppedClass - 1) + 1;
+        slot < sharp ? sharp / kFineClasses + 1 : share_width(classes, slot) + 1;
     const double span = score_at(slot - width) - score_at(slot + width);
     const double allowed = span + 4.0 * step + 2.0 * tolerance.score_error;
     const double gap =
