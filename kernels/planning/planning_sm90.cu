@@ -9,12 +9,12 @@
 namespace s2o {
 namespace device {
 
-template <class Element, int kHeadDim>
+template <class Element, int kHeadDim, int kColumnsPerBlock>
 __global__ void __launch_bounds__(product_threads(kStrideConsumers), 1)
     stride_sums_sm90_kernel(const __grid_constant__ StrideSumArgs args,
                             const __grid_constant__ StrideMaps maps) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  StrideSumsSm90<Element, kHeadDim>(args, maps).run();
+  StrideSumsSm90<Element, kHeadDim, kColumnsPerBlock>(args, maps).run();
 #else
   __trap();  // built for another architecture: the host never launches this
 #endif
@@ -63,10 +63,12 @@ void launch_stride_sums_sm90(const StrideSumArgs& args, KernelDType dtype, int h
         device::stride_maps(args, kHeadDim, [&](const device::MappedTensor& tensor, int box_rows) {
           return make_tensor_map(tensor, is_bf16, box_rows);
         });
-    device::launch_blocks(device::stride_sums_sm90_kernel<Element, kHeadDim>, num_blocks,
-                          device::product_threads(device::kStrideConsumers),
-                          sizeof(device::SharedStrideSm90), stream, "planning: antidiagonal sums",
-                          args, maps);
+    device::dispatch_columns(args.columns_per_block, [&]<int kColumnsPerBlock>() {
+      device::launch_blocks(device::stride_sums_sm90_kernel<Element, kHeadDim, kColumnsPerBlock>,
+                            num_blocks, device::product_threads(device::kStrideConsumers),
+                            sizeof(device::SharedStrideSm90), stream, "planning: antidiagonal sums",
+                            args, maps);
+    });
   });
 }
 

@@ -52,7 +52,7 @@ struct SharedStrideSm90 {
   ProductRing<kStrideStagesSm90> ring;
 };
 
-template <class Element, int kHeadDim>
+template <class Element, int kHeadDim, int kColumnsPerBlock>
 class StrideSumsSm90 {
  public:
   S2O_DEVICE StrideSumsSm90(const StrideSumArgs& args, const StrideMaps& maps)
@@ -144,7 +144,7 @@ class StrideSumsSm90 {
       if (!kWhole && column >= tile_.first_row + kStrideRows) break;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        finish_stride_row<Element>(
+        finish_stride_row<Element, kColumnsPerBlock>(
             args_, tile_, column, warp_row + i * 8 + lane_index() / 4, kWhole,
             [&](int n, int c) { return d[g * kStrideGroupTiles + n][2 * i + c]; });
       }
