@@ -14,7 +14,6 @@ inline constexpr int kClusterKeysSm90 = 64;   // of a ring entry
 inline constexpr int kClusterStagesSm90 = 8;  // 128 KiB at head_dim 128, beside 64 of means
 inline constexpr int kClusterSplit = 2;       // parts of the columns, each a warpgroup's
 inline constexpr int kClusterConsumers = 2 * kClusterSplit;  // each part of every other entry
-inline constexpr int kClusterTurnBarrier = 1;
 
 // What a launch adds to ClusterScoreArgs, whose own tiles and chunks are those of cluster_scores.
 struct ClusterGridSm90 {

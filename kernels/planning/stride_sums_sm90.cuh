@@ -10,10 +10,6 @@ namespace s2o::device {
 
 inline constexpr int kStrideConsumers = 2;
 inline constexpr int kStrideStagesSm90 = 4;  // 192 KiB
-// Entries of the ring that the first warpgroup is ahead at the start, so that its exponentials run
-// under products of the second.
-inline constexpr int kStrideLead = 1;
-inline constexpr int kStrideLeadBarrier = 1;
 
 // [heads, reduced rows, stride * head_dim]; boxes of kStrideRows and kStrideColumns rows. The last
 // stride of a head may have only its first tokens: [0] without it, [1] with it, for columns of
@@ -99,17 +95,12 @@ class StrideSumsSm90 {
 
   S2O_DEVICE void consume(int warpgroup) {
     float d[kStrideColumns / 8][4];
-    if (warpgroup != 0) sync_named(kStrideLeadBarrier, kStrideConsumers * 128);
     int entry = 0;
     for (int step = 0; step < tile_.num_steps; ++step) {
       pin_registers(d);
       s_.ring.wait(entry);
       multiply(d, warpgroup, entry, false);
       for (int part = 1; part < parts_; ++part) {
-        // Every ring entry is one product: two parts at least (stride 2 or head_dim 128).
-        if (warpgroup == 0 && step == 0 && part == kStrideLead) {
-          arrive_named(kStrideLeadBarrier, kStrideConsumers * 128);
-        }
         s_.ring.wait(entry + part);
         multiply(d, warpgroup, entry + part, true);
         warpgroup_wait<1>();
