@@ -132,7 +132,7 @@ const std::vector<Topic>& all_topics() {
        "Tensor file formats",
        describe_formats,
        {"name", "extensions", "can_write", "summary"}},
-      {"kernels", "Attention kernels", describe_kernels, {"name", "usable", "detail"}},
+      {"kernels", "Kernels", describe_kernels, {"name", "usable", "detail"}},
       {"tables", "Paper tables (s2o table --table NAME)", describe_tables, {"name", "summary"}},
       {"devices", "Devices", describe_devices, {"name", "usable", "detail"}}};
   return kTopics;

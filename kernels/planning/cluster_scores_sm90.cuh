@@ -1,6 +1,6 @@
 // Scores from clusters (cluster_scores.cuh) by warpgroup products: the means of kClusterRowsSm90
 // rows stay in shared memory, 64 keys are the rows of a product. Exponentials take as long as the
-// product on units of their own: four warpgroups, each with half of the columns, keep both busy.
+// product on units of their own: four warpgroups, each with part of the columns, keep both busy.
 #pragma once
 
 #include "kernels/planning/cluster_sums.cuh"
@@ -12,7 +12,8 @@ inline constexpr int kClusterRowsSm90 = 8;  // of a block, one KV head
 inline constexpr int kClusterColumns = kClusterRowsSm90 * kMaxClusters;
 inline constexpr int kClusterKeysSm90 = 64;   // of a ring entry
 inline constexpr int kClusterStagesSm90 = 8;  // 128 KiB at head_dim 128, beside 64 of means
-inline constexpr int kClusterConsumers = 4;   // two halves of the columns, every other entry
+inline constexpr int kClusterSplit = 2;       // parts of the columns, each a warpgroup's
+inline constexpr int kClusterConsumers = 2 * kClusterSplit;  // each part of every other entry
 
 // What a launch adds to ClusterScoreArgs, whose own tiles and chunks are those of cluster_scores.
 struct ClusterGridSm90 {
@@ -89,7 +90,7 @@ class ClusterScoresSm90 {
     if (num_tiles_ == 0) return;
     if (thread_index() == 0) {
       barrier_init(&s_.means_full, 1);
-      s_.ring.init(2 * 4);
+      s_.ring.init(kClusterSplit * 4);
     }
     if (thread_index() < kClusterColumns) describe_column(thread_index());
     sync_block(product_threads(kClusterConsumers));
@@ -99,9 +100,9 @@ class ClusterScoresSm90 {
  private:
   static constexpr int kPanels = kHeadDim / kPanelColumns;
   static constexpr int kClusterTiles = kMaxClusters / 8;  // of 8 columns
-  static constexpr int kHalfRows = kClusterRowsSm90 / 2;
-  static constexpr int kHalfColumns = kClusterColumns / 2;
-  static constexpr int kPairs = kHalfRows / 2;
+  static constexpr int kPartRows = kClusterRowsSm90 / kClusterSplit;
+  static constexpr int kPartColumns = kClusterColumns / kClusterSplit;
+  static constexpr int kPairs = kPartRows / 2;
 
   S2O_DEVICE int end_in_chunk(int row) const {
     const std::int64_t length = args_.shape.history_length(row / args_.shape.lists_per_kv_head);
@@ -156,12 +157,17 @@ class ClusterScoresSm90 {
   }
 
   S2O_DEVICE void consume(int warpgroup) {
-    const int half = warpgroup % 2;
+    const int part = warpgroup % kClusterSplit;
     const std::uint32_t means =
-        shared_address(s_.means) + static_cast<std::uint32_t>(half * kHalfColumns * kPanelRowBytes);
-    float d[kHalfColumns / 8][4];
+        shared_address(s_.means) + static_cast<std::uint32_t>(part * kPartColumns * kPanelRowBytes);
+    float d[kPartColumns / 8][4];
+#pragma unroll
+    for (int pair = 0; pair < kPairs; ++pair) {
+      largest_[pair] = 0xfc00fc00u;
+      smallest_[pair] = 0x7c007c00u;
+    }
     barrier_wait(&s_.means_full, 0);
-    for (int tile = warpgroup / 2; tile < num_tiles_; tile += kClusterConsumers / 2) {
+    for (int tile = warpgroup / kClusterSplit; tile < num_tiles_; tile += 2) {
       const int key = first_key_ + tile * kClusterKeysSm90 + key_of_lane();
       const float key_bias = bias_of_key(key);
       s_.ring.wait(tile);
@@ -171,9 +177,9 @@ class ClusterScoresSm90 {
       warpgroup_wait<0>();
       pin_registers(d);
       s_.ring.give_back(tile);
-      score_keys(d, half, key, key_bias);
+      score_keys(d, part, key, key_bias);
     }
-    publish_ranges(half);
+    publish_ranges(part);
   }
 
   // Of the quad that holds rows i and i + 8 of the warp's 16, lane q stores key i + 8 (q % 2) of
@@ -181,16 +187,16 @@ class ClusterScoresSm90 {
   S2O_DEVICE static int key_of_lane() {
     return warp_index() % 4 * 16 + lane_index() % 2 * 8 + lane_index() / 4;
   }
-  S2O_DEVICE static int row_of_lane(int half, int pair) {
-    return half * kHalfRows + 2 * pair + lane_index() % 4 / 2;
+  S2O_DEVICE static int row_of_lane(int part, int pair) {
+    return part * kPartRows + 2 * pair + lane_index() % 4 / 2;
   }
   S2O_DEVICE float bias_of_key(int key) const {
     if (args_.key_bias == nullptr || key >= args_.shape.seqlen) return 0.0f;
     return load_global(args_.key_bias + kv_head_ * args_.shape.seqlen + key);
   }
 
-  S2O_DEVICE void score_keys(float (&d)[kHalfColumns / 8][4], int half, int key, float key_bias) {
-    add_bias(d, half);
+  S2O_DEVICE void score_keys(float (&d)[kPartColumns / 8][4], int part, int key, float key_bias) {
+    add_bias(d, part);
     float score[kPairs];
     bool normal = true;
 #pragma unroll
@@ -210,21 +216,21 @@ class ClusterScoresSm90 {
     }
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) {
-      store(half, pair, key, fused(score[pair] - kLogitShift, kLn2, key_bias));
+      store(part, pair, key, fused(score[pair] - kLogitShift, kLn2, key_bias));
     }
   }
-  S2O_DEVICE void add_bias(float (&d)[kHalfColumns / 8][4], int half) const {
+  S2O_DEVICE void add_bias(float (&d)[kPartColumns / 8][4], int part) const {
 #pragma unroll
-    for (int n = 0; n < kHalfColumns / 8; ++n) {
+    for (int n = 0; n < kPartColumns / 8; ++n) {
       const FloatPair bias =
-          load_shared_pair(&s_.bias[half * kHalfColumns + n * 8 + lane_index() % 4 * 2]);
+          load_shared_pair(&s_.bias[part * kPartColumns + n * 8 + lane_index() % 4 * 2]);
       d[n][0] += bias.low;
       d[n][1] += bias.high;
       d[n][2] += bias.low;
       d[n][3] += bias.high;
     }
   }
-  S2O_DEVICE static float careful_score(const float (&d)[kHalfColumns / 8][4], int pair) {
+  S2O_DEVICE static float careful_score(const float (&d)[kPartColumns / 8][4], int pair) {
     float score = 0.0f;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
@@ -234,8 +240,8 @@ class ClusterScoresSm90 {
     return score;
   }
 
-  S2O_DEVICE void store(int half, int pair, int key, float score) {
-    const int r = row_of_lane(half, pair);
+  S2O_DEVICE void store(int part, int pair, int key, float score) {
+    const int r = row_of_lane(part, pair);
     if (key >= s_.end_key[r]) return;
     const std::uint32_t both = pack_pair<Fp16>(score, score);
     largest_[pair] = max_pairs(largest_[pair], both);
@@ -243,7 +249,7 @@ class ClusterScoresSm90 {
     args_.scores[s_.target[r] + key] = static_cast<std::uint16_t>(both & 0xffffu);
   }
 
-  S2O_DEVICE void publish_ranges(int half) {
+  S2O_DEVICE void publish_ranges(int part) {
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) {
 #pragma unroll
@@ -252,7 +258,7 @@ class ClusterScoresSm90 {
         largest_[pair] = max_pairs(largest_[pair], shuffle_xor(largest_[pair], mask));
         smallest_[pair] = min_pairs(smallest_[pair], shuffle_xor(smallest_[pair], mask));
       }
-      const int r = row_of_lane(half, pair);
+      const int r = row_of_lane(part, pair);
       const int row = first_row_ + r;
       const float largest = unpack_low<Fp16>(largest_[pair]);
       const float smallest = unpack_low<Fp16>(smallest_[pair]);
@@ -271,9 +277,9 @@ class ClusterScoresSm90 {
   int first_row_;  // of the KV head
   int end_row_;
   int first_key_;
-  int num_tiles_;                                               // of keys
-  std::uint32_t largest_[kPairs] = {0xfc00fc00u, 0xfc00fc00u};  // pairs of equal fp16 numbers
-  std::uint32_t smallest_[kPairs] = {0x7c007c00u, 0x7c007c00u};
+  int num_tiles_;                  // of keys
+  std::uint32_t largest_[kPairs];  // pairs of equal fp16 numbers
+  std::uint32_t smallest_[kPairs];
 };
 
 }  // namespace s2o::device

@@ -17,12 +17,17 @@ S2O_DEVICE bool is_normal_sum(float sum) { return sum > 0x1p-110f && sum < 0x1p1
 
 // This lane's part of the sum.
 S2O_DEVICE float cluster_sum(const float (*logit)[4], int i, float reference) {
-  float sum = 0.0f;
+  float x[kMaxClusters / 4];
 #pragma unroll
-  for (int n = 0; n < kMaxClusters / 8; ++n) {
-    sum += exp2_fast(logit[n][2 * i] - reference) + exp2_fast(logit[n][2 * i + 1] - reference);
+  for (int j = 0; j < kMaxClusters / 4; ++j) {
+    x[j] = exp2_fast(logit[j / 2][2 * i + j % 2] - reference);
   }
-  return sum;
+#pragma unroll
+  for (int width = kMaxClusters / 8; width > 0; width /= 2) {
+#pragma unroll
+    for (int j = 0; j < width; ++j) x[j] += x[j + width];
+  }
+  return x[0];
 }
 // log2 of the whole sum, relative to the largest logit.
 S2O_DEVICE float careful_cluster_score(const float (*logit)[4], int i) {

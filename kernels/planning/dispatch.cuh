@@ -24,6 +24,18 @@ void dispatch_element(KernelDType dtype, int head_dim, const Body& body) {
   }
 }
 
+// 8, 16 or 32 reduced columns a block of keys (xattention_args.h).
+template <class Body>
+void dispatch_columns(int columns_per_block, const Body& body) {
+  if (columns_per_block == 8) {
+    body.template operator()<8>();
+  } else if (columns_per_block == 16) {
+    body.template operator()<16>();
+  } else {
+    body.template operator()<32>();
+  }
+}
+
 template <class Kernel, class... Args>
 void launch_blocks(Kernel kernel, std::int64_t num_blocks, int num_threads,
                    std::size_t shared_bytes, cudaStream_t stream, const char* what,

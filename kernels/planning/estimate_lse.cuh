@@ -111,6 +111,7 @@ class EstimateLse {
     const LseLogit<Element> logit_of(args_);
 #pragma unroll
     for (int r = 0; r < 2 * kRowTiles; ++r) {
+      const float own_share = kLast ? lse_own_share(row_of(r)) : 0.0f;
       float x[2 * kColumnTiles];
 #pragma unroll
       for (int i = 0; i < 2 * kColumnTiles; ++i) {
@@ -118,7 +119,7 @@ class EstimateLse {
                         spread[r / 2][i / 2][r % 2 * 2 + i % 2]);
         if constexpr (kLast) {
           const int column = step * kLseColumns + first + i / 2 * 8 + lane_index() % 4 * 2 + i % 2;
-          if (column == block_) x[i] += lse_own_share(row_of(r));
+          x[i] += column == block_ ? own_share : 0.0f;
           if (column > block_) x[i] = kNoWeight;
         }
       }

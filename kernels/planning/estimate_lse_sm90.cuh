@@ -172,13 +172,14 @@ class EstimateLseSm90 {
     const LseLogit<Element> logit_of(args_);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
+      const float own_share = kLast ? lse_own_share(row_of(warpgroup, i)) : 0.0f;
       float x[2 * kColumnTiles];
 #pragma unroll
       for (int j = 0; j < 2 * kColumnTiles; ++j) {
         x[j] = logit_of(logit[j / 2][2 * i + j % 2], spread[j / 2][2 * i + j % 2]);
         if constexpr (kLast) {
           const int column = step * kLseColumnsSm90 + j / 2 * 8 + lane_index() % 4 * 2 + j % 2;
-          if (column == block_) x[j] += lse_own_share(row_of(warpgroup, i));
+          x[j] += column == block_ ? own_share : 0.0f;
           if (column > block_) x[j] = kNoWeight;
         }
       }

@@ -9,12 +9,12 @@
 namespace s2o {
 namespace device {
 
-template <class Element, int kHeadDim>
+template <class Element, int kHeadDim, int kColumnsPerBlock>
 __global__ void __launch_bounds__(product_threads(kStrideConsumers), 1)
     stride_sums_sm90_kernel(const __grid_constant__ StrideSumArgs args,
                             const __grid_constant__ StrideMaps maps) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  StrideSumsSm90<Element, kHeadDim>(args, maps).run();
+  StrideSumsSm90<Element, kHeadDim, kColumnsPerBlock>(args, maps).run();
 #else
   __trap();  // built for another architecture: the host never launches this
 #endif
@@ -42,6 +42,27 @@ __global__ void __launch_bounds__(product_threads(kClusterConsumers), 1)
 #endif
 }
 
+// Warpgroups exchange registers of what the block was launched with; fewer would hang.
+template <int kConsumers, class Kernel>
+void check_registers(Kernel kernel, const char* what) {
+  cudaFuncAttributes attributes{};
+  cuda_check(cudaFuncGetAttributes(&attributes, kernel), what);
+  const int needed =
+      128 * (filling_registers(kConsumers) + kConsumers * consumer_registers(kConsumers));
+  const int launched = attributes.numRegs * product_threads(kConsumers);
+  if (launched < needed) {
+    throw UnsupportedError(std::string(what) + ": built with " + std::to_string(launched) +
+                           " registers a block, the warpgroups need " + std::to_string(needed));
+  }
+}
+template <int kConsumers, class Kernel, class... Args>
+void launch_product(Kernel kernel, std::int64_t num_blocks, std::size_t shared_bytes,
+                    cudaStream_t stream, const char* what, const Args&... args) {
+  check_registers<kConsumers>(kernel, what);
+  launch_blocks(kernel, num_blocks, product_threads(kConsumers), shared_bytes, stream, what,
+                args...);
+}
+
 int num_multiprocessors() {
   int index = 0;
   int count = 0;
@@ -63,10 +84,11 @@ void launch_stride_sums_sm90(const StrideSumArgs& args, KernelDType dtype, int h
         device::stride_maps(args, kHeadDim, [&](const device::MappedTensor& tensor, int box_rows) {
           return make_tensor_map(tensor, is_bf16, box_rows);
         });
-    device::launch_blocks(device::stride_sums_sm90_kernel<Element, kHeadDim>, num_blocks,
-                          device::product_threads(device::kStrideConsumers),
-                          sizeof(device::SharedStrideSm90), stream, "planning: antidiagonal sums",
-                          args, maps);
+    device::dispatch_columns(args.columns_per_block, [&]<int kColumnsPerBlock>() {
+      device::launch_product<device::kStrideConsumers>(
+          device::stride_sums_sm90_kernel<Element, kHeadDim, kColumnsPerBlock>, num_blocks,
+          sizeof(device::SharedStrideSm90), stream, "planning: antidiagonal sums", args, maps);
+    });
   });
 }
 
@@ -80,10 +102,9 @@ void launch_estimate_lse_sm90(const LseArgs& args, KernelDType dtype, int head_d
         device::lse_maps(args, kHeadDim, [&](const device::MappedTensor& tensor, int box_rows) {
           return make_tensor_map(tensor, is_bf16, box_rows);
         });
-    device::launch_blocks(device::estimate_lse_sm90_kernel<Element, kHeadDim>, num_blocks,
-                          device::product_threads(device::kLseConsumers),
-                          sizeof(device::SharedLseSm90<kHeadDim>), stream, "planning: normalisers",
-                          args, maps);
+    device::launch_product<device::kLseConsumers>(
+        device::estimate_lse_sm90_kernel<Element, kHeadDim>, num_blocks,
+        sizeof(device::SharedLseSm90<kHeadDim>), stream, "planning: normalisers", args, maps);
   });
 }
 
@@ -96,12 +117,12 @@ void launch_cluster_scores_sm90(const ClusterScoreArgs& args, KernelDType dtype,
         args.rows, kHeadDim, chunk_keys, [&](const device::MappedTensor& tensor, int box_rows) {
           return make_tensor_map(tensor, is_bf16, box_rows);
         });
-    device::launch_blocks(device::cluster_scores_sm90_kernel<Element, kHeadDim>,
-                          static_cast<std::int64_t>(args.rows.num_batch_kv_heads) *
-                              grid.num_row_tiles * grid.num_key_chunks,
-                          device::product_threads(device::kClusterConsumers),
-                          sizeof(device::SharedClusterScoresSm90<kHeadDim>), stream,
-                          "planning: scores from clusters", args, grid);
+    device::launch_product<device::kClusterConsumers>(
+        device::cluster_scores_sm90_kernel<Element, kHeadDim>,
+        static_cast<std::int64_t>(args.rows.num_batch_kv_heads) * grid.num_row_tiles *
+            grid.num_key_chunks,
+        sizeof(device::SharedClusterScoresSm90<kHeadDim>), stream, "planning: scores from clusters",
+        args, grid);
   });
 }
 

@@ -44,13 +44,9 @@ void CudaPlanningKernels::stride_mass(const StrideMassArgs& args, KernelDType dt
   };
   // The head dimension does not matter here: 64 stands for any.
   device::dispatch_element(dtype, 64, [&]<class Element, int kHeadDim>() {
-    if (args.columns_per_block == 8) {
-      launch(device::stride_mass_kernel<Element, 8>);
-    } else if (args.columns_per_block == 16) {
-      launch(device::stride_mass_kernel<Element, 16>);
-    } else {
-      launch(device::stride_mass_kernel<Element, 32>);
-    }
+    device::dispatch_columns(args.columns_per_block, [&]<int kColumnsPerBlock>() {
+      launch(device::stride_mass_kernel<Element, kColumnsPerBlock>);
+    });
   });
 }
 

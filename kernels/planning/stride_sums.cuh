@@ -151,12 +151,15 @@ class StrideSums {
     const int column = step_column + warp_column();
     if (column >= tile_.first_row + kStrideRows) return;
     const bool whole = column + kStrideGroup <= tile_.first_row + warp_row();
+    dispatch_stride_columns(args_.columns_per_block, [&]<int kColumnsPerBlock>() {
 #pragma unroll
-    for (int r = 0; r < 2 * kRowTiles; ++r) {
-      const int row = warp_row() + r / 2 * 16 + lane_index() / 4 + r % 2 * 8;
-      finish_stride_row<Element>(args_, tile_, column, row, whole,
-                                 [&](int n, int c) { return sum_[r / 2][n][r % 2 * 2 + c]; });
-    }
+      for (int r = 0; r < 2 * kRowTiles; ++r) {
+        const int row = warp_row() + r / 2 * 16 + lane_index() / 4 + r % 2 * 8;
+        finish_stride_row<Element, kColumnsPerBlock>(
+            args_, tile_, column, row, whole,
+            [&](int n, int c) { return sum_[r / 2][n][r % 2 * 2 + c]; });
+      }
+    });
   }
 
   const StrideSumArgs& args_;

@@ -10,10 +10,6 @@ namespace s2o::device {
 
 inline constexpr int kStrideConsumers = 2;
 inline constexpr int kStrideStagesSm90 = 4;  // 192 KiB
-// Entries of the ring that the first warpgroup is ahead at the start, so that its exponentials run
-// under products of the second.
-inline constexpr int kStrideLead = 1;
-inline constexpr int kStrideLeadBarrier = 1;
 
 // [heads, reduced rows, stride * head_dim]; boxes of kStrideRows and kStrideColumns rows. The last
 // stride of a head may have only its first tokens: [0] without it, [1] with it, for columns of
@@ -52,7 +48,7 @@ struct SharedStrideSm90 {
   ProductRing<kStrideStagesSm90> ring;
 };
 
-template <class Element, int kHeadDim>
+template <class Element, int kHeadDim, int kColumnsPerBlock>
 class StrideSumsSm90 {
  public:
   S2O_DEVICE StrideSumsSm90(const StrideSumArgs& args, const StrideMaps& maps)
@@ -99,17 +95,12 @@ class StrideSumsSm90 {
 
   S2O_DEVICE void consume(int warpgroup) {
     float d[kStrideColumns / 8][4];
-    if (warpgroup != 0) sync_named(kStrideLeadBarrier, kStrideConsumers * 128);
     int entry = 0;
     for (int step = 0; step < tile_.num_steps; ++step) {
       pin_registers(d);
       s_.ring.wait(entry);
       multiply(d, warpgroup, entry, false);
       for (int part = 1; part < parts_; ++part) {
-        // Every ring entry is one product: two parts at least (stride 2 or head_dim 128).
-        if (warpgroup == 0 && step == 0 && part == kStrideLead) {
-          arrive_named(kStrideLeadBarrier, kStrideConsumers * 128);
-        }
         s_.ring.wait(entry + part);
         multiply(d, warpgroup, entry + part, true);
         warpgroup_wait<1>();
@@ -144,7 +135,7 @@ class StrideSumsSm90 {
       if (!kWhole && column >= tile_.first_row + kStrideRows) break;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        finish_stride_row<Element>(
+        finish_stride_row<Element, kColumnsPerBlock>(
             args_, tile_, column, warp_row + i * 8 + lane_index() / 4, kWhole,
             [&](int n, int c) { return d[g * kStrideGroupTiles + n][2 * i + c]; });
       }

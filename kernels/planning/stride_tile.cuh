@@ -48,26 +48,40 @@ S2O_DEVICE float stride_quad_sum(float x0, float x1, float x2, float x3) {
   return transposed_quad_sum(x);
 }
 
-S2O_DEVICE void store_stride_sums(const StrideSumArgs& args, std::int64_t place,
+template <int kColumnsPerBlock>
+S2O_DEVICE void store_stride_sums(float* sums, std::int64_t place,
                                   const float (&part)[kStrideGroupTiles]) {
+  static_assert(kColumnsPerBlock == 8 || kColumnsPerBlock == 16 || kColumnsPerBlock == 32);
   const int quad_lane = lane_index() % 4;
-  if (args.columns_per_block == 8) {
-    args.sums[place * 8 + quad_lane] = stride_quad_sum(part[0], part[1], part[2], part[3]);
-    args.sums[place * 8 + 4 + quad_lane] = stride_quad_sum(part[4], part[5], part[6], part[7]);
-  } else if (args.columns_per_block == 16) {
-    args.sums[place * 4 + quad_lane] =
+  if constexpr (kColumnsPerBlock == 8) {
+    sums[place * 8 + quad_lane] = stride_quad_sum(part[0], part[1], part[2], part[3]);
+    sums[place * 8 + 4 + quad_lane] = stride_quad_sum(part[4], part[5], part[6], part[7]);
+  } else if constexpr (kColumnsPerBlock == 16) {
+    sums[place * 4 + quad_lane] =
         stride_quad_sum(part[0] + part[1], part[2] + part[3], part[4] + part[5], part[6] + part[7]);
   } else {
     const float low = quad_sum(part[0] + part[1] + part[2] + part[3]);
     const float high = quad_sum(part[4] + part[5] + part[6] + part[7]);
-    if (quad_lane < 2) args.sums[place * 2 + quad_lane] = quad_lane == 0 ? low : high;
+    if (quad_lane < 2) sums[place * 2 + quad_lane] = quad_lane == 0 ? low : high;
+  }
+}
+
+// body.template operator()<kColumnsPerBlock>() for the one of the arguments.
+template <class Body>
+S2O_DEVICE void dispatch_stride_columns(int columns_per_block, const Body& body) {
+  if (columns_per_block == 8) {
+    body.template operator()<8>();
+  } else if (columns_per_block == 16) {
+    body.template operator()<16>();
+  } else {
+    body.template operator()<32>();
   }
 }
 
 // One row of a group of columns, which lie over the quad of lanes as in an accumulator fragment:
 // product(n, c) is the sum of column 8 n + 2 (lane % 4) + c. `row` is of the tile; `whole`: no
 // column of the group lies beyond the diagonal, for any row of the warp.
-template <class Element, class Product>
+template <class Element, int kColumnsPerBlock, class Product>
 S2O_DEVICE void finish_stride_row(const StrideSumArgs& args, const StrideTile& tile, int column,
                                   int row, bool whole, const Product& product) {
   constexpr float kLeast = -1e30f;  // reference of a row whose columns are all hidden: no mass
@@ -94,7 +108,7 @@ S2O_DEVICE void finish_stride_row(const StrideSumArgs& args, const StrideTile& t
   }
   const std::int64_t place = tile.group_of(args, column) * kStrideRows + row;
   if (lane_index() % 4 == 0) args.references[place] = reference;
-  store_stride_sums(args, place, part);
+  store_stride_sums<kColumnsPerBlock>(args.sums, place, part);
 }
 
 }  // namespace s2o::device

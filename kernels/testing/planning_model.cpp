@@ -174,9 +174,11 @@ class ModelPlanningKernels final : public PlanningKernels {
       if (variant_ == PlanningVariant::kSm90) {
         const device::StrideMaps maps =
             device::stride_maps(args, kHeadDim, device::model_tensor_map);
-        launch(blocks, device::product_threads(device::kStrideConsumers),
-               sizeof(device::SharedStrideSm90),
-               [&] { device::StrideSumsSm90<Element, kHeadDim>(args, maps).run(); });
+        device::dispatch_stride_columns(args.columns_per_block, [&]<int kColumns>() {
+          launch(blocks, device::product_threads(device::kStrideConsumers),
+                 sizeof(device::SharedStrideSm90),
+                 [&] { device::StrideSumsSm90<Element, kHeadDim, kColumns>(args, maps).run(); });
+        });
         return;
       }
       launch(blocks, device::kStrideThreads, sizeof(device::SharedStride),

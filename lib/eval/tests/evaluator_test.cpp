@@ -309,13 +309,14 @@ TEST(make_backend, kernel_and_device_must_agree) {
   EXPECT_THROW(make_backend({.kind = DeviceKind::kCuda}, "ref"), ConfigError);
 }
 
-TEST(list_kernels, names_every_attention_kernel) {
+TEST(list_kernels, names_every_kernel) {
   std::vector<std::string> names;
   for (const BackendItem& item : list_kernels()) {
     names.push_back(item.name);
     EXPECT_FALSE(item.detail.empty()) << item.name;
   }
-  EXPECT_THAT(names, ::testing::ElementsAre("attention_ref", "attention_sm80", "attention_sm90"));
+  EXPECT_THAT(names, ::testing::ElementsAre("attention_ref", "attention_sm80", "attention_sm90",
+                                            "planning_sm80", "planning_sm90"));
 }
 
 }  // namespace
