@@ -130,7 +130,9 @@ TEST(S2oRankingModel, clusters_hold_all_queries_once) {
     double total = 0.0;
     for (int c = 0; c < kMaxClusters; ++c) {
       const float weight = weights[static_cast<std::size_t>(row * kMaxClusters + c)];
-      if (c >= 20) EXPECT_EQ(weight, kNoWeight);
+      if (c >= 20) {
+        EXPECT_EQ(weight, kNoWeight);
+      }
       total += std::exp2(static_cast<double>(weight));
     }
     EXPECT_NEAR(total, row < 4 ? 150.0 : 100.0, 1e-3);
