@@ -14,6 +14,7 @@
 set -euo pipefail
 invoked_from=$PWD
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/tables.sh"
 
 if [ $# -lt 3 ]; then
   sed -n '2,/^set/p' "${BASH_SOURCE[0]}" | sed -n 's/^# \{0,1\}//p' >&2
@@ -35,24 +36,13 @@ eval_options=("$@")
 cd "$S2O_ROOT"
 s2o_build_program
 mkdir -p "$out/runs" "$out/tables" "$out/figures"
-failed=0  # a table or figure that the results cannot fill does not keep back the others
-
-# evaluate CONFIG NAME EVAL_OPTION...: results in OUT/runs/CONFIG-NAME, added to ${run_folders[@]}.
-evaluate() {
-  local folder=$out/runs/$1-$2 status=0
-  echo "$1 on $2, $seqlen tokens" >&2
-  "$S2O" eval --config "configs/tables/$1.json" "${@:3}" --out "$folder" --resume \
-    >"$folder.txt" || status=$?
-  # 1: some cells failed; the tables say which units they lack.
-  [ "$status" -le 1 ] || exit "$status"
-  run_folders+=("$folder")
-}
 
 # runs CONFIG: evaluates it on every token file, and leaves its result folders in ${run_folders[@]}.
 runs() {
   run_folders=()
   local tokens
   for tokens in "${token_files[@]}"; do
+    echo "$1 on $(basename "$tokens"), $seqlen tokens" >&2
     evaluate "$1" "$(basename "${tokens%.*}")" --set "inputs.0.model=$model" \
       --set "inputs.0.tokens=$tokens" --set "inputs.0.seqlen=$seqlen" "${eval_options[@]}"
   done
@@ -61,26 +51,9 @@ runs() {
 # synthetic_runs CONFIG PATTERNS: the same on structured synthetic inputs, one group of 4 heads each.
 synthetic_runs() {
   run_folders=()
+  echo "$1 on synthetic input, $seqlen tokens" >&2
   evaluate "$1" synthetic --set "inputs=[{\"source\": \"synthetic\", \"pattern\": [$2],
     \"seqlen\": $seqlen, \"num_q_heads\": 4, \"num_kv_heads\": 1}]"
-}
-
-# table NAME FILE [OPTION...]: one table in all formats from ${run_folders[@]}.
-table() {
-  local name=$1 file=$2 format extension
-  shift 2
-  for format in text:txt markdown:md csv:csv latex:tex json:json; do
-    extension=${format#*:}
-    "$S2O" table "${run_folders[@]}" --table "$name" --format "${format%:*}" "$@" \
-      >"$out/tables/$file.$extension" || failed=1
-  done
-}
-
-# figure KIND NAME INPUT... [OPTION...]
-figure() {
-  local kind=$1 name=$2
-  shift 2
-  /usr/bin/python3 scripts/plot.py "$kind" "$@" --out "$out/figures/$name" || failed=1
 }
 
 runs frontier
