@@ -3,10 +3,12 @@
 #include "kernels/planning/block_scores.cuh"
 #include "kernels/planning/cuda_planning_kernels.h"
 #include "kernels/planning/dispatch.cuh"
+#include "kernels/planning/energy_radius.cuh"
 #include "kernels/planning/energy_rows.cuh"
 #include "kernels/planning/key_scores.cuh"
 #include "kernels/planning/last_queries.cuh"
 #include "kernels/planning/mean_queries.cuh"
+#include "kernels/planning/planning_sm90.h"
 #include "kernels/planning/pool_blocks.cuh"
 #include "kernels/planning/rank_history.cuh"
 #include "kernels/planning/select_rows.cuh"
@@ -192,6 +194,9 @@ void CudaPlanningKernels::select_rows(const SelectArgs& args, KernelDType dtype)
 }
 
 void CudaPlanningKernels::energy_rows(const EnergyArgs& args, KernelDType dtype, int head_dim) {
+  if (variant_ == PlanningVariant::kSm90 && energy_rows_sm90_takes(args, head_dim)) {
+    return launch_energy_rows_sm90(args, dtype, head_dim, stream_);
+  }
   device::dispatch_element(dtype, head_dim, [&]<class Element, int kHeadDim>() {
     device::launch_blocks(device::energy_rows_kernel<Element, kHeadDim>,
                           static_cast<std::int64_t>(args.num_plan_heads) * args.num_q_tiles,

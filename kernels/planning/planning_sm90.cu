@@ -2,6 +2,7 @@
 #include "kernels/attention/tensor_map_cuda.h"
 #include "kernels/planning/cluster_scores_sm90.cuh"
 #include "kernels/planning/dispatch.cuh"
+#include "kernels/planning/energy_rows_sm90.cuh"
 #include "kernels/planning/estimate_lse_sm90.cuh"
 #include "kernels/planning/planning_sm90.h"
 #include "kernels/planning/stride_sums_sm90.cuh"
@@ -37,6 +38,17 @@ __global__ void __launch_bounds__(product_threads(kClusterConsumers), 1)
                                const __grid_constant__ ClusterGridSm90 grid) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   ClusterScoresSm90<Element, kHeadDim>(args, grid).run();
+#else
+  __trap();  // built for another architecture: the host never launches this
+#endif
+}
+
+template <class Element, int kHeadDim, int kBranches>
+__global__ void __launch_bounds__(kEnergyThreadsSm90, kEnergyBlocksSm90)
+    energy_rows_sm90_kernel(const __grid_constant__ EnergyArgs args,
+                            const __grid_constant__ EnergyGridSm90 grid) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  EnergyRowsSm90<Element, kHeadDim, kBranches>(args, grid).run();
 #else
   __trap();  // built for another architecture: the host never launches this
 #endif
@@ -123,6 +135,31 @@ void launch_cluster_scores_sm90(const ClusterScoreArgs& args, KernelDType dtype,
             grid.num_key_chunks,
         sizeof(device::SharedClusterScoresSm90<kHeadDim>), stream, "planning: scores from clusters",
         args, grid);
+  });
+}
+
+bool energy_rows_sm90_takes(const EnergyArgs& args, int head_dim) {
+  return device::energy_stages_sm90(args, head_dim) > 0;
+}
+void launch_energy_rows_sm90(const EnergyArgs& args, KernelDType dtype, int head_dim,
+                             CudaStream stream) {
+  const bool is_bf16 = dtype == KernelDType::kBf16;
+  device::dispatch_element(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+    const device::EnergyGridSm90 grid = device::energy_grid_sm90(
+        args, kHeadDim, [&](const device::MappedTensor& tensor, int box_rows) {
+          return make_tensor_map(tensor, is_bf16, box_rows);
+        });
+    const auto launch = [&](auto kernel) {
+      cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                      cudaSharedmemCarveoutMaxShared),
+                 "planning: energies");
+      device::launch_blocks(
+          kernel, device::energy_blocks_sm90(args), device::kEnergyThreadsSm90,
+          static_cast<std::size_t>(device::energy_bytes_sm90(args, kHeadDim, grid.num_stages)),
+          stream, "planning: energies", args, grid);
+    };
+    args.lifts == nullptr ? launch(device::energy_rows_sm90_kernel<Element, kHeadDim, 1>)
+                          : launch(device::energy_rows_sm90_kernel<Element, kHeadDim, 2>);
   });
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels/attention/attention_launch.h"
+#include "kernels/planning/energy_args.h"
 #include "kernels/planning/ranking_args.h"
 #include "kernels/planning/xattention_args.h"
 
@@ -16,5 +17,10 @@ void launch_estimate_lse_sm90(const LseArgs& args, KernelDType dtype, int head_d
                               CudaStream stream);
 void launch_cluster_scores_sm90(const ClusterScoreArgs& args, KernelDType dtype, int head_dim,
                                 CudaStream stream);
+// False where the energies of two tiles leave no room for a ring in shared memory: beyond a million
+// tokens of RBS with its second branch. The kernel for sm_80 plans those.
+bool energy_rows_sm90_takes(const EnergyArgs& args, int head_dim);
+void launch_energy_rows_sm90(const EnergyArgs& args, KernelDType dtype, int head_dim,
+                             CudaStream stream);
 
 }  // namespace s2o

@@ -7,7 +7,9 @@
 #include "kernels/planning/cluster_queries.cuh"
 #include "kernels/planning/cluster_scores.cuh"
 #include "kernels/planning/cluster_scores_sm90.cuh"
+#include "kernels/planning/energy_radius.cuh"
 #include "kernels/planning/energy_rows.cuh"
+#include "kernels/planning/energy_rows_sm90.cuh"
 #include "kernels/planning/estimate_lse.cuh"
 #include "kernels/planning/estimate_lse_sm90.cuh"
 #include "kernels/planning/flex_heads.cuh"
@@ -200,6 +202,18 @@ class ModelPlanningKernels final : public PlanningKernels {
 
   void energy_rows(const EnergyArgs& args, KernelDType dtype, int head_dim) override {
     dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
+      if (variant_ == PlanningVariant::kSm90) {
+        const device::EnergyGridSm90 grid =
+            device::energy_grid_sm90(args, kHeadDim, device::model_tensor_map);
+        const auto run = [&]<int kBranches>() {
+          launch(
+              device::energy_blocks_sm90(args), device::kEnergyThreadsSm90,
+              static_cast<std::size_t>(device::energy_bytes_sm90(args, kHeadDim, grid.num_stages)),
+              [&] { device::EnergyRowsSm90<Element, kHeadDim, kBranches>(args, grid).run(); });
+        };
+        args.lifts == nullptr ? run.template operator()<1>() : run.template operator()<2>();
+        return;
+      }
       launch(args.num_plan_heads * args.num_q_tiles, device::kEnergyThreads,
              static_cast<std::size_t>(device::energy_bytes<kHeadDim>(args.num_blocks)),
              [&] { device::EnergyRows<Element, kHeadDim>(args).run(); });

@@ -125,27 +125,51 @@ TEST(BlockPlannersModel, pbs_attn_gives_the_cpu_plan) {
   }
 }
 
+constexpr PlanningVariant kVariants[] = {PlanningVariant::kSm80, PlanningVariant::kSm90};
+
+// The device and the CPU with the same settings.
+void expect_flash_prefill_near(const AttentionInput& input, bool packed, double alpha) {
+  const ordered_json params = {{"version", packed ? "v2" : "v1"},
+                               {"alpha", alpha},
+                               {"sink_blocks", 1},
+                               {"window_blocks", 2},
+                               {"last_tiles", 3}};
+  const SparsePlan expected = cpu_plan("flash_prefill", input, params);
+  for (const PlanningVariant variant : kVariants) {
+    const auto planner = make_flash_prefill_planner(input.problem,
+                                                    {.packed = packed,
+                                                     .alpha = static_cast<float>(alpha),
+                                                     .sink_blocks = 1,
+                                                     .window_blocks = 2,
+                                                     .last_tiles = 3,
+                                                     .fold = {.rule = expected.header.fold}},
+                                                    1 << 20);
+    expect_near("flash_prefill", input, *planner, expected, 0.005, variant);
+  }
+}
+void expect_rbs_near(const AttentionInput& input, bool rescue, double alpha_base,
+                     double alpha_rescue) {
+  const SparsePlan expected = cpu_plan("rbs", input,
+                                       {{"alpha_base", alpha_base},
+                                        {"rescue", rescue},
+                                        {"alpha_rescue", alpha_rescue},
+                                        {"window_blocks", 2}});
+  for (const PlanningVariant variant : kVariants) {
+    const auto planner = make_rbs_planner(input.problem,
+                                          {.alpha_base = static_cast<float>(alpha_base),
+                                           .rescue = rescue,
+                                           .alpha_rescue = static_cast<float>(alpha_rescue),
+                                           .window_blocks = 2},
+                                          1 << 20);
+    expect_near("rbs", input, *planner, expected, 0.005, variant);
+  }
+}
+
 TEST(BlockPlannersModel, flash_prefill_gives_the_cpu_plan) {
   for (const Shape& shape : kShapes) {
     const AttentionInput input = structured_input(shape);
     for (const bool packed : {true, false}) {
-      for (const double alpha : {0.0, 0.9, 0.98}) {
-        const ordered_json params = {{"version", packed ? "v2" : "v1"},
-                                     {"alpha", alpha},
-                                     {"sink_blocks", 1},
-                                     {"window_blocks", 2},
-                                     {"last_tiles", 3}};
-        const SparsePlan expected = cpu_plan("flash_prefill", input, params);
-        const auto planner = make_flash_prefill_planner(input.problem,
-                                                        {.packed = packed,
-                                                         .alpha = static_cast<float>(alpha),
-                                                         .sink_blocks = 1,
-                                                         .window_blocks = 2,
-                                                         .last_tiles = 3,
-                                                         .fold = {.rule = expected.header.fold}},
-                                                        1 << 20);
-        expect_near("flash_prefill", input, *planner, expected, 0.005);
-      }
+      for (const double alpha : {0.0, 0.9, 0.98}) expect_flash_prefill_near(input, packed, alpha);
     }
   }
 }
@@ -153,23 +177,49 @@ TEST(BlockPlannersModel, flash_prefill_gives_the_cpu_plan) {
 TEST(BlockPlannersModel, rbs_gives_the_cpu_plan) {
   for (const Shape& shape : kShapes) {
     const AttentionInput input = structured_input(shape, "stripes");
-    for (const bool rescue : {true, false}) {
-      const auto planner = make_rbs_planner(
-          input.problem,
-          {.alpha_base = 0.97f, .rescue = rescue, .alpha_rescue = 0.9f, .window_blocks = 2},
-          1 << 20);
-      expect_near("rbs", input, *planner,
-                  cpu_plan("rbs", input,
-                           {{"alpha_base", 0.97},
-                            {"rescue", rescue},
-                            {"alpha_rescue", 0.9},
-                            {"window_blocks", 2}}),
-                  0.005);
-    }
+    for (const bool rescue : {true, false}) expect_rbs_near(input, rescue, 0.97, 0.9);
   }
 }
 
-constexpr PlanningVariant kVariants[] = {PlanningVariant::kSm80, PlanningVariant::kSm90};
+// Three query heads a KV head: the rows of a tile begin at any head, and see other blocks.
+TEST(BlockPlannersModel, energies_of_packed_rows_that_fill_no_whole_positions) {
+  const AttentionInput input = structured_input({1500, 3, 1, 128}, "mixed", StorageDType::kF16);
+  for (const double alpha : {0.9, 0.98}) expect_flash_prefill_near(input, true, alpha);
+}
+
+// More than two steps of 64 mean keys; the ring of the products wraps. With louder keys later, an
+// energy is far beyond what the first keys of the tile lead to expect.
+TEST(BlockPlannersModel, energies_of_long_tiles_whatever_their_references) {
+  for (const float factor : {1.0f, 40.0f}) {
+    AttentionInput input = structured_input({18000, 1, 1, 64});
+    for (std::size_t i = std::size_t{70} * 128 * 64; i < input.k.size(); ++i) input.k[i] *= factor;
+    expect_flash_prefill_near(input, false, 0.8);
+    expect_rbs_near(input, true, 0.9, 0.8);
+  }
+}
+
+TEST(BlockPlannersModel, energies_name_tiles_with_a_logit_that_is_not_finite) {
+  constexpr float kHuge = 3e38f;
+  for (const float value : {std::numeric_limits<float>::quiet_NaN(), kHuge, -kHuge}) {
+    AttentionInput input = structured_input({1200, 2, 1, 64});
+    input.q[static_cast<std::size_t>((1200 + 700) * 64)] = value;
+    for (std::size_t i = 0; i < 128; ++i) input.k[i * 64] = 10.0f;  // the first block
+    for (const PlanningVariant variant : kVariants) {
+      const auto packed = make_flash_prefill_planner(input.problem, {.last_tiles = 0}, 1 << 20);
+      const std::uint32_t bad = testing::plan_on_model(*packed, input, 1, variant).error_word;
+      EXPECT_EQ(static_cast<std::int64_t>(~bad), 700 * 2 / 128) << value;
+      for (const bool rescue : {true, false}) {
+        const auto planner =
+            make_rbs_planner(input.problem, {.rescue = rescue, .last_tiles = 0}, 1 << 20);
+        const std::uint32_t bad_row =
+            testing::plan_on_model(*planner, input, 1, variant).error_word;
+        EXPECT_EQ(planner->row_name(static_cast<std::int64_t>(~bad_row)),
+                  "query head 1, query tile 5")
+            << value;
+      }
+    }
+  }
+}
 
 // Rows at or beyond `chunk` follow the rule of later chunks.
 SparsePlan xattention_plan(const AttentionInput& input, const XAttentionDeviceSettings& settings) {
