@@ -2,10 +2,26 @@
 // adjacent blocks merge, and a run keeps one mask class.
 #pragma once
 
+#include <cstddef>
+
 #include "kernels/common/plan_view.h"
 #include "kernels/planning/platform_planning.cuh"
 
 namespace s2o::device {
+
+// NOTE: as one store. Assigned as a struct, whose last byte is nobody's, the compiler writes the
+// others one by one.
+S2O_DEVICE void store_item(PlanItem* target, const PlanItem& item) {
+  static_assert(sizeof(PlanItem) == 16 && offsetof(PlanItem, count) == 8 &&
+                offsetof(PlanItem, kind) == 12 && offsetof(PlanItem, mask) == 13 &&
+                offsetof(PlanItem, stoppable) == 14);
+  const auto begin = static_cast<std::uint64_t>(item.begin);
+  store_global_16(
+      target, {{static_cast<std::uint32_t>(begin), static_cast<std::uint32_t>(begin >> 32),
+                static_cast<std::uint32_t>(item.count),
+                static_cast<std::uint32_t>(item.kind) | static_cast<std::uint32_t>(item.mask) << 8 |
+                    (item.stoppable ? 1u << 16 : 0u)}});
+}
 
 S2O_DEVICE bool bit_of(const std::uint32_t* bits, int j) {
   return (bits[j / 32] >> (j % 32) & 1u) != 0;
@@ -46,7 +62,8 @@ S2O_DEVICE void emit_blocks(const std::uint32_t* bits, int num_blocks, int num_p
       item.count = static_cast<std::int32_t>(end_key - begin_key);
       item.kind = ItemKind::kRun;
       item.mask = j < num_past ? MaskClass::kNone : MaskClass::kCausal;
-      tile.items[tile.count + count_bits(all_starts & ((1u << lane_index()) - 1u))] = item;
+      store_item(tile.items + tile.count + count_bits(all_starts & ((1u << lane_index()) - 1u)),
+                 item);
     }
     tile.count += count_bits(all_starts);
   }

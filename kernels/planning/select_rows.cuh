@@ -90,7 +90,7 @@ class SelectRow {
       own.count = static_cast<std::int32_t>(end - begin);
       own.kind = ItemKind::kRun;
       own.mask = MaskClass::kCausal;
-      tile.items[tile.count] = own;
+      store_item(tile.items + tile.count, own);
     }
     num_items_ = tile.count + 1;
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/planning/block_cut.cuh"
+#include "kernels/planning/emit_items.cuh"
 #include "kernels/planning/vertical_slash_args.h"
 
 namespace s2o::device {
@@ -53,14 +54,14 @@ S2O_DEVICE void tile_windows(const WindowArgs& args) {
       item.begin = from;
       item.count = static_cast<std::int32_t>(past - from);
       item.mask = MaskClass::kNone;
-      items[count++] = item;
+      store_item(items + count++, item);
     }
     if (to > end_key) to = end_key;
     if (to > past) {
       item.begin = past;
       item.count = static_cast<std::int32_t>(to - past);
       item.mask = MaskClass::kCausal;
-      items[count++] = item;
+      store_item(items + count++, item);
     }
   };
   const std::int32_t* const distances =
@@ -147,7 +148,7 @@ S2O_DEVICE void tile_columns(const WindowArgs& args) {
   item.count = count;
   item.kind = ItemKind::kGather;
   item.mask = MaskClass::kNone;
-  items[num_runs] = item;
+  store_item(items + num_runs, item);
   args.item_counts[place] = num_runs + 1;
 }
 
