@@ -190,7 +190,7 @@ TEST(BlockPlannersModel, energies_of_packed_rows_that_fill_no_whole_positions) {
 // More than two steps of 64 mean keys; the ring of the products wraps. With louder keys later, an
 // energy is far beyond what the first keys of the tile lead to expect.
 TEST(BlockPlannersModel, energies_of_long_tiles_whatever_their_references) {
-  for (const float factor : {1.0f, 40.0f}) {
+  for (const float factor : {1.0f, 64.0f}) {  // exact in 16 bits
     AttentionInput input = structured_input({18000, 1, 1, 64});
     for (std::size_t i = std::size_t{70} * 128 * 64; i < input.k.size(); ++i) input.k[i] *= factor;
     expect_flash_prefill_near(input, false, 0.8);

@@ -150,6 +150,41 @@ TEST_P(PlanningGpuTest, plans_agree_with_the_cpu_and_from_run_to_run) {
   }
 }
 
+// Many steps of mean keys a tile; with louder keys later, energies beyond what the first lead to
+// expect.
+TEST_P(PlanningGpuTest, energies_of_long_tiles_agree_with_the_cpu) {
+  for (const float factor : {1.0f, 64.0f}) {  // exact in 16 bits
+    AttentionInput input = structured_input({30000, 4, 2, 128});
+    for (int head = 0; head < 2; ++head) {
+      for (std::size_t i = 12000; i < 30000; ++i) {
+        for (std::size_t d = 0; d < 128; ++d) {
+          input.k[(static_cast<std::size_t>(head) * 30000 + i) * 128 + d] *= factor;
+        }
+      }
+    }
+    set_input(input);
+    for (const MethodCase& test :
+         {MethodCase{"flash_prefill", {{"alpha", 0.8}, {"last_tiles", 1}}, 0.005},
+          MethodCase{"rbs", {{"alpha_base", 0.9}, {"last_tiles", 1}}, 0.005}}) {
+      const Method& method = find_method(test.name);
+      const ParamSet params = testing::settings_of(method, test.params);
+      DevicePlanner planner(planner_of(test.name, input, params));
+      planner.prepare();
+      attention_->run_planner(planner);
+      planner.check();
+      const SparsePlan plan = fetch(input, planner);
+      check_plan(input.problem, plan);
+      const DenseReference none;
+      const auto d = testing::compare_plans(
+          input.problem, plan, method.plan_cpu({.input = input, .reference = none}, params));
+      std::cout << test.name << ": " << d.differing_tiles << " of " << d.tiles
+                << " tiles with near-ties\n";
+      EXPECT_LE(static_cast<double>(d.extra_keys + d.missing_keys),
+                test.share * static_cast<double>(d.keys));
+    }
+  }
+}
+
 TEST_P(PlanningGpuTest, tau_zero_over_a_device_plan_equals_dense) {
   for (const char* sharing : {"query_head", "kv_head"}) {
     const AttentionInput input = structured_input({3000, 4, 2, 128});
