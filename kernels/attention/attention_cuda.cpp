@@ -67,6 +67,7 @@ struct CudaAttention::State {
   DeviceBuffer<TileStats> stats;
   DeviceBuffer<std::int32_t> next_tile;  // one counter a batch and pass
   DeviceBuffer<float> sums;              // block sums of folded columns
+  DeviceBuffer<std::uint16_t> columns;   // and the columns of whole blocks
   DeviceBuffer<std::uint8_t> flush;
   DeviceBuffer<float> reference;  // [num_q_heads, seqlen, head_dim], empty: none was kept
   DeviceBuffer<ErrorSums> partial_errors, errors;
@@ -111,6 +112,11 @@ void CudaAttention::State::prepare_sums() {
   sums_view.k = sums.data();
   sums_view.v = sums.data() + array;
   sums_view.k_squared = squares ? sums.data() + 2 * array : nullptr;
+  if (plan.fold.kind == Compensation::kCentroid) return;
+  columns.resize(array * (squares ? 3 : 2), "folded columns: whole blocks");
+  sums_view.mean_k = columns.data();
+  sums_view.mean_v = columns.data() + array;
+  sums_view.variance = squares ? columns.data() + 2 * array : nullptr;
 }
 
 // The header of a plan, and everything that depends on it alone.
@@ -411,8 +417,8 @@ std::vector<ErrorSums> CudaAttention::error_sums() {
 
 std::int64_t CudaAttention::workspace_bytes() const {
   const State& s = *state_;
-  std::int64_t bytes =
-      s.stats.size_bytes() + s.next_tile.size_bytes() + s.sums.size_bytes() + s.uploaded.bytes();
+  std::int64_t bytes = s.stats.size_bytes() + s.next_tile.size_bytes() + s.sums.size_bytes() +
+                       s.columns.size_bytes() + s.uploaded.bytes();
   if (s.options.output != OutputType::kFp32) bytes += s.out_fp32.size_bytes();
   return bytes;
 }

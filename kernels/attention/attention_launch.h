@@ -29,13 +29,17 @@ void launch_attention_sm90_fp16(const AttentionKernelArgs& args, const device::T
                                 int head_dim, TileShape tile, int num_multiprocessors,
                                 CudaStream stream);
 
-// Sums over whole blocks of fold_block key slots, fp32, [num_sets, num_blocks, head_dim] each. A
-// set is a KV head, or a plan head where the pass has a key order.
+// What folded columns start from, per whole block of fold_block key slots: arrays of [num_sets,
+// num_blocks, head_dim]. A set is a KV head, or a plan head where the pass has a key order.
 struct BlockSumsView {
-  float* k = nullptr;
+  float* k = nullptr;  // sums
   float* v = nullptr;
-  float* k_squared = nullptr;   // only for kBlocksVariance
-  std::int64_t num_blocks = 0;  // seqlen / fold_block
+  float* k_squared = nullptr;  // only for kBlocksVariance
+  // The columns of blocks that a tile did not touch, in the type of q; null for kCentroid.
+  std::uint16_t* mean_k = nullptr;
+  std::uint16_t* mean_v = nullptr;
+  std::uint16_t* variance = nullptr;  // only for kBlocksVariance
+  std::int64_t num_blocks = 0;        // seqlen / fold_block
 };
 // Adds the folded columns of a pass that has run (definition: fold_columns.h): computes `sums`,
 // then merges into (resume_out, lse) and writes the outputs. fold_block is at most kMaxFoldBlock.

@@ -2,31 +2,29 @@
 // fold_end that it did not visit enter as a few columns of mean keys and values. Runs on every
 // architecture, as its own launch that resumes from (out, lse).
 //
-// Visited slots are marked in a bitmap, as many as it holds at a time. Per column: the sum of the
-// block minus its visited rows (or the sum of the unvisited ones, whichever reads fewer rows),
-// divided by their number; per 64 columns one step of the portable kernel's tile. Sums are fp32;
-// means are rounded to the type of q.
+// Visited slots are marked in a bitmap, as many as it holds at a time. 64 columns at a time become
+// one step of the portable kernel's tile. Blocks that the tile did not touch, most of them at long
+// lengths, have their columns ready and are copied. The others are built: the sum of the block
+// minus its visited rows (or the sum of the unvisited ones, whichever reads fewer rows), divided by
+// their number. Sums are fp32; means are rounded to the type of q.
 #pragma once
 
 #include "kernels/attention/attention_launch.h"
 #include "kernels/attention/fold_sums.cuh"
+#include "kernels/attention/fold_visited.cuh"
 #include "kernels/attention/tile_sm80.cuh"
 
 namespace s2o::device {
 
-inline constexpr int kFoldColumns = 64;  // columns of one step
-inline constexpr int kBitmapSlots = kFoldColumns * kMaxFoldBlock;
-
-// Blocks of the kernel on a multiprocessor, and rows that a lane loads at once. Two blocks of 256
-// threads fit the shared memory of sm_90, if their registers do: one alone leaves its latencies
-// open (issue slots 36 % busy on an H200). The 164 KiB of sm_80 hold one.
+// Blocks of the kernel on a multiprocessor. Two of 256 threads fit the shared memory of sm_90, if
+// their registers do: one builds columns while the other multiplies, so that a second set of tiles
+// in one block would gain nothing. The 164 KiB of sm_80 hold one.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 S2O_HOST_DEVICE constexpr int fold_blocks(int threads) { return threads == 256 ? 2 : 3; }
-inline constexpr int kFoldRowsAtOnce = 2;
 #else
 S2O_HOST_DEVICE constexpr int fold_blocks(int /*threads*/) { return 1; }
-inline constexpr int kFoldRowsAtOnce = 4;
 #endif
+inline constexpr int kFoldRowsAtOnce = 4;  // rows that a warp loads at once
 
 // As TraitsSm80, but always 16 rows a warp: building columns needs the registers.
 template <class ElementType, int kHeadDimValue, int kTileMValue>
@@ -51,13 +49,15 @@ struct SharedFold {
   RowPair row_states[Traits::kThreads];
   std::int32_t row_index[Traits::kTileM];
   float bias[kFoldColumns];  // raw logit that is added: log2(n) / scale_log2, -inf for no column
-  std::uint32_t visited[kBitmapSlots / 32 + 1];  // the last word is read, not used
-  union {
-    // Rows of the column that a warp builds.
-    std::uint16_t column_rows[Traits::kWarps][kMaxFoldBlock];
-    // kCentroid: sums of K and V by groups of threads.
-    float partial[Traits::kThreads / (Traits::kHeadDim / kChunkElements)][2][Traits::kHeadDim];
-  };
+  std::int32_t remaining[kFoldColumns];  // keys of the column
+  SlotBits visited;
+  std::uint8_t to_build[kFoldColumns];  // columns that no copy brings
+  std::int32_t num_to_build;
+  alignas(16) float partial[Traits::kWarps][2]
+                           [Traits::kHeadDim];  // kCentroid: sums of K and V by warps
+  // Of the tile; in shared memory, because registers are short.
+  SlotRowsDevice<typename Traits::Element, Traits::kHeadDim> rows;
+  std::int64_t first_row_of_set;  // of the block sums
   std::int32_t num_columns;
   std::int32_t num_visited;
 };
@@ -71,8 +71,7 @@ class FoldSm80 {
         s_(*reinterpret_cast<SharedFold<Traits>*>(shared_memory())),
         plan_tile_(load_global(args.tile_order + block_index())),
         plan_head_(plan_tile_ / args.num_q_tiles),
-        fold_end_(load_global(args.pass.fold_end + plan_tile_)),
-        rows_(slot_rows<Element, kHeadDim>(args, plan_head_)) {}
+        fold_end_(load_global(args.pass.fold_end + plan_tile_)) {}
 
   S2O_DEVICE void run() {
     // Nothing to fold, and the result is where it belongs.
@@ -84,14 +83,17 @@ class FoldSm80 {
       build_centroid();
       if (s_.num_columns > 0) add_columns();
     } else {
-      const int step_slots = kFoldColumns * args_.fold.fold_block;
-      const int marked_slots = kBitmapSlots / step_slots * step_slots;
-      for (std::int64_t marked = 0; marked < fold_end_; marked += marked_slots) {
-        mark_visited(marked, marked + marked_slots);
-        for (int bit = 0; bit < marked_slots && marked + bit < fold_end_; bit += step_slots) {
-          build_columns(marked, bit);
-          add_columns();
+      const int fold_block = args_.fold.fold_block;
+      const int window = kFoldColumns * (kMaxFoldBlock / fold_block);  // blocks in the bitmap
+      for (int first = 0; static_cast<std::int64_t>(first) * fold_block < fold_end_;
+           first += kFoldColumns) {
+        const int in_window = first % window;
+        if (in_window == 0) {
+          const std::int64_t begin = static_cast<std::int64_t>(first) * fold_block;
+          mark_visited<kThreads>(args_, plan_tile_, begin, begin + window * fold_block, s_.visited);
         }
+        make_columns({.first_block = first, .first_bit = in_window * fold_block});
+        add_columns();
       }
     }
     tile_.store(args_, s_.row_index);
@@ -104,7 +106,14 @@ class FoldSm80 {
   static constexpr int kThreads = Traits::kThreads;
   using Tile = TileSm80<Traits>;
   using Rows = SlotRowsDevice<Element, kHeadDim>;
-  static constexpr int kGroups = kThreads / Rows::kChunks;  // rows that the block reads at once
+  using Sums = typename Rows::Sums;
+  static constexpr int kElements = Rows::kElements;
+
+  // 64 columns: the block of the first, and its first bit among the visited ones.
+  struct Step {
+    int first_block;
+    int first_bit;
+  };
 
   S2O_DEVICE void load_queries() {
     const int tile = plan_tile_ % args_.num_q_tiles;
@@ -112,7 +121,13 @@ class FoldSm80 {
       s_.row_index[thread_index()] =
           tile_row(args_, plan_head_, tile, Traits::kTileM, thread_index()).index;
     }
-    if (thread_index() == 0) s_.num_columns = 0;
+    if (thread_index() == 0) {
+      s_.num_columns = s_.num_to_build = 0;
+      s_.rows = slot_rows<Element, kHeadDim>(args_, plan_head_);
+      const std::int64_t set =
+          args_.pass.key_order != nullptr ? plan_head_ : plan_head_ / args_.plan_heads_per_kv_head;
+      s_.first_row_of_set = set * sums_.num_blocks;
+    }
     sync_block(kThreads);
     copy_rows_async<Traits::kTileM, kHeadDim, kThreads>(shared_address(s_.q), args_.q, s_.row_index,
                                                         thread_index());
@@ -121,239 +136,170 @@ class FoldSm80 {
     sync_block(kThreads);
   }
 
-  // Calls visit(begin, count, is_run) for the executed part of every item: slots [begin, + count)
-  // of a run, entries of gather_indices of a gather.
-  template <class Visit>
-  S2O_DEVICE void for_executed_items(const Visit& visit) const {
-    std::int64_t stop_steps = args_.stats[plan_tile_].stop_steps;
-    const std::int64_t end = tile_items_end(args_.pass, plan_tile_);
-    for (std::int64_t i = load_global(args_.pass.item_offsets + plan_tile_); i < end; ++i) {
-      const ItemWords item = load_item(args_.pass.items + i);
-      std::int64_t count = item.count;
-      if (item.stoppable()) {
-        const std::int64_t steps = ceil_div(item.count, args_.block_n);
-        const std::int64_t done = steps < stop_steps ? steps : stop_steps;
-        stop_steps -= done;
-        if (done < steps) count = done * args_.block_n;
-      }
-      visit(item.begin, count, item.kind() == ItemKind::kRun);
+  S2O_DEVICE void make_columns(const Step& step) {
+    for (int octet = warp_index(); octet < kFoldColumns / 8; octet += Traits::kWarps) {
+      sort_column(step, 8 * octet + lane_index() / 4);
+      sync_warp();
+      copy_octet(step, octet);
     }
-  }
-
-  S2O_DEVICE std::int64_t slot_of(std::int64_t entry, bool is_run) const {
-    return is_run ? entry : load_global(args_.pass.gather_indices + entry);
-  }
-
-  // Bits of the slots in [first, end) that the tile visited.
-  S2O_DEVICE void mark_visited(std::int64_t first, std::int64_t end) {
-    sync_block(kThreads);  // the columns before are done with the bitmap
-    for (int word = thread_index(); word < kBitmapSlots / 32; word += kThreads)
-      s_.visited[word] = 0;
-    sync_block(kThreads);
-    for_executed_items([&](std::int64_t begin, std::int64_t count, bool is_run) {
-      std::int64_t from = begin;
-      std::int64_t to = begin + count;
-      if (is_run) {  // only the part inside the window
-        from = from < first ? first : from;
-        to = to > end ? end : to;
-      }
-      for (std::int64_t entry = from + thread_index(); entry < to; entry += kThreads) {
-        const std::int64_t slot = slot_of(entry, is_run) - first;
-        if (slot >= 0 && slot < end - first) {
-          atomic_or(&s_.visited[slot / 32], 1u << (slot % 32));
-        }
-      }
-    });
-    sync_block(kThreads);
-  }
-
-  // 32 bits of the bitmap from `bit` on.
-  S2O_DEVICE std::uint32_t visited_bits(int bit) const {
-    const std::uint64_t words =
-        static_cast<std::uint64_t>(s_.visited[bit / 32 + 1]) << 32 | s_.visited[bit / 32];
-    return static_cast<std::uint32_t>(words >> bit % 32);
-  }
-
-  // Each warp builds every kWarps-th column. `first_bit` of the bitmap is the first column's.
-  S2O_DEVICE void build_columns(std::int64_t marked, int first_bit) {
-    for (int column = warp_index(); column < kFoldColumns; column += Traits::kWarps) {
-      build_column(marked, first_bit + column * args_.fold.fold_block, column);
+    copy_async_commit();
+    sync_block(kThreads);  // the columns to build are listed
+    for (int i = warp_index(); i < s_.num_to_build; i += Traits::kWarps) {
+      build_column(step, s_.to_build[i]);
     }
+    copy_async_wait<0>();
     sync_block(kThreads);
+    if (thread_index() == 0) s_.num_to_build = 0;
   }
 
-  S2O_DEVICE void build_column(std::int64_t marked, int first_bit, int column) {
+  // Key slots of a column below fold_end.
+  S2O_DEVICE int column_size(int block) const {
     const int fold_block = args_.fold.fold_block;
-    const std::int64_t begin = marked + first_bit;
-    const std::int64_t left = fold_end_ - begin;
-    const int size = left < 0 ? 0 : (left < fold_block ? static_cast<int>(left) : fold_block);
+    const std::int64_t left = fold_end_ - static_cast<std::int64_t>(block) * fold_block;
+    return left < 0 ? 0 : (left < fold_block ? static_cast<int>(left) : fold_block);
+  }
+  // Whole blocks have a ready sum, and removing few rows is cheaper than adding many.
+  S2O_DEVICE bool subtracts(int size, int remaining) const {
+    return size == args_.fold.fold_block && size - remaining < remaining;
+  }
+
+  // Four lanes count the keys that a column stands for, and list it when it must be built.
+  S2O_DEVICE void sort_column(const Step& step, int column) {
+    const int fold_block = args_.fold.fold_block;
+    const int size = column_size(step.first_block + column);
+    const int first_bit = step.first_bit + column * fold_block;
     int visited = 0;
-    for (int i = 0; i < size; i += 32) {
-      visited += count_bits(visited_bits(first_bit + i) & low_bits(size - i));
+    for (int i = lane_index() % 4 * 32; i < size; i += 4 * 32) {
+      visited += count_bits(s_.visited.at(first_bit + i) & low_bits(size - i));
     }
+    visited += shuffle_xor(visited, 1);
+    visited += shuffle_xor(visited, 2);
+    if (lane_index() % 4 != 0) return;
     const int remaining = size - visited;
-
-    // Whole blocks have a ready sum, and removing few rows is cheaper than adding many.
-    const std::int64_t block = begin / fold_block;
-    const bool subtract = size == fold_block && block < sums_.num_blocks && visited < remaining;
-    const int chunk = lane_index() % Rows::kChunks;
-    ChunkSums total;
-    total.clear();
-    if (subtract && lane_index() < Rows::kChunks) add_block_sums(total, block, chunk);
-    if (remaining > 0) {
-      const int count = list_rows(first_bit, size, subtract);
-      add_rows(total, begin, count, chunk, subtract ? -1.0f : 1.0f);
-    }
-    for (int mask = Rows::kChunks; mask < 32; mask *= 2) total.add_lanes(mask);
-    if (lane_index() < Rows::kChunks) store_chunk(column, chunk, total, remaining);
-    if (lane_index() == 0) {
-      s_.bias[column] = remaining > 0 ? log2f_of(remaining) / args_.scale_log2 : kNegativeInfinity;
-      if (remaining > 0) atomic_add(&s_.num_columns, 1);
+    s_.remaining[column] = remaining;
+    s_.bias[column] = remaining > 0 ? log2f_of(remaining) / args_.scale_log2 : kNegativeInfinity;
+    if (remaining == 0) return;
+    atomic_add(&s_.num_columns, 1);
+    if (remaining < fold_block) {
+      s_.to_build[atomic_add(&s_.num_to_build, 1)] = static_cast<std::uint8_t>(column);
     }
   }
 
-  static S2O_DEVICE std::uint32_t low_bits(int count) {
-    return count >= 32 ? 0xffffffffu : (1u << count) - 1u;
-  }
-
-  // Lists the rows of the column that were visited, or those that were not; their number.
-  S2O_DEVICE int list_rows(int first_bit, int size, bool visited) {
-    std::uint16_t* const list = s_.column_rows[warp_index()];
-    sync_warp();  // the column before has been read
-    int count = 0;
-    for (int i = 0; i < size; i += 32) {
-      const std::uint32_t marked = visited_bits(first_bit + i);
-      const std::uint32_t rows = (visited ? marked : ~marked) & low_bits(size - i);
-      const int lane = lane_index();
-      if ((rows >> lane & 1u) != 0) {
-        list[count + count_bits(rows & low_bits(lane))] = static_cast<std::uint16_t>(i + lane);
+  // Columns of whole blocks, and zeros where there is no column: NaN times 0 would be NaN.
+  S2O_DEVICE void copy_octet(const Step& step, int octet) {
+    constexpr int kChunks = kHeadDim / kChunkElements;
+    constexpr int kAtOnce = 32 / kChunks;
+    const int chunk = lane_index() % kChunks;
+    const std::int64_t first_row = s_.first_row_of_set + step.first_block;
+#pragma unroll
+    for (int i = 0; i < 8; i += kAtOnce) {
+      const int column = 8 * octet + i + lane_index() / kChunks;
+      const bool whole = s_.remaining[column] == args_.fold.fold_block;
+      if (!whole && s_.remaining[column] > 0) continue;
+      const std::int64_t source =
+          whole ? (first_row + column) * kHeadDim + chunk * kChunkElements : 0;
+      const auto offset =
+          static_cast<std::uint32_t>(swizzled_chunk_offset(kFoldColumns, column, chunk));
+      copy_async_16(shared_address(s_.k) + offset, sums_.mean_k + source, whole);
+      copy_async_16(shared_address(s_.v) + offset, sums_.mean_v + source, whole);
+      if (sums_.variance != nullptr) {
+        copy_async_16(shared_address(s_.variance) + offset, sums_.variance + source, whole);
       }
-      count += count_bits(rows);
     }
-    sync_warp();
-    return count;
   }
 
-  // Adds the listed rows, several loads in flight.
-  S2O_DEVICE void add_rows(ChunkSums& total, std::int64_t begin, int count, int chunk, float sign) {
+  // A warp builds a column: the block's sums minus its visited rows, or the sum of the others.
+  S2O_DEVICE void build_column(const Step& step, int column) {
     constexpr int kAtOnce = kFoldRowsAtOnce;
-    const std::uint16_t* const list = s_.column_rows[warp_index()];
-    const int group = lane_index() / Rows::kChunks;
+    const int block = step.first_block + column;
+    const int size = column_size(block);
+    const int remaining = s_.remaining[column];
+    const bool subtract = subtracts(size, remaining);
+    Sums total;
+    total.clear();
+    if (subtract) {
+      total.load(sums_, (s_.first_row_of_set + block) * kHeadDim + lane_index() * kElements);
+    }
+    const float sign = subtract ? -1.0f : 1.0f;
+    const std::int64_t begin = static_cast<std::int64_t>(block) * args_.fold.fold_block;
+    BitWalker rows(s_.visited, step.first_bit + column * args_.fold.fold_block, size, subtract);
 #pragma unroll 1
-    for (int first = group; first - group < count; first += kAtOnce * Rows::kGroups) {
-      Words4 k[kAtOnce];
-      Words4 v[kAtOnce];
+    for (int left = subtract ? size - remaining : remaining; left > 0; left -= kAtOnce) {
+      typename Rows::Row k[kAtOnce];
+      typename Rows::Row v[kAtOnce];
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
-        const int row = first + i * Rows::kGroups;
-        k[i] = v[i] = {{0, 0, 0, 0}};  // adds nothing
-        if (row < count) rows_.load(begin + list[row], chunk, k[i], v[i]);
+        k[i] = v[i] = {};  // adds nothing
+        if (i < left) s_.rows.load(begin + rows.next(), lane_index(), k[i], v[i]);
       }
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) total.template add<Element>(k[i], v[i], sign);
     }
+    store_column(column, total.template column<Element>(remaining, args_.fold.round_bf16));
   }
 
-  S2O_DEVICE void add_block_sums(ChunkSums& total, std::int64_t block, int chunk) const {
-    const std::int64_t set =
-        args_.pass.key_order != nullptr ? plan_head_ : plan_head_ / args_.plan_heads_per_kv_head;
-    const std::int64_t first = (set * sums_.num_blocks + block) * kHeadDim + chunk * kChunkElements;
-#pragma unroll
-    for (int e = 0; e < kChunkElements; ++e) {
-      total.k[e] += load_global(sums_.k + first + e);
-      total.v[e] += load_global(sums_.v + first + e);
-      if (sums_.k_squared != nullptr)
-        total.k_squared[e] += load_global(sums_.k_squared + first + e);
-    }
-  }
-
-  // Means of 8 elements into the swizzled tiles; zeros where nothing remains.
-  S2O_DEVICE void store_chunk(int column, int chunk, const ChunkSums& total, int remaining) {
-    const float inverse = remaining > 0 ? 1.0f / static_cast<float>(remaining) : 0.0f;
-    const int offset = swizzled_chunk_offset(kFoldColumns, column, chunk);
-    auto* const k = reinterpret_cast<std::uint32_t*>(s_.k + offset);
-    auto* const v = reinterpret_cast<std::uint32_t*>(s_.v + offset);
-    auto* const variance = reinterpret_cast<std::uint32_t*>(s_.variance + offset);
-#pragma unroll
-    for (int pair = 0; pair < kChunkElements / 2; ++pair) {
-      float mean_k[2];
-      float mean_v[2];
-      float var[2];
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int element = 2 * pair + e;
-        mean_k[e] = total.k[element] * inverse;
-        mean_v[e] = total.v[element] * inverse;
-        var[e] = max_of(fused(-mean_k[e], mean_k[e], total.k_squared[element] * inverse), 0.0f);
-      }
-      if (args_.fold.round_bf16) {
-        round_to_bf16(mean_k);
-        round_to_bf16(mean_v);
-      }
-      k[pair] = pack_pair<Element>(mean_k[0], mean_k[1]);
-      v[pair] = pack_pair<Element>(mean_v[0], mean_v[1]);
-      variance[pair] = pack_pair<Element>(var[0], var[1]);
-    }
-  }
-  static S2O_DEVICE void round_to_bf16(float (&pair)[2]) {
-    const std::uint32_t packed = pack_pair<Bf16>(pair[0], pair[1]);
-    pair[0] = unpack_low<Bf16>(packed);
-    pair[1] = unpack_high<Bf16>(packed);
+  // A lane's elements into the swizzled tiles.
+  S2O_DEVICE void store_column(int column, const ColumnPart<kElements>& part) {
+    const int element = lane_index() * kElements;
+    const int offset = swizzled_chunk_offset(kFoldColumns, column, element / kChunkElements) +
+                       element % kChunkElements * 2;
+    store_words(s_.k + offset, part.k);
+    store_words(s_.v + offset, part.v);
+    store_words(s_.variance + offset, part.variance);
   }
 
   // One column for all unvisited slots: everything below fold_end minus what was visited.
   S2O_DEVICE void build_centroid() {
-    const int chunk = thread_index() % Rows::kChunks;
-    const int group = thread_index() / Rows::kChunks;
+    const int warp = warp_index();
     if (thread_index() == 0) s_.num_visited = 0;
     sync_block(kThreads);
-    ChunkSums total;
+    Sums total;
     total.clear();
     const std::int64_t whole = min_of_long(fold_end_ / args_.fold.fold_block, sums_.num_blocks);
-    for (std::int64_t block = group; block < whole; block += kGroups) {
-      add_block_sums(total, block, chunk);
+    for (std::int64_t block = warp; block < whole; block += Traits::kWarps) {
+      Sums sums;
+      sums.clear();
+      sums.load(sums_, (s_.first_row_of_set + block) * kHeadDim + lane_index() * kElements);
+      total.add(sums);
     }
-    for (std::int64_t slot = whole * args_.fold.fold_block + group; slot < fold_end_;
-         slot += kGroups) {
-      rows_.add(total, slot, chunk, 1.0f);
+    for (std::int64_t slot = whole * args_.fold.fold_block + warp; slot < fold_end_;
+         slot += Traits::kWarps) {
+      s_.rows.add(total, slot, lane_index(), 1.0f);
     }
     int visited = 0;
-    for_executed_items([&](std::int64_t begin, std::int64_t count, bool is_run) {
-      for (std::int64_t i = group; i < count; i += kGroups) {
-        const std::int64_t slot = slot_of(begin + i, is_run);
+    for_executed_items(args_, plan_tile_, [&](std::int64_t begin, std::int64_t count, bool is_run) {
+      for (std::int64_t i = warp; i < count; i += Traits::kWarps) {
+        const std::int64_t slot = executed_slot(args_, begin + i, is_run);
         if (slot >= fold_end_) continue;
-        rows_.add(total, slot, chunk, -1.0f);
+        s_.rows.add(total, slot, lane_index(), -1.0f);
         ++visited;
       }
     });
-    if (chunk == 0 && visited > 0) atomic_add(&s_.num_visited, visited);
-#pragma unroll
-    for (int e = 0; e < kChunkElements; ++e) {
-      s_.partial[group][0][chunk * kChunkElements + e] = total.k[e];
-      s_.partial[group][1][chunk * kChunkElements + e] = total.v[e];
-    }
+    if (lane_index() == 0 && visited > 0) atomic_add(&s_.num_visited, visited);
+    Sums::store_part(s_.partial[warp][0] + lane_index() * kElements, total.k);
+    Sums::store_part(s_.partial[warp][1] + lane_index() * kElements, total.v);
     sync_block(kThreads);
-    reduce_centroid(group, chunk);
+    reduce_centroid();
   }
 
-  S2O_DEVICE void reduce_centroid(int group, int chunk) {
+  // The first column; the others are empty.
+  S2O_DEVICE void reduce_centroid() {
     const int remaining = fold_end_ - s_.num_visited;
-    ChunkSums total;
-    total.clear();
-    if (group == 0) {
-      for (int other = 0; other < kGroups; ++other) {
+    for (int column = warp_index(); column < kFoldColumns; column += Traits::kWarps) {
+      ColumnPart<kElements> part{};
+      if (column == 0 && remaining > 0) {
+        Sums total;
+        total.clear();
+        for (int other = 0; other < Traits::kWarps; ++other) {
 #pragma unroll
-        for (int e = 0; e < kChunkElements; ++e) {
-          total.k[e] += s_.partial[other][0][chunk * kChunkElements + e];
-          total.v[e] += s_.partial[other][1][chunk * kChunkElements + e];
+          for (int e = 0; e < kElements; ++e) {
+            total.k[e] += s_.partial[other][0][lane_index() * kElements + e];
+            total.v[e] += s_.partial[other][1][lane_index() * kElements + e];
+          }
         }
+        part = total.template column<Element>(remaining, args_.fold.round_bf16);
       }
-    }
-    // Columns beyond the first are empty: group g clears columns g, g + kGroups, ...
-    for (int column = group; column < kFoldColumns; column += kGroups) {
-      store_chunk(column, chunk, total, column == 0 ? remaining : 0);
-    }
-    for (int column = thread_index(); column < kFoldColumns; column += kThreads) {
+      store_column(column, part);
       s_.bias[column] =
           column == 0 && remaining > 0 ? log2f_of(remaining) / args_.scale_log2 : kNegativeInfinity;
     }
@@ -411,7 +357,6 @@ class FoldSm80 {
   const std::int32_t plan_tile_;
   const int plan_head_;
   const std::int32_t fold_end_;
-  const Rows rows_;
   Tile tile_;
 };
 

@@ -1,4 +1,5 @@
-// Sums of rows of K and V, and the sums of whole blocks that folded columns start from.
+// Sums of rows of K and V, the columns made of them, and both for whole blocks. A warp holds a
+// row: each lane kHeadDim / 32 consecutive elements.
 #pragma once
 
 #include "kernels/attention/attention_launch.h"
@@ -6,22 +7,63 @@
 
 namespace s2o::device {
 
-// 8 elements of one row, summed.
-struct ChunkSums {
-  float k[kChunkElements];
-  float v[kChunkElements];
-  float k_squared[kChunkElements];
+// A lane's part of a folded column, in the type of q.
+template <int kElements>
+struct ColumnPart {
+  Words<kElements / 2> k;
+  Words<kElements / 2> v;
+  Words<kElements / 2> variance;
+};
+
+S2O_DEVICE void round_to_bf16(float (&pair)[2]) {
+  const std::uint32_t packed = pack_pair<Bf16>(pair[0], pair[1]);
+  pair[0] = unpack_low<Bf16>(packed);
+  pair[1] = unpack_high<Bf16>(packed);
+}
+
+// A lane's part of a sum of rows.
+template <int kElements>
+struct RowSums {
+  using Row = Words<kElements / 2>;
+  float k[kElements];
+  float v[kElements];
+  float k_squared[kElements];
 
   S2O_DEVICE void clear() {
 #pragma unroll
-    for (int e = 0; e < kChunkElements; ++e) k[e] = v[e] = k_squared[e] = 0.0f;
+    for (int e = 0; e < kElements; ++e) k[e] = v[e] = k_squared[e] = 0.0f;
+  }
+  // Takes what the block sums hold from element `first` on.
+  S2O_DEVICE void load(const BlockSumsView& sums, std::int64_t first) {
+    load_part(k, sums.k + first);
+    load_part(v, sums.v + first);
+    if (sums.k_squared != nullptr) load_part(k_squared, sums.k_squared + first);
+  }
+  static S2O_DEVICE void load_part(float (&target)[kElements], const float* source) {
+    const Words<kElements> words = load_global_words<kElements>(source);
+#pragma unroll
+    for (int e = 0; e < kElements; ++e) target[e] = bits_float(words.word[e]);
+  }
+  static S2O_DEVICE void store_part(float* target, const float (&source)[kElements]) {
+    Words<kElements> words;
+#pragma unroll
+    for (int e = 0; e < kElements; ++e) words.word[e] = float_bits(source[e]);
+    store_words(target, words);
+  }
+  S2O_DEVICE void add(const RowSums& other) {
+#pragma unroll
+    for (int e = 0; e < kElements; ++e) {
+      k[e] += other.k[e];
+      v[e] += other.v[e];
+      k_squared[e] += other.k_squared[e];
+    }
   }
   template <class Element>
-  S2O_DEVICE void add(const Words4& k_words, const Words4& v_words, float sign) {
+  S2O_DEVICE void add(const Row& k_row, const Row& v_row, float sign) {
 #pragma unroll
-    for (int e = 0; e < kChunkElements; ++e) {
-      const std::uint32_t k_word = k_words.word[e / 2];
-      const std::uint32_t v_word = v_words.word[e / 2];
+    for (int e = 0; e < kElements; ++e) {
+      const std::uint32_t k_word = k_row.word[e / 2];
+      const std::uint32_t v_word = v_row.word[e / 2];
       const float key = e % 2 == 0 ? unpack_low<Element>(k_word) : unpack_high<Element>(k_word);
       const float value = e % 2 == 0 ? unpack_low<Element>(v_word) : unpack_high<Element>(v_word);
       k[e] = fused(sign, key, k[e]);
@@ -29,14 +71,33 @@ struct ChunkSums {
       k_squared[e] = fused(sign * key, key, k_squared[e]);
     }
   }
-  // Sum over lanes that differ in the bits of `lane_mask`.
-  S2O_DEVICE void add_lanes(int lane_mask) {
+
+  // The column of `remaining` > 0 keys with these sums.
+  template <class Element>
+  S2O_DEVICE ColumnPart<kElements> column(int remaining, bool round_bf16) const {
+    const float inverse = 1.0f / static_cast<float>(remaining);
+    ColumnPart<kElements> part;
 #pragma unroll
-    for (int e = 0; e < kChunkElements; ++e) {
-      k[e] += shuffle_xor(k[e], lane_mask);
-      v[e] += shuffle_xor(v[e], lane_mask);
-      k_squared[e] += shuffle_xor(k_squared[e], lane_mask);
+    for (int pair = 0; pair < kElements / 2; ++pair) {
+      float mean_k[2];
+      float mean_v[2];
+      float var[2];
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int element = 2 * pair + e;
+        mean_k[e] = k[element] * inverse;
+        mean_v[e] = v[element] * inverse;
+        var[e] = max_of(fused(-mean_k[e], mean_k[e], k_squared[element] * inverse), 0.0f);
+      }
+      if (round_bf16) {
+        round_to_bf16(mean_k);
+        round_to_bf16(mean_v);
+      }
+      part.k.word[pair] = pack_pair<Element>(mean_k[0], mean_k[1]);
+      part.v.word[pair] = pack_pair<Element>(mean_v[0], mean_v[1]);
+      part.variance.word[pair] = pack_pair<Element>(var[0], var[1]);
     }
+    return part;
   }
 };
 
@@ -47,20 +108,21 @@ struct SlotRowsDevice {
   const std::uint16_t* v;
   const std::int32_t* key_order;  // null: slots are tokens
 
-  static constexpr int kChunks = kHeadDim / kChunkElements;
-  static constexpr int kGroups = 32 / kChunks;  // rows that a warp reads at once
+  static constexpr int kElements = kHeadDim / 32;  // of a lane
+  using Sums = RowSums<kElements>;
+  using Row = typename Sums::Row;
 
-  S2O_DEVICE void load(std::int64_t slot, int chunk, Words4& k_words, Words4& v_words) const {
+  S2O_DEVICE void load(std::int64_t slot, int lane, Row& k_row, Row& v_row) const {
     const std::int64_t token = key_order == nullptr ? slot : load_global(key_order + slot);
-    const std::int64_t offset = token * kHeadDim + chunk * kChunkElements;
-    k_words = load_global_16(k + offset);
-    v_words = load_global_16(v + offset);
+    const std::int64_t offset = token * kHeadDim + lane * kElements;
+    k_row = load_global_words<kElements / 2>(k + offset);
+    v_row = load_global_words<kElements / 2>(v + offset);
   }
-  S2O_DEVICE void add(ChunkSums& sums, std::int64_t slot, int chunk, float sign) const {
-    Words4 k_words;
-    Words4 v_words;
-    load(slot, chunk, k_words, v_words);
-    sums.template add<Element>(k_words, v_words, sign);
+  S2O_DEVICE void add(Sums& sums, std::int64_t slot, int lane, float sign) const {
+    Row k_row;
+    Row v_row;
+    load(slot, lane, k_row, v_row);
+    sums.template add<Element>(k_row, v_row, sign);
   }
 };
 
@@ -72,33 +134,33 @@ S2O_DEVICE SlotRowsDevice<Element, kHeadDim> slot_rows(const AttentionKernelArgs
           args.pass.key_order == nullptr ? nullptr : args.pass.key_order + plan_head * args.seqlen};
 }
 
-// One warp sums one block of one set.
+// One warp sums one block of one set, and makes the column of the whole block.
 template <class Element, int kHeadDim>
 S2O_DEVICE void block_sums_warp(const AttentionKernelArgs& args, const BlockSumsView& sums,
                                 int num_sets, std::int64_t task) {
   if (task >= sums.num_blocks * num_sets) return;
   using Rows = SlotRowsDevice<Element, kHeadDim>;
+  using Sums = typename Rows::Sums;
   const int set = static_cast<int>(task / sums.num_blocks);
   const std::int64_t block = task % sums.num_blocks;
   const int plan_head = args.pass.key_order != nullptr ? set : set * args.plan_heads_per_kv_head;
   const Rows rows = slot_rows<Element, kHeadDim>(args, plan_head);
-  const int chunk = lane_index() % Rows::kChunks;
-  ChunkSums total;
+  Sums total;
   total.clear();
-  const std::int64_t end = (block + 1) * args.fold.fold_block;
-  for (std::int64_t slot = block * args.fold.fold_block + lane_index() / Rows::kChunks; slot < end;
-       slot += Rows::kGroups) {
-    rows.add(total, slot, chunk, 1.0f);
+  const std::int64_t begin = block * args.fold.fold_block;
+#pragma unroll 4  // loads in flight
+  for (int i = 0; i < args.fold.fold_block; ++i) {
+    rows.add(total, begin + i, lane_index(), 1.0f);
   }
-  for (int mask = Rows::kChunks; mask < 32; mask *= 2) total.add_lanes(mask);
-  if (lane_index() >= Rows::kChunks) return;
-  const std::int64_t first = task * kHeadDim + chunk * kChunkElements;
-#pragma unroll
-  for (int e = 0; e < kChunkElements; ++e) {
-    sums.k[first + e] = total.k[e];
-    sums.v[first + e] = total.v[e];
-    if (sums.k_squared != nullptr) sums.k_squared[first + e] = total.k_squared[e];
-  }
+  const std::int64_t first = task * kHeadDim + lane_index() * Rows::kElements;
+  Sums::store_part(sums.k + first, total.k);
+  Sums::store_part(sums.v + first, total.v);
+  if (sums.k_squared != nullptr) Sums::store_part(sums.k_squared + first, total.k_squared);
+  if (sums.mean_k == nullptr) return;
+  const auto column = total.template column<Element>(args.fold.fold_block, args.fold.round_bf16);
+  store_words(sums.mean_k + first, column.k);
+  store_words(sums.mean_v + first, column.v);
+  if (sums.variance != nullptr) store_words(sums.variance + first, column.variance);
 }
 
 }  // namespace s2o::device

@@ -115,6 +115,34 @@ S2O_DEVICE Words4 load_global_16(const void* pointer) {
   const uint4 value = __ldg(static_cast<const uint4*>(pointer));
   return {{value.x, value.y, value.z, value.w}};
 }
+// 1, 2 or 4 words at once, from memory that the kernel does not write; to any memory.
+template <int kWords>
+struct Words {
+  std::uint32_t word[kWords];
+};
+template <int kWords>
+S2O_DEVICE Words<kWords> load_global_words(const void* pointer) {
+  if constexpr (kWords == 4) {
+    const uint4 value = __ldg(static_cast<const uint4*>(pointer));
+    return {{value.x, value.y, value.z, value.w}};
+  } else if constexpr (kWords == 2) {
+    const uint2 value = __ldg(static_cast<const uint2*>(pointer));
+    return {{value.x, value.y}};
+  } else {
+    return {{__ldg(static_cast<const std::uint32_t*>(pointer))}};
+  }
+}
+template <int kWords>
+S2O_DEVICE void store_words(void* pointer, const Words<kWords>& words) {
+  if constexpr (kWords == 4) {
+    *static_cast<uint4*>(pointer) =
+        make_uint4(words.word[0], words.word[1], words.word[2], words.word[3]);
+  } else if constexpr (kWords == 2) {
+    *static_cast<uint2*>(pointer) = make_uint2(words.word[0], words.word[1]);
+  } else {
+    *static_cast<std::uint32_t*>(pointer) = words.word[0];
+  }
+}
 struct FloatPair {
   float low, high;
 };

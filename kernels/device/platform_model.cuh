@@ -141,6 +141,27 @@ inline Words4 load_global_16(const void* pointer) {
   std::memcpy(&value, pointer, sizeof(value));
   return value;
 }
+template <int kWords>
+struct Words {
+  std::uint32_t word[kWords];
+};
+inline void check_alignment(const void* pointer, std::size_t bytes) {
+  if (reinterpret_cast<std::uintptr_t>(pointer) % bytes != 0) {
+    throw std::runtime_error("simt: unaligned access of " + std::to_string(bytes) + " bytes");
+  }
+}
+template <int kWords>
+Words<kWords> load_global_words(const void* pointer) {
+  Words<kWords> words;
+  check_alignment(pointer, sizeof(words));
+  std::memcpy(&words, pointer, sizeof(words));
+  return words;
+}
+template <int kWords>
+void store_words(void* pointer, const Words<kWords>& words) {
+  check_alignment(pointer, sizeof(words));
+  std::memcpy(pointer, &words, sizeof(words));
+}
 struct FloatPair {
   float low, high;
 };

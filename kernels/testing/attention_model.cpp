@@ -104,7 +104,18 @@ void launch_fold(const AttentionKernelArgs& args, const Problem& problem, std::u
   const std::int64_t num_blocks = problem.seqlen / args.fold.fold_block;
   const auto size = static_cast<std::size_t>(num_blocks * num_sets * problem.head_dim);
   std::vector<float> k(size), v(size), k_squared(size);
-  const BlockSumsView sums{k.data(), v.data(), k_squared.data(), num_blocks};
+  std::vector<std::uint16_t> mean_k(size), mean_v(size), variance(size);
+  const bool columns = args.fold.kind != Compensation::kCentroid;
+  const bool squares = args.fold.kind == Compensation::kBlocksVariance;
+  const BlockSumsView sums{
+      .k = k.data(),
+      .v = v.data(),
+      .k_squared = squares ? k_squared.data() : nullptr,
+      .mean_k = columns ? mean_k.data() : nullptr,
+      .mean_v = columns ? mean_v.data() : nullptr,
+      .variance = squares ? variance.data() : nullptr,
+      .num_blocks = num_blocks,
+  };
   const int num_sums = static_cast<int>(num_blocks) * num_sets;
   simt::launch({.num_blocks = num_sums / 2 + 1, .num_threads = 64, .shared_bytes = 0, .seed = seed},
                [&] {

@@ -10,6 +10,7 @@ using testing::Comparison;
 using testing::KernelResult;
 using testing::PlanCase;
 using testing::PlanKind;
+using testing::Shape;
 
 KernelResult run(const AttentionInput& input, const SparsePlan& plan, std::uint64_t seed) {
   return testing::run_on_model(AttentionKernel::kSm80, input, plan, false, seed);
@@ -73,6 +74,31 @@ TEST(FoldModelExact, key_order_matches_reference) {
   const KernelResult expected = testing::reference_result(input, plan);
   const Comparison c = testing::compare(input, run(input, plan, 1), expected);
   EXPECT_LE(c.out_relative_l2, 8e-3) << c.worst;
+  EXPECT_EQ(c.stat_mismatches, 0);
+}
+
+// More slots than the bitmap holds at once, most blocks untouched: only the last tile has items.
+TEST(FoldModelExact, slots_beyond_one_bitmap_match_reference) {
+  const Shape shape{66000, 1, 1, 64};
+  const AttentionInput input = testing::structured_input(shape);
+  SparsePlan plan(input.problem, 128, 128);
+  plan.header.fold = {.kind = Compensation::kBlocksVariance, .fold_block = 120};
+  PlanPass& pass = plan.passes[0];
+  const auto last = static_cast<std::size_t>(plan.num_tiles() - 1);
+  const auto end = static_cast<std::int32_t>(last * 128);
+  pass.fold_end.assign(last + 1, 0);
+  pass.fold_end[last] = end;
+  for (std::int32_t key = 5; key < end; key += 37 + key % 1000) pass.gather_indices.push_back(key);
+  for (std::int32_t key = 65300; key < 65500; key += 2) pass.gather_indices.push_back(key);
+  const auto count = static_cast<std::int32_t>(pass.gather_indices.size());
+  pass.items = {{.begin = 0, .count = count, .kind = ItemKind::kGather}};
+  pass.item_offsets.assign(last + 2, 0);
+  pass.item_offsets[last + 1] = 1;
+  check_plan(input.problem, plan);
+  const KernelResult expected = testing::reference_result(input, plan);
+  const Comparison c = testing::compare(input, run(input, plan, 1), expected);
+  EXPECT_LE(c.out_relative_l2, 8e-3) << c.worst;
+  EXPECT_LE(c.lse_max_error, 5e-3);
   EXPECT_EQ(c.stat_mismatches, 0);
 }
 
