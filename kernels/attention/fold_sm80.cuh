@@ -16,17 +16,7 @@
 
 namespace s2o::device {
 
-// Blocks of the kernel on a multiprocessor. Two of 256 threads fit the shared memory of sm_90, if
-// their registers do: one builds columns while the other multiplies, so that a second set of tiles
-// in one block would gain nothing. The 164 KiB of sm_80 hold one.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-S2O_HOST_DEVICE constexpr int fold_blocks(int threads) { return threads == 256 ? 2 : 3; }
-#else
-S2O_HOST_DEVICE constexpr int fold_blocks(int /*threads*/) { return 1; }
-#endif
-inline constexpr int kFoldRowsAtOnce = 4;  // rows that a warp loads at once
-
-// As TraitsSm80, but always 16 rows a warp: building columns needs the registers.
+// As TraitsSm80.
 template <class ElementType, int kHeadDimValue, int kTileMValue>
 struct TraitsFold {
   using Element = ElementType;
@@ -34,10 +24,23 @@ struct TraitsFold {
   static constexpr int kTileM = kTileMValue;
   static constexpr int kTileN = kFoldColumns;
   static constexpr int kPvTerms = 1;
-  static constexpr int kWarps = kTileM / 16;
+  static constexpr int kRowsPerWarp = kTileM == 128 ? 32 : 16;
+  static constexpr int kRowTiles = kRowsPerWarp / 16;
+  static constexpr int kWarps = kTileM / kRowsPerWarp;
   static constexpr int kThreads = 32 * kWarps;
-  static constexpr int kRowsPerWarp = 16;
-  static constexpr int kRowTiles = 1;
+
+  // What a warp loads at once while it builds columns, beside its accumulators in registers:
+  // enough bytes in flight for few warps.
+  static constexpr int kColumnsAtOnce = kRowTiles;
+  static constexpr int kRowsAtOnce = 4;  // of each column
+
+  // On a multiprocessor. Two fit the shared memory of sm_90, if their registers do: one builds
+  // columns while the other multiplies. The 164 KiB of sm_80 hold one of 128 rows.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  static constexpr int kMinBlocks = kTileM == 128 ? 2 : 3;
+#else
+  static constexpr int kMinBlocks = 1;
+#endif
 };
 
 template <class Traits>
@@ -46,15 +49,17 @@ struct SharedFold {
   alignas(128) unsigned char k[tile_bytes(kFoldColumns, Traits::kHeadDim)];
   alignas(128) unsigned char v[tile_bytes(kFoldColumns, Traits::kHeadDim)];
   alignas(128) unsigned char variance[tile_bytes(kFoldColumns, Traits::kHeadDim)];
-  RowPair row_states[Traits::kThreads];
+  RowPair row_states[Traits::kRowTiles * Traits::kThreads];
   std::int32_t row_index[Traits::kTileM];
   float bias[kFoldColumns];  // raw logit that is added: log2(n) / scale_log2, -inf for no column
   std::int32_t remaining[kFoldColumns];  // keys of the column
-  SlotBits visited;
+  union {
+    SlotBits visited;
+    // kCentroid, which needs no bits: sums of K and V by warps.
+    alignas(16) float partial[Traits::kWarps][2][Traits::kHeadDim];
+  };
   std::uint8_t to_build[kFoldColumns];  // columns that no copy brings
   std::int32_t num_to_build;
-  alignas(16) float partial[Traits::kWarps][2]
-                           [Traits::kHeadDim];  // kCentroid: sums of K and V by warps
   // Of the tile; in shared memory, because registers are short.
   SlotRowsDevice<typename Traits::Element, Traits::kHeadDim> rows;
   std::int64_t first_row_of_set;  // of the block sums
@@ -144,8 +149,10 @@ class FoldSm80 {
     }
     copy_async_commit();
     sync_block(kThreads);  // the columns to build are listed
-    for (int i = warp_index(); i < s_.num_to_build; i += Traits::kWarps) {
-      build_column(step, s_.to_build[i]);
+#pragma unroll 1
+    for (int first = warp_index() * Traits::kColumnsAtOnce; first < s_.num_to_build;
+         first += Traits::kWarps * Traits::kColumnsAtOnce) {
+      build_columns(step, first);
     }
     copy_async_wait<0>();
     sync_block(kThreads);
@@ -208,34 +215,74 @@ class FoldSm80 {
     }
   }
 
-  // A warp builds a column: the block's sums minus its visited rows, or the sum of the others.
-  S2O_DEVICE void build_column(const Step& step, int column) {
-    constexpr int kAtOnce = kFoldRowsAtOnce;
+  // A warp builds a few of the listed columns at once, from `first` on: each the block's sums minus
+  // its visited rows, or the sum of the others.
+  S2O_DEVICE void build_columns(const Step& step, int first) {
+    constexpr int kColumns = Traits::kColumnsAtOnce;
+    constexpr int kRows = Traits::kRowsAtOnce;
+    Building building[kColumns];
+    int longest = 0;
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      start_building(step, first + c, building[c]);
+      longest = longest < building[c].left ? building[c].left : longest;
+    }
+#pragma unroll 1
+    for (; longest > 0; longest -= kRows) {
+      typename Rows::Row k[kColumns][kRows];
+      typename Rows::Row v[kColumns][kRows];
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+          k[c][i] = v[c][i] = {};  // adds nothing
+          if (i >= building[c].left) continue;
+          const int slot = building[c].slot + building[c].rows.next(s_.visited);
+          s_.rows.load(slot, lane_index(), k[c][i], v[c][i]);
+        }
+        building[c].left -= kRows;
+      }
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+          building[c].total.template add<Element>(k[c][i], v[c][i], building[c].sign);
+        }
+      }
+    }
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      if (first + c >= s_.num_to_build) continue;
+      const int column = s_.to_build[first + c];
+      store_column(column, building[c].total.template column<Element>(s_.remaining[column],
+                                                                      args_.fold.round_bf16));
+    }
+  }
+
+  struct Building {
+    Sums total;
+    BitWalker rows;
+    int slot;  // first of the block
+    int left;  // rows to add
+    float sign;
+  };
+  S2O_DEVICE void start_building(const Step& step, int index, Building& building) const {
+    building.total.clear();
+    building.left = 0;
+    building.sign = 1.0f;
+    if (index >= s_.num_to_build) return;
+    const int fold_block = args_.fold.fold_block;
+    const int column = s_.to_build[index];
     const int block = step.first_block + column;
     const int size = column_size(block);
     const int remaining = s_.remaining[column];
     const bool subtract = subtracts(size, remaining);
-    Sums total;
-    total.clear();
-    if (subtract) {
-      total.load(sums_, (s_.first_row_of_set + block) * kHeadDim + lane_index() * kElements);
-    }
-    const float sign = subtract ? -1.0f : 1.0f;
-    const std::int64_t begin = static_cast<std::int64_t>(block) * args_.fold.fold_block;
-    BitWalker rows(s_.visited, step.first_bit + column * args_.fold.fold_block, size, subtract);
-#pragma unroll 1
-    for (int left = subtract ? size - remaining : remaining; left > 0; left -= kAtOnce) {
-      typename Rows::Row k[kAtOnce];
-      typename Rows::Row v[kAtOnce];
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        k[i] = v[i] = {};  // adds nothing
-        if (i < left) s_.rows.load(begin + rows.next(), lane_index(), k[i], v[i]);
-      }
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) total.template add<Element>(k[i], v[i], sign);
-    }
-    store_column(column, total.template column<Element>(remaining, args_.fold.round_bf16));
+    building.slot = block * fold_block;
+    building.left = subtract ? size - remaining : remaining;
+    building.rows.start(s_.visited, step.first_bit + column * fold_block, size, subtract);
+    if (!subtract) return;
+    building.sign = -1.0f;
+    building.total.load(sums_, (s_.first_row_of_set + block) * kHeadDim + lane_index() * kElements);
   }
 
   // A lane's elements into the swizzled tiles.
@@ -300,6 +347,7 @@ class FoldSm80 {
         part = total.template column<Element>(remaining, args_.fold.round_bf16);
       }
       store_column(column, part);
+      if (lane_index() > 0) continue;
       s_.bias[column] =
           column == 0 && remaining > 0 ? log2f_of(remaining) / args_.scale_log2 : kNegativeInfinity;
     }
@@ -309,41 +357,59 @@ class FoldSm80 {
 
   // One softmax step over the columns in shared memory.
   S2O_DEVICE void add_columns() {
-    float logits[1][Tile::kKeyTiles][4];
+    constexpr int kRowTiles = Traits::kRowTiles;
+    float logits[kRowTiles][Tile::kKeyTiles][4];
 #pragma unroll
-    for (int n = 0; n < Tile::kKeyTiles; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) logits[0][n][e] = 0.0f;
-    }
-    if (args_.fold.kind == Compensation::kBlocksVariance) {
-      tile_.template multiply_keys<true>(shared_address(s_.q), shared_address(s_.variance), logits);
-      // spread_logit(scale^2 sum q^2 var), in units of raw logits.
-      const float scale = args_.scale_log2 / kLog2E;
-      const float inverse_scale = 1.0f / scale;
-      const float factor = scale * scale / (kSquareScale * kSquareScale);
+    for (int t = 0; t < kRowTiles; ++t) {
 #pragma unroll
       for (int n = 0; n < Tile::kKeyTiles; ++n) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          logits[0][n][e] = spread_logit(logits[0][n][e] * factor) * inverse_scale;
-        }
+        for (int e = 0; e < 4; ++e) logits[t][n][e] = 0.0f;
       }
+    }
+    if (args_.fold.kind == Compensation::kBlocksVariance) {
+      tile_.template multiply_keys<true>(shared_address(s_.q), shared_address(s_.variance), logits);
+#pragma unroll
+      for (int t = 0; t < kRowTiles; ++t) spread(logits[t]);
     }
     tile_.template multiply_keys<false>(shared_address(s_.q), shared_address(s_.k), logits);
     const float* const bias = s_.bias + Tile::column_of(thread_index());
 #pragma unroll
-    for (int n = 0; n < Tile::kKeyTiles; ++n) {
+    for (int t = 0; t < kRowTiles; ++t) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) logits[0][n][e] += bias[n * 8 + e % 2];
+      for (int n = 0; n < Tile::kKeyTiles; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) logits[t][n][e] += bias[n * 8 + e % 2];
+      }
+      RowPair rows = tile_.rows(t);
+      float step_sum[2];
+      float correction[2];
+      softmax_step(logits[t], args_.scale_log2, rows, step_sum, correction);
+      tile_.rows(t) = rows;
+      tile_.rescale(t, correction);
     }
-    RowPair rows = tile_.rows(0);
-    float step_sum[2];
-    float correction[2];
-    softmax_step(logits[0], args_.scale_log2, rows, step_sum, correction);
-    tile_.rows(0) = rows;
-    tile_.rescale(0, correction);
     tile_.multiply_values(shared_address(s_.v), logits);
     sync_block(kThreads);  // before the columns are overwritten
+  }
+
+  // spread_logit(scale^2 sum q^2 var), in units of raw logits.
+  S2O_DEVICE void spread(float (&logits)[Tile::kKeyTiles][4]) const {
+    const float scale = args_.scale_log2 / kLog2E;
+    const float inverse_scale = 1.0f / scale;
+    const float factor = scale * scale / (kSquareScale * kSquareScale);
+#pragma unroll
+    for (int n = 0; n < Tile::kKeyTiles; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        logits[n][e] = spread_logit_fast(logits[n][e] * factor) * inverse_scale;
+      }
+    }
+  }
+
+  // spread_logit without branches: they would cost as much as a product.
+  static S2O_DEVICE float spread_logit_fast(float variance) {
+    const float wide = sqrt_fast(variance) - 0.5f;
+    return variance <= 1.0f ? 0.5f * variance : wide;
   }
 
   static S2O_DEVICE std::int64_t min_of_long(std::int64_t a, std::int64_t b) {

@@ -30,33 +30,33 @@ struct SlotBits {
 };
 
 // The set (or the clear) ones among `size` bits from `first` on, in ascending order.
-class BitWalker {
- public:
-  S2O_DEVICE BitWalker(const SlotBits& bits, int first, int size, bool set)
-      : bits_(bits), first_(first), size_(size), flip_(set ? 0u : 0xffffffffu), left_(word(0)) {}
+struct BitWalker {
+  int first;
+  int size;
+  std::uint32_t flip;
+  int begin;
+  std::uint32_t left;  // not taken yet among the 32 from `begin` on
 
+  S2O_DEVICE void start(const SlotBits& bits, int first_bit, int num_bits, bool set) {
+    first = first_bit;
+    size = num_bits;
+    flip = set ? 0u : 0xffffffffu;
+    begin = 0;
+    left = word(bits);
+  }
   // The next, which must exist: its distance to `first`.
-  S2O_DEVICE int next() {
-    while (left_ == 0) {
-      begin_ += 32;
-      left_ = word(begin_);
+  S2O_DEVICE int next(const SlotBits& bits) {
+    while (left == 0) {
+      begin += 32;
+      left = word(bits);
     }
-    const int found = begin_ + lowest_bit(left_);
-    left_ &= left_ - 1;
+    const int found = begin + lowest_bit(left);
+    left &= left - 1;
     return found;
   }
-
- private:
-  S2O_DEVICE std::uint32_t word(int begin) const {
-    return (bits_.at(first_ + begin) ^ flip_) & low_bits(size_ - begin);
+  S2O_DEVICE std::uint32_t word(const SlotBits& bits) const {
+    return (bits.at(first + begin) ^ flip) & low_bits(size - begin);
   }
-
-  const SlotBits& bits_;
-  const int first_;
-  const int size_;
-  const std::uint32_t flip_;
-  int begin_ = 0;
-  std::uint32_t left_;
 };
 
 // Calls visit(begin, count, is_run) for the executed part of every item of a tile: slots [begin, +

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(32 * kSumWarps, 1)
 }
 
 template <class Traits>
-__global__ void __launch_bounds__(Traits::kThreads, fold_blocks(Traits::kThreads))
+__global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
     fold_kernel(const __grid_constant__ AttentionKernelArgs args,
                 const __grid_constant__ BlockSumsView sums) {
   FoldSm80<Traits>(args, sums).run();

@@ -67,6 +67,11 @@ S2O_DEVICE float reciprocal_fast(float x) {  // 1 ulp; x normal
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+S2O_DEVICE float sqrt_fast(float x) {  // 1 ulp; x not negative
+  float y;
+  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 S2O_DEVICE float max_of(float a, float b) { return fmaxf(a, b); }
 S2O_DEVICE float min_of(float a, float b) { return fminf(a, b); }
 S2O_DEVICE std::uint32_t float_bits(float value) { return __float_as_uint(value); }

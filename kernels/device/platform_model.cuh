@@ -97,6 +97,7 @@ inline std::uint32_t warp_maximum(std::uint32_t value) {
 inline float exp2_fast(float x) { return std::exp2(x); }
 inline float log_natural(float x) { return std::log(x); }
 inline float reciprocal_fast(float x) { return 1.0f / x; }
+inline float sqrt_fast(float x) { return std::sqrt(x); }
 inline float max_of(float a, float b) { return std::fmax(a, b); }
 inline float min_of(float a, float b) { return std::fmin(a, b); }
 inline std::uint32_t float_bits(float value) { return std::bit_cast<std::uint32_t>(value); }
