@@ -16,7 +16,8 @@
 
 namespace s2o::device {
 
-// As TraitsSm80.
+// As TraitsSm80, with 32 rows a warp for 128 rows: 16 would read every column from shared memory
+// eight times for the products.
 template <class ElementType, int kHeadDimValue, int kTileMValue>
 struct TraitsFold {
   using Element = ElementType;
@@ -29,8 +30,8 @@ struct TraitsFold {
   static constexpr int kWarps = kTileM / kRowsPerWarp;
   static constexpr int kThreads = 32 * kWarps;
 
-  // What a warp loads at once while it builds columns, beside its accumulators in registers:
-  // enough bytes in flight for few warps.
+  // What a warp loads at once while it builds columns, beside its accumulators in registers: the
+  // bytes in flight of eight warps of 16 rows.
   static constexpr int kColumnsAtOnce = kRowTiles;
   static constexpr int kRowsAtOnce = 4;  // of each column
 
@@ -60,7 +61,12 @@ struct SharedFold {
   };
   std::uint8_t to_build[kFoldColumns];  // columns that no copy brings
   std::int32_t num_to_build;
+  float whole_bias;  // of a column of fold_block keys
   // Of the tile; in shared memory, because registers are short.
+  std::int32_t plan_tile;
+  std::int32_t fold_end;
+  float spread_factor;   // scale^2, undoing kSquareScale
+  float spread_inverse;  // 1 / scale
   SlotRowsDevice<typename Traits::Element, Traits::kHeadDim> rows;
   std::int64_t first_row_of_set;  // of the block sums
   std::int32_t num_columns;
@@ -71,17 +77,14 @@ template <class Traits>
 class FoldSm80 {
  public:
   S2O_DEVICE FoldSm80(const AttentionKernelArgs& args, const BlockSumsView& sums)
-      : args_(args),
-        sums_(sums),
-        s_(*reinterpret_cast<SharedFold<Traits>*>(shared_memory())),
-        plan_tile_(load_global(args.tile_order + block_index())),
-        plan_head_(plan_tile_ / args.num_q_tiles),
-        fold_end_(load_global(args.pass.fold_end + plan_tile_)) {}
+      : args_(args), sums_(sums), s_(*reinterpret_cast<SharedFold<Traits>*>(shared_memory())) {}
 
   S2O_DEVICE void run() {
+    const std::int32_t plan_tile = load_global(args_.tile_order + block_index());
+    const std::int32_t fold_end = load_global(args_.pass.fold_end + plan_tile);
     // Nothing to fold, and the result is where it belongs.
-    if (fold_end_ == 0 && args_.out_fp32 != nullptr && args_.out_fp32 == args_.resume_out) return;
-    load_queries();
+    if (fold_end == 0 && args_.out_fp32 != nullptr && args_.out_fp32 == args_.resume_out) return;
+    start_tile(plan_tile, fold_end);
     tile_.start(s_.row_states);
     tile_.resume(args_.lse, s_.row_index);
     if (args_.fold.kind == Compensation::kCentroid) {
@@ -90,19 +93,20 @@ class FoldSm80 {
     } else {
       const int fold_block = args_.fold.fold_block;
       const int window = kFoldColumns * (kMaxFoldBlock / fold_block);  // blocks in the bitmap
-      for (int first = 0; static_cast<std::int64_t>(first) * fold_block < fold_end_;
+      for (int first = 0; static_cast<std::int64_t>(first) * fold_block < s_.fold_end;
            first += kFoldColumns) {
         const int in_window = first % window;
         if (in_window == 0) {
           const std::int64_t begin = static_cast<std::int64_t>(first) * fold_block;
-          mark_visited<kThreads>(args_, plan_tile_, begin, begin + window * fold_block, s_.visited);
+          mark_visited<kThreads>(args_, s_.plan_tile, begin, begin + window * fold_block,
+                                 s_.visited);
         }
         make_columns({.first_block = first, .first_bit = in_window * fold_block});
         add_columns();
       }
     }
     tile_.store(args_, s_.row_index);
-    if (thread_index() == 0) args_.stats[plan_tile_].fold_columns = s_.num_columns;
+    if (thread_index() == 0) args_.stats[s_.plan_tile].fold_columns = s_.num_columns;
   }
 
  private:
@@ -120,17 +124,24 @@ class FoldSm80 {
     int first_bit;
   };
 
-  S2O_DEVICE void load_queries() {
-    const int tile = plan_tile_ % args_.num_q_tiles;
+  S2O_DEVICE void start_tile(std::int32_t plan_tile, std::int32_t fold_end) {
+    const int tile = plan_tile % args_.num_q_tiles;
+    const int plan_head = plan_tile / args_.num_q_tiles;
     if (thread_index() < Traits::kTileM) {
       s_.row_index[thread_index()] =
-          tile_row(args_, plan_head_, tile, Traits::kTileM, thread_index()).index;
+          tile_row(args_, plan_head, tile, Traits::kTileM, thread_index()).index;
     }
     if (thread_index() == 0) {
       s_.num_columns = s_.num_to_build = 0;
-      s_.rows = slot_rows<Element, kHeadDim>(args_, plan_head_);
+      s_.plan_tile = plan_tile;
+      s_.fold_end = fold_end;
+      const float scale = args_.scale_log2 / kLog2E;
+      s_.spread_factor = scale * scale / (kSquareScale * kSquareScale);
+      s_.spread_inverse = 1.0f / scale;
+      s_.whole_bias = bias_of(args_.fold.fold_block);
+      s_.rows = slot_rows<Element, kHeadDim>(args_, plan_head);
       const std::int64_t set =
-          args_.pass.key_order != nullptr ? plan_head_ : plan_head_ / args_.plan_heads_per_kv_head;
+          args_.pass.key_order != nullptr ? plan_head : plan_head / args_.plan_heads_per_kv_head;
       s_.first_row_of_set = set * sums_.num_blocks;
     }
     sync_block(kThreads);
@@ -142,27 +153,26 @@ class FoldSm80 {
   }
 
   S2O_DEVICE void make_columns(const Step& step) {
-    for (int octet = warp_index(); octet < kFoldColumns / 8; octet += Traits::kWarps) {
-      sort_column(step, 8 * octet + lane_index() / 4);
-      sync_warp();
-      copy_octet(step, octet);
-    }
+    const int thread = thread_index_again();  // the products need the registers
+    sort_columns(step, thread);
+    sync_warp();
+    copy_columns(step, thread);
     copy_async_commit();
     sync_block(kThreads);  // the columns to build are listed
 #pragma unroll 1
-    for (int first = warp_index() * Traits::kColumnsAtOnce; first < s_.num_to_build;
+    for (int first = warp_of(thread) * Traits::kColumnsAtOnce; first < s_.num_to_build;
          first += Traits::kWarps * Traits::kColumnsAtOnce) {
-      build_columns(step, first);
+      build_columns(step, first, lane_of(thread));
     }
     copy_async_wait<0>();
     sync_block(kThreads);
-    if (thread_index() == 0) s_.num_to_build = 0;
+    if (thread == 0) s_.num_to_build = 0;
   }
 
   // Key slots of a column below fold_end.
   S2O_DEVICE int column_size(int block) const {
     const int fold_block = args_.fold.fold_block;
-    const std::int64_t left = fold_end_ - static_cast<std::int64_t>(block) * fold_block;
+    const std::int64_t left = s_.fold_end - static_cast<std::int64_t>(block) * fold_block;
     return left < 0 ? 0 : (left < fold_block ? static_cast<int>(left) : fold_block);
   }
   // Whole blocks have a ready sum, and removing few rows is cheaper than adding many.
@@ -170,21 +180,23 @@ class FoldSm80 {
     return size == args_.fold.fold_block && size - remaining < remaining;
   }
 
-  // Four lanes count the keys that a column stands for, and list it when it must be built.
-  S2O_DEVICE void sort_column(const Step& step, int column) {
+  // Counts the keys that each column stands for, and lists the columns that must be built. A few
+  // lanes share a column; a warp has consecutive ones.
+  S2O_DEVICE void sort_columns(const Step& step, int thread) {
+    constexpr int kLanes = kThreads / kFoldColumns;
     const int fold_block = args_.fold.fold_block;
+    const int column = thread / kLanes;
     const int size = column_size(step.first_block + column);
     const int first_bit = step.first_bit + column * fold_block;
     int visited = 0;
-    for (int i = lane_index() % 4 * 32; i < size; i += 4 * 32) {
+    for (int i = thread % kLanes * 32; i < size; i += kLanes * 32) {
       visited += count_bits(s_.visited.at(first_bit + i) & low_bits(size - i));
     }
-    visited += shuffle_xor(visited, 1);
-    visited += shuffle_xor(visited, 2);
-    if (lane_index() % 4 != 0) return;
+    for (int mask = 1; mask < kLanes; mask *= 2) visited += shuffle_xor(visited, mask);
+    if (thread % kLanes != 0) return;
     const int remaining = size - visited;
     s_.remaining[column] = remaining;
-    s_.bias[column] = remaining > 0 ? log2f_of(remaining) / args_.scale_log2 : kNegativeInfinity;
+    s_.bias[column] = remaining == fold_block ? s_.whole_bias : kNegativeInfinity;
     if (remaining == 0) return;
     atomic_add(&s_.num_columns, 1);
     if (remaining < fold_block) {
@@ -192,39 +204,45 @@ class FoldSm80 {
     }
   }
 
-  // Columns of whole blocks, and zeros where there is no column: NaN times 0 would be NaN.
-  S2O_DEVICE void copy_octet(const Step& step, int octet) {
+  // Columns of whole blocks, and zeros where there is no column: NaN times 0 would be NaN. A warp
+  // copies those that it sorted.
+  S2O_DEVICE void copy_columns(const Step& step, int thread) {
+    constexpr int kColumnsOfWarp = kFoldColumns / Traits::kWarps;
     constexpr int kChunks = kHeadDim / kChunkElements;
-    constexpr int kAtOnce = 32 / kChunks;
-    const int chunk = lane_index() % kChunks;
-    const std::int64_t first_row = s_.first_row_of_set + step.first_block;
+    const int chunk = lane_of(thread) % kChunks;
+    const int first = warp_of(thread) * kColumnsOfWarp + lane_of(thread) / kChunks;
+    const std::int64_t source =
+        (s_.first_row_of_set + step.first_block + first) * kHeadDim + chunk * kChunkElements;
 #pragma unroll
-    for (int i = 0; i < 8; i += kAtOnce) {
-      const int column = 8 * octet + i + lane_index() / kChunks;
-      const bool whole = s_.remaining[column] == args_.fold.fold_block;
-      if (!whole && s_.remaining[column] > 0) continue;
-      const std::int64_t source =
-          whole ? (first_row + column) * kHeadDim + chunk * kChunkElements : 0;
-      const auto offset =
-          static_cast<std::uint32_t>(swizzled_chunk_offset(kFoldColumns, column, chunk));
-      copy_async_16(shared_address(s_.k) + offset, sums_.mean_k + source, whole);
-      copy_async_16(shared_address(s_.v) + offset, sums_.mean_v + source, whole);
-      if (sums_.variance != nullptr) {
-        copy_async_16(shared_address(s_.variance) + offset, sums_.variance + source, whole);
+    for (int i = 0; i < kColumnsOfWarp; i += 32 / kChunks) {
+      const int offset = swizzled_chunk_offset(kFoldColumns, first + i, chunk);
+      const int remaining = s_.remaining[first + i];
+      if (remaining == args_.fold.fold_block) {
+        const std::int64_t from = source + i * kHeadDim;
+        copy_async_16(shared_address(s_.k + offset), sums_.mean_k + from);
+        copy_async_16(shared_address(s_.v + offset), sums_.mean_v + from);
+        if (sums_.variance != nullptr) {
+          copy_async_16(shared_address(s_.variance + offset), sums_.variance + from);
+        }
+      } else if (remaining == 0) {
+        const Words<4> zeros{};
+        store_words(s_.k + offset, zeros);
+        store_words(s_.v + offset, zeros);
+        store_words(s_.variance + offset, zeros);
       }
     }
   }
 
   // A warp builds a few of the listed columns at once, from `first` on: each the block's sums minus
   // its visited rows, or the sum of the others.
-  S2O_DEVICE void build_columns(const Step& step, int first) {
+  S2O_DEVICE void build_columns(const Step& step, int first, int lane) {
     constexpr int kColumns = Traits::kColumnsAtOnce;
     constexpr int kRows = Traits::kRowsAtOnce;
     Building building[kColumns];
     int longest = 0;
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      start_building(step, first + c, building[c]);
+      start_building(step, first + c, lane, building[c]);
       longest = longest < building[c].left ? building[c].left : longest;
     }
 #pragma unroll 1
@@ -238,7 +256,7 @@ class FoldSm80 {
           k[c][i] = v[c][i] = {};  // adds nothing
           if (i >= building[c].left) continue;
           const int slot = building[c].slot + building[c].rows.next(s_.visited);
-          s_.rows.load(slot, lane_index(), k[c][i], v[c][i]);
+          s_.rows.load(slot, lane, k[c][i], v[c][i]);
         }
         building[c].left -= kRows;
       }
@@ -254,8 +272,10 @@ class FoldSm80 {
     for (int c = 0; c < kColumns; ++c) {
       if (first + c >= s_.num_to_build) continue;
       const int column = s_.to_build[first + c];
-      store_column(column, building[c].total.template column<Element>(s_.remaining[column],
-                                                                      args_.fold.round_bf16));
+      const int remaining = s_.remaining[column];
+      store_column(column, lane,
+                   building[c].total.template column<Element>(remaining, args_.fold.round_bf16));
+      if (lane == 0) s_.bias[column] = bias_of(remaining);
     }
   }
 
@@ -266,7 +286,7 @@ class FoldSm80 {
     int left;  // rows to add
     float sign;
   };
-  S2O_DEVICE void start_building(const Step& step, int index, Building& building) const {
+  S2O_DEVICE void start_building(const Step& step, int index, int lane, Building& building) const {
     building.total.clear();
     building.left = 0;
     building.sign = 1.0f;
@@ -282,17 +302,21 @@ class FoldSm80 {
     building.rows.start(s_.visited, step.first_bit + column * fold_block, size, subtract);
     if (!subtract) return;
     building.sign = -1.0f;
-    building.total.load(sums_, (s_.first_row_of_set + block) * kHeadDim + lane_index() * kElements);
+    building.total.load(sums_, (s_.first_row_of_set + block) * kHeadDim + lane * kElements);
   }
 
   // A lane's elements into the swizzled tiles.
-  S2O_DEVICE void store_column(int column, const ColumnPart<kElements>& part) {
-    const int element = lane_index() * kElements;
+  S2O_DEVICE void store_column(int column, int lane, const ColumnPart<kElements>& part) {
+    const int element = lane * kElements;
     const int offset = swizzled_chunk_offset(kFoldColumns, column, element / kChunkElements) +
                        element % kChunkElements * 2;
     store_words(s_.k + offset, part.k);
     store_words(s_.v + offset, part.v);
     store_words(s_.variance + offset, part.variance);
+  }
+
+  S2O_DEVICE float bias_of(int num_keys) const {
+    return log_natural(static_cast<float>(num_keys)) * kLog2E / args_.scale_log2;
   }
 
   // One column for all unvisited slots: everything below fold_end minus what was visited.
@@ -302,26 +326,27 @@ class FoldSm80 {
     sync_block(kThreads);
     Sums total;
     total.clear();
-    const std::int64_t whole = min_of_long(fold_end_ / args_.fold.fold_block, sums_.num_blocks);
+    const std::int64_t whole = min_of_long(s_.fold_end / args_.fold.fold_block, sums_.num_blocks);
     for (std::int64_t block = warp; block < whole; block += Traits::kWarps) {
       Sums sums;
       sums.clear();
       sums.load(sums_, (s_.first_row_of_set + block) * kHeadDim + lane_index() * kElements);
       total.add(sums);
     }
-    for (std::int64_t slot = whole * args_.fold.fold_block + warp; slot < fold_end_;
+    for (std::int64_t slot = whole * args_.fold.fold_block + warp; slot < s_.fold_end;
          slot += Traits::kWarps) {
       s_.rows.add(total, slot, lane_index(), 1.0f);
     }
     int visited = 0;
-    for_executed_items(args_, plan_tile_, [&](std::int64_t begin, std::int64_t count, bool is_run) {
-      for (std::int64_t i = warp; i < count; i += Traits::kWarps) {
-        const std::int64_t slot = executed_slot(args_, begin + i, is_run);
-        if (slot >= fold_end_) continue;
-        s_.rows.add(total, slot, lane_index(), -1.0f);
-        ++visited;
-      }
-    });
+    for_executed_items(args_, s_.plan_tile,
+                       [&](std::int64_t begin, std::int64_t count, bool is_run) {
+                         for (std::int64_t i = warp; i < count; i += Traits::kWarps) {
+                           const std::int64_t slot = executed_slot(args_, begin + i, is_run);
+                           if (slot >= s_.fold_end) continue;
+                           s_.rows.add(total, slot, lane_index(), -1.0f);
+                           ++visited;
+                         }
+                       });
     if (lane_index() == 0 && visited > 0) atomic_add(&s_.num_visited, visited);
     Sums::store_part(s_.partial[warp][0] + lane_index() * kElements, total.k);
     Sums::store_part(s_.partial[warp][1] + lane_index() * kElements, total.v);
@@ -331,7 +356,7 @@ class FoldSm80 {
 
   // The first column; the others are empty.
   S2O_DEVICE void reduce_centroid() {
-    const int remaining = fold_end_ - s_.num_visited;
+    const int remaining = s_.fold_end - s_.num_visited;
     for (int column = warp_index(); column < kFoldColumns; column += Traits::kWarps) {
       ColumnPart<kElements> part{};
       if (column == 0 && remaining > 0) {
@@ -346,10 +371,9 @@ class FoldSm80 {
         }
         part = total.template column<Element>(remaining, args_.fold.round_bf16);
       }
-      store_column(column, part);
+      store_column(column, lane_index(), part);
       if (lane_index() > 0) continue;
-      s_.bias[column] =
-          column == 0 && remaining > 0 ? log2f_of(remaining) / args_.scale_log2 : kNegativeInfinity;
+      s_.bias[column] = column == 0 && remaining > 0 ? bias_of(remaining) : kNegativeInfinity;
     }
     if (thread_index() == 0) s_.num_columns = remaining > 0 ? 1 : 0;
     sync_block(kThreads);
@@ -373,14 +397,9 @@ class FoldSm80 {
       for (int t = 0; t < kRowTiles; ++t) spread(logits[t]);
     }
     tile_.template multiply_keys<false>(shared_address(s_.q), shared_address(s_.k), logits);
-    const float* const bias = s_.bias + Tile::column_of(thread_index());
+    add_bias(logits);
 #pragma unroll
     for (int t = 0; t < kRowTiles; ++t) {
-#pragma unroll
-      for (int n = 0; n < Tile::kKeyTiles; ++n) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) logits[t][n][e] += bias[n * 8 + e % 2];
-      }
       RowPair rows = tile_.rows(t);
       float step_sum[2];
       float correction[2];
@@ -392,11 +411,23 @@ class FoldSm80 {
     sync_block(kThreads);  // before the columns are overwritten
   }
 
+  S2O_DEVICE void add_bias(float (&logits)[Traits::kRowTiles][Tile::kKeyTiles][4]) const {
+    const float* const bias = s_.bias + Tile::column_of(thread_index_again());
+#pragma unroll
+    for (int n = 0; n < Tile::kKeyTiles; ++n) {
+      const float added[2] = {bias[n * 8], bias[n * 8 + 1]};
+#pragma unroll
+      for (int t = 0; t < Traits::kRowTiles; ++t) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) logits[t][n][e] += added[e % 2];
+      }
+    }
+  }
+
   // spread_logit(scale^2 sum q^2 var), in units of raw logits.
   S2O_DEVICE void spread(float (&logits)[Tile::kKeyTiles][4]) const {
-    const float scale = args_.scale_log2 / kLog2E;
-    const float inverse_scale = 1.0f / scale;
-    const float factor = scale * scale / (kSquareScale * kSquareScale);
+    const float factor = s_.spread_factor;
+    const float inverse_scale = s_.spread_inverse;
 #pragma unroll
     for (int n = 0; n < Tile::kKeyTiles; ++n) {
 #pragma unroll
@@ -415,14 +446,10 @@ class FoldSm80 {
   static S2O_DEVICE std::int64_t min_of_long(std::int64_t a, std::int64_t b) {
     return a < b ? a : b;
   }
-  static S2O_DEVICE float log2f_of(int n) { return log_natural(static_cast<float>(n)) * kLog2E; }
 
   const AttentionKernelArgs& args_;
   const BlockSumsView& sums_;
   SharedFold<Traits>& s_;
-  const std::int32_t plan_tile_;
-  const int plan_head_;
-  const std::int32_t fold_end_;
   Tile tile_;
 };
 
