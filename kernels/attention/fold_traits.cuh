@@ -1,0 +1,67 @@
+// Tile shapes of folded columns, and what a block keeps in shared memory.
+#pragma once
+
+#include "kernels/attention/fold_sums.cuh"
+#include "kernels/attention/fold_visited.cuh"
+#include "kernels/attention/traits_sm80.cuh"
+
+namespace s2o::device {
+
+// As TraitsSm80, with 32 rows a warp for 128 rows: 16 would read every column from shared memory
+// eight times for the products.
+template <class ElementType, int kHeadDimValue, int kTileMValue>
+struct TraitsFold {
+  using Element = ElementType;
+  static constexpr int kHeadDim = kHeadDimValue;
+  static constexpr int kTileM = kTileMValue;
+  static constexpr int kTileN = kFoldColumns;
+  static constexpr int kPvTerms = 1;
+  static constexpr int kRowsPerWarp = kTileM == 128 ? 32 : 16;
+  static constexpr int kRowTiles = kRowsPerWarp / 16;
+  static constexpr int kWarps = kTileM / kRowsPerWarp;
+  static constexpr int kThreads = 32 * kWarps;
+
+  // What a warp loads at once while it builds columns, beside its accumulators in registers: the
+  // bytes in flight of eight warps of 16 rows.
+  static constexpr int kColumnsAtOnce = kRowTiles;
+  static constexpr int kRowsAtOnce = 4;  // of each column
+
+  // On a multiprocessor. Two fit the shared memory of sm_90, if their registers do: one builds
+  // columns while the other multiplies. The 164 KiB of sm_80 hold one of 128 rows.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  static constexpr int kMinBlocks = kTileM == 128 ? 2 : 3;
+#else
+  static constexpr int kMinBlocks = 1;
+#endif
+};
+
+template <class Traits>
+struct SharedFold {
+  alignas(128) unsigned char q[tile_bytes(Traits::kTileM, Traits::kHeadDim)];
+  alignas(128) unsigned char k[tile_bytes(kFoldColumns, Traits::kHeadDim)];
+  alignas(128) unsigned char v[tile_bytes(kFoldColumns, Traits::kHeadDim)];
+  alignas(128) unsigned char variance[tile_bytes(kFoldColumns, Traits::kHeadDim)];
+  RowPair row_states[Traits::kRowTiles * Traits::kThreads];
+  std::int32_t row_index[Traits::kTileM];
+  float bias[kFoldColumns];  // raw logit that is added: log2(n) / scale_log2, -inf for no column
+  std::int32_t remaining[kFoldColumns];  // keys of the column
+  union {
+    SlotBits visited;
+    // kCentroid, which needs no bits: sums of K and V by warps.
+    alignas(16) float partial[Traits::kWarps][2][Traits::kHeadDim];
+  };
+  std::uint8_t to_build[kFoldColumns];  // columns that no copy brings
+  std::int32_t num_to_build;
+  float whole_bias;  // of a column of fold_block keys
+  // Of the tile; in shared memory, because registers are short.
+  std::int32_t plan_tile;
+  std::int32_t fold_end;
+  float spread_factor;   // scale^2, undoing kSquareScale
+  float spread_inverse;  // 1 / scale
+  SlotRowsDevice<typename Traits::Element, Traits::kHeadDim> rows;
+  std::int64_t first_row_of_set;  // of the block sums
+  std::int32_t num_columns;
+  std::int32_t num_visited;
+};
+
+}  // namespace s2o::device
