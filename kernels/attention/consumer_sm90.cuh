@@ -5,19 +5,21 @@
 // alike about the tile: gains and maxima meet in shared memory, counted by an mbarrier, and each
 // warp sums them in the same order.
 //
-// Early stop: the gains of step j are summed while its probabilities are packed, posted while the
-// warpgroup waits for its turn, and collected in the middle of the softmax of step j + 1, so that
-// no warpgroup waits for the other. If the tile stops, the probabilities of step j + 1 are dropped:
-// result and counters are those of a stop right after step j, and half a step of work per tile is
-// lost. Sums are restored, not rescaled: relative to the maximum of a dropped step, probabilities
-// of steps to come could be too small for fp16. The producer learns of the stop with the next K
-// buffer that it gets back.
+// Early stop: the gains of step j are summed and posted under the products of the next round, and
+// collected after the softmax of step j + 1: by then the other warpgroup, half a round later, has
+// posted too. If the tile stops, the probabilities of step j + 1 are dropped: result and counters
+// are those of a stop right after step j, and half a step of work per tile is lost. Sums are
+// restored, not rescaled: relative to the maximum of a dropped step, probabilities of steps to come
+// could be too small for fp16. The producer learns of the stop with the next K buffer that it gets
+// back.
 //
 // Gains are summed as integers in units of tau: one instruction sums a warp, one shared atomic the
-// tile, and the order of summation does not matter. Steps that nothing is decided after are summed
-// and collected like others: the jumps around that would cost as much.
+// tile, and the order of summation does not matter. Means and maxima take the same few
+// instructions, and steps that nothing is decided after are summed and collected like others: code
+// to jump over would cost as much.
 #pragma once
 
+#include "kernels/attention/fragments_sm90.cuh"
 #include "kernels/attention/kernel_args.h"
 #include "kernels/attention/traits_sm90.cuh"
 #include "kernels/device/online_softmax.cuh"
@@ -114,6 +116,7 @@ class ConsumerSm90 {
   S2O_DEVICE void start_tile() {
     rows_ = empty_rows();
     stats_ = {0, 0, 0, 0};
+    if constexpr (kEarlyStop) start_gains();
     if (args_.resume_out != nullptr) {
       // Goes on from (out, lse) of an earlier launch: the state (m, l, acc) = (lse, 1, out); `out`
       // joins when the row is stored, scaled by then like everything of the start.
@@ -141,12 +144,14 @@ class ConsumerSm90 {
     float logits[kKeyTiles][4];
     std::uint32_t p[kTileN / 16][4];  // probabilities of the step before, packed
     float correction[2];
-    bool left = false;
     stopped_ = 0;
     small_steps_ = 0;
     for (;;) {
       std::uint32_t flags = wait_step();
-      if ((flags & kStepEndsTile) != 0) break;
+      if ((flags & kStepEndsTile) != 0) {
+        leave_tile();
+        break;
+      }
       if ((flags & stopped_) != 0) {  // loaded before the producer knew
         drop_step(flags);
         continue;
@@ -163,20 +168,20 @@ class ConsumerSm90 {
       softmax(flags, logits, correction, [] {});
       count_step(flags, false);
       rescale(correction);
-      std::uint32_t gain = pack(logits, p);
+      pack_probabilities<Element>(logits, p);
       std::uint32_t waiting = flags;  // of the step whose probabilities wait
       bool has_p = true;
       for (;;) {
         flags = wait_step();
         if ((flags & (stopped_ | kStepEndsTile)) != 0) break;
         if ((flags & kStepGathered) != 0) fence_async_proxy();
-        if constexpr (kEarlyStop) post_gain(gain);
         take_turn();
         multiply_keys(logits);
         wait_values();
         if ((waiting & kStepGathered) != 0) fence_async_proxy();
         multiply_values(p);
         allow_other();
+        if constexpr (kEarlyStop) post_gain();
         warpgroup_wait<1>();
         pin_registers(logits);
         if (!prepare_step(flags, logits)) {
@@ -187,15 +192,11 @@ class ConsumerSm90 {
           break;
         }
         const RowPair before = rows_;
-        std::uint32_t gains = 0;
-        softmax(flags, logits, correction, [&] {
-          if constexpr (kEarlyStop) gains = collect();
-          finish_values(p);
-        });
-        if constexpr (kEarlyStop) decide(waiting, gains);
-        if constexpr (!kEarlyStop) rescale(correction);
-        gain = pack(logits, p);
+        softmax(flags, logits, correction, [&] { finish_values(p); });
         if constexpr (kEarlyStop) {
+          const std::uint32_t gains = collect();
+          pack_probabilities<Element>(logits, p);
+          decide(waiting, gains);
           if ((flags & stopped_) != 0) {  // the decision came too late for this step
             rows_ = before;
             drop_values();
@@ -203,22 +204,22 @@ class ConsumerSm90 {
             break;
           }
           rescale(correction);
+        } else {
+          rescale(correction);
+          pack_probabilities<Element>(logits, p);
         }
         count_step(flags, false);
         waiting = flags;
       }
-      if ((flags & kStepEndsTile) != 0) {
-        leave_tile();
-        left = true;
-      }
+      if ((flags & kStepEndsTile) != 0) leave_tile();
       if (has_p) {
         wait_values();
         if ((waiting & kStepGathered) != 0) fence_async_proxy();
         multiply_values(p);
         finish_values(p);
       }
+      if ((flags & kStepEndsTile) != 0) break;
     }
-    if (!left) leave_tile();
     release_keys(0);
   }
   // Waits for the product of p and V; both are free then.
@@ -318,7 +319,7 @@ class ConsumerSm90 {
                                                  args_.window_sink, args_.window_size),
                                     visible_keys(mask, description().row_position[row_of(1)],
                                                  args_.window_sink, args_.window_size)};
-    std::uint32_t columns[2] = {0, 0};  // that are visible
+    std::uint32_t columns[2];  // that are visible
     if (contiguous) {
       const int first_token = static_cast<int>(step.begin) + column_of();
 #pragma unroll
@@ -326,23 +327,10 @@ class ConsumerSm90 {
         columns[i] = visible_lane_columns(visible[i], first_token, valid_columns);
       }
     } else {
-      const std::uint32_t valid = lane_columns_below(valid_columns);
-#pragma unroll 1  // a few lines of the instruction cache: most steps jump over them
-      for (int column = 0; column < 2 * kKeyTiles; ++column) {
-        const std::int32_t token = s_.keys[ring][column_of() + column / 2 * 8 + column % 2];
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          columns[i] |= (visible[i].contains(token) ? valid : 0u) & 1u << column;
-        }
-      }
+      visible_gathered_columns<2 * kKeyTiles>(visible, s_.keys[ring] + column_of(), valid_columns,
+                                              columns);
     }
-#pragma unroll
-    for (int n = 0; n < kKeyTiles; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        if ((columns[e / 2] >> (2 * n + e % 2) & 1u) == 0) logits[n][e] = kNegativeInfinity;
-      }
-    }
+    hide_columns(columns, logits);
   }
 
   // Calls between() when half of the exponentials are done.
@@ -377,31 +365,6 @@ class ConsumerSm90 {
     for (int n = 0; n < kValueTiles; ++n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) acc_[n][e] *= correction[e / 2];
-    }
-  }
-
-  // Packs the probabilities; with the early stop, also the sum of the gains of this warp.
-  S2O_DEVICE std::uint32_t pack(const float (&logits)[kKeyTiles][4],
-                                std::uint32_t (&p)[kTileN / 16][4]) const {
-    if constexpr (kEarlyStop) {
-      return pack_and_sum_gains(logits, p);
-    } else {
-#pragma unroll
-      for (int part = 0; part < 4; ++part) pack_part(part, logits, p);
-      return 0;
-    }
-  }
-  // Part `part` of four of the probabilities, in place in program order.
-  S2O_DEVICE static void pack_part(int part, const float (&logits)[kKeyTiles][4],
-                                   std::uint32_t (&p)[kTileN / 16][4]) {
-#pragma unroll
-    for (int i = 0; i < kTileN / 64; ++i) {
-      const int step = part * (kTileN / 64) + i;
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const float(&tile)[4] = logits[2 * step + e / 2];
-        p[step][e] = pack_pair_here<Element>(tile[2 * (e % 2)], tile[2 * (e % 2) + 1]);
-      }
     }
   }
 
@@ -440,45 +403,30 @@ class ConsumerSm90 {
     return float_bits(min_of(x, static_cast<float>(kGainOfTau)) + 8388608.0f);
   }
 
-  // Packs the probabilities, and sums the gains p_blk / l_new over the rows of this warp (s2o.md,
-  // step 5): a chain of latencies that the packing fills, hence the order of statements.
-  S2O_DEVICE std::uint32_t pack_and_sum_gains(const float (&logits)[kKeyTiles][4],
-                                              std::uint32_t (&p)[kTileN / 16][4]) const {
+  // What a row's gain p_blk / l_new (s2o.md, step 5) is multiplied by, for one of its four lanes. A
+  // mean: two of them count it. A maximum: less than tau becomes nothing (post_gain).
+  S2O_DEVICE void start_gains() {
     const int num_rows = description().num_rows;
-    float total[2] = {rows_.normaliser[0], rows_.normaliser[1]};
-    float other[2] = {shuffle_xor(total[0], 1), shuffle_xor(total[1], 1)};
-    pack_part(0, logits, p);
-    const float unit = args_.inverse_tau * static_cast<float>(kGainOfTau) *
-                       reciprocal_fast(static_cast<float>(num_rows));
-    const float units[2] = {row_of(0) < num_rows ? plan_step_mass_[0] * unit : 0.0f,
-                            row_of(1) < num_rows ? plan_step_mass_[1] * unit : 0.0f};
-    total[0] += other[0];
-    total[1] += other[1];
-    other[0] = shuffle_xor(total[0], 2);
-    other[1] = shuffle_xor(total[1], 2);
-    pack_part(1, logits, p);
-    const float inverse[2] = {reciprocal_fast(max_of(total[0] + other[0], 1e-37f)),
-                              reciprocal_fast(max_of(total[1] + other[1], 1e-37f))};
-    pack_part(2, logits, p);
-    const std::uint32_t gain = biased_gain(fused(units[0], inverse[0], units[1] * inverse[1]));
-    const std::uint32_t sum = warp_sum(gain) - 32u * kGainBias;
-    pack_part(3, logits, p);
-    return sum;
+    const float unit = args_.inverse_tau * static_cast<float>(kGainOfTau);
+    const float of_mean = 0.5f * unit * reciprocal_fast(static_cast<float>(num_rows));
+    gain_unit_ = row_of(thread_ % 2) < num_rows
+                     ? (args_.stop.reduce == StopReduce::kMean ? of_mean : unit)
+                     : 0.0f;
   }
-  S2O_DEVICE void post_gain(std::uint32_t sum) {
-    if (args_.stop.reduce == StopReduce::kMean) {
-      post(sum, false);
-    } else {
-      const float unit = args_.inverse_tau * static_cast<float>(kGainOfTau);
-      float largest = 0.0f;
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const float total = max_of(quad_sum(rows_.normaliser[i]), 1e-37f);
-        const float gain = quad_sum(plan_step_mass_[i]) * reciprocal_fast(total) * unit;
-        if (row_of(i) < description().num_rows) largest = max_of(largest, gain);
-      }
-      post(warp_maximum(biased_gain(largest)) - kGainBias, true);
-    }
+  // Posts the gains of this warp. A quad of lanes holds two rows; every other lane sums the second,
+  // so that one chain of shuffles serves both.
+  S2O_DEVICE void post_gain() {
+    const bool second = thread_ % 2 != 0;
+    const float* const sums = rows_.normaliser;
+    float total = (second ? sums[1] : sums[0]) + shuffle_xor(second ? sums[0] : sums[1], 1);
+    float mass = (second ? plan_step_mass_[1] : plan_step_mass_[0]) +
+                 shuffle_xor(second ? plan_step_mass_[0] : plan_step_mass_[1], 1);
+    total += shuffle_xor(total, 2);
+    mass += shuffle_xor(mass, 2);
+    const float inverse = reciprocal_fast(max_of(total, 1e-37f));
+    const std::uint32_t counted =
+        args_.stop.reduce == StopReduce::kMean ? ~0u : ~(kGainOfTau - 1);  // tau or nothing
+    post(warp_sum(biased_gain(mass * gain_unit_ * inverse) & counted) - 32u * kGainBias, false);
   }
 
   S2O_DEVICE bool may_skip_values() const {
@@ -515,9 +463,15 @@ class ConsumerSm90 {
           static_cast<std::int64_t>(row_index_[i]) * Traits::kHeadDim + column_of();
       if (args_.resume_out != nullptr && !empty) {
         const float earlier = args_.lse[row_index_[i]] * kLog2E;
-        add_resumed(args_.resume_out + first, exp2_fast(earlier - maximum), i);
+        add_resumed_row(args_.resume_out + first, exp2_fast(earlier - maximum), i, acc_);
       }
-      store_row(first, i, empty ? 0.0f : 1.0f / normaliser);
+      const float inverse = empty ? 0.0f : 1.0f / normaliser;
+      if (args_.out_fp32 != nullptr) {
+        store_row(args_.out_fp32 + first, inverse, i, acc_);
+      } else {
+        store_row_16<Element>(static_cast<std::uint32_t*>(args_.out_16) + first / 2, inverse, i,
+                              acc_);
+      }
     }
     sync_warp();  // every lane has read the lse of its rows
 #pragma unroll
@@ -525,31 +479,6 @@ class ConsumerSm90 {
       if (row_index_[i] >= 0 && column_of() == 0) args_.lse[row_index_[i]] = lse[i];
     }
     if (warpgroup_ == 0 && thread_ == 0) args_.stats[plan_tile] = stats_;
-  }
-
-  S2O_DEVICE void add_resumed(const float* out, float weight, int i) {
-#pragma unroll
-    for (int n = 0; n < kValueTiles; ++n) {
-      const FloatPair earlier = load_global_pair(out + n * 8);
-      acc_[n][2 * i] = fused(earlier.low, weight, acc_[n][2 * i]);
-      acc_[n][2 * i + 1] = fused(earlier.high, weight, acc_[n][2 * i + 1]);
-    }
-  }
-
-  S2O_DEVICE void store_row(std::int64_t first, int i, float inverse) const {
-    if (args_.out_fp32 != nullptr) {
-#pragma unroll
-      for (int n = 0; n < kValueTiles; ++n) {
-        store_global_pair(args_.out_fp32 + first + n * 8, acc_[n][2 * i] * inverse,
-                          acc_[n][2 * i + 1] * inverse);
-      }
-    } else {
-      auto* const target = static_cast<std::uint32_t*>(args_.out_16) + first / 2;
-#pragma unroll
-      for (int n = 0; n < kValueTiles; ++n) {
-        target[n * 4] = pack_pair<Element>(acc_[n][2 * i] * inverse, acc_[n][2 * i + 1] * inverse);
-      }
-    }
   }
 
   const AttentionKernelArgs& args_;
@@ -560,6 +489,7 @@ class ConsumerSm90 {
   RowPair rows_;
   float plan_step_mass_[2] = {0.0f, 0.0f};
   TileStats stats_;
+  float gain_unit_ = 0.0f;
   unsigned k_count_ = 0;  // K pipeline entries consumed, ends of tiles included
   unsigned v_count_ = 0;
   unsigned reductions_ = 0;
