@@ -40,17 +40,18 @@ class KeyScores {
  public:
   S2O_DEVICE explicit KeyScores(const KeyScoreArgs& args)
       : args_(args), s_(*reinterpret_cast<Shared*>(shared_memory())) {
-    const HistoryShape& shape = args.shape;
-    const int chunk = block_index() % args.num_key_chunks;
-    const int tile = block_index() / args.num_key_chunks;
-    kv_head_ = args.first_kv_head + tile / args.num_row_tiles;
-    first_row_ =
-        args.first_segment * shape.lists_per_kv_head + tile % args.num_row_tiles * kScoreRowTile;
-    end_row_ = args.end_segment * shape.lists_per_kv_head;
-    const int last_row = min_of(first_row_ + kScoreRowTile, end_row_) - 1;
-    const std::int64_t history = shape.history_length(last_row / shape.lists_per_kv_head);
-    first_key_ = static_cast<std::int64_t>(chunk) * kKeyChunk;
-    end_key_ = first_key_ + kKeyChunk < history ? first_key_ + kKeyChunk : history;
+    // Blocks of the same keys are neighbours, so that the L2 cache holds these keys.
+    const int row_tile = block_index() % args.num_row_tiles;
+    const int chunk = block_index() / args.num_row_tiles % args.num_key_chunks;
+    kv_head_ = args.first_kv_head + block_index() / args.num_row_tiles / args.num_key_chunks;
+    first_row_ = args.first_segment * args.shape.lists_per_kv_head + row_tile * kScoreRowTile;
+    end_row_ = args.end_segment * args.shape.lists_per_kv_head;
+    first_key_ = chunk * kKeyChunk;
+    end_key_ = min_of(first_key_ + kKeyChunk, row_end(first_row_ + kScoreRowTile - 1));
+    const std::int64_t key =
+        kv_head_ * args.shape.seqlen + score_key_of_slot(thread_index() / kChunks);
+    key_source_ = opaque(static_cast<const unsigned char*>(args.k) + key * kKeyBytes +
+                         thread_index() % kChunks * kChunkBytes);
   }
 
   S2O_DEVICE void run() {
@@ -62,14 +63,17 @@ class KeyScores {
     load_keys(1, first_key_ + kScoreKeyTile);
     copy_async_commit();
     describe_rows();
-    int tile = 0;
-    for (std::int64_t key = first_key_; key < end_key_; key += kScoreKeyTile, ++tile) {
+    copy_async_wait<1>();
+    sync_block(kScoreThreads);
+    load_means();
+    int buffer = 0;
+    for (int key = first_key_; key < end_key_; key += kScoreKeyTile) {
       copy_async_wait<1>();
       sync_block(kScoreThreads);  // the tile is there, and nobody reads the buffer filled next
-      load_keys((tile + 2) % kScoreStages, key + 2 * kScoreKeyTile);
+      load_keys((buffer + 2) % kScoreStages, key + 2 * kScoreKeyTile);
       copy_async_commit();
-      if (tile == 0) load_means();
-      score_tile(tile % kScoreStages, key);
+      score_tile(buffer, key);
+      buffer = (buffer + 1) % kScoreStages;
     }
     copy_async_wait<0>();
     publish_ranges();
@@ -77,11 +81,28 @@ class KeyScores {
 
  private:
   using Shared = SharedScores<kHeadDim, kDiagonal>;
+  static constexpr int kKeyBytes = kHeadDim * 2;
   static constexpr int kChunks = kHeadDim / kChunkElements;
   static constexpr int kRowsPerPass = kScoreThreads / kChunks;
-  // Four warps: two halves of the rows times two halves of the keys.
-  static constexpr int kRowTiles = kScoreRowTile / 2 / 16;
-  static constexpr int kKeyTiles = kScoreKeyTile / 2 / 8;
+  // A warp has kWarpRows rows and one half of the keys.
+  static constexpr int kWarpRows = 32;
+  static constexpr int kWarpKeys = 32;
+  static constexpr int kRowWarps = kScoreRowTile / kWarpRows;
+  static_assert(kScoreThreads == 32 * kRowWarps * (kScoreKeyTile / kWarpKeys));
+  static constexpr int kRowTiles = kWarpRows / 16;
+  static constexpr int kKeyTiles = kWarpKeys / 8;
+  static constexpr int kItems = 2 * kKeyTiles;  // neighbouring keys of a thread in each row
+  using Scores = float[kRowTiles][kKeyTiles][4];
+
+  // First row of the warp in the tile, and first key.
+  static S2O_DEVICE int warp_row() { return warp_index() % kRowWarps * kWarpRows; }
+  static S2O_DEVICE int warp_key() { return warp_index() / kRowWarps * kWarpKeys; }
+
+  // Ranked keys of the row, or of the last one if there are not so many. Never falls with the row.
+  S2O_DEVICE int row_end(int row) const {
+    const int segment = min_of(row, end_row_ - 1) / args_.shape.lists_per_kv_head;
+    return static_cast<int>(args_.shape.history_length(segment));
+  }
 
   S2O_DEVICE void load_rows(std::uint32_t target, const void* source) const {
     const std::int64_t base = static_cast<std::int64_t>(kv_head_) * args_.shape.num_segments *
@@ -96,27 +117,42 @@ class KeyScores {
           exists);
     }
   }
-  S2O_DEVICE void load_keys(int buffer, std::int64_t first) const {
+  S2O_DEVICE void load_keys(int buffer, int first) const {
     if (first >= end_key_) return;
-    const std::uint32_t target = shared_address(s_.k[buffer]);
-    const auto* source =
-        static_cast<const std::uint16_t*>(args_.k) + kv_head_ * args_.shape.seqlen * kHeadDim;
-    const int chunk = thread_index() % kChunks;
-#pragma unroll 4
-    for (int slot = thread_index() / kChunks; slot < kScoreKeyTile; slot += kRowsPerPass) {
-      const std::int64_t key = first + score_key_of_slot(slot);
-      const bool exists = key < end_key_;
-      copy_async_16(
-          target + static_cast<std::uint32_t>(swizzled_chunk_offset(kScoreKeyTile, slot, chunk)),
-          source + (exists ? key : first) * kHeadDim + chunk * kChunkElements, exists);
+    // Keys beyond the history are not looked at, but must exist.
+    if (first + kScoreKeyTile <= args_.shape.seqlen) {
+      copy_keys<true>(buffer, first);
+    } else {
+      copy_keys<false>(buffer, first);
+    }
+  }
+  template <bool kAllExist>
+  S2O_DEVICE void copy_keys(int buffer, int first) const {
+    // Slots of a thread differ in bits that its first one has not: their keys differ by constants.
+    static_assert(kRowsPerPass % 8 == 0 && (kRowsPerPass & (kRowsPerPass - 1)) == 0);
+    const int slot = thread_index() / kChunks;
+    const int first_key = first + score_key_of_slot(slot);
+    const std::uint32_t target =
+        shared_address(s_.k[buffer]) + static_cast<std::uint32_t>(swizzled_chunk_offset(
+                                           kScoreKeyTile, slot, thread_index() % kChunks));
+    const unsigned char* const source = key_source_ + std::int64_t{first} * kKeyBytes;
+#pragma unroll
+    for (int passed = 0; passed < kScoreKeyTile; passed += kRowsPerPass) {
+      const int key = score_key_of_slot(passed);
+      const std::uint32_t place = target + static_cast<std::uint32_t>(passed * kPanelRowBytes);
+      if constexpr (kAllExist) {
+        copy_async_16(place, source + key * kKeyBytes);
+      } else {
+        const bool exists = first_key + key < args_.shape.seqlen;
+        copy_async_16(place, exists ? source + key * kKeyBytes : source, exists);
+      }
     }
   }
 
   S2O_DEVICE void load_means() {
     const MatrixPosition source = ldmatrix_a_source(static_cast<unsigned>(lane_index()));
     const std::uint32_t lane =
-        swizzled_lane_address(shared_address(s_.means),
-                              warp_index() % 2 * (kScoreRowTile / 2) + source.row, source.column);
+        swizzled_lane_address(shared_address(s_.means), warp_row() + source.row, source.column);
 #pragma unroll
     for (int step = 0; step < kHeadDim / 16; ++step) {
 #pragma unroll
@@ -129,7 +165,7 @@ class KeyScores {
 
   // Row of the KV head that this thread holds as row `i` (0 or 1) of row tile `t`.
   S2O_DEVICE int row_of(int t, int i) const {
-    return first_row_ + warp_index() % 2 * (kScoreRowTile / 2) + t * 16 +
+    return first_row_ + warp_row() + t * 16 +
            accumulator_position(static_cast<unsigned>(lane_index()), 2 * static_cast<unsigned>(i))
                .row;
   }
@@ -138,33 +174,27 @@ class KeyScores {
   }
 
   S2O_DEVICE void describe_rows() {
+    const int first = first_row_ + warp_row();
+    const int last = first + kWarpRows - 1;
+    longest_ = first < end_row_ ? row_end(last) : 0;
+    shortest_ = last < end_row_ && args_.key_bias == nullptr ? row_end(first) : 0;
 #pragma unroll
     for (int r = 0; r < 2 * kRowTiles; ++r) {
-      const int row = row_of(r / 2, r % 2);
+      const int row = min_of(row_of(r / 2, r % 2), end_row_ - 1);
       largest_[r] = kMinusInfinityPair;
       smallest_[r] = kInfinityPair;
-      const int segment = row / args_.shape.lists_per_kv_head;
-      const bool exists = row < end_row_;
-      const std::int64_t end = exists ? args_.shape.history_length(segment) : 0;
-      row_end_[r] = static_cast<int>(end);
       const std::int64_t list = list_of(row) - args_.first_kv_head * args_.shape.lists_per_kv_head;
-      target_[r] = args_.scores;
-      if (exists) {
-        target_[r] += list * args_.scores_per_list + load_global(args_.score_offsets + segment) -
-                      args_.first_offset;
-      }
+      const std::int64_t offset =
+          list * args_.scores_per_list - args_.first_offset +
+          load_global(args_.score_offsets + row / args_.shape.lists_per_kv_head);
+      target_[r] = static_cast<std::uint32_t>(offset / kItems);
     }
   }
 
-  S2O_DEVICE void score_tile(int buffer, std::int64_t tile_key) {
-    const int first_key = static_cast<int>(tile_key) + warp_index() / 2 * (kScoreKeyTile / 2);
-    // The rows of a warp have ascending ends: the last one decides.
-    const int last_row =
-        first_row_ + warp_index() % 2 * (kScoreRowTile / 2) + kScoreRowTile / 2 - 1;
-    const int last_segment = min_of(last_row, end_row_ - 1) / args_.shape.lists_per_kv_head;
-    if (first_key >= args_.shape.history_length(last_segment)) return;
-
-    float score[kRowTiles][kKeyTiles][4];
+  S2O_DEVICE void score_tile(int buffer, int tile_key) {
+    const int first_key = tile_key + warp_key();
+    if (first_key >= longest_) return;
+    Scores score;
 #pragma unroll
     for (int t = 0; t < kRowTiles; ++t) {
 #pragma unroll
@@ -174,65 +204,61 @@ class KeyScores {
       }
     }
     multiply(buffer, score);
+    const int key = first_key + lane_index() % 4 * kItems;
+    if (first_key + kWarpKeys <= shortest_) {
 #pragma unroll
-    for (int half = 0; half < kKeyTiles / 4; ++half) {
-      const int key = first_key + half * 32 + lane_index() % 4 * 8;
-      float bias[8];
+      for (int r = 0; r < 2 * kRowTiles; ++r) store_scores(r, key, kItems, score);
+      return;
+    }
+    if (args_.key_bias != nullptr) add_bias(key, score);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) bias[i] = 0.0f;
-      if (args_.key_bias != nullptr) load_bias(key, bias);
-#pragma unroll
-      for (int r = 0; r < 2 * kRowTiles; ++r) {
-        if (key < row_end_[r]) store_scores(r, key, half, bias, score);
-      }
+    for (int r = 0; r < 2 * kRowTiles; ++r) {
+      const int row = row_of(r / 2, r % 2);
+      const int count = row < end_row_ ? row_end(row) - key : 0;
+      if (count > 0) store_scores(r, key, count, score);
     }
   }
 
-  S2O_DEVICE void load_bias(int key, float (&bias)[8]) const {
-    const float* source = args_.key_bias + kv_head_ * args_.shape.seqlen;
+  // Element e of row r: of the e-th of the thread's neighbouring keys (score_key_of_slot).
+  static S2O_DEVICE float& score_of(Scores& score, int r, int e) {
+    return score[r / 2][e / 2][r % 2 * 2 + e % 2];
+  }
+
+  S2O_DEVICE void add_bias(int key, Scores& score) const {
+    const float* const bias = args_.key_bias + kv_head_ * args_.shape.seqlen + key;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      if (key + i < end_key_) bias[i] = load_global(source + key + i);
+    for (int e = 0; e < kItems; ++e) {
+      const float added = key + e < end_key_ ? load_global(bias + e) : 0.0f;
+#pragma unroll
+      for (int r = 0; r < 2 * kRowTiles; ++r) score_of(score, r, e) += added;
     }
   }
 
-  // Keys key .. key + 7 of row r; those beyond its end go to the padding of the row. A score that
+  // Keys key .. key + 7 of row r; those beyond `count` go to the padding of the row. A score that
   // is not finite, or too large for fp16, ends up in the range of the row.
-  S2O_DEVICE void store_scores(int r, int key, int half, const float (&bias)[8],
-                               const float (&score)[kRowTiles][kKeyTiles][4]) {
-    float x[8];
-    const int t = r / 2;
-    const int i = r % 2;
-#pragma unroll
-    for (int e = 0; e < 8; ++e) x[e] = score[t][half * 4 + e / 2][2 * i + e % 2];
-    if (args_.key_bias != nullptr) {
-#pragma unroll
-      for (int e = 0; e < 8; ++e) x[e] += bias[e];
-    }
-    if (key + 8 > row_end_[r]) {
-#pragma unroll
-      for (int e = 1; e < 8; ++e) x[e] = key + e < row_end_[r] ? x[e] : x[0];
-    }
+  S2O_DEVICE void store_scores(int r, int key, int count, Scores& score) {
     Words4 words;
 #pragma unroll
-    for (int pair = 0; pair < 4; ++pair) {
-      words.word[pair] = pack_pair<Fp16>(x[2 * pair], x[2 * pair + 1]);
+    for (int pair = 0; pair < kItems / 2; ++pair) {
+      const int e = 2 * pair;
+      const float first = score_of(score, r, 0);
+      words.word[pair] = pack_pair<Fp16>(e < count ? score_of(score, r, e) : first,
+                                         e + 1 < count ? score_of(score, r, e + 1) : first);
       largest_[r] = max_pairs(largest_[r], words.word[pair]);
       smallest_[r] = min_pairs(smallest_[r], words.word[pair]);
     }
-    store_global_16(target_[r] + key, words);
+    const std::uint32_t place = target_[r] + static_cast<std::uint32_t>(key) / kItems;
+    store_global_16(args_.scores + std::uint64_t{place} * kItems, words);
   }
 
-  S2O_DEVICE void multiply(int buffer, float (&score)[kRowTiles][kKeyTiles][4]) const {
+  S2O_DEVICE void multiply(int buffer, Scores& score) const {
     const int lane = lane_index();
     const MatrixPosition a_source = ldmatrix_a_source(static_cast<unsigned>(lane));
     const MatrixPosition b_source = ldmatrix_b_source(static_cast<unsigned>(lane));
-    const int first_row = warp_index() % 2 * (kScoreRowTile / 2);
-    const int first_slot = warp_index() / 2 * (kScoreKeyTile / 2);
     const std::uint32_t variance_lane = swizzled_lane_address(
-        shared_address(s_.variances), first_row + a_source.row, a_source.column);
+        shared_address(s_.variances), warp_row() + a_source.row, a_source.column);
     const std::uint32_t key_lane = swizzled_lane_address(
-        shared_address(s_.k[buffer]), first_slot + b_source.row, b_source.column);
+        shared_address(s_.k[buffer]), warp_key() + b_source.row, b_source.column);
 #pragma unroll
     for (int step = 0; step < kHeadDim / 16; ++step) {
       std::uint32_t variance[kRowTiles][4];
@@ -294,16 +320,20 @@ class KeyScores {
   int kv_head_;
   int first_row_;
   int end_row_;
-  std::int64_t first_key_;
-  std::int64_t end_key_;
+  const unsigned char* key_source_;  // of this thread's first copy, were the tile at key 0
+  int first_key_;
+  int end_key_;
   std::uint32_t mean_[kHeadDim / 16][kRowTiles][4];
+  // Ends of the longest row of the warp, and of the shortest: up to there nothing but the product
+  // is to be written (0 if a row does not exist or keys have a bias).
+  int longest_;
+  int shortest_;
   // Of this thread's rows.
   static constexpr std::uint32_t kMinusInfinityPair = 0xfc00fc00u;
   static constexpr std::uint32_t kInfinityPair = 0x7c007c00u;
   std::uint32_t largest_[2 * kRowTiles];  // pairs of fp16
   std::uint32_t smallest_[2 * kRowTiles];
-  int row_end_[2 * kRowTiles];
-  std::uint16_t* target_[2 * kRowTiles];
+  std::uint32_t target_[2 * kRowTiles];  // in 16 bytes: rows begin at multiples of 64 scores
 };
 
 }  // namespace s2o::device

@@ -143,7 +143,7 @@ class RankHistory {
       }
       if (count > 0 && c == 0) sharp_end = end;
       depth = end;
-      if (i % 4 == 3) store_global_16(bins + i - 3, words[i / 4]);
+      if (i % 4 == 3) store_shared_16(bins + i - 3, words[i / 4]);
     }
     if (sharp_end > 0) atomic_max(&s_.num_sharp, sharp_end);
     sync_block(kRankThreads);

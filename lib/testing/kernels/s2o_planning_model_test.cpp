@@ -214,6 +214,14 @@ TEST(S2oPlanningModel, histories_of_several_tiles_keep_the_order) {
   EXPECT_EQ(orders_on_model(input, settings, 5).order, plan.order);
 }
 
+TEST(S2oPlanningModel, tiles_of_keys_that_reach_beyond_the_sequence_keep_the_order) {
+  for (const int head_dim : {64, 128}) {
+    const AttentionInput input = structured_input(Shape{100, 4, 2, head_dim});
+    const S2oDeviceSettings settings{.segment_size = 96, .block_m = 32};
+    expect_reference_order(input, settings, orders_on_model(input, settings));
+  }
+}
+
 TEST(S2oPlanningModel, equal_scores_keep_the_order_of_tokens) {
   AttentionInput input = structured_input(Shape{520, 2, 1, 64});
   for (std::size_t i = 0; i < input.k.size(); ++i) input.k[i] = 1.0f;
