@@ -1,7 +1,7 @@
-// Times the attention kernels on a CUDA device: dense, runs of 128 keys and gathers with and
-// without early stop, by seqlen and density. Effective TFLOP/s count the unmasked pairs executed,
-// 4 * head_dim FLOP each, so that kinds compare. Inputs are normal random numbers: times only, no
-// error figure comes from here.
+// Times the attention kernels on a CUDA device: dense, runs of 128 keys, and gathers with and
+// without early stop or folded columns, by seqlen and density. Effective TFLOP/s count the unmasked
+// pairs executed, 4 * head_dim FLOP each, so that kinds compare. Inputs are normal random numbers:
+// times only, no error figure comes from here.
 //
 //   bench_attention --seqlen 16384,131072 --density 0.1 --kinds dense,blocks,gather
 #include <fmt/format.h>
@@ -30,11 +30,15 @@ namespace s2o {
 namespace {
 
 constexpr int kBlock = 128;
+constexpr const char* kKinds =
+    "dense, blocks, gather, gather_sorted, gather_stop (a decision after each step, none stops), "
+    "gather_fold (the rest of the history in folded columns of 128 keys)";
 
 struct Options {
   std::vector<std::int64_t> seqlens = {4096, 16384, 65536, 131072};
   std::vector<double> densities = {0.1};
-  std::vector<std::string> kinds = {"dense", "blocks", "gather", "gather_sorted", "gather_stop"};
+  std::vector<std::string> kinds = {"dense",         "blocks",      "gather",
+                                    "gather_sorted", "gather_stop", "gather_fold"};
   std::vector<std::string> kernels = {"sm90", "sm80"};
   std::string dtype = "bf16";
   int num_q_heads = 32;
@@ -185,6 +189,18 @@ SparsePlan gather_plan(const Options& options, const Problem& problem, double de
   return plan;
 }
 
+// The gather plan with what it leaves out of the history of each segment in folded columns.
+SparsePlan fold_plan(const Options& options, const Problem& problem, double density) {
+  SparsePlan plan = gather_plan(options, problem, density, false, false);
+  plan.header.fold = {.kind = Compensation::kBlocksVariance, .fold_block = kBlock};
+  for (std::int64_t t = 0; t < plan.num_tiles(); ++t) {
+    const std::int64_t first = t % plan.header.num_q_tiles * options.block_m;
+    plan.passes[0].fold_end.push_back(
+        static_cast<std::int32_t>(first / options.segment_size * options.segment_size));
+  }
+  return plan;
+}
+
 SparsePlan make_plan(const Options& options, const Problem& problem, const std::string& kind,
                      double density) {
   if (kind == "dense") return dense_plan(problem, options.block_m, options.block_n);
@@ -192,8 +208,8 @@ SparsePlan make_plan(const Options& options, const Problem& problem, const std::
   if (kind == "gather") return gather_plan(options, problem, density, false, false);
   if (kind == "gather_sorted") return gather_plan(options, problem, density, true, false);
   if (kind == "gather_stop") return gather_plan(options, problem, density, false, true);
-  throw UnsupportedError("--kinds: found '" + kind +
-                         "', expected dense, blocks, gather, gather_sorted, gather_stop");
+  if (kind == "gather_fold") return fold_plan(options, problem, density);
+  throw UnsupportedError("--kinds: found '" + kind + "', expected " + kKinds);
 }
 
 // Unmasked pairs of the plan, all heads.
@@ -297,10 +313,10 @@ class Bench {
     const SparsePlan plan = make_plan(options_, problem, kind, density);
     attention.set_plan(PlanPointers(plan).view(),
                        {.output = options_.check ? OutputType::kFp32 : OutputType::kInput});
-    // What the early stop costs: the same steps fixed in advance run in between, since the clock
-    // drifts with the heat of the chip by more than the difference.
+    // What the early stop or the folds cost: the same steps without them run in between, since the
+    // clock drifts with the heat of the chip by more than a small difference.
     std::optional<CudaAttention> fixed;
-    if (kind == "gather_stop") {
+    if (kind == "gather_stop" || kind == "gather_fold") {
       fixed.emplace(0, kernel);
       fixed->set_input(problem, inputs.dtype, inputs.q.data(), inputs.k.data(), inputs.v.data());
       fixed->set_plan(PlanPointers(make_plan(options_, problem, "gather", density)).view(),
@@ -324,7 +340,7 @@ class Bench {
     }
     const double clock = multiprocessor_clock_mhz(0);
     const Timing timing = timing_of(ms);
-    const double stop_cost = fixed ? timing.median / timing_of(fixed_ms).median - 1.0 : 0.0;
+    const double fixed_median = fixed ? timing_of(fixed_ms).median : timing.median;
     const double pairs = executed_pairs(problem, plan);
     const double pair_density =
         pairs / (static_cast<double>(problem.causal_pairs()) * problem.num_q_heads);
@@ -336,7 +352,10 @@ class Bench {
         kernel, kind, problem.seqlen, pair_density, timing.median, timing.p10, timing.p90, rate,
         dense_rate > 0.0 ? rate / dense_rate : 0.0, clock,
         options_.check ? fmt::format("{:.2e}", error) : "-",
-        fixed ? fmt::format("  stop costs {:+.1f} %", 100.0 * stop_cost) : "");
+        fixed ? fmt::format("  {:.3f} ms without, {:+.3f} ms ({:+.1f} %)", fixed_median,
+                            timing.median - fixed_median,
+                            100.0 * (timing.median / fixed_median - 1.0))
+              : "");
     std::fflush(stdout);
     rows_.push_back({{"kernel", kernel},
                      {"kind", kind},
@@ -351,7 +370,7 @@ class Bench {
                      {"ms_p90", timing.p90},
                      {"tflops", rate},
                      {"ratio_to_dense", dense_rate > 0.0 ? rate / dense_rate : 0.0},
-                     {"stop_cost", stop_cost},
+                     {"ms_without", fixed_median},
                      {"sm_clock_mhz", clock},
                      {"workspace_bytes", attention.workspace_bytes()}});
   }
@@ -365,8 +384,7 @@ int run_bench(int argc, char** argv) {
   CLI::App app("Times the attention kernels on a CUDA device");
   app.add_option("--seqlen", options.seqlens, "Tokens")->delimiter(',');
   app.add_option("--density", options.densities, "Share of keys of sparse kinds")->delimiter(',');
-  app.add_option("--kinds", options.kinds, "dense, blocks, gather, gather_sorted, gather_stop")
-      ->delimiter(',');
+  app.add_option("--kinds", options.kinds, kKinds)->delimiter(',');
   app.add_option("--kernels", options.kernels, "sm90, sm80")->delimiter(',');
   app.add_option("--dtype", options.dtype)->check(CLI::IsMember({"bf16", "fp16"}));
   app.add_option("--q-heads", options.num_q_heads);
