@@ -10,7 +10,7 @@
 #pragma once
 
 #include "kernels/attention/attention_launch.h"
-#include "kernels/attention/fold_traits.cuh"
+#include "kernels/attention/fold_build.cuh"
 #include "kernels/attention/tile_sm80.cuh"
 
 namespace s2o::device {
@@ -74,13 +74,12 @@ class FoldSm80 {
           tile_row(args_, plan_head, tile, Traits::kTileM, thread_index()).index;
     }
     if (thread_index() == 0) {
-      s_.num_columns = s_.num_to_build = 0;
+      s_.num_columns = 0;
       s_.plan_tile = plan_tile;
       s_.fold_end = fold_end;
       const float scale = args_.scale_log2 / kLog2E;
       s_.spread_factor = scale * scale / (kSquareScale * kSquareScale);
       s_.spread_inverse = 1.0f / scale;
-      s_.whole_bias = bias_of(args_.fold.fold_block);
       s_.rows = slot_rows<Element, kHeadDim>(args_, plan_head);
       const std::int64_t set =
           args_.pass.key_order != nullptr ? plan_head : plan_head / args_.plan_heads_per_kv_head;
@@ -100,15 +99,10 @@ class FoldSm80 {
     sync_warp();
     copy_columns(step, thread);
     copy_async_commit();
-    sync_block(kThreads);  // the columns to build are listed
-#pragma unroll 1
-    for (int first = warp_of(thread) * Traits::kColumnsAtOnce; first < s_.num_to_build;
-         first += Traits::kWarps * Traits::kColumnsAtOnce) {
-      build_columns(step, first, lane_of(thread));
-    }
+    sync_block(kThreads);  // the rows to add are listed
+    build_columns(step, thread);
     copy_async_wait<0>();
     sync_block(kThreads);
-    if (thread == 0) s_.num_to_build = 0;
   }
 
   // Key slots of a column below fold_end.
@@ -122,28 +116,75 @@ class FoldSm80 {
     return size == args_.fold.fold_block && size - remaining < remaining;
   }
 
-  // Counts the keys that each column stands for, and lists the columns that must be built. A few
-  // lanes share a column; a warp has consecutive ones.
+  // Counts the keys that each column stands for, and lists the rows that make it. A few lanes share
+  // a column; a warp has the consecutive ones of a group.
   S2O_DEVICE void sort_columns(const Step& step, int thread) {
-    constexpr int kLanes = kThreads / kFoldColumns;
-    const int fold_block = args_.fold.fold_block;
     const int column = thread / kLanes;
     const int size = column_size(step.first_block + column);
-    const int first_bit = step.first_bit + column * fold_block;
-    int visited = 0;
-    for (int i = thread % kLanes * 32; i < size; i += kLanes * 32) {
-      visited += count_bits(s_.visited.at(first_bit + i) & low_bits(size - i));
-    }
+    int visited = count_rows(step, thread, size, 0);
     for (int mask = 1; mask < kLanes; mask *= 2) visited += shuffle_xor(visited, mask);
-    if (thread % kLanes != 0) return;
     const int remaining = size - visited;
-    s_.remaining[column] = remaining;
-    s_.bias[column] = remaining == fold_block ? s_.whole_bias : kNegativeInfinity;
-    if (remaining == 0) return;
-    atomic_add(&s_.num_columns, 1);
-    if (remaining < fold_block) {
-      s_.to_build[atomic_add(&s_.num_to_build, 1)] = static_cast<std::uint8_t>(column);
+    if (thread % kLanes == 0) {
+      s_.remaining[column] = remaining;
+      s_.bias[column] = remaining > 0 ? bias_of(remaining) : kNegativeInfinity;
+      s_.sign[column] = remaining == 0 || remaining == args_.fold.fold_block ? RowSign::kNone
+                        : subtracts(size, remaining)                         ? RowSign::kSubtract
+                                                                             : RowSign::kAdd;
+      if (remaining > 0) atomic_add(&s_.num_columns, 1);
     }
+    sync_warp();
+    list_rows(step, thread, 0);
+  }
+
+  // Lanes of a column.
+  static constexpr int kLanes = kThreads / kFoldColumns;
+
+  // This lane's share of the visited slots of its column, or of the others with `flip`.
+  S2O_DEVICE int count_rows(const Step& step, int thread, int size, std::uint32_t flip) const {
+    const int first_bit = step.first_bit + thread / kLanes * args_.fold.fold_block;
+    int count = 0;
+    for (int i = thread % kLanes * 32; i < size; i += kLanes * 32) {
+      count += count_bits((s_.visited.at(first_bit + i) ^ flip) & low_bits(size - i));
+    }
+    return count;
+  }
+
+  // Lists rows [first, first + kFoldListRows) of this warp's group, and how many it has in all.
+  S2O_DEVICE void list_rows(const Step& step, int thread, int first) {
+    const int column = thread / kLanes;
+    const int group = column / kFoldGroup;
+    const int block = step.first_block + column;
+    const RowSign sign = s_.sign[column];
+    const int size = sign == RowSign::kNone ? 0 : column_size(block);
+    const std::uint32_t flip = sign == RowSign::kAdd ? 0xffffffffu : 0u;
+    int total = count_rows(step, thread, size, flip);
+    int place = -first;  // of the lane's first row
+    for (int mask = 1; mask < 32; mask *= 2) {
+      const int other = shuffle_xor(total, mask);
+      if ((thread & mask) != 0) place += other;
+      total += other;
+    }
+    std::int32_t* const tokens = s_.row_token + group * kFoldListRows;
+    std::uint8_t* const columns = s_.row_column + group * kFoldListRows;
+    for (int i = thread % kLanes * 32; i < size; i += kLanes * 32) {
+      const int bit = column * args_.fold.fold_block + i;
+      std::uint32_t left = (s_.visited.at(step.first_bit + bit) ^ flip) & low_bits(size - i);
+      for (; left != 0; left &= left - 1, ++place) {
+        if (place < 0 || place >= kFoldListRows) continue;
+        const std::int64_t slot =
+            static_cast<std::int64_t>(block) * args_.fold.fold_block + i + lowest_bit(left);
+        tokens[place] = static_cast<std::int32_t>(s_.rows.token(slot));
+        columns[place] = static_cast<std::uint8_t>(column % kFoldGroup);
+      }
+    }
+    // Up to whole products; these rows are zero and in no column.
+    const int end = total - first;
+    const int pad = end + lane_of(thread);
+    if (pad < ceil_div(end, kFoldRows) * kFoldRows && pad < kFoldListRows) {
+      tokens[pad] = -1;
+      columns[pad] = kFoldGroup;
+    }
+    if (lane_of(thread) == 0) s_.num_rows[group] = total;
   }
 
   // Columns of whole blocks, and zeros where there is no column: NaN times 0 would be NaN. A warp
@@ -179,76 +220,40 @@ class FoldSm80 {
     }
   }
 
-  // A warp builds a few of the listed columns at once, from `first` on: each the block's sums minus
-  // its visited rows, or the sum of the others.
-  S2O_DEVICE void build_columns(const Step& step, int first, int lane) {
-    constexpr int kColumns = Traits::kColumnsAtOnce;
-    constexpr int kRows = Traits::kRowsAtOnce;
-    Building building[kColumns];
-    int longest = 0;
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-      start_building(step, first + c, lane, building[c]);
-      longest = longest < building[c].left ? building[c].left : longest;
-    }
+  S2O_DEVICE void build_columns(const Step& step, int thread) {
+    FoldBuilder<Traits> builder(s_, sums_, thread);
+    int group = next_group(-1);
+    if (group < kFoldGroups) builder.request_first(group, listed_rows(group, 0));
 #pragma unroll 1
-    for (; longest > 0; longest -= kRows) {
-      typename Rows::Row k[kColumns][kRows];
-      typename Rows::Row v[kColumns][kRows];
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) {
-#pragma unroll
-        for (int i = 0; i < kRows; ++i) {
-          k[c][i] = v[c][i] = {};  // adds nothing
-          if (i >= building[c].left) continue;
-          const int slot = building[c].slot + building[c].rows.next(s_.visited);
-          s_.rows.load(slot, lane, k[c][i], v[c][i]);
-        }
-        building[c].left -= kRows;
+    while (group < kFoldGroups) {
+      builder.start(group, step.first_block + group * kFoldGroup);
+      builder.add_rows(listed_rows(group, 0));
+#pragma unroll 1
+      for (int first = kFoldListRows; first < s_.num_rows[group]; first += kFoldListRows) {
+        sync_block(kThreads);
+        const int again = thread_index_again();  // `thread` would occupy a register
+        if (warp_of(again) == group) list_rows(step, again, first);
+        sync_block(kThreads);
+        builder.request_first(group, listed_rows(group, first));
+        builder.add_rows(listed_rows(group, first));
       }
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) {
-#pragma unroll
-        for (int i = 0; i < kRows; ++i) {
-          building[c].total.template add<Element>(k[c][i], v[c][i], building[c].sign);
-        }
-      }
-    }
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-      if (first + c >= s_.num_to_build) continue;
-      const int column = s_.to_build[first + c];
-      const int remaining = s_.remaining[column];
-      store_column(column, lane,
-                   building[c].total.template column<Element>(remaining, args_.fold.round_bf16));
-      if (lane == 0) s_.bias[column] = bias_of(remaining);
+      const int next = next_group(group);
+      if (next < kFoldGroups) builder.request_first(next, listed_rows(next, 0));
+      builder.finish(group, args_.fold.round_bf16);
+      group = next;
     }
   }
-
-  struct Building {
-    Sums total;
-    BitWalker rows;
-    int slot;  // first of the block
-    int left;  // rows to add
-    float sign;
-  };
-  S2O_DEVICE void start_building(const Step& step, int index, int lane, Building& building) const {
-    building.total.clear();
-    building.left = 0;
-    building.sign = 1.0f;
-    if (index >= s_.num_to_build) return;
-    const int fold_block = args_.fold.fold_block;
-    const int column = s_.to_build[index];
-    const int block = step.first_block + column;
-    const int size = column_size(block);
-    const int remaining = s_.remaining[column];
-    const bool subtract = subtracts(size, remaining);
-    building.slot = block * fold_block;
-    building.left = subtract ? size - remaining : remaining;
-    building.rows.start(s_.visited, step.first_bit + column * fold_block, size, subtract);
-    if (!subtract) return;
-    building.sign = -1.0f;
-    building.total.load(sums_, (s_.first_row_of_set + block) * kHeadDim + lane * kElements);
+  // The next group with rows.
+  S2O_DEVICE int next_group(int group) const {
+    do {
+      ++group;
+    } while (group < kFoldGroups && s_.num_rows[group] == 0);
+    return group;
+  }
+  // Of a group, in the list that starts with row `first`.
+  S2O_DEVICE int listed_rows(int group, int first) const {
+    const int left = s_.num_rows[group] - first;
+    return left < kFoldListRows ? left : kFoldListRows;
   }
 
   // A lane's elements into the swizzled tiles.

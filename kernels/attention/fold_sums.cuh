@@ -40,9 +40,13 @@ struct RowSums {
     if (sums.k_squared != nullptr) load_part(k_squared, sums.k_squared + first);
   }
   static S2O_DEVICE void load_part(float (&target)[kElements], const float* source) {
-    const Words<kElements> words = load_global_words<kElements>(source);
+    constexpr int kAtOnce = kElements < 4 ? kElements : 4;
 #pragma unroll
-    for (int e = 0; e < kElements; ++e) target[e] = bits_float(words.word[e]);
+    for (int first = 0; first < kElements; first += kAtOnce) {
+      const Words<kAtOnce> words = load_global_words<kAtOnce>(source + first);
+#pragma unroll
+      for (int e = 0; e < kAtOnce; ++e) target[first + e] = bits_float(words.word[e]);
+    }
   }
   static S2O_DEVICE void store_part(float* target, const float (&source)[kElements]) {
     Words<kElements> words;
@@ -112,9 +116,11 @@ struct SlotRowsDevice {
   using Sums = RowSums<kElements>;
   using Row = typename Sums::Row;
 
+  S2O_DEVICE std::int64_t token(std::int64_t slot) const {
+    return key_order == nullptr ? slot : load_global(key_order + slot);
+  }
   S2O_DEVICE void load(std::int64_t slot, int lane, Row& k_row, Row& v_row) const {
-    const std::int64_t token = key_order == nullptr ? slot : load_global(key_order + slot);
-    const std::int64_t offset = token * kHeadDim + lane * kElements;
+    const std::int64_t offset = token(slot) * kHeadDim + lane * kElements;
     k_row = load_global_words<kElements / 2>(k + offset);
     v_row = load_global_words<kElements / 2>(v + offset);
   }

@@ -7,6 +7,12 @@
 
 namespace s2o::device {
 
+inline constexpr int kFoldGroup = 16;  // columns built at once
+inline constexpr int kFoldGroups = kFoldColumns / kFoldGroup;
+inline constexpr int kFoldRows = 16;       // listed rows added at once
+inline constexpr int kFoldListRows = 160;  // of a group listed at once
+inline constexpr int kFoldStages = 2;      // of listed rows, on their way from memory
+
 // As TraitsSm80, with 32 rows a warp for 128 rows: 16 would read every column from shared memory
 // eight times for the products.
 template <class ElementType, int kHeadDimValue, int kTileMValue>
@@ -21,19 +27,21 @@ struct TraitsFold {
   static constexpr int kWarps = kTileM / kRowsPerWarp;
   static constexpr int kThreads = 32 * kWarps;
 
-  // What a warp loads at once while it builds columns, beside its accumulators in registers: the
-  // bytes in flight of eight warps of 16 rows.
-  static constexpr int kColumnsAtOnce = kRowTiles;
-  static constexpr int kRowsAtOnce = 4;  // of each column
+  // Touched columns: elements of a warp, and the bytes of its listed rows of K and V.
+  static constexpr int kFoldSlice = kHeadDim / kWarps;
+  static constexpr int kFoldStageBytes = 2 * kFoldRows * 2 * kFoldSlice;
 
   // On a multiprocessor. Two fit the shared memory of sm_90, if their registers do: one builds
   // columns while the other multiplies. The 164 KiB of sm_80 hold one of 128 rows.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  static constexpr int kMinBlocks = kTileM == 128 ? 2 : 3;
+  static constexpr int kMinBlocks = 2;
 #else
   static constexpr int kMinBlocks = 1;
 #endif
 };
+
+// What the listed rows do to the sums of their column.
+enum class RowSign : std::uint8_t { kNone, kSubtract, kAdd };
 
 template <class Traits>
 struct SharedFold {
@@ -41,6 +49,7 @@ struct SharedFold {
   alignas(128) unsigned char k[tile_bytes(kFoldColumns, Traits::kHeadDim)];
   alignas(128) unsigned char v[tile_bytes(kFoldColumns, Traits::kHeadDim)];
   alignas(128) unsigned char variance[tile_bytes(kFoldColumns, Traits::kHeadDim)];
+  alignas(128) unsigned char stages[Traits::kWarps][kFoldStages * Traits::kFoldStageBytes];
   RowPair row_states[Traits::kRowTiles * Traits::kThreads];
   std::int32_t row_index[Traits::kTileM];
   float bias[kFoldColumns];  // raw logit that is added: log2(n) / scale_log2, -inf for no column
@@ -50,9 +59,11 @@ struct SharedFold {
     // kCentroid, which needs no bits: sums of K and V by warps.
     alignas(16) float partial[Traits::kWarps][2][Traits::kHeadDim];
   };
-  std::uint8_t to_build[kFoldColumns];  // columns that no copy brings
-  std::int32_t num_to_build;
-  float whole_bias;  // of a column of fold_block keys
+  // Rows that make the columns that no copy brings, by groups of columns.
+  alignas(16) std::int32_t row_token[kFoldGroups * kFoldListRows];  // -1: a row of zeros
+  alignas(4) std::uint8_t row_column[kFoldGroups * kFoldListRows];  // in the group
+  std::int32_t num_rows[kFoldGroups];
+  RowSign sign[kFoldColumns];
   // Of the tile; in shared memory, because registers are short.
   std::int32_t plan_tile;
   std::int32_t fold_end;

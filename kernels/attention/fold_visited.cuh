@@ -29,36 +29,6 @@ struct SlotBits {
   }
 };
 
-// The set (or the clear) ones among `size` bits from `first` on, in ascending order.
-struct BitWalker {
-  int first;
-  int size;
-  std::uint32_t flip;
-  int begin;
-  std::uint32_t left;  // not taken yet among the 32 from `begin` on
-
-  S2O_DEVICE void start(const SlotBits& bits, int first_bit, int num_bits, bool set) {
-    first = first_bit;
-    size = num_bits;
-    flip = set ? 0u : 0xffffffffu;
-    begin = 0;
-    left = word(bits);
-  }
-  // The next, which must exist: its distance to `first`.
-  S2O_DEVICE int next(const SlotBits& bits) {
-    while (left == 0) {
-      begin += 32;
-      left = word(bits);
-    }
-    const int found = begin + lowest_bit(left);
-    left &= left - 1;
-    return found;
-  }
-  S2O_DEVICE std::uint32_t word(const SlotBits& bits) const {
-    return (bits.at(first + begin) ^ flip) & low_bits(size - begin);
-  }
-};
-
 // Calls visit(begin, count, is_run) for the executed part of every item of a tile: slots [begin, +
 // count) of a run, entries of gather_indices of a gather.
 template <class Visit>

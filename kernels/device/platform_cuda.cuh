@@ -207,4 +207,20 @@ S2O_DEVICE float unpack_high(std::uint32_t packed) {
   }
 }
 
+// Squares of two 16-bit elements, each the sum of two bf16 numbers, which have the range.
+template <class Element>
+S2O_DEVICE void square_pair(std::uint32_t pair, std::uint32_t& upper, std::uint32_t& rest) {
+  if constexpr (Element::kIsBf16) {
+    // Both are exact up to the rounding: a square has 16 bits.
+    asm("fma.rn.bf16x2 %0, %1, %1, %2;" : "=r"(upper) : "r"(pair), "r"(0x80008000u));
+    asm("fma.rn.bf16x2 %0, %1, %1, %2;" : "=r"(rest) : "r"(pair), "r"(upper ^ 0x80008000u));
+  } else {
+    const float low = unpack_low<Element>(pair);
+    const float high = unpack_high<Element>(pair);
+    upper = pack_pair<Bf16>(low * low, high * high);
+    rest = pack_pair<Bf16>(__fmaf_rn(low, low, -unpack_low<Bf16>(upper)),
+                           __fmaf_rn(high, high, -unpack_high<Bf16>(upper)));
+  }
+}
+
 }  // namespace s2o::device

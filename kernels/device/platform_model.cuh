@@ -198,4 +198,13 @@ float unpack_high(std::uint32_t packed) {
   return element_to_float<Element>(static_cast<std::uint16_t>(packed >> 16));
 }
 
+template <class Element>
+void square_pair(std::uint32_t pair, std::uint32_t& upper, std::uint32_t& rest) {
+  const float low = unpack_low<Element>(pair);
+  const float high = unpack_high<Element>(pair);
+  upper = pack_pair<Bf16>(low * low, high * high);
+  rest = pack_pair<Bf16>(std::fma(low, low, -unpack_low<Bf16>(upper)),
+                         std::fma(high, high, -unpack_high<Bf16>(upper)));
+}
+
 }  // namespace s2o::device
