@@ -4,9 +4,9 @@
 //
 // Visited slots are marked in a bitmap, as many as it holds at a time. 64 columns at a time become
 // one step of the portable kernel's tile. Blocks that the tile did not touch, most of them at long
-// lengths, have their columns ready and are copied. The others are built: the sum of the block
-// minus its visited rows (or the sum of the unvisited ones, whichever reads fewer rows), divided by
-// their number. Sums are fp32; means are rounded to the type of q.
+// lengths, have their columns ready and are copied. The others are built (fold_build.cuh): the sum
+// of the block minus its visited rows (or the sum of the unvisited ones, whichever reads fewer
+// rows), divided by their number. Sums are fp32; means are rounded to the type of q.
 #pragma once
 
 #include "kernels/attention/attention_launch.h"

@@ -103,5 +103,34 @@ TEST(FoldModelExact, slots_beyond_one_bitmap_match_reference) {
   EXPECT_EQ(c.stat_mismatches, 0);
 }
 
+// Neighbouring blocks with more visited (or, in the later ones, unvisited) rows than are listed at
+// once, besides blocks of few and none.
+TEST(FoldModelExact, rows_beyond_one_list_match_reference) {
+  const Shape shape{4096, 1, 1, 128};
+  const AttentionInput input = testing::structured_input(shape);
+  SparsePlan plan(input.problem, 128, 128);
+  plan.header.fold = {.kind = Compensation::kBlocksVariance, .fold_block = 128};
+  PlanPass& pass = plan.passes[0];
+  const auto last = static_cast<std::size_t>(plan.num_tiles() - 1);
+  const auto end = static_cast<std::int32_t>(last * 128);
+  pass.fold_end.assign(last + 1, 0);
+  pass.fold_end[last] = end - 60;
+  for (std::int32_t key = 0; key < end; ++key) {
+    const std::int32_t block = key / 128;
+    const std::int32_t visited_of_8 = block < 12 ? 3 : block < 16 ? 0 : block < 24 ? 5 : 1;
+    if (key % 8 < visited_of_8) pass.gather_indices.push_back(key);
+  }
+  const auto count = static_cast<std::int32_t>(pass.gather_indices.size());
+  pass.items = {{.begin = 0, .count = count, .kind = ItemKind::kGather}};
+  pass.item_offsets.assign(last + 2, 0);
+  pass.item_offsets[last + 1] = 1;
+  check_plan(input.problem, plan);
+  const KernelResult expected = testing::reference_result(input, plan);
+  const Comparison c = testing::compare(input, run(input, plan, 1), expected);
+  EXPECT_LE(c.out_relative_l2, 8e-3) << c.worst;
+  EXPECT_LE(c.lse_max_error, 5e-3);
+  EXPECT_EQ(c.stat_mismatches, 0);
+}
+
 }  // namespace
 }  // namespace s2o
