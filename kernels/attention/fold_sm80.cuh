@@ -11,6 +11,7 @@
 
 #include "kernels/attention/attention_launch.h"
 #include "kernels/attention/fold_build.cuh"
+#include "kernels/attention/fold_list.cuh"
 #include "kernels/attention/tile_sm80.cuh"
 
 namespace s2o::device {
@@ -60,12 +61,6 @@ class FoldSm80 {
   using Sums = typename Rows::Sums;
   static constexpr int kElements = Rows::kElements;
 
-  // 64 columns: the block of the first, and its first bit among the visited ones.
-  struct Step {
-    int first_block;
-    int first_bit;
-  };
-
   S2O_DEVICE void start_tile(std::int32_t plan_tile, std::int32_t fold_end) {
     const int tile = plan_tile % args_.num_q_tiles;
     const int plan_head = plan_tile / args_.num_q_tiles;
@@ -93,103 +88,22 @@ class FoldSm80 {
     sync_block(kThreads);
   }
 
-  S2O_DEVICE void make_columns(const Step& step) {
+  S2O_DEVICE void make_columns(const FoldStep& step) {
     const int thread = thread_index_again();  // the products need the registers
-    sort_columns(step, thread);
+    const FoldList<Traits> list(args_, s_, step);
+    list.sort(thread);
     sync_warp();
     copy_columns(step, thread);
     copy_async_commit();
     sync_block(kThreads);  // the rows to add are listed
-    build_columns(step, thread);
+    build_columns(step, list, thread);
     copy_async_wait<0>();
     sync_block(kThreads);
   }
 
-  // Key slots of a column below fold_end.
-  S2O_DEVICE int column_size(int block) const {
-    const int fold_block = args_.fold.fold_block;
-    const std::int64_t left = s_.fold_end - static_cast<std::int64_t>(block) * fold_block;
-    return left < 0 ? 0 : (left < fold_block ? static_cast<int>(left) : fold_block);
-  }
-  // Whole blocks have a ready sum, and removing few rows is cheaper than adding many.
-  S2O_DEVICE bool subtracts(int size, int remaining) const {
-    return size == args_.fold.fold_block && size - remaining < remaining;
-  }
-
-  // Counts the keys that each column stands for, and lists the rows that make it. A few lanes share
-  // a column; a warp has the consecutive ones of a group.
-  S2O_DEVICE void sort_columns(const Step& step, int thread) {
-    const int column = thread / kLanes;
-    const int size = column_size(step.first_block + column);
-    int visited = count_rows(step, thread, size, 0);
-    for (int mask = 1; mask < kLanes; mask *= 2) visited += shuffle_xor(visited, mask);
-    const int remaining = size - visited;
-    if (thread % kLanes == 0) {
-      s_.remaining[column] = remaining;
-      s_.bias[column] = remaining > 0 ? bias_of(remaining) : kNegativeInfinity;
-      s_.sign[column] = remaining == 0 || remaining == args_.fold.fold_block ? RowSign::kNone
-                        : subtracts(size, remaining)                         ? RowSign::kSubtract
-                                                                             : RowSign::kAdd;
-      if (remaining > 0) atomic_add(&s_.num_columns, 1);
-    }
-    sync_warp();
-    list_rows(step, thread, 0);
-  }
-
-  // Lanes of a column.
-  static constexpr int kLanes = kThreads / kFoldColumns;
-
-  // This lane's share of the visited slots of its column, or of the others with `flip`.
-  S2O_DEVICE int count_rows(const Step& step, int thread, int size, std::uint32_t flip) const {
-    const int first_bit = step.first_bit + thread / kLanes * args_.fold.fold_block;
-    int count = 0;
-    for (int i = thread % kLanes * 32; i < size; i += kLanes * 32) {
-      count += count_bits((s_.visited.at(first_bit + i) ^ flip) & low_bits(size - i));
-    }
-    return count;
-  }
-
-  // Lists rows [first, first + kFoldListRows) of this warp's group, and how many it has in all.
-  S2O_DEVICE void list_rows(const Step& step, int thread, int first) {
-    const int column = thread / kLanes;
-    const int group = column / kFoldGroup;
-    const int block = step.first_block + column;
-    const RowSign sign = s_.sign[column];
-    const int size = sign == RowSign::kNone ? 0 : column_size(block);
-    const std::uint32_t flip = sign == RowSign::kAdd ? 0xffffffffu : 0u;
-    int total = count_rows(step, thread, size, flip);
-    int place = -first;  // of the lane's first row
-    for (int mask = 1; mask < 32; mask *= 2) {
-      const int other = shuffle_xor(total, mask);
-      if ((thread & mask) != 0) place += other;
-      total += other;
-    }
-    std::int32_t* const tokens = s_.row_token + group * kFoldListRows;
-    std::uint8_t* const columns = s_.row_column + group * kFoldListRows;
-    for (int i = thread % kLanes * 32; i < size; i += kLanes * 32) {
-      const int bit = column * args_.fold.fold_block + i;
-      std::uint32_t left = (s_.visited.at(step.first_bit + bit) ^ flip) & low_bits(size - i);
-      for (; left != 0; left &= left - 1, ++place) {
-        if (place < 0 || place >= kFoldListRows) continue;
-        const std::int64_t slot =
-            static_cast<std::int64_t>(block) * args_.fold.fold_block + i + lowest_bit(left);
-        tokens[place] = static_cast<std::int32_t>(s_.rows.token(slot));
-        columns[place] = static_cast<std::uint8_t>(column % kFoldGroup);
-      }
-    }
-    // Up to whole products; these rows are zero and in no column.
-    const int end = total - first;
-    const int pad = end + lane_of(thread);
-    if (pad < ceil_div(end, kFoldRows) * kFoldRows && pad < kFoldListRows) {
-      tokens[pad] = -1;
-      columns[pad] = kFoldGroup;
-    }
-    if (lane_of(thread) == 0) s_.num_rows[group] = total;
-  }
-
   // Columns of whole blocks, and zeros where there is no column: NaN times 0 would be NaN. A warp
   // copies those that it sorted.
-  S2O_DEVICE void copy_columns(const Step& step, int thread) {
+  S2O_DEVICE void copy_columns(const FoldStep& step, int thread) {
     constexpr int kColumnsOfWarp = kFoldColumns / Traits::kWarps;
     constexpr int kChunks = kHeadDim / kChunkElements;
     const int chunk = lane_of(thread) % kChunks;
@@ -220,7 +134,7 @@ class FoldSm80 {
     }
   }
 
-  S2O_DEVICE void build_columns(const Step& step, int thread) {
+  S2O_DEVICE void build_columns(const FoldStep& step, const FoldList<Traits>& list, int thread) {
     FoldBuilder<Traits> builder(s_, sums_, thread);
     int group = next_group(-1);
     if (group < kFoldGroups) builder.request_first(group, listed_rows(group, 0));
@@ -232,7 +146,7 @@ class FoldSm80 {
       for (int first = kFoldListRows; first < s_.num_rows[group]; first += kFoldListRows) {
         sync_block(kThreads);
         const int again = thread_index_again();  // `thread` would occupy a register
-        if (warp_of(again) == group) list_rows(step, again, first);
+        if (warp_of(again) == group) list.list(again, first);
         sync_block(kThreads);
         builder.request_first(group, listed_rows(group, first));
         builder.add_rows(listed_rows(group, first));
@@ -264,10 +178,6 @@ class FoldSm80 {
     store_words(s_.k + offset, part.k);
     store_words(s_.v + offset, part.v);
     store_words(s_.variance + offset, part.variance);
-  }
-
-  S2O_DEVICE float bias_of(int num_keys) const {
-    return log_natural(static_cast<float>(num_keys)) * kLog2E / args_.scale_log2;
   }
 
   // One column for all unvisited slots: everything below fold_end minus what was visited.
@@ -324,7 +234,8 @@ class FoldSm80 {
       }
       store_column(column, lane_index(), part);
       if (lane_index() > 0) continue;
-      s_.bias[column] = column == 0 && remaining > 0 ? bias_of(remaining) : kNegativeInfinity;
+      s_.bias[column] =
+          column == 0 && remaining > 0 ? fold_bias(args_, remaining) : kNegativeInfinity;
     }
     if (thread_index() == 0) s_.num_columns = remaining > 0 ? 1 : 0;
     sync_block(kThreads);

@@ -100,11 +100,11 @@ struct TileSm80 {
   }
 
   static S2O_DEVICE void square(std::uint32_t (&a)[4]) {
+    const std::uint32_t scale = pack_pair<Element>(kSquareScale, kSquareScale);
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      const float low = unpack_low<Element>(a[e]) * kSquareScale;
-      const float high = unpack_high<Element>(a[e]) * kSquareScale;
-      a[e] = pack_pair<Element>(low * low, high * high);
+      const std::uint32_t scaled = multiply_pair<Element>(a[e], scale);  // exact
+      a[e] = multiply_pair<Element>(scaled, scaled);
     }
   }
 

@@ -207,12 +207,22 @@ S2O_DEVICE float unpack_high(std::uint32_t packed) {
   }
 }
 
+// Products of two pairs, rounded to nearest even.
+template <class Element>
+S2O_DEVICE std::uint32_t multiply_pair(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t product;
+  if constexpr (Element::kIsBf16) {  // plus -0, which changes nothing: sm_80 has no product alone
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(a), "r"(b), "r"(0x80008000u));
+  } else {
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+  }
+  return product;
+}
 // Squares of two 16-bit elements, each the sum of two bf16 numbers, which have the range.
 template <class Element>
 S2O_DEVICE void square_pair(std::uint32_t pair, std::uint32_t& upper, std::uint32_t& rest) {
   if constexpr (Element::kIsBf16) {
-    // Both are exact up to the rounding: a square has 16 bits.
-    asm("fma.rn.bf16x2 %0, %1, %1, %2;" : "=r"(upper) : "r"(pair), "r"(0x80008000u));
+    upper = multiply_pair<Bf16>(pair, pair);
     asm("fma.rn.bf16x2 %0, %1, %1, %2;" : "=r"(rest) : "r"(pair), "r"(upper ^ 0x80008000u));
   } else {
     const float low = unpack_low<Element>(pair);

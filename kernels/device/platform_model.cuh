@@ -199,6 +199,11 @@ float unpack_high(std::uint32_t packed) {
 }
 
 template <class Element>
+std::uint32_t multiply_pair(std::uint32_t a, std::uint32_t b) {
+  return pack_pair<Element>(unpack_low<Element>(a) * unpack_low<Element>(b),
+                            unpack_high<Element>(a) * unpack_high<Element>(b));
+}
+template <class Element>
 void square_pair(std::uint32_t pair, std::uint32_t& upper, std::uint32_t& rest) {
   const float low = unpack_low<Element>(pair);
   const float high = unpack_high<Element>(pair);
