@@ -17,8 +17,8 @@ class FoldBuilder {
   S2O_DEVICE FoldBuilder(SharedFold<Traits>& shared, const BlockSumsView& sums, int thread)
       : s_(shared),
         sums_(sums),
-        warp_(warp_of(thread)),
-        lane_(lane_of(thread)),
+        warp_(static_cast<unsigned>(warp_of(thread))),
+        lane_(static_cast<unsigned>(lane_of(thread))),
         stage_(shared_address(shared.stages[warp_])) {}
 
   // Asks for the first of the `count` rows listed for a group. Every other request was waited for.
@@ -30,20 +30,33 @@ class FoldBuilder {
 
   // Starts the sums of a group; its first column is of block `first_block`.
   S2O_DEVICE void start(int group, std::int64_t first_block) {
+    // One address an array, constant distances from there.
+    const std::int64_t first =
+        (s_.first_row_of_set + first_block + static_cast<int>(lane_ / 4)) * Traits::kHeadDim +
+        first_element();
+    const float* const k = sums_.k + first;
+    const float* const v = sums_.v + first;
+    // Nobody reads squares without an array of them.
+    const float* const squares = (sums_.k_squared != nullptr ? sums_.k_squared : sums_.k) + first;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int column = column_of(group, i);
-      const bool subtract = s_.sign[column] == RowSign::kSubtract;
+      const bool subtract = s_.sign[column_of(group, i)] == RowSign::kSubtract;
       sign_[i] = subtract ? pack_pair<Element>(-1.0f, -1.0f) : pack_pair<Element>(1.0f, 1.0f);
-      const std::int64_t first =
-          (s_.first_row_of_set + first_block + column % kFoldGroup) * Traits::kHeadDim +
-          first_element();
+      if (subtract) {
 #pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-        Part part;
-        part.clear();
-        if (subtract) part.load(sums_, first + tile * 8);
-        exchange(part, tile, i, [](float& sum, float& element) { sum = element; });
+        for (int tile = 0; tile < kTiles; ++tile) {
+          const int distance = i * 8 * Traits::kHeadDim + tile * 8;
+          start_pair(k_[tile], i, load_global_words<2>(k + distance));
+          start_pair(v_[tile], i, load_global_words<2>(v + distance));
+          start_pair(squares_[tile], i, load_global_words<2>(squares + distance));
+        }
+      } else {
+#pragma unroll
+        for (int tile = 0; tile < kTiles; ++tile) {
+          start_pair(k_[tile], i, {});
+          start_pair(v_[tile], i, {});
+          start_pair(squares_[tile], i, {});
+        }
       }
     }
   }
@@ -77,14 +90,23 @@ class FoldBuilder {
       const int column = column_of(group, i);
       if (s_.sign[column] == RowSign::kNone) continue;
       const int remaining = s_.remaining[column];
+      // swizzled_chunk_offset of the column and this warp's first chunk.
+      const unsigned chunk = warp_ * kTiles;
+      const unsigned place = chunk % 8 ^ lane_ / 4;
+      const int target = (static_cast<int>(chunk / 8) * kFoldColumns + column) * kPanelRowBytes +
+                         static_cast<int>(lane_ % 4 * 4);
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
-        Part part;
-        exchange(part, tile, i, [](float& sum, float& element) { element = sum; });
+        RowSums<2> part;
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          part.k[e] = k_[tile][2 * i + e];
+          part.v[e] = v_[tile][2 * i + e];
+          part.k_squared[e] = squares_[tile][2 * i + e];
+        }
         const auto result = part.template column<Element>(remaining, round_bf16);
-        const int element = first_element() + tile * 8;
-        const int offset = swizzled_chunk_offset(kFoldColumns, column, element / kChunkElements) +
-                           element % kChunkElements * 2;
+        const int offset =
+            target + static_cast<int>(place ^ static_cast<unsigned>(tile)) * kChunkBytes;
         store_words(s_.k + offset, result.k);
         store_words(s_.v + offset, result.v);
         store_words(s_.variance + offset, result.variance);
@@ -95,50 +117,44 @@ class FoldBuilder {
  private:
   using Element = typename Traits::Element;
   static constexpr int kSlice = Traits::kFoldSlice;
-  static constexpr int kTiles = kSlice / 8;                // of 8 elements
-  static constexpr int kChunks = kSlice / kChunkElements;  // of a row
-  static constexpr int kRowBytes = 2 * kSlice;             // of a stage
+  static constexpr int kTiles = kSlice / 8;                     // of 8 elements
+  static constexpr unsigned kChunks = kSlice / kChunkElements;  // of a row
+  static constexpr unsigned kRowBytes = 2 * kSlice;             // of a stage
   static constexpr int kStageBytes = Traits::kFoldStageBytes;
-  using Part = RowSums<2>;  // of a column in a tile
 
   // Accumulators 0 and 1 (i = 0), or 2 and 3 (i = 1), are of this column, ...
   S2O_DEVICE int column_of(int group, int i) const {
-    return group * kFoldGroup + lane_ / 4 + 8 * i;
+    return group * kFoldGroup + static_cast<int>(lane_ / 4) + 8 * i;
   }
   // ... this element in the first tile and the next.
-  S2O_DEVICE int first_element() const { return warp_ * kSlice + lane_ % 4 * 2; }
+  S2O_DEVICE int first_element() const { return static_cast<int>(warp_ * kSlice + lane_ % 4 * 2); }
 
-  template <class Move>
-  S2O_DEVICE void exchange(Part& part, int tile, int i, const Move& move) {
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      move(k_[tile][2 * i + e], part.k[e]);
-      move(v_[tile][2 * i + e], part.v[e]);
-      move(squares_[tile][2 * i + e], part.k_squared[e]);
-    }
+  static S2O_DEVICE void start_pair(float (&sums)[4], int i, const Words<2>& words) {
+    sums[2 * i] = bits_float(words.word[0]);
+    sums[2 * i + 1] = bits_float(words.word[1]);
   }
 
   S2O_DEVICE std::uint32_t stage_of(int stage) const {
     return stage_ + static_cast<std::uint32_t>(stage * kStageBytes);
   }
   // Chunk of a row in a stage, such that neither copies nor fragments meet in a bank.
-  static S2O_DEVICE std::uint32_t place_of(int row, int chunk) {
-    return static_cast<std::uint32_t>(row * kRowBytes +
-                                      (chunk ^ row / (8 / kChunks) % kChunks) * kChunkBytes);
+  static S2O_DEVICE std::uint32_t place_of(unsigned row, unsigned chunk) {
+    return row * kRowBytes + (chunk ^ row / (8 / kChunks) % kChunks) * kChunkBytes;
   }
 
   // Requests rows [row, + kFoldRows) of the list as one group of copies, or none at its end.
   S2O_DEVICE void request(int row, int stage, int count) {
     if (row < count) {
-      const int chunk = lane_ % kChunks;
+      const unsigned chunk = lane_ % kChunks;
+      const unsigned first = lane_ / kChunks;
+      const std::int32_t* const tokens = s_.row_token + list_ + row + first;
+      const unsigned element = warp_ * kSlice + chunk * kChunkElements;
 #pragma unroll
-      for (int i = 0; i < kFoldRows; i += 32 / kChunks) {
-        const int in_stage = lane_ / kChunks + i;
-        const std::int32_t token = s_.row_token[list_ + row + in_stage];
+      for (unsigned i = 0; i < kFoldRows; i += 32 / kChunks) {
+        const std::int32_t token = tokens[i];
         const std::int64_t from =
-            static_cast<std::int64_t>(token < 0 ? 0 : token) * Traits::kHeadDim + warp_ * kSlice +
-            chunk * kChunkElements;
-        const std::uint32_t target = stage_of(stage) + place_of(in_stage, chunk);
+            static_cast<std::int64_t>(token < 0 ? 0 : token) * Traits::kHeadDim + element;
+        const std::uint32_t target = stage_of(stage) + place_of(first + i, chunk);
         copy_async_16(target, s_.rows.k + from, token >= 0);
         copy_async_16(target + kStageBytes / 2, s_.rows.v + from, token >= 0);
       }
@@ -147,11 +163,13 @@ class FoldBuilder {
   }
 
   S2O_DEVICE void load_operand(std::uint32_t rows, std::uint32_t (&b)[kTiles][2]) const {
-    const MatrixPosition source = ldmatrix_b_transposed_source(static_cast<unsigned>(lane_));
+    const MatrixPosition source = ldmatrix_b_transposed_source(lane_);
 #pragma unroll
     for (int tile = 0; tile < kTiles; tile += 2) {
       std::uint32_t words[4];
-      load_matrix_x4_transposed(words, rows + place_of(source.row, source.column + tile));
+      load_matrix_x4_transposed(words,
+                                rows + place_of(static_cast<unsigned>(source.row),
+                                                static_cast<unsigned>(source.column + tile)));
       b[tile][0] = words[0];
       b[tile][1] = words[1];
       b[tile + 1][0] = words[2];
@@ -166,7 +184,7 @@ class FoldBuilder {
       const std::uint8_t* const columns = s_.row_column + list_ + row + lane_ % 4 * 2 + half * 8;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const int column = lane_ / 4 + 8 * i;
+        const unsigned column = lane_ / 4 + 8 * static_cast<unsigned>(i);
         a[2 * half + i] = (columns[0] == column ? sign[i] & 0xffffu : 0u) |
                           (columns[1] == column ? sign[i] & 0xffff0000u : 0u);
       }
@@ -199,7 +217,7 @@ class FoldBuilder {
 
   SharedFold<Traits>& s_;
   const BlockSumsView& sums_;
-  int warp_, lane_;
+  unsigned warp_, lane_;   // unsigned: divisions by constants are shifts
   std::uint32_t stage_;    // this warp's first
   int list_;               // first row of the group's list
   std::uint32_t sign_[2];  // of a column's rows, twice

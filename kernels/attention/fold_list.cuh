@@ -7,8 +7,8 @@
 namespace s2o::device {
 
 // Raw logit that a column of `num_keys` keys is worth.
-S2O_DEVICE float fold_bias(const AttentionKernelArgs& args, int num_keys) {
-  return log_natural(static_cast<float>(num_keys)) * kLog2E / args.scale_log2;
+S2O_DEVICE float fold_bias(int num_keys, float inverse_scale) {
+  return log_natural(static_cast<float>(num_keys)) * inverse_scale;
 }
 
 // 64 columns: the block of the first, and its first bit among the visited ones.
@@ -34,7 +34,7 @@ class FoldList {
     const int remaining = size - visited;
     if (thread % kLanes == 0) {
       s_.remaining[column] = remaining;
-      s_.bias[column] = remaining > 0 ? fold_bias(args_, remaining) : kNegativeInfinity;
+      s_.bias[column] = remaining > 0 ? fold_bias(remaining, s_.inverse_scale) : kNegativeInfinity;
       s_.sign[column] = remaining == 0 || remaining == args_.fold.fold_block ? RowSign::kNone
                         : subtracts(size, remaining)                         ? RowSign::kSubtract
                                                                              : RowSign::kAdd;

@@ -74,7 +74,7 @@ class FoldSm80 {
       s_.fold_end = fold_end;
       const float scale = args_.scale_log2 / kLog2E;
       s_.spread_factor = scale * scale / (kSquareScale * kSquareScale);
-      s_.spread_inverse = 1.0f / scale;
+      s_.inverse_scale = 1.0f / scale;
       s_.rows = slot_rows<Element, kHeadDim>(args_, plan_head);
       const std::int64_t set =
           args_.pass.key_order != nullptr ? plan_head : plan_head / args_.plan_heads_per_kv_head;
@@ -108,8 +108,13 @@ class FoldSm80 {
     constexpr int kChunks = kHeadDim / kChunkElements;
     const int chunk = lane_of(thread) % kChunks;
     const int first = warp_of(thread) * kColumnsOfWarp + lane_of(thread) / kChunks;
+    // One address an array, constant distances from there.
     const std::int64_t source =
         (s_.first_row_of_set + step.first_block + first) * kHeadDim + chunk * kChunkElements;
+    const std::uint16_t* const k = sums_.mean_k + source;
+    const std::uint16_t* const v = sums_.mean_v + source;
+    const std::uint16_t* const variance = sums_.variance + source;
+    const bool has_variance = sums_.variance != nullptr;
     const int row = (chunk / 8 * kFoldColumns + first) * kPanelRowBytes;
     const int place = chunk % 8 ^ lane_of(thread) / kChunks;
     static_assert(kColumnsOfWarp % 8 == 0);
@@ -119,11 +124,10 @@ class FoldSm80 {
       const int offset = row + i * kPanelRowBytes + (place ^ i % 8) * kChunkBytes;
       const int remaining = s_.remaining[first + i];
       if (remaining == args_.fold.fold_block) {
-        const std::int64_t from = source + i * kHeadDim;
-        copy_async_16(shared_address(s_.k + offset), sums_.mean_k + from);
-        copy_async_16(shared_address(s_.v + offset), sums_.mean_v + from);
-        if (sums_.variance != nullptr) {
-          copy_async_16(shared_address(s_.variance + offset), sums_.variance + from);
+        copy_async_16(shared_address(s_.k + offset), k + i * kHeadDim);
+        copy_async_16(shared_address(s_.v + offset), v + i * kHeadDim);
+        if (has_variance) {
+          copy_async_16(shared_address(s_.variance + offset), variance + i * kHeadDim);
         }
       } else if (remaining == 0) {
         const Words<4> zeros{};
@@ -235,7 +239,7 @@ class FoldSm80 {
       store_column(column, lane_index(), part);
       if (lane_index() > 0) continue;
       s_.bias[column] =
-          column == 0 && remaining > 0 ? fold_bias(args_, remaining) : kNegativeInfinity;
+          column == 0 && remaining > 0 ? fold_bias(remaining, s_.inverse_scale) : kNegativeInfinity;
     }
     if (thread_index() == 0) s_.num_columns = remaining > 0 ? 1 : 0;
     sync_block(kThreads);
@@ -289,7 +293,7 @@ class FoldSm80 {
   // spread_logit(scale^2 sum q^2 var), in units of raw logits.
   S2O_DEVICE void spread(float (&logits)[Tile::kKeyTiles][4]) const {
     const float factor = s_.spread_factor;
-    const float inverse_scale = s_.spread_inverse;
+    const float inverse_scale = s_.inverse_scale;
 #pragma unroll
     for (int n = 0; n < Tile::kKeyTiles; ++n) {
 #pragma unroll

@@ -79,7 +79,7 @@ struct RowSums {
   // The column of `remaining` > 0 keys with these sums.
   template <class Element>
   S2O_DEVICE ColumnPart<kElements> column(int remaining, bool round_bf16) const {
-    const float inverse = 1.0f / static_cast<float>(remaining);
+    const float inverse = reciprocal_fast(static_cast<float>(remaining));
     ColumnPart<kElements> part;
 #pragma unroll
     for (int pair = 0; pair < kElements / 2; ++pair) {
@@ -93,7 +93,7 @@ struct RowSums {
         mean_v[e] = v[element] * inverse;
         var[e] = max_of(fused(-mean_k[e], mean_k[e], k_squared[element] * inverse), 0.0f);
       }
-      if (round_bf16) {
+      if (round_bf16 && !Element::kIsBf16) {  // bf16 is rounded by the packing
         round_to_bf16(mean_k);
         round_to_bf16(mean_v);
       }

@@ -67,8 +67,8 @@ struct SharedFold {
   // Of the tile; in shared memory, because registers are short.
   std::int32_t plan_tile;
   std::int32_t fold_end;
-  float spread_factor;   // scale^2, undoing kSquareScale
-  float spread_inverse;  // 1 / scale
+  float spread_factor;  // scale^2, undoing kSquareScale
+  float inverse_scale;
   SlotRowsDevice<typename Traits::Element, Traits::kHeadDim> rows;
   std::int64_t first_row_of_set;  // of the block sums
   std::int32_t num_columns;

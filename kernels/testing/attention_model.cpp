@@ -129,14 +129,23 @@ void launch_fold(const AttentionKernelArgs& args, const Problem& problem, std::u
                [&] { device::FoldSm80<Traits>(args, sums).run(); });
 }
 
-template <int kHeadDim>
+template <class Element, int kHeadDim>
 void launch_fold_shape(const AttentionKernelArgs& args, const Problem& problem, int tile_m,
                        std::uint64_t seed) {
   if (tile_m == 64) {
-    launch_fold<device::TraitsFold<Bf16, kHeadDim, 64>>(args, problem, seed);
+    launch_fold<device::TraitsFold<Element, kHeadDim, 64>>(args, problem, seed);
   } else {
-    launch_fold<device::TraitsFold<Bf16, kHeadDim, 128>>(args, problem, seed);
+    launch_fold<device::TraitsFold<Element, kHeadDim, 128>>(args, problem, seed);
   }
+}
+
+// Whether the model runs on bf16, or the fp16 that it is built for.
+bool is_bf16(const Problem& problem, KernelDType dtype) {
+  const bool bf16 = dtype == KernelDType::kBf16;
+  if (problem.head_dim == 128 && !bf16) {
+    throw UnsupportedError("CPU model: fp16 is built for head_dim 64 only");
+  }
+  return bf16;
 }
 
 }  // namespace
@@ -144,10 +153,7 @@ void launch_fold_shape(const AttentionKernelArgs& args, const Problem& problem, 
 void model_attention(AttentionKernel kernel, const AttentionKernelArgs& args,
                      const Problem& problem, KernelDType dtype, TileShape tile,
                      std::uint64_t seed) {
-  const bool bf16 = dtype == KernelDType::kBf16;
-  if (problem.head_dim == 128 && !bf16) {
-    throw UnsupportedError("CPU model: fp16 is built for head_dim 64 only");
-  }
+  const bool bf16 = is_bf16(problem, dtype);
   if (problem.head_dim == 128) {
     launch_kernel<Bf16, 128>(kernel, args, problem, tile, seed);
   } else if (bf16) {
@@ -157,12 +163,15 @@ void model_attention(AttentionKernel kernel, const AttentionKernelArgs& args,
   }
 }
 
-void model_fold(const AttentionKernelArgs& args, const Problem& problem, int tile_m,
-                std::uint64_t seed) {
+void model_fold(const AttentionKernelArgs& args, const Problem& problem, KernelDType dtype,
+                int tile_m, std::uint64_t seed) {
+  const bool bf16 = is_bf16(problem, dtype);
   if (problem.head_dim == 128) {
-    launch_fold_shape<128>(args, problem, tile_m, seed);
+    launch_fold_shape<Bf16, 128>(args, problem, tile_m, seed);
+  } else if (bf16) {
+    launch_fold_shape<Bf16, 64>(args, problem, tile_m, seed);
   } else {
-    launch_fold_shape<64>(args, problem, tile_m, seed);
+    launch_fold_shape<Fp16, 64>(args, problem, tile_m, seed);
   }
 }
 

@@ -14,8 +14,8 @@ namespace s2o::testing {
 void model_attention(AttentionKernel kernel, const AttentionKernelArgs& args,
                      const Problem& problem, KernelDType dtype, TileShape tile, std::uint64_t seed);
 
-// The folded columns of a pass that has run. bf16 only.
-void model_fold(const AttentionKernelArgs& args, const Problem& problem, int tile_m,
-                std::uint64_t seed);
+// The folded columns of a pass that has run. Built for the same types.
+void model_fold(const AttentionKernelArgs& args, const Problem& problem, KernelDType dtype,
+                int tile_m, std::uint64_t seed);
 
 }  // namespace s2o::testing

@@ -48,7 +48,7 @@ KernelResult run_on_model(AttentionKernel kernel, const AttentionInput& input,
     model_attention(kernel, args, problem, dtype, tile, seed);
     if (view.fold.kind != Compensation::kNone && view.passes[p].fold_end != nullptr) {
       args.resume_out = result.out.data();
-      model_fold(args, problem, tile.tile_m, seed);
+      model_fold(args, problem, dtype, tile.tile_m, seed);
     }
   }
   return result;

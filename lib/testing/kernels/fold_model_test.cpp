@@ -58,6 +58,19 @@ TEST(FoldModelExact, blocks_of_one_key_equal_dense) {
   EXPECT_LE(testing::relative_l2(result.out, dense.out), 4e-3);
 }
 
+// A dimension in which all keys are large and alike: its squares exceed fp16, its variance is what
+// is left of large sums.
+TEST(FoldModelExact, large_mean_of_fp16_keys_matches_reference) {
+  const PlanCase plan_case{PlanKind::kFoldVariance, {333, 2, 1, 64}, 128, 128};
+  AttentionInput input = testing::structured_input(plan_case.shape, "mixed", StorageDType::kF16);
+  for (std::size_t i = 0; i < input.k.size(); i += 64) input.k[i] = 384.0f;
+  const SparsePlan plan = testing::make_plan(plan_case, input, 3);
+  const KernelResult expected = testing::reference_result(input, plan);
+  const Comparison c = testing::compare(input, run(input, plan, 1), expected);
+  EXPECT_LE(c.out_relative_l2, 8e-3) << c.worst;
+  EXPECT_EQ(c.stat_mismatches, 0);
+}
+
 // Key orders: blocks are of slots, and sums belong to a plan head.
 TEST(FoldModelExact, key_order_matches_reference) {
   const PlanCase plan_case{PlanKind::kFoldBlocks, {300, 2, 1, 64}, 64, 64};
