@@ -150,7 +150,7 @@ class FoldSm80 {
       for (int first = kFoldListRows; first < s_.num_rows[group]; first += kFoldListRows) {
         sync_block(kThreads);
         const int again = thread_index_again();  // `thread` would occupy a register
-        if (warp_of(again) == group) list.list(again, first);
+        if (warp_of(again) == group) list.list_again(again, first);
         sync_block(kThreads);
         builder.request_first(group, listed_rows(group, first));
         builder.add_rows(listed_rows(group, first));

@@ -23,9 +23,9 @@ struct SlotBits {
   S2O_DEVICE void set(std::int64_t bit) { atomic_or(&words[bit / 32], 1u << (bit % 32)); }
   // 32 of them, from `bit` on.
   S2O_DEVICE std::uint32_t at(int bit) const {
-    const std::uint64_t pair =
-        static_cast<std::uint64_t>(words[bit / 32 + 1]) << 32 | words[bit / 32];
-    return static_cast<std::uint32_t>(pair >> bit % 32);
+    const unsigned word = static_cast<unsigned>(bit) / 32;
+    const std::uint64_t pair = static_cast<std::uint64_t>(words[word + 1]) << 32 | words[word];
+    return static_cast<std::uint32_t>(pair >> static_cast<unsigned>(bit) % 32);
   }
 };
 
