@@ -14,8 +14,13 @@ std::vector<std::uint16_t> to_16_bit(const std::vector<float>& values, KernelDTy
 
 KernelResult run_on_model(AttentionKernel kernel, const AttentionInput& input,
                           const SparsePlan& plan, bool fp32_accuracy, std::uint64_t seed) {
+  return run_on_model(kernel, input, PlanPointers(plan).view(), fp32_accuracy, seed);
+}
+
+KernelResult run_on_model(AttentionKernel kernel, const AttentionInput& input, const PlanView& view,
+                          bool fp32_accuracy, std::uint64_t seed) {
   const Problem& problem = input.problem;
-  const TileShape tile = choose_tile(kernel, problem, plan.header, fp32_accuracy);
+  const TileShape tile = choose_tile(kernel, problem, view, fp32_accuracy);
   const KernelDType dtype =
       input.dtype == StorageDType::kF16 ? KernelDType::kFp16 : KernelDType::kBf16;
   const auto q = to_16_bit(input.q, dtype);
@@ -25,11 +30,10 @@ KernelResult run_on_model(AttentionKernel kernel, const AttentionInput& input,
   KernelResult result;
   result.out.assign(input.q.size(), nan);
   result.lse.assign(static_cast<std::size_t>(problem.seqlen * problem.num_q_heads), nan);
-  const auto num_tiles = static_cast<std::size_t>(plan.num_tiles());
-  result.stats.assign(plan.passes.size() * num_tiles, {-1, -1, -1, -1});
+  const std::size_t num_tiles =
+      static_cast<std::size_t>(view.num_plan_heads) * static_cast<std::size_t>(view.num_q_tiles);
+  result.stats.assign(static_cast<std::size_t>(view.num_passes) * num_tiles, {-1, -1, -1, -1});
 
-  const PlanPointers pointers(plan);
-  const PlanView& view = pointers.view();
   for (int p = 0; p < view.num_passes; ++p) {
     const std::vector<std::int32_t> order =
         tile_launch_order(problem, view, view.passes[p], /*l2_bytes=*/1 << 20);

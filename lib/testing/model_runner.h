@@ -17,5 +17,7 @@ std::vector<std::uint16_t> to_16_bit(const std::vector<float>& values, KernelDTy
 // `fp32_accuracy` as in choose_tile; `seed` decides the schedule.
 KernelResult run_on_model(AttentionKernel kernel, const AttentionInput& input,
                           const SparsePlan& plan, bool fp32_accuracy, std::uint64_t seed);
+KernelResult run_on_model(AttentionKernel kernel, const AttentionInput& input, const PlanView& plan,
+                          bool fp32_accuracy, std::uint64_t seed);
 
 }  // namespace s2o::testing

@@ -1,6 +1,9 @@
 // Both attention kernels, run on the CPU model of a GPU: their own source, every plan part, every
 // tile shape, several schedules of threads, asynchronous copies, barriers and products.
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <algorithm>
 
 #include "lib/testing/model_runner.h"
 
@@ -84,6 +87,50 @@ INSTANTIATE_TEST_SUITE_P(kernels, ModelOf,
                          [](const auto& test) {
                            return test.param == AttentionKernel::kSm80 ? "sm80" : "sm90";
                          });
+
+// Zeros without memory behind them until they are written.
+class SparseIndices {
+ public:
+  explicit SparseIndices(std::size_t count)
+      : bytes_(count * sizeof(std::int32_t)),
+        memory_(mmap(nullptr, bytes_, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)) {}
+  ~SparseIndices() {
+    if (mapped()) munmap(memory_, bytes_);
+  }
+  SparseIndices(const SparseIndices&) = delete;
+  SparseIndices& operator=(const SparseIndices&) = delete;
+  bool mapped() const { return memory_ != MAP_FAILED; }
+  std::int32_t* data() const { return static_cast<std::int32_t*>(memory_); }
+
+ private:
+  std::size_t bytes_;
+  void* memory_;
+};
+
+TEST_P(ModelOf, indices_beyond_2_31_entries_are_gathered) {
+  const PlanCase plan_case{PlanKind::kS2o, {600, 2, 1, 64}, 128, 64};
+  const AttentionInput input = testing::structured_input(plan_case.shape);
+  SparsePlan plan = testing::make_plan(plan_case, input, 1);
+  const KernelResult expected = run_on_model(GetParam(), input, plan, false, 1);
+
+  PlanPass& pass = plan.passes[0];
+  constexpr std::int64_t kFirst = (1ll << 31) + 12345;
+  const SparseIndices indices(kFirst + pass.gather_indices.size());
+  if (!indices.mapped()) GTEST_SKIP() << "8 GiB of addresses are not to be had here";
+  std::copy(pass.gather_indices.begin(), pass.gather_indices.end(), indices.data() + kFirst);
+  for (PlanItem& item : pass.items) {
+    if (item.kind == ItemKind::kGather) item.begin += kFirst;
+  }
+  const PlanPointers pointers(plan);
+  PassView far_pass = pointers.view().passes[0];
+  far_pass.gather_indices = indices.data();
+  PlanView far_plan = pointers.view();
+  far_plan.passes = &far_pass;
+  const KernelResult actual = run_on_model(GetParam(), input, far_plan, false, 1);
+  EXPECT_EQ(actual.out, expected.out);
+  EXPECT_EQ(actual.lse, expected.lse);
+}
 
 // Early stops, drops and gathers under many interleavings of warps, copies and products.
 TEST_P(ModelOf, any_schedule_gives_identical_bits) {

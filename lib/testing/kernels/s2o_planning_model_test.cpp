@@ -1,6 +1,7 @@
 // The kernels that plan S2O, on the CPU model of a grid, against the CPU planner.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <iostream>
 #include <limits>
@@ -204,6 +205,37 @@ TEST(S2oPlanningModel, workspace_is_linear_in_the_sequence_from_32k_to_1m_tokens
       }
     }
   }
+}
+
+// Sizes only, as above: one batch of 64 heads has more entries than 32 bits can count.
+TEST(S2oPlanningModel, items_beyond_2_31_entries_lie_in_their_lists) {
+  const Problem problem{.seqlen = 1048576,
+                        .num_q_heads = 64,
+                        .num_kv_heads = 8,
+                        .head_dim = 128,
+                        .softmax_scale = 0.1f};
+  const S2oDeviceSettings settings{.segment_size = 1024};
+  const HistoryShape shape = s2o_history_shape(problem, settings);
+  const S2oLayout layout(shape, settings);
+  const PlanSkeleton skeleton = s2o_plan_skeleton(problem, settings, shape, layout);
+  const PassSkeleton& pass = skeleton.passes[0];
+  const int tiles_per_segment = 1024 / skeleton.header.block_m;
+  std::int64_t largest_end = 0;
+  for (std::int64_t tile = 0; tile + 1 < std::ssize(pass.item_offsets); ++tile) {
+    const std::int64_t list = tile / skeleton.header.num_q_tiles;
+    const std::int64_t segment = tile % skeleton.header.num_q_tiles / tiles_per_segment;
+    for (std::int64_t i = pass.item_offsets[tile]; i < pass.item_offsets[tile + 1]; ++i) {
+      const PlanItem& item = pass.items[static_cast<std::size_t>(i)];
+      if (item.kind != ItemKind::kGather) continue;
+      ASSERT_EQ(item.count, segment * 1024);
+      ASSERT_EQ(item.begin, list * layout.order_per_list +
+                                layout.order_offsets[static_cast<std::size_t>(segment)])
+          << "list " << list << " segment " << segment;
+      ASSERT_LE(item.begin + item.count, (list + 1) * layout.order_per_list);
+      largest_end = std::max(largest_end, item.begin + item.count);
+    }
+  }
+  EXPECT_GT(largest_end, 1ll << 31);
 }
 
 TEST(S2oPlanningModel, histories_of_several_tiles_keep_the_order) {
