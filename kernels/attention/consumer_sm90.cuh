@@ -20,7 +20,9 @@
 #pragma once
 
 #include "kernels/attention/fragments_sm90.cuh"
+#include "kernels/attention/gains_sm90.cuh"
 #include "kernels/attention/kernel_args.h"
+#include "kernels/attention/products_sm90.cuh"
 #include "kernels/attention/traits_sm90.cuh"
 #include "kernels/device/online_softmax.cuh"
 #include "kernels/device/wgmma_sm90.cuh"
@@ -276,35 +278,12 @@ class ConsumerSm90 {
   // ---- products ----
 
   S2O_DEVICE void multiply_keys(float (&logits)[kKeyTiles][4]) const {
-    const std::uint64_t q =
-        warpgroup_descriptor(shared_address(s_.q[tile_count_ % kQueryBuffers]) +
-                                 static_cast<std::uint32_t>(warpgroup_ * 64 * kPanelRowBytes),
-                             16, 8 * kPanelRowBytes);
-    const std::uint64_t k =
-        warpgroup_descriptor(shared_address(s_.k[k_count_ % kStages]), 16, 8 * kPanelRowBytes);
-    pin_registers(logits);
-    warpgroup_fence();
-#pragma unroll
-    for (int step = 0; step < Traits::kHeadDim / 16; ++step) {
-      const int in_panel = step % 4 * 32;  // 16 elements of a 128-byte row
-      warpgroup_multiply<Element>(
-          logits, descriptor_at(q, step / 4 * Traits::kTileM * kPanelRowBytes + in_panel),
-          descriptor_at(k, step / 4 * kTileN * kPanelRowBytes + in_panel), step > 0 ? 1 : 0);
-    }
-    warpgroup_commit();
+    multiply_keys_sm90<Traits>(shared_address(s_.q[tile_count_ % kQueryBuffers]) +
+                                   static_cast<std::uint32_t>(warpgroup_ * 64 * kPanelRowBytes),
+                               shared_address(s_.k[k_count_ % kStages]), logits);
   }
-
   S2O_DEVICE void multiply_values(std::uint32_t (&p)[kTileN / 16][4]) {
-    const std::uint64_t v = warpgroup_descriptor(shared_address(s_.v[v_count_ % kStages]),
-                                                 kTileN * kPanelRowBytes, 8 * kPanelRowBytes);
-    pin_registers(acc_);
-    warpgroup_fence();
-#pragma unroll
-    for (int step = 0; step < kTileN / 16; ++step) {
-      warpgroup_multiply_transposed<Element>(acc_, p[step],
-                                             descriptor_at(v, step * 16 * kPanelRowBytes));
-    }
-    warpgroup_commit();
+    multiply_values_sm90<Traits>(shared_address(s_.v[v_count_ % kStages]), p, acc_);
   }
 
   // ---- softmax ----
@@ -361,11 +340,7 @@ class ConsumerSm90 {
   // Once the largest keys have been seen, maxima rarely move: then there is nothing to do.
   S2O_DEVICE void rescale(const float (&correction)[2]) {
     if (!any_lane(correction[0] != 1.0f || correction[1] != 1.0f)) return;
-#pragma unroll
-    for (int n = 0; n < kValueTiles; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) acc_[n][e] *= correction[e / 2];
-    }
+    scale_rows(correction, acc_);
   }
 
   // ---- decisions of the whole tile ----
@@ -394,39 +369,13 @@ class ConsumerSm90 {
     return thread_ % 32 == 0 ? load_shared(shared_address(&s_.reduction[place])) : ~0u;
   }
 
-  // Gains are integers: this one for a tile whose gain is tau. No lane gives more than it, which
-  // keeps the tile from stopping as well as the true number would.
-  static constexpr std::uint32_t kGainOfTau = 1u << 22;
-  // x in [0, 2^22], rounded, plus bits that are constant: added by one instruction, not converted.
-  static constexpr std::uint32_t kGainBias = 0x4b000000u;  // of 2^23
-  S2O_DEVICE static std::uint32_t biased_gain(float x) {
-    return float_bits(min_of(x, static_cast<float>(kGainOfTau)) + 8388608.0f);
-  }
-
-  // What a row's gain p_blk / l_new (s2o.md, step 5) is multiplied by, for one of its four lanes. A
-  // mean: two of them count it. A maximum: less than tau becomes nothing (post_gain).
   S2O_DEVICE void start_gains() {
     const int num_rows = description().num_rows;
-    const float unit = args_.inverse_tau * static_cast<float>(kGainOfTau);
-    const float of_mean = 0.5f * unit * reciprocal_fast(static_cast<float>(num_rows));
-    gain_unit_ = row_of(thread_ % 2) < num_rows
-                     ? (args_.stop.reduce == StopReduce::kMean ? of_mean : unit)
-                     : 0.0f;
+    const float unit = gain_unit(args_, num_rows);
+    gain_unit_ = row_of(thread_ % 2) < num_rows ? unit : 0.0f;
   }
-  // Posts the gains of this warp. A quad of lanes holds two rows; every other lane sums the second,
-  // so that one chain of shuffles serves both.
   S2O_DEVICE void post_gain() {
-    const bool second = thread_ % 2 != 0;
-    const float* const sums = rows_.normaliser;
-    float total = (second ? sums[1] : sums[0]) + shuffle_xor(second ? sums[0] : sums[1], 1);
-    float mass = (second ? plan_step_mass_[1] : plan_step_mass_[0]) +
-                 shuffle_xor(second ? plan_step_mass_[0] : plan_step_mass_[1], 1);
-    total += shuffle_xor(total, 2);
-    mass += shuffle_xor(mass, 2);
-    const float inverse = reciprocal_fast(max_of(total, 1e-37f));
-    const std::uint32_t counted =
-        args_.stop.reduce == StopReduce::kMean ? ~0u : ~(kGainOfTau - 1);  // tau or nothing
-    post(warp_sum(biased_gain(mass * gain_unit_ * inverse) & counted) - 32u * kGainBias, false);
+    post(warp_gains(args_, rows_, plan_step_mass_, gain_unit_, thread_ % 2 != 0), false);
   }
 
   S2O_DEVICE bool may_skip_values() const {

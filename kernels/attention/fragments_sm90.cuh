@@ -51,6 +51,15 @@ S2O_DEVICE void pack_probabilities(const float (&logits)[kTiles][4],
   }
 }
 
+template <int kTiles>
+S2O_DEVICE void scale_rows(const float (&factor)[2], float (&acc)[kTiles][4]) {
+#pragma unroll
+  for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) acc[n][e] *= factor[e / 2];
+  }
+}
+
 // Row i += weight times the row of an earlier launch that begins, for this lane, at `out`.
 template <int kTiles>
 S2O_DEVICE void add_resumed_row(const float* out, float weight, int i, float (&acc)[kTiles][4]) {
