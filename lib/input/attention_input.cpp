@@ -3,10 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstddef>
+#include <vector>
 
 #include "kernels/common/bf16.h"
+#include "kernels/common/parallel.h"
 #include "lib/core/error.h"
 
 namespace s2o {
@@ -22,19 +25,48 @@ void check_size(const AttentionInput& input, const char* tensor, const std::vect
                                input.problem.seqlen, input.problem.head_dim));
 }
 
+// The first index for which is_bad(index) holds, and how many there are. Calls it once an index, on
+// all processors: the billions of elements of a long input would take one of them a while.
+struct BadElements {
+  std::size_t first;
+  std::int64_t count;
+};
+template <class IsBad>
+BadElements find_bad(std::size_t size, const IsBad& is_bad) {
+  constexpr std::size_t kChunk = std::size_t{1} << 20;
+  std::atomic<std::size_t> first = size;
+  std::atomic<std::int64_t> count = 0;
+  parallel_for(static_cast<std::int64_t>((size + kChunk - 1) / kChunk), [&](std::int64_t chunk) {
+    const std::size_t begin = static_cast<std::size_t>(chunk) * kChunk;
+    const std::size_t end = std::min(begin + kChunk, size);
+    std::size_t first_here = size;
+    std::int64_t count_here = 0;
+    for (std::size_t i = begin; i < end; ++i) {
+      if (!is_bad(i)) continue;
+      first_here = std::min(first_here, i);
+      ++count_here;
+    }
+    count += count_here;
+    std::size_t known = first;
+    while (first_here < known && !first.compare_exchange_weak(known, first_here)) {
+    }
+  });
+  return {first, count};
+}
+
 void check_finite(const AttentionInput& input, const char* tensor,
                   const std::vector<float>& values) {
-  const auto bad = std::find_if_not(values.begin(), values.end(),
-                                    [](float value) { return std::isfinite(value); });
-  if (bad == values.end()) return;
-  const std::int64_t index = bad - values.begin();
+  const auto [first, count] =
+      find_bad(values.size(), [&](std::size_t i) { return !std::isfinite(values[i]); });
+  if (count == 0) return;
+  const auto index = static_cast<std::int64_t>(first);
   const std::int64_t d = input.problem.head_dim;
   const std::int64_t n = input.problem.seqlen;
-  const auto count = std::count_if(bad, values.end(), [](float x) { return !std::isfinite(x); });
   throw InputError(fmt::format(
       "{}: layer {}: tensor '{}': {} at [head {}, token {}, dim {}] ({} such values), expected "
       "finite numbers; --allow-nonfinite goes on",
-      input.name, input.layer, tensor, *bad, index / (n * d), index / d % n, index % d, count));
+      input.name, input.layer, tensor, values[first], index / (n * d), index / d % n, index % d,
+      count));
 }
 
 }  // namespace
@@ -61,15 +93,16 @@ StorageDType parse_storage_dtype(const std::string& name, const std::string& pat
 
 void round_to_dtype(std::vector<float>& values, StorageDType dtype, const std::string& what) {
   if (dtype == StorageDType::kF32) return;
-  for (std::size_t i = 0; i < values.size(); ++i) {
+  const auto bad = find_bad(values.size(), [&](std::size_t i) {
     const float rounded =
         dtype == StorageDType::kBF16 ? round_bf16(values[i]) : round_fp16(values[i]);
-    if (!std::isfinite(rounded) && std::isfinite(values[i])) {
-      throw InputError(fmt::format("{}: element {} is {}, too large for {}", what, i, values[i],
-                                   storage_dtype_name(dtype)));
-    }
+    if (!std::isfinite(rounded) && std::isfinite(values[i])) return true;  // keeps its value
     values[i] = rounded;
-  }
+    return false;
+  });
+  if (bad.count == 0) return;
+  throw InputError(fmt::format("{}: element {} is {}, too large for {}", what, bad.first,
+                               values[bad.first], storage_dtype_name(dtype)));
 }
 
 void validate_attention_input(AttentionInput& input, bool allow_nonfinite) {

@@ -20,6 +20,8 @@ constexpr int kSlashPlanes = 48;
 constexpr int kSlashesPerHead = 4;
 constexpr int kNeedleRun = 64;
 constexpr int kNumTopics = 64;
+constexpr std::int64_t kPartTokens = 8192;  // filled by one thread; whole runs of needles
+static_assert(kPartTokens % kNeedleRun == 0);
 
 // Streams of the counter-based generator, one per independent quantity.
 enum Stream : std::uint64_t {
@@ -66,13 +68,37 @@ class Synthesizer {
     input_.v.resize(kv_size);
     input_.q.resize(kv_size * static_cast<std::size_t>(problem.group_size()));
     draw_topics();
-    parallel_for(problem.num_kv_heads,
-                 [this](std::int64_t h) { fill_kv_head(static_cast<int>(h)); });
-    parallel_for(problem.num_q_heads, [this](std::int64_t h) { fill_q_head(static_cast<int>(h)); });
+    const int planes = std::min(kSlashPlanes, problem.head_dim / 2);
+    for (int f = 0; f < planes; ++f) {
+      frequencies_.push_back(std::numbers::pi * std::pow(1.0e-2, static_cast<double>(f) / planes));
+    }
+    for_each_part(problem.num_kv_heads,
+                  [this](int head, const Tokens& tokens) { fill_keys_and_values(head, tokens); });
+    if (has("needles")) {
+      parallel_for(problem.num_kv_heads,
+                   [this](std::int64_t head) { add_needles(static_cast<int>(head)); });
+    }
+    for_each_part(problem.num_q_heads,
+                  [this](int head, const Tokens& tokens) { fill_queries(head, tokens); });
     return std::move(input_);
   }
 
  private:
+  struct Tokens {
+    std::int64_t begin;
+    std::int64_t end;
+  };
+  // Calls body(head, tokens) for all tokens of all heads, in parallel.
+  template <class Body>
+  void for_each_part(int num_heads, const Body& body) const {
+    const std::int64_t n = input_.problem.seqlen;
+    const std::int64_t parts = (n + kPartTokens - 1) / kPartTokens;
+    parallel_for(num_heads * parts, [&](std::int64_t i) {
+      const std::int64_t begin = i % parts * kPartTokens;
+      body(static_cast<int>(i / parts), Tokens{begin, std::min(begin + kPartTokens, n)});
+    });
+  }
+
   bool has(const char* pattern) const { return pattern_ == pattern || pattern_ == "mixed"; }
 
   // Amplitude that two aligned unit vectors need so that they add `boost` to the scaled logit.
@@ -114,6 +140,24 @@ class Synthesizer {
     }
   }
 
+  // Directions of the topics of a KV head.
+  std::vector<std::vector<double>> topic_directions(int kv_head) const {
+    std::vector<std::vector<double>> directions;
+    for (int topic = 0; topic < kNumTopics; ++topic) {
+      directions.push_back(direction(kStreamTopicDirection, topic_id(kv_head, topic)));
+    }
+    return directions;
+  }
+  // Means of the values of the topics of a KV head, [kNumTopics, head_dim].
+  std::vector<double> topic_values(int kv_head) const {
+    const auto d = static_cast<std::size_t>(input_.problem.head_dim);
+    const CounterRandom random(seed_, kStreamTopicValue);
+    const std::uint64_t first = topic_id(kv_head, 0) * d;
+    std::vector<double> values(kNumTopics * d);
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = random.normal(first + i);
+    return values;
+  }
+
   bool is_stripe(int kv_head, std::int64_t x) const {
     const CounterRandom random(seed_, kStreamStripe);
     return random.below(static_cast<std::uint64_t>(kv_head) << 40 | static_cast<std::uint64_t>(x),
@@ -123,12 +167,11 @@ class Synthesizer {
   // Rotating planes: key x carries phase w_f x, query t carries the sum over its distances delta of
   // phase w_f (t - delta), so that their product peaks where t - x = delta.
   void add_rotation(float* row, double position, double scale) const {
-    const int planes = std::min(kSlashPlanes, input_.problem.head_dim / 2);
-    for (int f = 0; f < planes; ++f) {
-      const double frequency = std::numbers::pi * std::pow(1.0e-2, static_cast<double>(f) / planes);
-      row[2 * f] += static_cast<float>(scale * std::cos(frequency * position) / std::sqrt(planes));
-      row[2 * f + 1] +=
-          static_cast<float>(scale * std::sin(frequency * position) / std::sqrt(planes));
+    const double root = std::sqrt(static_cast<double>(frequencies_.size()));
+    for (std::size_t f = 0; f < frequencies_.size(); ++f) {
+      const double phase = frequencies_[f] * position;
+      row[2 * f] += static_cast<float>(scale * std::cos(phase) / root);
+      row[2 * f + 1] += static_cast<float>(scale * std::sin(phase) / root);
     }
   }
 
@@ -146,57 +189,56 @@ class Synthesizer {
             .first_query = first_query};
   }
 
-  void fill_kv_head(int kv_head) {
+  void fill_keys_and_values(int kv_head, const Tokens& tokens) {
     const Problem& problem = input_.problem;
-    const std::int64_t n = problem.seqlen;
     const int d = problem.head_dim;
     const CounterRandom key_random(seed_, kStreamK);
     const CounterRandom norm_random(seed_, kStreamKeyNorm);
     const CounterRandom value_random(seed_, kStreamV);
     const auto shared = direction(kStreamDirection, static_cast<std::uint64_t>(kv_head));
+    const auto topics = topic_directions(kv_head);
+    const std::vector<double> topic_means = topic_values(kv_head);
     // q and k noise: the scaled logit has standard deviation noise * key norm.
     const double noise = pattern_ == "uniform" ? 0.0 : std::sqrt(noise_);
-    for (std::int64_t x = 0; x < n; ++x) {
+    for (std::int64_t x = tokens.begin; x < tokens.end; ++x) {
       float* k = input_.k.data() + problem.row_offset(kv_head, x);
       float* v = input_.v.data() + problem.row_offset(kv_head, x);
       const auto row = static_cast<std::uint64_t>(problem.row_offset(kv_head, x));
       const double key_norm =
           std::exp(0.5 * norm_random.normal(row / static_cast<std::uint64_t>(d)));
-      const int topic = topic_[static_cast<std::size_t>(x)];
-      const CounterRandom topic_value(seed_, kStreamTopicValue);
+      const auto topic = static_cast<std::size_t>(topic_[static_cast<std::size_t>(x)]);
+      const double* const mean = topic_means.data() + topic * static_cast<std::size_t>(d);
       const bool sink = has("sinks") && x < kNumSinks;
       for (int i = 0; i < d; ++i) {
         const auto c = static_cast<std::uint64_t>(i);
         k[i] = static_cast<float>(noise * key_norm * key_random.normal(row + c));
-        const double mean =
-            topic_value.normal(static_cast<std::uint64_t>(kv_head * kNumTopics + topic) *
-                                   static_cast<std::uint64_t>(d) +
-                               c);
-        v[i] = static_cast<float>((sink ? 0.05 : 1.0) * (value_random.normal(row + c) + mean));
+        v[i] = static_cast<float>((sink ? 0.05 : 1.0) * (value_random.normal(row + c) + mean[i]));
       }
       if (sink || (has("stripes") && is_stripe(kv_head, x))) add(k, shared, amplitude(strength_));
       if (has("slashes")) add_rotation(k, static_cast<double>(x), amplitude(strength_));
-      if (has("heavy_tail")) {
-        add(k, direction(kStreamTopicDirection, topic_id(kv_head, topic)), amplitude(strength_));
-      }
-    }
-    if (has("needles")) {
-      for (std::int64_t i = 1; i * kNeedleRun < n; ++i) {
-        add(input_.k.data() + problem.row_offset(kv_head, needle(kv_head, i).key),
-            direction(kStreamNeedle, needle_id(kv_head, i)), amplitude(1.5 * strength_));
-      }
+      if (has("heavy_tail")) add(k, topics[topic], amplitude(strength_));
     }
   }
 
-  void fill_q_head(int q_head) {
+  void add_needles(int kv_head) {
+    const Problem& problem = input_.problem;
+    for (std::int64_t i = 1; i * kNeedleRun < problem.seqlen; ++i) {
+      add(input_.k.data() + problem.row_offset(kv_head, needle(kv_head, i).key),
+          direction(kStreamNeedle, needle_id(kv_head, i)), amplitude(1.5 * strength_));
+    }
+  }
+
+  void fill_queries(int q_head, const Tokens& tokens) {
     const Problem& problem = input_.problem;
     const int kv_head = q_head / problem.group_size();
     const int d = problem.head_dim;
     const CounterRandom query_random(seed_, kStreamQ);
     const auto shared = direction(kStreamDirection, static_cast<std::uint64_t>(kv_head));
+    const auto topics = topic_directions(kv_head);
+    std::vector<double> needle_direction;  // of the run that t is in
     const bool has_shared = has("sinks") || has("stripes");
     const double noise = pattern_ == "uniform" ? 0.0 : std::sqrt(noise_);
-    for (std::int64_t t = 0; t < problem.seqlen; ++t) {
+    for (std::int64_t t = tokens.begin; t < tokens.end; ++t) {
       float* q = input_.q.data() + problem.row_offset(q_head, t);
       const auto row = static_cast<std::uint64_t>(problem.row_offset(q_head, t));
       for (int i = 0; i < d; ++i) {
@@ -205,14 +247,14 @@ class Synthesizer {
       if (has_shared) add(q, shared, amplitude(strength_));
       if (has("slashes")) add_slashes(q_head, t, q);
       if (has("heavy_tail")) {
-        add(q,
-            direction(kStreamTopicDirection,
-                      topic_id(kv_head, topic_[static_cast<std::size_t>(t)])),
-            amplitude(strength_));
+        const int topic = topic_[static_cast<std::size_t>(t)];
+        add(q, topics[static_cast<std::size_t>(topic)], amplitude(strength_));
       }
       if (has("needles") && t >= kNeedleRun) {
-        add(q, direction(kStreamNeedle, needle_id(kv_head, t / kNeedleRun)),
-            amplitude(1.5 * strength_));
+        if (t % kNeedleRun == 0) {
+          needle_direction = direction(kStreamNeedle, needle_id(kv_head, t / kNeedleRun));
+        }
+        add(q, needle_direction, amplitude(1.5 * strength_));
       }
     }
   }
@@ -239,7 +281,8 @@ class Synthesizer {
   const double strength_;
   const double noise_;
   AttentionInput input_;
-  std::vector<int> topic_;  // [seqlen]
+  std::vector<int> topic_;           // [seqlen]
+  std::vector<double> frequencies_;  // of the rotating planes
 };
 
 }  // namespace
