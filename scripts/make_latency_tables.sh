@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Regenerates the latency tables and figures of results/latency.md on a GPU: every method at 8,192 to
-# 524,288 tokens, PyTorch's dense kernels beside them where torch is installed. Some 8 minutes on an
+# 524,288 tokens, PyTorch's dense kernels beside them where torch is installed. Some 10 minutes on an
 # H200. Safe to interrupt and to run again: what was computed is kept.
 #
 #   scripts/make_latency_tables.sh [--build FOLDER] [OUT] [-- EVAL_OPTION...]
