@@ -1,4 +1,8 @@
+#include <time.h>
+
+#include <atomic>
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
 #include <new>
 
@@ -10,11 +14,25 @@
 namespace s2o {
 namespace {
 
+// `timeout` and process managers send a signal to the process and to its group, which arrives
+// twice: only after this does another one mean that somebody does not want to wait.
+constexpr std::int64_t kPatienceNs = 1'000'000'000;
+
 extern "C" void request_cancel(int signal_number) {
-  // Only lock-free operations are safe here.
+  // Only lock-free operations and calls that may be made in a handler are safe here.
   static_assert(std::atomic<bool>::is_always_lock_free);
-  g_cancel_requested.store(true, std::memory_order_relaxed);
-  std::signal(signal_number, SIG_DFL);
+  static_assert(std::atomic<std::int64_t>::is_always_lock_free);
+  static std::atomic<std::int64_t> first_ns{0};
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  const std::int64_t now_ns = std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+  std::int64_t first = 0;
+  if (first_ns.compare_exchange_strong(first, now_ns)) {
+    g_cancel_requested.store(true, std::memory_order_relaxed);
+  } else if (now_ns - first >= kPatienceNs) {
+    std::signal(signal_number, SIG_DFL);
+    std::raise(signal_number);
+  }
 }
 
 }  // namespace

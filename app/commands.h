@@ -37,7 +37,7 @@ int failure_exit_code(const std::exception_ptr& failure);
 std::string failure_text(const std::exception_ptr& failure);
 
 // From now on the first SIGINT or SIGTERM sets g_cancel_requested, so that loops end with an
-// InterruptedError; a second one ends the process.
+// InterruptedError; one that comes a second later or more ends the process.
 void handle_interrupts();
 
 // Writes a result to stdout and throws Error when that fails (closed pipe, full disk).

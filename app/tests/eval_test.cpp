@@ -154,6 +154,8 @@ TEST_F(EvalTest, signal_from_outside_ends_the_run_with_130_and_keeps_the_rows) {
     };
     while (process.is_running() && rows_on_disk() < 2) usleep(1000);  // the head, and a row
     process.send(signal_number);
+    usleep(2000);  // handled by now; `timeout` sends a second one, to the group
+    process.send(signal_number);
     const Outcome outcome = process.wait();
     EXPECT_EQ(outcome.exit_code, 130) << outcome.err;
     EXPECT_THAT(outcome.err, HasSubstr("interrupted"));
