@@ -340,7 +340,7 @@ class Bench {
     }
     const double clock = multiprocessor_clock_mhz(0);
     const Timing timing = timing_of(ms);
-    const double fixed_median = fixed ? timing_of(fixed_ms).median : timing.median;
+    const double fixed_median = fixed ? timing_of(fixed_ms).median : 0.0;
     const double pairs = executed_pairs(problem, plan);
     const double pair_density =
         pairs / (static_cast<double>(problem.causal_pairs()) * problem.num_q_heads);
@@ -357,22 +357,23 @@ class Bench {
                             100.0 * (timing.median / fixed_median - 1.0))
               : "");
     std::fflush(stdout);
-    rows_.push_back({{"kernel", kernel},
-                     {"kind", kind},
-                     {"dtype", options_.dtype},
-                     {"seqlen", problem.seqlen},
-                     {"num_q_heads", problem.num_q_heads},
-                     {"num_kv_heads", problem.num_kv_heads},
-                     {"head_dim", problem.head_dim},
-                     {"pair_density", pair_density},
-                     {"ms", timing.median},
-                     {"ms_p10", timing.p10},
-                     {"ms_p90", timing.p90},
-                     {"tflops", rate},
-                     {"ratio_to_dense", dense_rate > 0.0 ? rate / dense_rate : 0.0},
-                     {"ms_without", fixed_median},
-                     {"sm_clock_mhz", clock},
-                     {"workspace_bytes", attention.workspace_bytes()}});
+    rows_.push_back(
+        {{"kernel", kernel},
+         {"kind", kind},
+         {"dtype", options_.dtype},
+         {"seqlen", problem.seqlen},
+         {"num_q_heads", problem.num_q_heads},
+         {"num_kv_heads", problem.num_kv_heads},
+         {"head_dim", problem.head_dim},
+         {"pair_density", pair_density},
+         {"ms", timing.median},
+         {"ms_p10", timing.p10},
+         {"ms_p90", timing.p90},
+         {"tflops", rate},
+         {"ratio_to_dense", dense_rate > 0.0 ? rate / dense_rate : 0.0},
+         {"ms_without", fixed ? nlohmann::ordered_json(fixed_median) : nlohmann::ordered_json()},
+         {"sm_clock_mhz", clock},
+         {"workspace_bytes", attention.workspace_bytes()}});
   }
 
   const Options& options_;

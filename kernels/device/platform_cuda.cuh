@@ -104,9 +104,11 @@ S2O_DEVICE const unsigned char* opaque(const unsigned char* pointer) {
   asm("" : "+l"(pointer));
   return pointer;
 }
-struct Words4 {
-  std::uint32_t word[4];
+template <int kWords>
+struct Words {
+  std::uint32_t word[kWords];
 };
+using Words4 = Words<4>;
 S2O_DEVICE Words4 load_shared_16(std::uint32_t address) {
   Words4 words;
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -115,16 +117,8 @@ S2O_DEVICE Words4 load_shared_16(std::uint32_t address) {
                : "memory");
   return words;
 }
-// 16 bytes, 16-byte aligned, through the read-only path.
-S2O_DEVICE Words4 load_global_16(const void* pointer) {
-  const uint4 value = __ldg(static_cast<const uint4*>(pointer));
-  return {{value.x, value.y, value.z, value.w}};
-}
-// 1, 2 or 4 words at once, from memory that the kernel does not write; to any memory.
-template <int kWords>
-struct Words {
-  std::uint32_t word[kWords];
-};
+// 1, 2 or 4 words at once, aligned like their size: from global memory that the kernel does not
+// write; to any memory.
 template <int kWords>
 S2O_DEVICE Words<kWords> load_global_words(const void* pointer) {
   if constexpr (kWords == 4) {
@@ -137,6 +131,7 @@ S2O_DEVICE Words<kWords> load_global_words(const void* pointer) {
     return {{__ldg(static_cast<const std::uint32_t*>(pointer))}};
   }
 }
+S2O_DEVICE Words4 load_global_16(const void* pointer) { return load_global_words<4>(pointer); }
 template <int kWords>
 S2O_DEVICE void store_words(void* pointer, const Words<kWords>& words) {
   if constexpr (kWords == 4) {

@@ -126,26 +126,16 @@ T load_global(const T* pointer) {
   return *pointer;
 }
 inline const unsigned char* opaque(const unsigned char* pointer) { return pointer; }
-struct Words4 {
-  std::uint32_t word[4];
+template <int kWords>
+struct Words {
+  std::uint32_t word[kWords];
 };
+using Words4 = Words<4>;
 inline Words4 load_shared_16(std::uint32_t address) {
   Words4 value;
   std::memcpy(&value, shared_pointer(address, 16), sizeof(value));
   return value;
 }
-inline Words4 load_global_16(const void* pointer) {
-  if (reinterpret_cast<std::uintptr_t>(pointer) % 16 != 0) {
-    throw std::runtime_error("simt: 16-byte load from an unaligned address");
-  }
-  Words4 value;
-  std::memcpy(&value, pointer, sizeof(value));
-  return value;
-}
-template <int kWords>
-struct Words {
-  std::uint32_t word[kWords];
-};
 inline void check_alignment(const void* pointer, std::size_t bytes) {
   if (reinterpret_cast<std::uintptr_t>(pointer) % bytes != 0) {
     throw std::runtime_error("simt: unaligned access of " + std::to_string(bytes) + " bytes");
@@ -158,6 +148,7 @@ Words<kWords> load_global_words(const void* pointer) {
   std::memcpy(&words, pointer, sizeof(words));
   return words;
 }
+inline Words4 load_global_16(const void* pointer) { return load_global_words<4>(pointer); }
 template <int kWords>
 void store_words(void* pointer, const Words<kWords>& words) {
   check_alignment(pointer, sizeof(words));

@@ -10,45 +10,12 @@
 namespace s2o {
 namespace device {
 
-template <class Element, int kHeadDim, int kColumnsPerBlock>
-__global__ void __launch_bounds__(product_threads(kStrideConsumers), 1)
-    stride_sums_sm90_kernel(const __grid_constant__ StrideSumArgs args,
-                            const __grid_constant__ StrideMaps maps) {
+// The entry of every kernel here: Body(args, grid).run(), where `grid` is what the launch adds.
+template <class Body, int kThreads, int kMinBlocks, class Args, class Grid>
+__global__ void __launch_bounds__(kThreads, kMinBlocks)
+    planning_sm90_kernel(const __grid_constant__ Args args, const __grid_constant__ Grid grid) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  StrideSumsSm90<Element, kHeadDim, kColumnsPerBlock>(args, maps).run();
-#else
-  __trap();  // built for another architecture: the host never launches this
-#endif
-}
-
-template <class Element, int kHeadDim>
-__global__ void __launch_bounds__(product_threads(kLseConsumers), 1)
-    estimate_lse_sm90_kernel(const __grid_constant__ LseArgs args,
-                             const __grid_constant__ LseMaps maps) {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  EstimateLseSm90<Element, kHeadDim>(args, maps).run();
-#else
-  __trap();  // built for another architecture: the host never launches this
-#endif
-}
-
-template <class Element, int kHeadDim>
-__global__ void __launch_bounds__(product_threads(kClusterConsumers), 1)
-    cluster_scores_sm90_kernel(const __grid_constant__ ClusterScoreArgs args,
-                               const __grid_constant__ ClusterGridSm90 grid) {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  ClusterScoresSm90<Element, kHeadDim>(args, grid).run();
-#else
-  __trap();  // built for another architecture: the host never launches this
-#endif
-}
-
-template <class Element, int kHeadDim, int kBranches>
-__global__ void __launch_bounds__(kEnergyThreadsSm90, kEnergyBlocksSm90)
-    energy_rows_sm90_kernel(const __grid_constant__ EnergyArgs args,
-                            const __grid_constant__ EnergyGridSm90 grid) {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  EnergyRowsSm90<Element, kHeadDim, kBranches>(args, grid).run();
+  Body(args, grid).run();
 #else
   __trap();  // built for another architecture: the host never launches this
 #endif
@@ -67,12 +34,13 @@ void check_registers(Kernel kernel, const char* what) {
                            " registers a block, the warpgroups need " + std::to_string(needed));
   }
 }
-template <int kConsumers, class Kernel, class... Args>
-void launch_product(Kernel kernel, std::int64_t num_blocks, std::size_t shared_bytes,
-                    cudaStream_t stream, const char* what, const Args&... args) {
+template <class Body, int kConsumers, class Args, class Grid>
+void launch_product(std::int64_t num_blocks, std::size_t shared_bytes, cudaStream_t stream,
+                    const char* what, const Args& args, const Grid& grid) {
+  const auto kernel = planning_sm90_kernel<Body, product_threads(kConsumers), 1, Args, Grid>;
   check_registers<kConsumers>(kernel, what);
-  launch_blocks(kernel, num_blocks, product_threads(kConsumers), shared_bytes, stream, what,
-                args...);
+  launch_blocks(kernel, num_blocks, product_threads(kConsumers), shared_bytes, stream, what, args,
+                grid);
 }
 
 int num_multiprocessors() {
@@ -97,9 +65,10 @@ void launch_stride_sums_sm90(const StrideSumArgs& args, KernelDType dtype, int h
           return make_tensor_map(tensor, is_bf16, box_rows);
         });
     device::dispatch_columns(args.columns_per_block, [&]<int kColumnsPerBlock>() {
-      device::launch_product<device::kStrideConsumers>(
-          device::stride_sums_sm90_kernel<Element, kHeadDim, kColumnsPerBlock>, num_blocks,
-          sizeof(device::SharedStrideSm90), stream, "planning: antidiagonal sums", args, maps);
+      device::launch_product<device::StrideSumsSm90<Element, kHeadDim, kColumnsPerBlock>,
+                             device::kStrideConsumers>(num_blocks, sizeof(device::SharedStrideSm90),
+                                                       stream, "planning: antidiagonal sums", args,
+                                                       maps);
     });
   });
 }
@@ -114,9 +83,9 @@ void launch_estimate_lse_sm90(const LseArgs& args, KernelDType dtype, int head_d
         device::lse_maps(args, kHeadDim, [&](const device::MappedTensor& tensor, int box_rows) {
           return make_tensor_map(tensor, is_bf16, box_rows);
         });
-    device::launch_product<device::kLseConsumers>(
-        device::estimate_lse_sm90_kernel<Element, kHeadDim>, num_blocks,
-        sizeof(device::SharedLseSm90<kHeadDim>), stream, "planning: normalisers", args, maps);
+    device::launch_product<device::EstimateLseSm90<Element, kHeadDim>, device::kLseConsumers>(
+        num_blocks, sizeof(device::SharedLseSm90<kHeadDim>), stream, "planning: normalisers", args,
+        maps);
   });
 }
 
@@ -129,8 +98,7 @@ void launch_cluster_scores_sm90(const ClusterScoreArgs& args, KernelDType dtype,
         args.rows, kHeadDim, chunk_keys, [&](const device::MappedTensor& tensor, int box_rows) {
           return make_tensor_map(tensor, is_bf16, box_rows);
         });
-    device::launch_product<device::kClusterConsumers>(
-        device::cluster_scores_sm90_kernel<Element, kHeadDim>,
+    device::launch_product<device::ClusterScoresSm90<Element, kHeadDim>, device::kClusterConsumers>(
         static_cast<std::int64_t>(args.rows.num_batch_kv_heads) * grid.num_row_tiles *
             grid.num_key_chunks,
         sizeof(device::SharedClusterScoresSm90<kHeadDim>), stream, "planning: scores from clusters",
@@ -149,7 +117,11 @@ void launch_energy_rows_sm90(const EnergyArgs& args, KernelDType dtype, int head
         args, kHeadDim, [&](const device::MappedTensor& tensor, int box_rows) {
           return make_tensor_map(tensor, is_bf16, box_rows);
         });
-    const auto launch = [&](auto kernel) {
+    const auto launch = [&]<int kBranches>() {
+      const auto kernel =
+          device::planning_sm90_kernel<device::EnergyRowsSm90<Element, kHeadDim, kBranches>,
+                                       device::kEnergyThreadsSm90, device::kEnergyBlocksSm90,
+                                       EnergyArgs, device::EnergyGridSm90>;
       cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                       cudaSharedmemCarveoutMaxShared),
                  "planning: energies");
@@ -158,8 +130,7 @@ void launch_energy_rows_sm90(const EnergyArgs& args, KernelDType dtype, int head
           static_cast<std::size_t>(device::energy_bytes_sm90(args, kHeadDim, grid.num_stages)),
           stream, "planning: energies", args, grid);
     };
-    args.lifts == nullptr ? launch(device::energy_rows_sm90_kernel<Element, kHeadDim, 1>)
-                          : launch(device::energy_rows_sm90_kernel<Element, kHeadDim, 2>);
+    args.lifts == nullptr ? launch.template operator()<1>() : launch.template operator()<2>();
   });
 }
 

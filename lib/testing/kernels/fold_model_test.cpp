@@ -1,6 +1,9 @@
 // Folded columns on the CPU model: after the portable kernel, on every kind of fold.
 #include <gtest/gtest.h>
 
+#include <utility>
+#include <vector>
+
 #include "lib/testing/model_runner.h"
 
 namespace s2o {
@@ -10,25 +13,28 @@ using testing::Comparison;
 using testing::KernelResult;
 using testing::PlanCase;
 using testing::PlanKind;
-using testing::Shape;
 
 KernelResult run(const AttentionInput& input, const SparsePlan& plan, std::uint64_t seed) {
   return testing::run_on_model(AttentionKernel::kSm80, input, plan, false, seed);
+}
+
+void expect_matches_reference(const AttentionInput& input, const SparsePlan& plan,
+                              std::uint64_t seed) {
+  check_plan(input.problem, plan);
+  const KernelResult expected = testing::reference_result(input, plan);
+  const Comparison c = testing::compare(input, run(input, plan, seed), expected);
+  // Mean keys, mean values and variances are rounded to 8 bits of mantissa like P.
+  EXPECT_LE(c.out_relative_l2, 8e-3) << c.worst;
+  EXPECT_LE(c.lse_max_error, 5e-3);
+  EXPECT_EQ(c.empty_mismatches, 0);
+  EXPECT_EQ(c.stat_mismatches, 0);
 }
 
 class FoldModel : public ::testing::TestWithParam<PlanCase> {};
 
 TEST_P(FoldModel, matches_reference) {
   const AttentionInput input = testing::structured_input(GetParam().shape);
-  const SparsePlan plan = testing::make_plan(GetParam(), input, 3);
-  check_plan(input.problem, plan);
-  const KernelResult expected = testing::reference_result(input, plan);
-  const Comparison c = testing::compare(input, run(input, plan, 1), expected);
-  // Mean keys, mean values and variances are rounded to 8 bits of mantissa like P.
-  EXPECT_LE(c.out_relative_l2, 8e-3) << c.worst;
-  EXPECT_LE(c.lse_max_error, 5e-3);
-  EXPECT_EQ(c.empty_mismatches, 0);
-  EXPECT_EQ(c.stat_mismatches, 0);
+  expect_matches_reference(input, testing::make_plan(GetParam(), input, 3), 1);
 }
 
 std::vector<PlanCase> cases() {
@@ -91,58 +97,46 @@ TEST(FoldModelExact, key_order_matches_reference) {
   EXPECT_EQ(c.stat_mismatches, 0);
 }
 
-// More slots than the bitmap holds at once, most blocks untouched: only the last tile has items.
-TEST(FoldModelExact, slots_beyond_one_bitmap_match_reference) {
-  const Shape shape{66000, 1, 1, 64};
-  const AttentionInput input = testing::structured_input(shape);
-  SparsePlan plan(input.problem, 128, 128);
-  plan.header.fold = {.kind = Compensation::kBlocksVariance, .fold_block = 120};
+// A plan whose last tile alone has an item: it gathers the `keys`, and folds the rest below
+// `fold_end`.
+SparsePlan plan_of_last_tile(const Problem& problem, int fold_block, std::int32_t fold_end,
+                             std::vector<std::int32_t> keys) {
+  SparsePlan plan(problem, 128, 128);
+  plan.header.fold = {.kind = Compensation::kBlocksVariance, .fold_block = fold_block};
   PlanPass& pass = plan.passes[0];
   const auto last = static_cast<std::size_t>(plan.num_tiles() - 1);
-  const auto end = static_cast<std::int32_t>(last * 128);
   pass.fold_end.assign(last + 1, 0);
-  pass.fold_end[last] = end;
-  for (std::int32_t key = 5; key < end; key += 37 + key % 1000) pass.gather_indices.push_back(key);
-  for (std::int32_t key = 65300; key < 65500; key += 2) pass.gather_indices.push_back(key);
-  const auto count = static_cast<std::int32_t>(pass.gather_indices.size());
-  pass.items = {{.begin = 0, .count = count, .kind = ItemKind::kGather}};
+  pass.fold_end[last] = fold_end;
+  pass.items = {
+      {.begin = 0, .count = static_cast<std::int32_t>(keys.size()), .kind = ItemKind::kGather}};
+  pass.gather_indices = std::move(keys);
   pass.item_offsets.assign(last + 2, 0);
   pass.item_offsets[last + 1] = 1;
-  check_plan(input.problem, plan);
-  const KernelResult expected = testing::reference_result(input, plan);
-  const Comparison c = testing::compare(input, run(input, plan, 1), expected);
-  EXPECT_LE(c.out_relative_l2, 8e-3) << c.worst;
-  EXPECT_LE(c.lse_max_error, 5e-3);
-  EXPECT_EQ(c.stat_mismatches, 0);
+  return plan;
+}
+
+// More slots than the bitmap holds at once, most blocks untouched.
+TEST(FoldModelExact, slots_beyond_one_bitmap_match_reference) {
+  const AttentionInput input = testing::structured_input({66000, 1, 1, 64});
+  const std::int32_t end = 65920;
+  std::vector<std::int32_t> keys;
+  for (std::int32_t key = 5; key < end; key += 37 + key % 1000) keys.push_back(key);
+  for (std::int32_t key = 65300; key < 65500; key += 2) keys.push_back(key);
+  expect_matches_reference(input, plan_of_last_tile(input.problem, 120, end, keys), 1);
 }
 
 // Neighbouring blocks with more visited (or, in the later ones, unvisited) rows than are listed at
 // once, besides blocks of few and none.
 TEST(FoldModelExact, rows_beyond_one_list_match_reference) {
-  const Shape shape{4096, 1, 1, 128};
-  const AttentionInput input = testing::structured_input(shape);
-  SparsePlan plan(input.problem, 128, 128);
-  plan.header.fold = {.kind = Compensation::kBlocksVariance, .fold_block = 128};
-  PlanPass& pass = plan.passes[0];
-  const auto last = static_cast<std::size_t>(plan.num_tiles() - 1);
-  const auto end = static_cast<std::int32_t>(last * 128);
-  pass.fold_end.assign(last + 1, 0);
-  pass.fold_end[last] = end - 60;
+  const AttentionInput input = testing::structured_input({4096, 1, 1, 128});
+  const std::int32_t end = 3968;
+  std::vector<std::int32_t> keys;
   for (std::int32_t key = 0; key < end; ++key) {
     const std::int32_t block = key / 128;
     const std::int32_t visited_of_8 = block < 12 ? 3 : block < 16 ? 0 : block < 24 ? 5 : 1;
-    if (key % 8 < visited_of_8) pass.gather_indices.push_back(key);
+    if (key % 8 < visited_of_8) keys.push_back(key);
   }
-  const auto count = static_cast<std::int32_t>(pass.gather_indices.size());
-  pass.items = {{.begin = 0, .count = count, .kind = ItemKind::kGather}};
-  pass.item_offsets.assign(last + 2, 0);
-  pass.item_offsets[last + 1] = 1;
-  check_plan(input.problem, plan);
-  const KernelResult expected = testing::reference_result(input, plan);
-  const Comparison c = testing::compare(input, run(input, plan, 1), expected);
-  EXPECT_LE(c.out_relative_l2, 8e-3) << c.worst;
-  EXPECT_LE(c.lse_max_error, 5e-3);
-  EXPECT_EQ(c.stat_mismatches, 0);
+  expect_matches_reference(input, plan_of_last_tile(input.problem, 128, end - 60, keys), 1);
 }
 
 }  // namespace
