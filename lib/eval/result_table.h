@@ -37,9 +37,11 @@ struct ResultRow {
   int head_dim = 0;
   std::string method;
   nlohmann::ordered_json params = nlohmann::ordered_json::object();
-  std::string kernel;           // "attention_ref", "attention_sm90"
-  std::string backend;          // "cpu", "cuda"
-  std::string planner = "cpu";  // where the plan was made; "mixed" when layers differ
+  std::string kernel;   // "attention_ref", "attention_sm90"
+  std::string backend;  // "cpu", "cuda"
+  // Where the plan was made: "cpu", "cuda"; "none" for a plan of the shape alone, which costs a
+  // layer nothing; "mixed" when layers differ.
+  std::string planner = "cpu";
   std::map<std::string, std::optional<double>> metrics;  // by column name
   std::map<std::string, std::vector<double>> per_head;   // by column name, [num_q_heads]
   std::vector<std::int32_t>

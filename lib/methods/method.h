@@ -50,8 +50,9 @@ struct MethodInfo {
   std::string knob;                // the parameter that traces the error-density curve; "" for none
   std::vector<double> knob_sweep;  // >= 6 values from dense to sparse for a frontier
   FullBudget full_budget;
-  bool is_oracle = false;   // needs the dense reference; its planning time means nothing
-  bool reads_input = true;  // false: the plan depends on the shape alone, not on Q, K and V
+  bool is_oracle = false;  // needs the dense reference; its planning time means nothing
+  // false: the plan depends on the shape alone, not on Q, K and V; made once, it costs nothing.
+  bool reads_input = true;
 };
 
 class Method {

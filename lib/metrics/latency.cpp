@@ -1,5 +1,6 @@
 // Medians over the repeats, and the spread of the total. The planning of an oracle is not timed:
-// it looks at the dense result, so neither its plan nor its total latency means anything.
+// it looks at the dense result, so neither its plan nor its total latency means anything. A plan of
+// the shape alone costs a layer nothing.
 #include "lib/metrics/metric.h"
 
 namespace s2o {

@@ -147,7 +147,9 @@ PrefillLayer LayerPlans::account(std::size_t layer) {
                         .compute_density = work.compute_density(),
                         .pair_density = work.pair_density()};
   };
-  if (setting.planner == nullptr) return result("cpu", *setting.host_plan);
+  if (setting.planner == nullptr) {
+    return result(setting.is_fixed() ? "none" : "cpu", *setting.host_plan);
+  }
   try {
     setting.planner->check();
   } catch (const CudaError&) {

@@ -52,13 +52,13 @@ struct PrefillSplit {
   double total_ms = 0.0;
   double linear_ms = 0.0;     // matrix products of projections, MLP and the last logits
   double attention_ms = 0.0;  // attention kernels
-  double planning_ms = 0.0;   // choosing what attention visits, copies of plans included
+  double planning_ms = 0.0;   // choosing what attention visits from Q, K and V, copies included
   double rest_ms = 0.0;       // embedding, norms, RoPE, activation, residuals, and gaps between
 };
 
 // The attention of one layer in one prefill.
 struct PrefillLayer {
-  std::string planner = "cpu";  // where the plan was made
+  std::string planner = "cpu";  // as in a row of results (lib/eval/result_table.h)
   double compute_density = 1.0;
   double pair_density = 1.0;
 };

@@ -168,6 +168,21 @@ TEST(evaluate, a_row_planned_by_the_backend_says_what_planning_costs) {
   EXPECT_EQ(sink.rows[1].metrics.at("plan_bytes"), 7e6);
 }
 
+TEST(evaluate, a_plan_of_the_shape_alone_costs_nothing) {
+  const EvalCells cells = expand_cells(two_inputs());
+  const auto backend = make_cpu_backend();
+  RecordingSink sink;
+  evaluate(cells, *backend, {}, sink);
+  ASSERT_EQ(sink.rows.size(), cells.size());
+  const ResultRow& dense = sink.rows[0];
+  EXPECT_EQ(dense.planner, "none");
+  EXPECT_EQ(dense.metrics.at("plan_latency_ms"), 0.0);
+  EXPECT_EQ(dense.metrics.at("total_latency_ms"), dense.metrics.at("attention_latency_ms"));
+  const ResultRow& s2o = sink.rows[1];
+  EXPECT_EQ(s2o.planner, "cpu");
+  EXPECT_GT(s2o.metrics.at("plan_latency_ms"), 0.0);
+}
+
 TEST(evaluate, every_cell_becomes_a_row_with_all_metrics) {
   RunConfig config = two_inputs();
   config.save_outputs = true;

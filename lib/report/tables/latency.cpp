@@ -67,8 +67,8 @@ ReportTable latency_table(const std::vector<Setting>& settings, const std::vecto
   latency.notes = {
       "Means over the rows of a setting (one per input and layer) of each row's median; "
       "speedup_vs_dense: geometric mean, planning included; plan_share: planning / total; planner: "
-      "where plans were made; default: every parameter as in `s2o list methods`. Planning of an "
-      "oracle means nothing.",
+      "where plans were made (none: a plan of the shape alone, made once); default: every "
+      "parameter as in `s2o list methods`. Planning of an oracle means nothing.",
       coverage_text(settings)};
   if (!peers.empty()) {
     latency.notes.push_back(
