@@ -254,13 +254,18 @@ void check_orders(const Options& options, const S2oDeviceSettings& settings,
 
 // The plan of the first group against the CPU method's.
 void check_plan_of(const std::string& method, const DeviceInput& input, const HostInput& host,
-                   DevicePlanner& planner) {
+                   DevicePlanner& planner, PlanningVariant variant) {
   const AttentionInput group = first_group(input.problem, host);
   const CopyToHost copy = [](void* target, const void* source, std::size_t bytes) {
     cuda_check(cudaMemcpy(target, source, bytes, cudaMemcpyDeviceToHost), "fetch the plan");
   };
+  Stream stream;
+  const PlanBatch replan = [&](int batch) {
+    planner.plan_batch(batch, input, stream.get(), variant);
+    stream.synchronize();
+  };
   const SparsePlan plan =
-      fetch_plan(input.problem, planner.device_plan(), copy, FetchedArrays::kAll, {});
+      fetch_plan(input.problem, planner.device_plan(), copy, FetchedArrays::kAll, replan);
   const DenseReference none;
   const SparsePlan expected = find_method(method).plan_cpu(
       {.input = group, .reference = none}, ParamSet(find_method(method).info().params));
@@ -318,7 +323,7 @@ void run(const Options& options, const std::string& method, std::int64_t seqlen,
   if (is_s2o && option("rows") > 0) {
     check_orders(options, settings, input, host, planner, variant.kernels);
   }
-  if (!is_s2o && option("check") != 0) check_plan_of(method, input, host, planner);
+  if (!is_s2o && option("check") != 0) check_plan_of(method, input, host, planner, variant.kernels);
   std::printf("\n");
   std::fflush(stdout);
 }

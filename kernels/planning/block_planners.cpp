@@ -57,14 +57,14 @@ class PooledPlanner : public TilePlanner {
 
  protected:
   PooledPlanner(const Problem& problem, int block_m, int block_n, int k_heads,
-                const PlannedFold& fold, std::int64_t l2_bytes)
+                const PlannedFold& fold, const ItemRoom& room, std::int64_t l2_bytes)
       : TilePlanner(
             problem, block_m, block_n, /*pack=*/1, fold,
             [block_m, block_n](int tile) {
               return max_items_of_row(
                   ceil_div((static_cast<std::int64_t>(tile) + 1) * block_m, block_n));
             },
-            l2_bytes),
+            room, l2_bytes),
         q_blocks_(ceil_div(problem.seqlen, block_m)),
         kv_blocks_(ceil_div(problem.seqlen, block_n)),
         k_heads_(k_heads),
@@ -93,11 +93,16 @@ class PooledPlanner : public TilePlanner {
             .heads_per_source = k_heads_ / problem_.num_kv_heads};
   }
 
-  void score_and_select(SelectArgs select, const DeviceInput& input,
-                        PlanningKernels& kernels) const {
+  // What select_rows must know of the method.
+  virtual SelectArgs row_rule() const = 0;
+
+  void plan_tiles(const TileBatch& batch, const DeviceInput& input,
+                  PlanningKernels& kernels) const override {
+    SelectArgs select = row_rule();
     const int heads = problem_.num_q_heads;
-    for (std::int32_t first = 0; first < q_blocks_; first += strips_.rows_at_once) {
-      const std::int32_t rows = std::min(strips_.rows_at_once, q_blocks_ - first);
+    for (std::int32_t first = batch.first_tile; first < batch.end_tile;
+         first += strips_.rows_at_once) {
+      const std::int32_t rows = std::min(strips_.rows_at_once, batch.end_tile - first);
       kernels.block_scores({.q = mean_q_.data(),
                             .k = mean_k_.data(),
                             .scores = scores_.data(),
@@ -142,7 +147,7 @@ class MeanPoolingPlanner final : public PooledPlanner {
   MeanPoolingPlanner(const Problem& problem, const MeanPoolingDeviceSettings& settings,
                      std::int64_t l2_bytes)
       : PooledPlanner(problem, settings.block, settings.block, problem.num_kv_heads, settings.fold,
-                      l2_bytes),
+                      settings.room, l2_bytes),
         threshold_(settings.threshold) {}
 
   void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
@@ -152,10 +157,14 @@ class MeanPoolingPlanner final : public PooledPlanner {
     queries.divide_by_block = keys.divide_by_block = true;
     kernels.pool_blocks(queries, input.dtype, problem_.head_dim);
     kernels.pool_blocks(keys, input.dtype, problem_.head_dim);
-    score_and_select({.rule = RowRule::kMeanPooling, .threshold = threshold_}, input, kernels);
+    plan_next(0, input, kernels);
   }
 
  private:
+  SelectArgs row_rule() const override {
+    return {.rule = RowRule::kMeanPooling, .threshold = threshold_};
+  }
+
   const float threshold_;
 };
 
@@ -163,7 +172,7 @@ class PbsPlanner final : public PooledPlanner {
  public:
   PbsPlanner(const Problem& problem, const PbsDeviceSettings& settings, std::int64_t l2_bytes)
       : PooledPlanner(problem, settings.block, settings.block, problem.num_q_heads, settings.fold,
-                      l2_bytes),
+                      settings.room, l2_bytes),
         settings_(settings),
         num_keys_(problem.seqlen / settings.segment * settings.segment),
         num_chunks_(ceil_div(num_keys_, kLastQueryChunk)) {
@@ -206,14 +215,17 @@ class PbsPlanner final : public PooledPlanner {
     keys.order = key_order_.data();
     kernels.pool_blocks(queries, input.dtype, problem_.head_dim);
     kernels.pool_blocks(keys, input.dtype, problem_.head_dim);
-    score_and_select({.rule = RowRule::kPbsAttn,
-                      .threshold = settings_.threshold,
-                      .segment_blocks = settings_.segment / settings_.block,
-                      .sink_block = sink_block_.data()},
-                     input, kernels);
+    plan_next(0, input, kernels);
   }
 
  private:
+  SelectArgs row_rule() const override {
+    return {.rule = RowRule::kPbsAttn,
+            .threshold = settings_.threshold,
+            .segment_blocks = settings_.segment / settings_.block,
+            .sink_block = sink_block_.data()};
+  }
+
   const PbsDeviceSettings settings_;
   const std::int64_t num_keys_;
   const std::int32_t num_chunks_;
@@ -225,7 +237,7 @@ class SpargePlanner final : public PooledPlanner {
  public:
   SpargePlanner(const Problem& problem, const SpargeDeviceSettings& settings, std::int64_t l2_bytes)
       : PooledPlanner(problem, settings.block_m, settings.block_n, problem.num_kv_heads,
-                      settings.fold, l2_bytes),
+                      settings.fold, settings.room, l2_bytes),
         settings_(settings) {
     header_.pv_skip_threshold = settings.pv_skip_threshold;
     header_.pv_skip_exempt = settings.pv_skip_exempt;
@@ -257,19 +269,22 @@ class SpargePlanner final : public PooledPlanner {
     queries.similarity_threshold = keys.similarity_threshold = settings_.similarity_threshold;
     kernels.pool_blocks(queries, input.dtype, problem_.head_dim);
     kernels.pool_blocks(keys, input.dtype, problem_.head_dim);
-    // In fp32, as upstream: .29 of 100 blocks is 29, not 28.
-    const auto top = static_cast<std::int32_t>(settings_.share * static_cast<float>(kv_blocks_));
-    score_and_select({.rule = RowRule::kSpargeAttn,
-                      .threshold = settings_.share,
-                      .q_similar = q_similar_.data(),
-                      .k_similar = k_similar_.data(),
-                      .heads_per_k = problem_.group_size(),
-                      .by_mass = settings_.by_mass,
-                      .top_count = std::max(top, 1)},
-                     input, kernels);
+    plan_next(0, input, kernels);
   }
 
  private:
+  SelectArgs row_rule() const override {
+    // In fp32, as upstream: .29 of 100 blocks is 29, not 28.
+    const auto top = static_cast<std::int32_t>(settings_.share * static_cast<float>(kv_blocks_));
+    return {.rule = RowRule::kSpargeAttn,
+            .threshold = settings_.share,
+            .q_similar = q_similar_.data(),
+            .k_similar = k_similar_.data(),
+            .heads_per_k = problem_.group_size(),
+            .by_mass = settings_.by_mass,
+            .top_count = std::max(top, 1)};
+  }
+
   const SpargeDeviceSettings settings_;
   std::int32_t num_parts_ = 0;
   Workspace::Array<float> partial_sums_;

@@ -14,6 +14,7 @@ struct MeanPoolingDeviceSettings {
   int block = 128;
   float threshold = 0.9f;
   PlannedFold fold;
+  ItemRoom room;
 };
 std::unique_ptr<Planner> make_mean_pooling_planner(const Problem& problem,
                                                    const MeanPoolingDeviceSettings& settings,
@@ -24,6 +25,7 @@ struct PbsDeviceSettings {
   int segment = 256;  // tokens, a multiple of block, shorter than the sequence
   float threshold = 0.9f;
   PlannedFold fold;  // granularity is the segment
+  ItemRoom room;
 };
 std::unique_ptr<Planner> make_pbs_planner(const Problem& problem, const PbsDeviceSettings& settings,
                                           std::int64_t l2_bytes);
@@ -37,6 +39,7 @@ struct SpargeDeviceSettings {
   float pv_skip_threshold = 50.0f;
   int pv_skip_exempt = 2;
   PlannedFold fold;
+  ItemRoom room;
 };
 std::unique_ptr<Planner> make_sparge_planner(const Problem& problem,
                                              const SpargeDeviceSettings& settings,

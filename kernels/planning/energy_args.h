@@ -24,6 +24,8 @@ struct EnergyArgs {
   std::int32_t num_plan_heads = 0;
   std::int32_t plan_heads_per_kv_head = 1;
   std::int32_t num_q_tiles = 0;
+  std::int32_t first_tile = 0;  // tiles [first_tile, end_tile) of every plan head are planned
+  std::int32_t end_tile = 0;
   std::int32_t pack = 1;
   float scale = 0.0f;
   float alpha = 0.0f;

@@ -61,7 +61,7 @@ inline int energy_stages_sm90(const EnergyArgs& args, int head_dim) {
   return 0;
 }
 inline int energy_blocks_sm90(const EnergyArgs& args) {
-  return args.num_plan_heads * ceil_div(args.num_q_tiles, kEnergyConsumers);
+  return args.num_plan_heads * ceil_div(args.end_tile - args.first_tile, kEnergyConsumers);
 }
 // make_map(tensor, box rows) encodes a map.
 template <class MakeMap>

@@ -20,14 +20,15 @@ class EnergyPlanner : public TilePlanner {
   }
 
  protected:
-  EnergyPlanner(const Problem& problem, int pack, const PlannedFold& fold, std::int64_t l2_bytes)
+  EnergyPlanner(const Problem& problem, int pack, const PlannedFold& fold, const ItemRoom& room,
+                std::int64_t l2_bytes)
       : TilePlanner(
             problem, kEnergyBlock, kEnergyBlock, pack, fold,
             [pack](int tile) {
               const std::int64_t end = (static_cast<std::int64_t>(tile) + 1) * kEnergyBlock;
               return max_items_of_row((end - 1) / pack / kEnergyBlock + 1);
             },
-            l2_bytes),
+            room, l2_bytes),
         num_blocks_(static_cast<std::int32_t>((problem.seqlen + kEnergyBlock - 1) / kEnergyBlock)) {
     // What a block of threads holds per key block is in shared memory.
     constexpr std::int64_t kMaxBlocks = 16384;
@@ -40,7 +41,10 @@ class EnergyPlanner : public TilePlanner {
                                            num_blocks_ * problem.head_dim);
   }
 
-  void plan_with(EnergyArgs args, const DeviceInput& input, PlanningKernels& kernels) const {
+  // What energy_rows must know of the method.
+  virtual EnergyArgs energy_rule() const = 0;
+
+  void plan_all(const DeviceInput& input, PlanningKernels& kernels) const {
     kernels.clear(bad_row_.data(), bad_row_.size_bytes());
     kernels.pool_blocks({.x = input.k,
                          .means = means_.data(),
@@ -49,6 +53,12 @@ class EnergyPlanner : public TilePlanner {
                          .num_blocks = num_blocks_,
                          .num_heads = problem_.num_kv_heads},
                         input.dtype, problem_.head_dim);
+    plan_next(0, input, kernels);
+  }
+
+  void plan_tiles(const TileBatch& batch, const DeviceInput& input,
+                  PlanningKernels& kernels) const override {
+    EnergyArgs args = energy_rule();
     args.q = input.q;
     args.means = means_.data();
     args.seqlen = problem_.seqlen;
@@ -56,6 +66,8 @@ class EnergyPlanner : public TilePlanner {
     args.num_plan_heads = header_.num_plan_heads;
     args.plan_heads_per_kv_head = header_.num_plan_heads / problem_.num_kv_heads;
     args.num_q_tiles = header_.num_q_tiles;
+    args.first_tile = batch.first_tile;
+    args.end_tile = batch.end_tile;
     args.pack = header_.pack;
     args.scale = problem_.softmax_scale;
     args.item_offsets = item_offsets_.data();
@@ -73,26 +85,31 @@ class FlashPrefillPlanner final : public EnergyPlanner {
  public:
   FlashPrefillPlanner(const Problem& problem, const FlashPrefillDeviceSettings& settings,
                       std::int64_t l2_bytes)
-      : EnergyPlanner(problem, settings.packed ? problem.group_size() : 1, settings.fold, l2_bytes),
+      : EnergyPlanner(problem, settings.packed ? problem.group_size() : 1, settings.fold,
+                      settings.room, l2_bytes),
         settings_(settings) {}
 
   void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
-    plan_with({.rule = settings_.packed ? EnergyRule::kFlashPrefillV2 : EnergyRule::kFlashPrefillV1,
-               .alpha = settings_.alpha,
-               .sink_blocks = settings_.sink_blocks,
-               .window_blocks = settings_.window_blocks,
-               .last_tiles = settings_.last_tiles},
-              input, kernels);
+    plan_all(input, kernels);
   }
 
  private:
+  EnergyArgs energy_rule() const override {
+    return {.rule = settings_.packed ? EnergyRule::kFlashPrefillV2 : EnergyRule::kFlashPrefillV1,
+            .alpha = settings_.alpha,
+            .sink_blocks = settings_.sink_blocks,
+            .window_blocks = settings_.window_blocks,
+            .last_tiles = settings_.last_tiles};
+  }
+
   const FlashPrefillDeviceSettings settings_;
 };
 
 class RbsPlanner final : public EnergyPlanner {
  public:
   RbsPlanner(const Problem& problem, const RbsDeviceSettings& settings, std::int64_t l2_bytes)
-      : EnergyPlanner(problem, /*pack=*/1, settings.fold, l2_bytes), settings_(settings) {
+      : EnergyPlanner(problem, /*pack=*/1, settings.fold, settings.room, l2_bytes),
+        settings_(settings) {
     const std::int64_t count = static_cast<std::int64_t>(problem.num_kv_heads) * num_blocks_;
     radii_ = workspace_.add<float>(count);
     lifts_ = workspace_.add<float>(count);
@@ -108,17 +125,20 @@ class RbsPlanner final : public EnergyPlanner {
                             .num_blocks = num_blocks_},
                            input.dtype, problem_.head_dim);
     }
-    plan_with({.rule = EnergyRule::kRbs,
-               .lifts = settings_.rescue ? lifts_.data() : nullptr,
-               .alpha = settings_.alpha_base,
-               .alpha_lifted = settings_.alpha_rescue,
-               .sink_blocks = settings_.sink_blocks,
-               .window_blocks = settings_.window_blocks,
-               .last_tiles = settings_.last_tiles},
-              input, kernels);
+    plan_all(input, kernels);
   }
 
  private:
+  EnergyArgs energy_rule() const override {
+    return {.rule = EnergyRule::kRbs,
+            .lifts = settings_.rescue ? lifts_.data() : nullptr,
+            .alpha = settings_.alpha_base,
+            .alpha_lifted = settings_.alpha_rescue,
+            .sink_blocks = settings_.sink_blocks,
+            .window_blocks = settings_.window_blocks,
+            .last_tiles = settings_.last_tiles};
+  }
+
   const RbsDeviceSettings settings_;
   Workspace::Array<float> radii_, lifts_;
 };

@@ -16,6 +16,7 @@ struct FlashPrefillDeviceSettings {
   int window_blocks = 4;
   int last_tiles = 8;
   PlannedFold fold = {.rule = {.kind = Compensation::kBlocks, .fold_block = 128}};
+  ItemRoom room;
 };
 std::unique_ptr<Planner> make_flash_prefill_planner(const Problem& problem,
                                                     const FlashPrefillDeviceSettings& settings,
@@ -29,6 +30,7 @@ struct RbsDeviceSettings {
   int window_blocks = 4;
   int last_tiles = 2;
   PlannedFold fold;
+  ItemRoom room;
 };
 std::unique_ptr<Planner> make_rbs_planner(const Problem& problem, const RbsDeviceSettings& settings,
                                           std::int64_t l2_bytes);

@@ -42,7 +42,7 @@ class EnergyRows {
         s_(*reinterpret_cast<SharedEnergy<kHeadDim>*>(shared_memory())),
         // Long tiles first.
         tile_(args, block_index() % args.num_plan_heads,
-              args.num_q_tiles - 1 - block_index() / args.num_plan_heads) {
+              args.end_tile - 1 - block_index() / args.num_plan_heads) {
     const int steps = energy_steps(args.num_blocks);
     energies_ = reinterpret_cast<float*>(shared_memory() + sizeof(SharedEnergy<kHeadDim>));
     step_largest_ = energies_ + 2 * steps * kEnergyColumns;

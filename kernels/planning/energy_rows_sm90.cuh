@@ -69,17 +69,17 @@ class EnergyRowsSm90 {
   }
   // Long tiles first.
   S2O_DEVICE int first_tile() const {
-    return (ceil_div(args_.num_q_tiles, kEnergyConsumers) - 1 -
-            block_index() / args_.num_plan_heads) *
-           kEnergyConsumers;
+    return args_.first_tile + (ceil_div(args_.end_tile - args_.first_tile, kEnergyConsumers) - 1 -
+                               block_index() / args_.num_plan_heads) *
+                                  kEnergyConsumers;
   }
   S2O_DEVICE EnergyTile tile_of(int tile) const {
     return EnergyTile(args_, shared().plan_head, shared().first_tile + tile);
   }
-  S2O_DEVICE bool exists(int tile) const { return shared().first_tile + tile < args_.num_q_tiles; }
+  S2O_DEVICE bool exists(int tile) const { return shared().first_tile + tile < args_.end_tile; }
   // The same for every head.
   S2O_DEVICE int candidates_of(int tile) const {
-    return tile < args_.num_q_tiles ? EnergyTile(args_, 0, tile).num_candidates() : 0;
+    return tile < args_.end_tile ? EnergyTile(args_, 0, tile).num_candidates() : 0;
   }
 
   S2O_DEVICE void fill() {

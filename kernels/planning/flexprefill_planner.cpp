@@ -16,13 +16,17 @@ std::int32_t ceil_div(std::int64_t a, std::int64_t b) {
   return static_cast<std::int32_t>((a + b - 1) / b);
 }
 
+// The rows of a head are cut together: no batches. kMaxFlexBlocks bounds the items.
+constexpr std::int64_t kWholePlan = std::int64_t{1} << 20;
+
 class FlexPrefillPlanner final : public TilePlanner {
  public:
   FlexPrefillPlanner(const Problem& problem, const FlexPrefillDeviceSettings& settings,
                      std::int64_t l2_bytes)
       : TilePlanner(
             problem, settings.block, settings.block, /*pack=*/1, settings.fold,
-            [](int tile) { return max_items_of_row(tile + 1); }, l2_bytes),
+            [](int tile) { return max_items_of_row(tile + 1); }, {.bytes_per_token = kWholePlan},
+            l2_bytes),
         settings_(settings),
         num_blocks_(ceil_div(problem.seqlen, settings.block)),
         row_stride_(ceil_div(num_blocks_, 64) * 64),
@@ -69,6 +73,12 @@ class FlexPrefillPlanner final : public TilePlanner {
   }
 
   void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
+    plan_next(0, input, kernels);
+  }
+
+ private:
+  void plan_tiles(const TileBatch&, const DeviceInput& input,
+                  PlanningKernels& kernels) const override {
     kernels.clear(bad_row_.data(), bad_row_.size_bytes());
     FlexRowArgs rows{.query_aware = query_aware_.data(),
                      .column_bits = bits_.data(),
@@ -99,7 +109,6 @@ class FlexPrefillPlanner final : public TilePlanner {
     }
   }
 
- private:
   std::int64_t num_words() const { return ceil_div(num_blocks_, 32); }
   std::uint32_t* diagonal_bits() const {
     return bits_.data() == nullptr ? nullptr : bits_.data() + problem_.num_q_heads * num_words();

@@ -18,7 +18,7 @@ class MinferencePlanner final : public TilePlanner {
       : TilePlanner(
             problem, kWindow, kWindow, /*pack=*/1, {},
             [&settings](int tile) { return max_window_items(tile, settings.num_distances); },
-            l2_bytes),
+            settings.room, l2_bytes),
         settings_(settings),
         num_chunks_(
             static_cast<std::int32_t>((problem.seqlen + kLastQueryChunk - 1) / kLastQueryChunk)) {
@@ -77,11 +77,19 @@ class MinferencePlanner final : public TilePlanner {
                          .forced = settings_.local_distances,
                          .count = static_cast<std::int32_t>(settings_.num_distances),
                          .descending = true});
+    plan_next(0, input, kernels);
+  }
+
+ private:
+  void plan_tiles(const TileBatch& batch, const DeviceInput&,
+                  PlanningKernels& kernels) const override {
     kernels.tile_windows({.distances = distances_.data(),
                           .columns = columns_.data(),
                           .seqlen = problem_.seqlen,
                           .num_heads = problem_.num_q_heads,
                           .num_tiles = header_.num_q_tiles,
+                          .first_tile = batch.first_tile,
+                          .end_tile = batch.end_tile,
                           .num_distances = static_cast<std::int32_t>(settings_.num_distances),
                           .num_columns = static_cast<std::int32_t>(settings_.num_columns),
                           .item_offsets = item_offsets_.data(),
@@ -90,7 +98,6 @@ class MinferencePlanner final : public TilePlanner {
                           .gather_indices = gather_indices_.data()});
   }
 
- private:
   const MinferenceDeviceSettings settings_;
   const std::int32_t num_chunks_;
   Workspace::Array<float> largest_, normalisers_, mass_, distance_mass_, chunk_diagonals_;

@@ -15,6 +15,7 @@ struct MinferenceDeviceSettings {
   std::int64_t last_queries = 64;     // at most kLastQueries
   int sink_tokens = 30;               // first tokens, always kept
   int local_distances = 100;          // smallest distances, kept ahead of all others
+  ItemRoom room;
 };
 // Every tile has room for all columns of its head.
 inline constexpr std::int64_t kMaxKeptColumns = 8192;

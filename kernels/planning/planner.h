@@ -34,7 +34,8 @@ struct DevicePlan {
   std::vector<const std::int32_t*> tile_orders;
   // A planner whose lists would take too much memory plans in batches of tiles, which share it:
   // batch b is entries [batch_ends[b - 1], batch_ends[b]) of every tile order. Batches hold whole
-  // tiles of all passes. Empty: one batch.
+  // tiles of all passes. Empty: one batch. Token lists share memory, and items where item_counts
+  // says how many there are.
   std::vector<std::int32_t> batch_ends;
 
   int num_batches() const { return batch_ends.empty() ? 1 : static_cast<int>(batch_ends.size()); }
@@ -46,6 +47,11 @@ struct DevicePlan {
                               : batch_ends[static_cast<std::size_t>(batch)];
   }
 };
+
+// Tiles [ends[b - 1], ends[b]) of every plan head are batch b: a launch order with tiles of earlier
+// batches first, else as before.
+std::vector<std::int32_t> order_by_batch(std::vector<std::int32_t> tile_order, int num_q_tiles,
+                                         const std::vector<std::int32_t>& ends);
 
 // What planning must at least compute and move, to be set against the measured time.
 struct PlanningCost {

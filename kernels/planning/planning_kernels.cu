@@ -198,11 +198,12 @@ void CudaPlanningKernels::energy_rows(const EnergyArgs& args, KernelDType dtype,
     return launch_energy_rows_sm90(args, dtype, head_dim, stream_);
   }
   device::dispatch_element(dtype, head_dim, [&]<class Element, int kHeadDim>() {
-    device::launch_blocks(device::energy_rows_kernel<Element, kHeadDim>,
-                          static_cast<std::int64_t>(args.num_plan_heads) * args.num_q_tiles,
-                          device::kEnergyThreads,
-                          static_cast<std::size_t>(device::energy_bytes<kHeadDim>(args.num_blocks)),
-                          stream_, "planning: energies", args);
+    device::launch_blocks(
+        device::energy_rows_kernel<Element, kHeadDim>,
+        static_cast<std::int64_t>(args.num_plan_heads) * (args.end_tile - args.first_tile),
+        device::kEnergyThreads,
+        static_cast<std::size_t>(device::energy_bytes<kHeadDim>(args.num_blocks)), stream_,
+        "planning: energies", args);
   });
 }
 

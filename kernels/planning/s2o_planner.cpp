@@ -44,19 +44,20 @@ class S2oPlanner final : public Planner {
 
     const PlanSkeleton skeleton = s2o_plan_skeleton(problem, settings, shape_, layout_);
     header_ = skeleton.header;
+    std::vector<std::int32_t> tile_ends;
+    for (const OrderBatch& batch : layout_.batches) {
+      const std::int64_t end = std::min(batch.end_segment * shape_.segment_size, problem.seqlen);
+      tile_ends.push_back(static_cast<std::int32_t>((end + header_.block_m - 1) / header_.block_m));
+      batch_ends_.push_back(tile_ends.back() * header_.num_plan_heads);
+    }
     for (const PassSkeleton& pass : skeleton.passes) {
       const PassView host{.item_offsets = pass.item_offsets.data(), .items = pass.items.data()};
       passes_.push_back({.items = workspace_.add_constant(pass.items),
                          .item_offsets = workspace_.add_constant(pass.item_offsets),
                          .fold_end = workspace_.add_constant(pass.fold_end),
                          .tile_order = workspace_.add_constant(
-                             batched(tile_launch_order(problem, header_, host, l2_bytes)))});
-    }
-    for (const OrderBatch& batch : layout_.batches) {
-      const std::int64_t end =
-          std::min(batch.end_segment * shape_.segment_size, problem.seqlen) + header_.block_m - 1;
-      batch_ends_.push_back(
-          static_cast<std::int32_t>(end / header_.block_m * header_.num_plan_heads));
+                             order_by_batch(tile_launch_order(problem, header_, host, l2_bytes),
+                                            header_.num_q_tiles, tile_ends))});
     }
     if (settings.query_guide == QueryGuideKind::kNone) return;
     guides_ =
@@ -137,20 +138,6 @@ class S2oPlanner final : public Planner {
   }
 
  private:
-  // Tiles of earlier batches first, else in their order.
-  std::vector<std::int32_t> batched(std::vector<std::int32_t> tile_order) const {
-    if (layout_.batches.size() == 1) return tile_order;
-    const auto batch_of = [this](std::int32_t tile) {
-      const std::int64_t token = std::int64_t{tile % header_.num_q_tiles} * header_.block_m;
-      return std::partition_point(layout_.batches.begin(), layout_.batches.end(),
-                                  [&](const OrderBatch& batch) {
-                                    return batch.end_segment * shape_.segment_size <= token;
-                                  });
-    };
-    std::stable_sort(tile_order.begin(), tile_order.end(),
-                     [&](std::int32_t a, std::int32_t b) { return batch_of(a) < batch_of(b); });
-    return tile_order;
-  }
   std::int32_t num_moment_blocks() const {
     return static_cast<std::int32_t>((problem_.seqlen + kMomentBlock - 1) / kMomentBlock);
   }

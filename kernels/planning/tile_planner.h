@@ -1,9 +1,11 @@
 // What planners share whose plan has one pass and writes its items on the device: the arrays of the
-// plan, with room for the most items that a tile can need.
+// plan, with room for the most items that a tile can need. That room grows with the square of the
+// sequence: beyond a limit, tiles are planned in batches that share it.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "kernels/planning/planner.h"
 
@@ -16,8 +18,28 @@ struct PlannedFold {
   std::int64_t granularity = 0;
 };
 
+// Room for items in memory at a time, per token and query head, but always for one group of tiles.
+// Up to 131,072 tokens no method needs more.
+inline constexpr std::int64_t kItemBytesPerToken = 256;
+
+// Query tiles [first_tile, end_tile) of every plan head.
+struct TileBatch {
+  std::int32_t first_tile = 0;
+  std::int32_t end_tile = 0;
+};
+
+// How items of tiles share memory.
+struct ItemRoom {
+  std::int64_t bytes_per_token = kItemBytesPerToken;  // and query head
+  std::int32_t group = 1;                             // batches end at multiples of so many tiles
+};
+
 class TilePlanner : public Planner {
  public:
+  int num_batches() const override { return static_cast<int>(batches_.size()); }
+  void plan_next(int batch, const DeviceInput& input, PlanningKernels& kernels) const override {
+    plan_tiles(batches_[static_cast<std::size_t>(batch)], input, kernels);
+  }
   DevicePlan device_plan() const override;
   const std::uint32_t* error_word() const override { return bad_row_.data(); }
   std::string row_name(std::int64_t row) const override;
@@ -25,7 +47,13 @@ class TilePlanner : public Planner {
  protected:
   // `max_items(tile)` is the room of a tile, the same for every plan head.
   TilePlanner(const Problem& problem, int block_m, int block_n, int pack, const PlannedFold& fold,
-              const std::function<std::int64_t(int tile)>& max_items, std::int64_t l2_bytes);
+              const std::function<std::int64_t(int tile)>& max_items, const ItemRoom& room,
+              std::int64_t l2_bytes);
+
+  // Writes the items of the tiles of a batch; plan() has done what all batches share.
+  virtual void plan_tiles(const TileBatch& batch, const DeviceInput& input,
+                          PlanningKernels& kernels) const = 0;
+  const std::vector<TileBatch>& batches() const { return batches_; }
 
   std::int64_t num_tiles() const {
     return static_cast<std::int64_t>(header_.num_plan_heads) * header_.num_q_tiles;
@@ -39,6 +67,9 @@ class TilePlanner : public Planner {
   Workspace::Array<std::uint32_t> bad_row_;
   // Set by planners that have them.
   Workspace::Array<std::int32_t> key_order_, gather_indices_;
+
+ private:
+  std::vector<TileBatch> batches_;
 };
 
 }  // namespace s2o

@@ -32,10 +32,10 @@ inline constexpr int kWindowThreads = 128;
 
 // One thread a tile: the windows grow one distance after the other.
 S2O_DEVICE void tile_windows(const WindowArgs& args) {
-  const int blocks = ceil_div(args.num_tiles, kWindowThreads);
+  const int blocks = ceil_div(args.end_tile - args.first_tile, kWindowThreads);
   const int head = block_index() / blocks;
-  const int tile = block_index() % blocks * kWindowThreads + thread_index();
-  if (tile >= args.num_tiles) return;
+  const int tile = args.first_tile + block_index() % blocks * kWindowThreads + thread_index();
+  if (tile >= args.end_tile) return;
   const std::int64_t place = static_cast<std::int64_t>(head) * args.num_tiles + tile;
   PlanItem* const items = args.items + load_global(args.item_offsets + place);
   const std::int64_t first = static_cast<std::int64_t>(tile) * kWindow;
@@ -96,13 +96,16 @@ struct SharedColumns {
 
 // One warp a tile: columns before the tile that no window holds, appended as one gather.
 S2O_DEVICE void tile_columns(const WindowArgs& args) {
-  const std::int64_t place =
+  const std::int64_t task =
       static_cast<std::int64_t>(block_index()) * (kWindowThreads / 32) + warp_index();
-  if (place >= static_cast<std::int64_t>(args.num_heads) * args.num_tiles) return;
+  const int tiles = args.end_tile - args.first_tile;
+  if (task >= static_cast<std::int64_t>(args.num_heads) * tiles) return;
   SharedColumns::Run* const runs =
       reinterpret_cast<SharedColumns*>(shared_memory())->runs[warp_index()];
-  const int head = static_cast<int>(place / args.num_tiles);
-  const std::int64_t first = place % args.num_tiles * kWindow;
+  const int head = static_cast<int>(task / tiles);
+  const std::int64_t tile = args.first_tile + task % tiles;
+  const std::int64_t place = static_cast<std::int64_t>(head) * args.num_tiles + tile;
+  const std::int64_t first = tile * kWindow;
   PlanItem* const items = args.items + load_global(args.item_offsets + place);
   const int num_runs = args.item_counts[place];
   for (int i = lane_index(); i < min_of(num_runs, kCachedRuns); i += 32) {

@@ -21,13 +21,16 @@ struct TopEntryArgs {
   bool descending = false;
 };
 
-// Items of all tiles: windows that the kept distances ask for, then the kept columns in none.
+// Items of tiles [first_tile, end_tile) of all heads: windows that the kept distances ask for, then
+// the kept columns in none.
 struct WindowArgs {
   const std::int32_t* distances = nullptr;  // [num_heads, num_distances], descending
   const std::int32_t* columns = nullptr;    // [num_heads, num_columns], ascending
   std::int64_t seqlen = 0;
   std::int32_t num_heads = 0;
-  std::int32_t num_tiles = 0;
+  std::int32_t num_tiles = 0;  // of a head
+  std::int32_t first_tile = 0;
+  std::int32_t end_tile = 0;
   std::int32_t num_distances = 0;
   std::int32_t num_columns = 0;
   // The plan (plan_view.h).

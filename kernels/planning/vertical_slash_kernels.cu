@@ -28,11 +28,12 @@ void CudaPlanningKernels::top_entries(const TopEntryArgs& args) {
 
 void CudaPlanningKernels::tile_windows(const WindowArgs& args) {
   const std::int64_t heads = args.num_heads;
+  const int tiles = args.end_tile - args.first_tile;
   device::launch_blocks(device::tile_windows_kernel,
-                        heads * device::ceil_div(args.num_tiles, device::kWindowThreads),
+                        heads * device::ceil_div(tiles, device::kWindowThreads),
                         device::kWindowThreads, 0, stream_, "planning: windows", args);
   constexpr int kWarps = device::kWindowThreads / 32;
-  device::launch_blocks(device::tile_columns_kernel, (heads * args.num_tiles + kWarps - 1) / kWarps,
+  device::launch_blocks(device::tile_columns_kernel, (heads * tiles + kWarps - 1) / kWarps,
                         device::kWindowThreads, sizeof(device::SharedColumns), stream_,
                         "planning: columns", args);
 }

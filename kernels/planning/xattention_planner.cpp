@@ -20,16 +20,24 @@ class XAttentionPlanner final : public TilePlanner {
                     std::int64_t l2_bytes)
       : TilePlanner(
             problem, settings.block, settings.block, /*pack=*/1, settings.fold,
-            [](int tile) { return max_items_of_row(tile + 1); }, l2_bytes),
+            [](int tile) { return max_items_of_row(tile + 1); },
+            {.bytes_per_token = settings.item_bytes_per_token,
+             .group = kStrideRows / (settings.block / settings.stride)},
+            l2_bytes),
         settings_(settings),
         columns_per_block_(settings.block / settings.stride),
         num_rows_(ceil_div(problem.seqlen, settings.stride)),
         num_blocks_(ceil_div(problem.seqlen, settings.block)) {
     std::int64_t groups = 0;
     std::int64_t masses = 0;
+    auto batch = batches().begin();
     for (std::int32_t first = 0; first < num_tiles_of_rows();) {
+      if (blocks_before(first) >= batch->end_tile) ++batch;
       std::int32_t end = first + 1;
-      while (end < num_tiles_of_rows() && strip_bytes(first, end + 1) <= settings.sum_bytes) ++end;
+      while (blocks_before(end) < batch->end_tile &&
+             strip_bytes(first, end + 1) <= settings.sum_bytes) {
+        ++end;
+      }
       groups = std::max(groups, stride_groups(first, end));
       masses =
           std::max(masses, static_cast<std::int64_t>(blocks_before(end) - blocks_before(first)));
@@ -59,10 +67,19 @@ class XAttentionPlanner final : public TilePlanner {
 
   void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
     kernels.clear(bad_row_.data(), bad_row_.size_bytes());
-    for (const Strip& strip : strips_) plan_strip(strip, input, kernels);
+    plan_next(0, input, kernels);
   }
 
  private:
+  // No strip is of two batches.
+  void plan_tiles(const TileBatch& batch, const DeviceInput& input,
+                  PlanningKernels& kernels) const override {
+    for (const Strip& strip : strips_) {
+      const std::int32_t first = blocks_before(strip.first_tile);
+      if (first >= batch.first_tile && first < batch.end_tile) plan_strip(strip, input, kernels);
+    }
+  }
+
   struct Strip {
     std::int32_t first_tile;
     std::int32_t end_tile;

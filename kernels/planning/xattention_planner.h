@@ -17,6 +17,7 @@ struct XAttentionDeviceSettings {
   // Partial sums of several tiles of rows are in memory together within this many bytes.
   std::int64_t sum_bytes = std::int64_t{1} << 30;
   PlannedFold fold;
+  std::int64_t item_bytes_per_token = kItemBytesPerToken;
 };
 // UnsupportedError when the settings cannot run on the problem.
 std::unique_ptr<Planner> make_xattention_planner(const Problem& problem,

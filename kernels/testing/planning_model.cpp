@@ -214,7 +214,7 @@ class ModelPlanningKernels final : public PlanningKernels {
         args.lifts == nullptr ? run.template operator()<1>() : run.template operator()<2>();
         return;
       }
-      launch(args.num_plan_heads * args.num_q_tiles, device::kEnergyThreads,
+      launch(args.num_plan_heads * (args.end_tile - args.first_tile), device::kEnergyThreads,
              static_cast<std::size_t>(device::energy_bytes<kHeadDim>(args.num_blocks)),
              [&] { device::EnergyRows<Element, kHeadDim>(args).run(); });
     });
@@ -255,9 +255,10 @@ class ModelPlanningKernels final : public PlanningKernels {
            [&] { device::top_entries(args); });
   }
   void tile_windows(const WindowArgs& args) override {
-    launch(args.num_heads * device::ceil_div(args.num_tiles, device::kWindowThreads),
-           device::kWindowThreads, 16, [&] { device::tile_windows(args); });
-    launch(device::ceil_div(args.num_heads * args.num_tiles, device::kWindowThreads / 32),
+    const int tiles = args.end_tile - args.first_tile;
+    launch(args.num_heads * device::ceil_div(tiles, device::kWindowThreads), device::kWindowThreads,
+           16, [&] { device::tile_windows(args); });
+    launch(device::ceil_div(args.num_heads * tiles, device::kWindowThreads / 32),
            device::kWindowThreads, sizeof(device::SharedColumns),
            [&] { device::tile_columns(args); });
   }

@@ -1,6 +1,9 @@
 #include "lib/plan/device_plan.h"
 
 #include <algorithm>
+#include <limits>
+#include <utility>
+#include <vector>
 
 namespace s2o {
 namespace {
@@ -12,49 +15,76 @@ std::vector<T> fetch(const CopyToHost& copy, const T* source, std::int64_t count
   return target;
 }
 
-// Items as the planner left them, of all batches.
-PlanPass fetch_pass(const Problem& problem, const PlanView& header, const PassView& pass,
-                    const CopyToHost& copy) {
-  const std::int64_t num_tiles =
-      static_cast<std::int64_t>(header.num_plan_heads) * header.num_q_tiles;
+PlanPass fetch_whole(const Problem& problem, const PlanView& header, const PassView& pass,
+                     const CopyToHost& copy) {
   const std::int64_t slots = header.num_plan_heads * problem.seqlen;
   PlanPass result;
   result.query_order = fetch(copy, pass.query_order, slots);
   result.key_order = fetch(copy, pass.key_order, slots);
-  result.fold_end = fetch(copy, pass.fold_end, num_tiles);
-  const auto offsets = fetch(copy, pass.item_offsets, num_tiles + 1);
-  const auto counts = fetch(copy, pass.item_counts, num_tiles);
-  const auto items = fetch(copy, pass.items, offsets.back());
-
-  result.item_offsets.assign(1, 0);
-  for (std::int64_t tile = 0; tile < num_tiles; ++tile) {
-    const auto t = static_cast<std::size_t>(tile);
-    const std::int64_t end = counts.empty() ? offsets[t + 1] : offsets[t] + counts[t];
-    result.items.insert(result.items.end(), items.begin() + offsets[t], items.begin() + end);
-    result.item_offsets.push_back(static_cast<std::int64_t>(result.items.size()));
-  }
+  result.fold_end = fetch(copy, pass.fold_end,
+                          static_cast<std::int64_t>(header.num_plan_heads) * header.num_q_tiles);
   return result;
 }
 
-// Appends the tokens of a batch, which its planner has just left, and points its items to them.
-void append_tokens(const DevicePlan& plan, std::size_t p, int batch, const CopyToHost& copy,
-                   PlanPass& pass) {
-  const std::int32_t begin = plan.batch_begin(batch);
-  const auto tiles = fetch(copy, plan.tile_orders[p] + begin, plan.batch_end(batch) - begin);
-  const auto shift = static_cast<std::int64_t>(pass.gather_indices.size());
-  std::int64_t num_tokens = 0;
-  for (const std::int32_t tile : tiles) {
-    const auto t = static_cast<std::size_t>(tile);
-    for (std::int64_t i = pass.item_offsets[t]; i < pass.item_offsets[t + 1]; ++i) {
-      PlanItem& item = pass.items[static_cast<std::size_t>(i)];
-      if (item.kind != ItemKind::kGather) continue;
-      num_tokens = std::max(num_tokens, item.begin + item.count);
-      item.begin += shift;
+// Items and tokens of one pass, gathered batch by batch.
+class PassLists {
+ public:
+  PassLists(const DevicePlan& plan, std::size_t p, const CopyToHost& copy)
+      : plan_(plan),
+        pass_(plan.passes[p]),
+        tile_order_(plan.tile_orders[p]),
+        copy_(copy),
+        tiles_(static_cast<std::size_t>(plan.header.num_plan_heads) *
+               static_cast<std::size_t>(plan.header.num_q_tiles)),
+        offsets_(fetch(copy, pass_.item_offsets, static_cast<std::int64_t>(tiles_.size()) + 1)) {}
+
+  // The batch is in memory.
+  void add(int batch, FetchedArrays arrays) {
+    const auto counts = fetch(copy_, pass_.item_counts, static_cast<std::int64_t>(tiles_.size()));
+    const auto items = fetch(copy_, pass_.items, offsets_.back());
+    const std::int32_t begin = plan_.batch_begin(batch);
+    std::int64_t first_token = std::numeric_limits<std::int64_t>::max();
+    std::int64_t end_token = 0;
+    const auto order = fetch(copy_, tile_order_ + begin, plan_.batch_end(batch) - begin);
+    for (const std::int32_t tile : order) {
+      const auto t = static_cast<std::size_t>(tile);
+      const std::int64_t end = counts.empty() ? offsets_[t + 1] : offsets_[t] + counts[t];
+      tiles_[t].assign(items.begin() + offsets_[t], items.begin() + end);
+      for (const PlanItem& item : tiles_[t]) {
+        if (item.kind != ItemKind::kGather) continue;
+        first_token = std::min(first_token, item.begin);
+        end_token = std::max(end_token, item.begin + item.count);
+      }
     }
+    if (arrays == FetchedArrays::kWithoutTokens || end_token == 0) return;
+    const auto shift = static_cast<std::int64_t>(tokens_.size()) - first_token;
+    for (const std::int32_t tile : order) {
+      for (PlanItem& item : tiles_[static_cast<std::size_t>(tile)]) {
+        if (item.kind == ItemKind::kGather) item.begin += shift;
+      }
+    }
+    const auto tokens = fetch(copy_, pass_.gather_indices + first_token, end_token - first_token);
+    tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
   }
-  const auto tokens = fetch(copy, plan.passes[p].gather_indices, num_tokens);
-  pass.gather_indices.insert(pass.gather_indices.end(), tokens.begin(), tokens.end());
-}
+
+  void move_to(PlanPass& pass) {
+    pass.item_offsets.assign(1, 0);
+    for (const std::vector<PlanItem>& items : tiles_) {
+      pass.items.insert(pass.items.end(), items.begin(), items.end());
+      pass.item_offsets.push_back(static_cast<std::int64_t>(pass.items.size()));
+    }
+    pass.gather_indices = std::move(tokens_);
+  }
+
+ private:
+  const DevicePlan& plan_;
+  const PassView& pass_;
+  const std::int32_t* tile_order_;
+  const CopyToHost& copy_;
+  std::vector<std::vector<PlanItem>> tiles_;
+  std::vector<std::int64_t> offsets_;
+  std::vector<std::int32_t> tokens_;
+};
 
 }  // namespace
 
@@ -64,16 +94,19 @@ SparsePlan fetch_plan(const Problem& problem, const DevicePlan& plan, const Copy
   result.header = plan.header;
   result.header.passes = nullptr;
   result.passes.clear();
-  for (const PassView& pass : plan.passes) {
-    result.passes.push_back(fetch_pass(problem, plan.header, pass, copy));
+  std::vector<PassLists> lists;
+  bool shares_items = false;
+  for (std::size_t p = 0; p < plan.passes.size(); ++p) {
+    result.passes.push_back(fetch_whole(problem, plan.header, plan.passes[p], copy));
+    lists.emplace_back(plan, p, copy);
+    shares_items = shares_items || plan.passes[p].item_counts != nullptr;
   }
-  if (arrays == FetchedArrays::kWithoutTokens) return result;
+  const bool shares_wanted = shares_items || arrays == FetchedArrays::kAll;
   for (int batch = 0; batch < plan.num_batches(); ++batch) {
-    if (plan.num_batches() > 1) replan(batch);
-    for (std::size_t p = 0; p < result.passes.size(); ++p) {
-      append_tokens(plan, p, batch, copy, result.passes[p]);
-    }
+    if (plan.num_batches() > 1 && shares_wanted) replan(batch);
+    for (PassLists& list : lists) list.add(batch, arrays);
   }
+  for (std::size_t p = 0; p < lists.size(); ++p) lists[p].move_to(result.passes[p]);
   return result;
 }
 

@@ -21,8 +21,8 @@ enum class FetchedArrays {
 using PlanBatch = std::function<void(int batch)>;
 
 // Items of a tile follow each other without gaps in the result, whatever room the planner left.
-// Tokens of a plan in several batches are those of the batches one after the other, which `replan`
-// makes; it is called only for them.
+// Tokens of a plan in several batches are those of the batches one after the other. `replan` is
+// called for every batch of several whose items or wanted tokens share memory (planner.h).
 SparsePlan fetch_plan(const Problem& problem, const DevicePlan& plan, const CopyToHost& copy,
                       FetchedArrays arrays, const PlanBatch& replan);
 

@@ -161,8 +161,14 @@ PrefillLayer LayerPlans::account(std::size_t layer) {
   const CopyToHost copy = [](void* target, const void* source, std::size_t bytes) {
     cuda_check(cudaMemcpy(target, source, bytes, cudaMemcpyDeviceToHost), "fetch the plan");
   };
+  // Q, K and V of the layer are still where it found them.
+  const PlanBatch replan = [&](int batch) {
+    setting.planner->plan_batch(batch, attention_.device_input(), attention_.stream(),
+                                attention_.planning());
+    cuda_check(cudaStreamSynchronize(attention_.stream()), "plan once more");
+  };
   return result("cuda", fetch_plan(problem_, setting.planner->device_plan(), copy,
-                                   FetchedArrays::kWithoutTokens, {}));
+                                   FetchedArrays::kWithoutTokens, replan));
 }
 
 std::int64_t LayerPlans::device_bytes() const {

@@ -2,6 +2,7 @@
 // all of them.
 #include <gtest/gtest.h>
 
+#include "lib/core/error.h"
 #include "lib/methods/method.h"
 
 namespace s2o {
@@ -10,23 +11,29 @@ namespace {
 constexpr double kHeadDim = 128.0;
 constexpr double kQueryHeads = 32.0;
 constexpr double kKvHeads = 8.0;
+// A token and query head of head_dim 128, four query heads to a KV head (results/planning.md).
+constexpr std::int64_t kWorkspaceBytesPerToken = 704;
 
-// Empty for a method without a device planner.
-std::optional<PlanningCost> cost_of(const Method& method, const nlohmann::ordered_json& params,
-                                    std::int64_t seqlen) {
+// Null for a method without a device planner.
+std::unique_ptr<Planner> planner_of(const Method& method, const nlohmann::ordered_json& params,
+                                    std::int64_t seqlen, int num_q_heads, int num_kv_heads) {
   ParamSet set(method.info().params);
   for (const auto& [name, value] : params.items()) {
     set.set(method.info().params, name, value, "test");
   }
-  const std::unique_ptr<Planner> planner =
-      method.device_planner({.problem = {.seqlen = seqlen,
-                                         .num_q_heads = 32,
-                                         .num_kv_heads = 8,
-                                         .head_dim = 128,
-                                         .softmax_scale = 0.088388f},
-                             .dtype = StorageDType::kBF16,
-                             .params = set,
-                             .l2_bytes = std::int64_t{50} << 20});
+  return method.device_planner({.problem = {.seqlen = seqlen,
+                                            .num_q_heads = num_q_heads,
+                                            .num_kv_heads = num_kv_heads,
+                                            .head_dim = 128,
+                                            .softmax_scale = 0.088388f},
+                                .dtype = StorageDType::kBF16,
+                                .params = set,
+                                .l2_bytes = std::int64_t{50} << 20});
+}
+
+std::optional<PlanningCost> cost_of(const Method& method, const nlohmann::ordered_json& params,
+                                    std::int64_t seqlen) {
+  const auto planner = planner_of(method, params, seqlen, 32, 8);
   if (planner == nullptr) return std::nullopt;
   return planner->cost();
 }
@@ -72,6 +79,24 @@ TEST(PlanningCost, of_every_method_reads_the_keys_and_stays_below_dense_attentio
     ++counted;
   }
   EXPECT_GE(counted, 10);
+}
+
+// Memory grows with the sequence, not with its square, up to where a method says that it ends.
+TEST(PlanningCost, workspace_is_at_most_some_bytes_a_token_and_query_head) {
+  for (const Method* method : all_methods()) {
+    for (const std::int64_t seqlen : {32768, 131072, 524288, 1048576, 2097152}) {
+      std::unique_ptr<Planner> planner;
+      try {
+        planner = planner_of(*method, nlohmann::ordered_json::object(), seqlen, 4, 1);
+      } catch (const UnsupportedError&) {
+        EXPECT_GT(seqlen, 1048576) << method->info().name;
+        continue;
+      }
+      if (planner == nullptr) continue;
+      EXPECT_LE(planner->workspace().bytes(), kWorkspaceBytesPerToken * seqlen * 4)
+          << method->info().name << " at " << seqlen;
+    }
+  }
 }
 
 }  // namespace

@@ -292,5 +292,53 @@ TEST(BlockPlannersModel, xattention_names_rows_whose_mass_is_not_finite) {
   }
 }
 
+// Batches that share memory for items.
+void expect_same_in_batches(const char* what, const AttentionInput& input, Planner& whole,
+                            Planner& batched, PlanningVariant variant = PlanningVariant::kSm80) {
+  ASSERT_EQ(whole.num_batches(), 1) << what;
+  EXPECT_GT(batched.num_batches(), 1) << what;
+  EXPECT_LT(batched.workspace().bytes(), whole.workspace().bytes()) << what;
+  const SparsePlan expected = testing::plan_on_model(whole, input, 1, variant).plan;
+  const SparsePlan plan = testing::plan_on_model(batched, input, 3, variant).plan;
+  check_plan(input.problem, plan);
+  EXPECT_EQ(plan.passes[0].item_offsets, expected.passes[0].item_offsets) << what;
+  EXPECT_EQ(plan.passes[0].key_order, expected.passes[0].key_order) << what;
+  EXPECT_EQ(testing::compare_plans(input.problem, plan, expected).differing_tiles, 0) << what;
+}
+
+TEST(BlockPlannersModel, batches_that_share_memory_have_the_items_of_one) {
+  const AttentionInput input = structured_input({1700, 4, 2, 64});
+  const auto compare = [&](const char* what, const auto& make, auto settings,
+                           PlanningVariant variant = PlanningVariant::kSm80) {
+    const auto whole = make(input.problem, settings, 1 << 20);
+    for (const std::int64_t bytes : {0, 1}) {  // a tile a batch, or a few
+      settings.room.bytes_per_token = bytes;
+      expect_same_in_batches(what, input, *whole, *make(input.problem, settings, 1 << 20), variant);
+    }
+  };
+  compare("mean_pooling", make_mean_pooling_planner, MeanPoolingDeviceSettings{});
+  compare("pbs_attn", make_pbs_planner, PbsDeviceSettings{});
+  compare("sparge_attn", make_sparge_planner, SpargeDeviceSettings{});
+  for (const PlanningVariant variant : {PlanningVariant::kSm80, PlanningVariant::kSm90}) {
+    for (const bool packed : {false, true}) {
+      compare("flash_prefill", make_flash_prefill_planner,
+              FlashPrefillDeviceSettings{.packed = packed, .alpha = 0.8f, .last_tiles = 2},
+              variant);
+    }
+    compare("rbs", make_rbs_planner, RbsDeviceSettings{.alpha_base = 0.8f}, variant);
+  }
+}
+
+TEST(BlockPlannersModel, xattention_in_batches_has_the_items_of_one) {
+  const AttentionInput input = structured_input({5300, 2, 1, 64});
+  for (const PlanningVariant variant : {PlanningVariant::kSm80, PlanningVariant::kSm90}) {
+    XAttentionDeviceSettings settings{.chunk = 2048};
+    const auto whole = make_xattention_planner(input.problem, settings, 1 << 20);
+    settings.item_bytes_per_token = 0;
+    const auto batched = make_xattention_planner(input.problem, settings, 1 << 20);
+    expect_same_in_batches("xattention", input, *whole, *batched, variant);
+  }
+}
+
 }  // namespace
 }  // namespace s2o

@@ -9,8 +9,12 @@
 
 #include "kernels/attention/attention_cuda.h"
 #include "kernels/common/cuda_check.h"
+#include "kernels/planning/block_planners.h"
 #include "kernels/planning/device_planner.h"
+#include "kernels/planning/energy_planners.h"
+#include "kernels/planning/minference_planner.h"
 #include "kernels/planning/s2o_layout.h"
+#include "kernels/planning/xattention_planner.h"
 #include "lib/plan/device_plan.h"
 #include "lib/testing/device_runner.h"
 #include "lib/testing/inputs.h"
@@ -263,6 +267,46 @@ TEST_P(PlanningGpuTest, batches_that_share_memory_give_the_bytes_of_one) {
       EXPECT_THROW(attention_->run(), Error);
     }
   }
+}
+
+TEST_P(PlanningGpuTest, batches_that_share_items_give_the_bytes_of_one) {
+  const AttentionInput input = structured_input({9000, 4, 2, 128});
+  set_input(input);
+  const auto run = [&](std::unique_ptr<Planner> made, int& num_batches) {
+    DevicePlanner planner(std::move(made));
+    planner.prepare();
+    attention_->set_device_plan(planner.device_plan(), {});
+    attention_->poison_outputs();
+    attention_->run_planned(planner);
+    planner.check();
+    num_batches = planner.num_batches();
+    std::vector<float> out;
+    attention_->read_out(out);
+    return out;
+  };
+  // `room` is the member of the settings that limits it.
+  const auto compare = [&](const char* what, const auto& make, auto settings, auto room) {
+    int num_batches = 0;
+    const std::vector<float> whole = run(make(input.problem, settings, 1 << 20), num_batches);
+    EXPECT_EQ(num_batches, 1) << what;
+    for (const std::int64_t bytes : {0, 2}) {  // a tile a batch, or a few
+      room(settings) = bytes;
+      const std::vector<float> batched = run(make(input.problem, settings, 1 << 20), num_batches);
+      EXPECT_GT(num_batches, 1) << what;
+      EXPECT_EQ(std::memcmp(batched.data(), whole.data(), whole.size() * sizeof(float)), 0) << what;
+    }
+  };
+  const auto room = [](auto& settings) -> std::int64_t& { return settings.room.bytes_per_token; };
+  compare("mean_pooling", make_mean_pooling_planner, MeanPoolingDeviceSettings{}, room);
+  compare("pbs_attn", make_pbs_planner, PbsDeviceSettings{}, room);
+  compare("sparge_attn", make_sparge_planner, SpargeDeviceSettings{}, room);
+  compare("flash_prefill", make_flash_prefill_planner, FlashPrefillDeviceSettings{.alpha = 0.8f},
+          room);
+  compare("rbs", make_rbs_planner, RbsDeviceSettings{.alpha_base = 0.8f}, room);
+  compare("minference", make_minference_planner,
+          MinferenceDeviceSettings{.num_columns = 300, .num_distances = 500}, room);
+  compare("xattention", make_xattention_planner, XAttentionDeviceSettings{},
+          [](auto& settings) -> std::int64_t& { return settings.item_bytes_per_token; });
 }
 
 TEST_P(PlanningGpuTest, scores_that_are_not_finite_are_an_error_that_names_head_and_segment) {

@@ -5,6 +5,7 @@
 #include <iostream>
 #include <limits>
 
+#include "kernels/planning/minference_planner.h"
 #include "lib/testing/inputs.h"
 #include "lib/testing/model_planning.h"
 
@@ -62,6 +63,21 @@ TEST(VerticalSlashModel, minference_gives_the_cpu_plan) {
 TEST(VerticalSlashModel, minference_in_fp16_gives_the_cpu_plan) {
   const AttentionInput input = structured_input({1500, 2, 1, 64}, "mixed", StorageDType::kF16);
   expect_near("minference", input, {{"vertical_size", 100}, {"slash_size", 120}}, 0.01);
+}
+
+TEST(VerticalSlashModel, minference_in_batches_has_the_items_and_columns_of_one) {
+  const AttentionInput input = structured_input({1700, 4, 2, 64}, "stripes");
+  MinferenceDeviceSettings settings{.num_columns = 60, .num_distances = 150};
+  const auto whole = make_minference_planner(input.problem, settings, 1 << 20);
+  ASSERT_EQ(whole->num_batches(), 1);
+  settings.room.bytes_per_token = 0;
+  const auto batched = make_minference_planner(input.problem, settings, 1 << 20);
+  EXPECT_GT(batched->num_batches(), 2);
+  const SparsePlan expected = testing::plan_on_model(*whole, input).plan;
+  const SparsePlan plan = testing::plan_on_model(*batched, input, 3).plan;
+  check_plan(input.problem, plan);
+  EXPECT_EQ(plan.passes[0].item_offsets, expected.passes[0].item_offsets);
+  EXPECT_EQ(testing::compare_plans(input.problem, plan, expected).differing_tiles, 0);
 }
 
 TEST(VerticalSlashModel, flexprefill_gives_the_cpu_plan) {
