@@ -68,10 +68,14 @@ class PassLists {
   }
 
   void move_to(PlanPass& pass) {
+    std::size_t num_items = 0;
+    for (const std::vector<PlanItem>& items : tiles_) num_items += items.size();
+    pass.items.reserve(num_items);
     pass.item_offsets.assign(1, 0);
-    for (const std::vector<PlanItem>& items : tiles_) {
+    for (std::vector<PlanItem>& items : tiles_) {
       pass.items.insert(pass.items.end(), items.begin(), items.end());
       pass.item_offsets.push_back(static_cast<std::int64_t>(pass.items.size()));
+      items = {};  // plans of long sequences are large
     }
     pass.gather_indices = std::move(tokens_);
   }
