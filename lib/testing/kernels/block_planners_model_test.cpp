@@ -297,7 +297,7 @@ void expect_same_in_batches(const char* what, const AttentionInput& input, Plann
                             Planner& batched, PlanningVariant variant = PlanningVariant::kSm80) {
   ASSERT_EQ(whole.num_batches(), 1) << what;
   EXPECT_GT(batched.num_batches(), 1) << what;
-  EXPECT_LT(batched.workspace().bytes(), whole.workspace().bytes()) << what;
+  EXPECT_LE(batched.workspace().bytes(), whole.workspace().bytes()) << what;
   const SparsePlan expected = testing::plan_on_model(whole, input, 1, variant).plan;
   const SparsePlan plan = testing::plan_on_model(batched, input, 3, variant).plan;
   check_plan(input.problem, plan);
@@ -307,7 +307,7 @@ void expect_same_in_batches(const char* what, const AttentionInput& input, Plann
 }
 
 TEST(BlockPlannersModel, batches_that_share_memory_have_the_items_of_one) {
-  const AttentionInput input = structured_input({1700, 4, 2, 64});
+  const AttentionInput input = structured_input({2500, 2, 1, 64});
   const auto compare = [&](const char* what, const auto& make, auto settings,
                            PlanningVariant variant = PlanningVariant::kSm80) {
     const auto whole = make(input.problem, settings, 1 << 20);
