@@ -86,7 +86,10 @@ Json model_facts(const fs::path& folder) {
           {"num_kv_heads", config.num_kv_heads},
           {"head_dim", config.head_dim},
           {"vocab_size", config.vocab_size},
-          {"max_position_embeddings", config.max_position_embeddings}};
+          {"max_position_embeddings", config.max_position_embeddings},
+          {"sliding_window", config.sliding_window > 0 ? Json(config.sliding_window) : Json()},
+          {"rope_type", rope_type_name(config.rope.type)},
+          {"rope_theta", config.rope.theta}};
 }
 
 // Rows per value of a column, in order of appearance.

@@ -9,22 +9,23 @@ The logits come from the folder as it was written (the model is loaded back), so
 storage dtype and sharding are part of what is checked.
 
   python3 -m venv venv && venv/bin/pip install torch==2.8.0 transformers==5.23.0 numpy==2.4.6
-  venv/bin/python scripts/make_model_fixtures.py [--out data/fixtures/models]
+  venv/bin/python scripts/make_model_fixtures.py [--out data/fixtures/models] [--only qwen2,...]
 
-The committed files were made with exactly these versions and safetensors 0.8.0 on x86-64.
+The committed llama* and qwen3 were made with exactly these versions and safetensors 0.8.0 on
+x86-64, the others with torch 2.11 and transformers 5.17; each config.json names its version.
 """
 
 import argparse
 import json
 import pathlib
 import shutil
+import sys
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
-from transformers.models.llama import modeling_llama
-from transformers.models.qwen3 import modeling_qwen3
+from transformers import (LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM,
+                          Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 
 NUM_TOKENS = 80
 CAPTURED_LAYER = 1
@@ -62,6 +63,45 @@ MODELS = {
         classes=(Qwen3Config, Qwen3ForCausalLM), dtype=torch.float16,
         config=dict(COMMON, num_attention_heads=8, tie_word_embeddings=True, head_dim=16,
                     rope_parameters=dict(LLAMA3, rope_theta=10000.0))),
+    # Biases on q, k and v only; a sliding window that is switched off by not being switched on.
+    "qwen2": dict(
+        classes=(Qwen2Config, Qwen2ForCausalLM), dtype=torch.bfloat16, old_rope_spelling=True,
+        edit=dict(sliding_window=16, max_window_layers=1),
+        drop=("use_sliding_window", "layer_types"),
+        config=dict(COMMON, tie_word_embeddings=False,
+                    rope_parameters=dict(rope_type="default", rope_theta=1000000.0))),
+    # The spelling of the published Qwen2.5 model cards. 3 query heads of a KV head.
+    "qwen2_yarn": dict(
+        classes=(Qwen2Config, Qwen2ForCausalLM), dtype=torch.bfloat16, old_rope_spelling=True,
+        config=dict(COMMON, num_attention_heads=6, hidden_size=48, head_dim=16,
+                    tie_word_embeddings=True,
+                    rope_parameters=dict(rope_type="yarn", factor=4.0, rope_theta=10000.0,
+                                         original_max_position_embeddings=32))),
+    # More tokens than max_position_embeddings: theta depends on their number.
+    "qwen2_dynamic": dict(
+        classes=(Qwen2Config, Qwen2ForCausalLM), dtype=torch.bfloat16,
+        config=dict(COMMON, tie_word_embeddings=True, head_dim=16, max_position_embeddings=48,
+                    rope_parameters=dict(rope_type="dynamic", factor=2.0, rope_theta=10000.0))),
+    "mistral_linear": dict(
+        classes=(MistralConfig, MistralForCausalLM), dtype=torch.bfloat16,
+        config=dict(COMMON, tie_word_embeddings=False, head_dim=16, sliding_window=None,
+                    rope_parameters=dict(rope_type="linear", factor=4.0, rope_theta=10000.0))),
+    # Every key of YaRN but attention_factor, and a window as long as the prompt, which cuts
+    # nothing.
+    "mistral_yarn": dict(
+        classes=(MistralConfig, MistralForCausalLM), dtype=torch.bfloat16,
+        config=dict(COMMON, tie_word_embeddings=True, head_dim=20, sliding_window=NUM_TOKENS,
+                    rope_parameters=dict(rope_type="yarn", factor=8.0, rope_theta=5000.0,
+                                         original_max_position_embeddings=16, beta_fast=4.0,
+                                         beta_slow=0.5, truncate=False, mscale=1.0,
+                                         mscale_all_dim=0.707))),
+    # YaRN with its attention factor given.
+    "llama_yarn": dict(
+        classes=(LlamaConfig, LlamaForCausalLM), dtype=torch.bfloat16,
+        config=dict(COMMON, tie_word_embeddings=True, head_dim=16,
+                    rope_parameters=dict(rope_type="yarn", factor=4.0, rope_theta=10000.0,
+                                         original_max_position_embeddings=32,
+                                         attention_factor=1.3))),
 }
 
 
@@ -90,7 +130,10 @@ def edit_config(folder, spec):
     if spec.get("old_rope_spelling"):
         rope = config.pop("rope_parameters")
         config["rope_theta"] = rope.pop("rope_theta")
-        config["rope_scaling"] = rope
+        config["rope_scaling"] = rope if rope["rope_type"] != "default" else None
+    for key in spec.get("drop", ()):
+        config.pop(key, None)
+    config.update(spec.get("edit", {}))
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
@@ -98,7 +141,7 @@ def run(folder, model_class, input_ids):
     """fp32 logits of every position and post-RoPE q, k, v of one layer, of the stored folder."""
     model = model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     model.eval()
-    module = modeling_llama if model_class is LlamaForCausalLM else modeling_qwen3
+    module = sys.modules[model_class.__module__]
     eager = module.eager_attention_forward
     captured = {}
 
@@ -139,10 +182,16 @@ def main():
     root = pathlib.Path(__file__).resolve().parent.parent
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, default=root / "data/fixtures/models")
-    out = parser.parse_args().out
+    parser.add_argument("--only", help="comma-separated names [all]")
+    args = parser.parse_args()
+    only = args.only.split(",") if args.only else list(MODELS)
+    unknown = set(only) - set(MODELS)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(MODELS)}")
     torch.set_num_threads(1)
     for seed, (name, spec) in enumerate(MODELS.items(), start=1):
-        make(out, name, spec, seed)
+        if name in only:
+            make(args.out, name, spec, seed)
 
 
 if __name__ == "__main__":

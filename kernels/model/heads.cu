@@ -119,16 +119,16 @@ __global__ void __launch_bounds__(kHeadThreads)
 }
 
 __global__ void __launch_bounds__(kTableThreads)
-    rope_table_kernel(const float* inverse_frequencies, int num_frequencies, std::int64_t seqlen,
-                      float2* table) {
+    rope_table_kernel(const __grid_constant__ RopeTableArgs args) {
   const std::int64_t index =
       static_cast<std::int64_t>(blockIdx.x) * kTableThreads + static_cast<int>(threadIdx.x);
-  if (index >= seqlen * num_frequencies) return;
-  const auto position = static_cast<float>(index / num_frequencies);
-  const float angle = position * inverse_frequencies[index % num_frequencies];
+  if (index >= args.seqlen * args.num_frequencies) return;
+  const auto position = static_cast<float>(index / args.num_frequencies);
+  const float angle = position * args.inverse_frequencies[index % args.num_frequencies];
   double sine = 0.0, cosine = 0.0;
   sincos(static_cast<double>(angle), &sine, &cosine);
-  table[index] = {static_cast<float>(cosine), static_cast<float>(sine)};
+  reinterpret_cast<float2*>(args.rope)[index] = {static_cast<float>(cosine) * args.scale,
+                                                 static_cast<float>(sine) * args.scale};
 }
 
 // Blocks over rows, where each takes `rows_per_block`.
@@ -171,11 +171,10 @@ void launch_join_heads(const JoinHeadsArgs& args, KernelDType dtype, CudaStream 
   cuda_check(cudaGetLastError(), "launch of joining heads");
 }
 
-void launch_rope_table(const float* inverse_frequencies, int num_frequencies, std::int64_t seqlen,
-                       float* rope, CudaStream stream) {
-  const unsigned blocks = device::row_tiles(seqlen * num_frequencies, device::kTableThreads);
-  device::rope_table_kernel<<<blocks, device::kTableThreads, 0, stream>>>(
-      inverse_frequencies, num_frequencies, seqlen, reinterpret_cast<float2*>(rope));
+void launch_rope_table(const RopeTableArgs& args, CudaStream stream) {
+  const unsigned blocks =
+      device::row_tiles(args.seqlen * args.num_frequencies, device::kTableThreads);
+  device::rope_table_kernel<<<blocks, device::kTableThreads, 0, stream>>>(args);
   cuda_check(cudaGetLastError(), "launch of the RoPE table");
 }
 

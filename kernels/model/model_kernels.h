@@ -60,10 +60,16 @@ struct SplitHeadsArgs {
 };
 void launch_split_heads(const SplitHeadsArgs& args, KernelDType dtype, CudaStream stream);
 
-// rope[p, i] = (cos, sin)(p * inverse_frequencies[i]): the angle in fp32 as the models' own code
-// takes it, its functions correctly rounded.
-void launch_rope_table(const float* inverse_frequencies, int num_frequencies, std::int64_t seqlen,
-                       float* rope, CudaStream stream);
+// rope[p, i] = scale * (cos, sin)(p * inverse_frequencies[i]): the angle in fp32 as the models' own
+// code takes it, its functions correctly rounded.
+struct RopeTableArgs {
+  const float* inverse_frequencies = nullptr;  // [num_frequencies], radians per position
+  int num_frequencies = 0;                     // head_dim / 2
+  float scale = 1.0f;
+  std::int64_t seqlen = 0;
+  float* rope = nullptr;  // [seqlen, num_frequencies, 2]
+};
+void launch_rope_table(const RopeTableArgs& args, CudaStream stream);
 
 // Rows [first_row, first_row + rows) of the attention output, heads side by side.
 struct JoinHeadsArgs {

@@ -12,7 +12,6 @@
 #include "kernels/attention/attention.h"
 #include "kernels/common/parallel.h"
 #include "lib/core/error.h"
-#include "lib/core/log.h"
 #include "lib/core/memory.h"
 #include "lib/plan/sparse_plan.h"
 
@@ -70,6 +69,7 @@ std::int64_t checked_seqlen(const Model& model, const std::vector<std::int32_t>&
     throw InputError(fmt::format("{}: token id {} at index {}, expected an id in [0, {})", name,
                                  tokens[i], i, model.config.vocab_size));
   }
+  check_prompt_length(model.config, seqlen, name);
   require_memory(prefill_bytes(model.config, seqlen),
                  fmt::format("prefill of {} tokens through {}", seqlen, model.config.name));
   return seqlen;
@@ -112,13 +112,8 @@ Prefill::Prefill(std::shared_ptr<const Model> model, const std::vector<std::int3
       options_(std::move(options)),
       seqlen_(checked_seqlen(*model_, tokens,
                              options_.name.empty() ? model_->config.name : options_.name)),
-      rope_(rope_inverse_frequencies(model_->config), seqlen_) {
+      rope_(rope_frequencies(model_->config.rope, model_->config.head_dim, seqlen_), seqlen_) {
   if (options_.name.empty()) options_.name = model_->config.name;
-  const std::int64_t positions = model_->config.max_position_embeddings;
-  if (positions > 0 && seqlen_ > positions) {
-    log_warning("{}: {} tokens, the model was made for {} (max_position_embeddings)", options_.name,
-                seqlen_, positions);
-  }
   embed(tokens);
 }
 

@@ -54,8 +54,8 @@ struct PrefillTimes {
 class Prefill {
  public:
   // `tokens` are checked against the vocabulary (InputError with the index). UnsupportedError when
-  // the memory that a layer needs is not free. A seqlen beyond max_position_embeddings is a
-  // warning.
+  // the memory that a layer needs is not free, or when a sliding window would cut the prompt. More
+  // tokens than the model was made for are a warning.
   Prefill(std::shared_ptr<const Model> model, const std::vector<std::int32_t>& tokens,
           PrefillOptions options);
 

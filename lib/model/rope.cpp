@@ -8,8 +8,8 @@
 
 namespace s2o {
 
-RopeTable::RopeTable(const std::vector<float>& inverse_frequencies, std::int64_t seqlen)
-    : half_(static_cast<std::int64_t>(inverse_frequencies.size())),
+RopeTable::RopeTable(const RopeFrequencies& frequencies, std::int64_t seqlen)
+    : half_(static_cast<std::int64_t>(frequencies.inverse.size())),
       cos_(static_cast<std::size_t>(half_ * seqlen)),
       sin_(static_cast<std::size_t>(half_ * seqlen)) {
   constexpr std::int64_t kPositions = 256;  // of one task
@@ -17,9 +17,9 @@ RopeTable::RopeTable(const std::vector<float>& inverse_frequencies, std::int64_t
     const std::int64_t end = std::min(seqlen, (task + 1) * kPositions);
     for (std::int64_t position = task * kPositions; position < end; ++position) {
       for (std::int64_t i = 0; i < half_; ++i) {
-        const float angle = static_cast<float>(position) * inverse_frequencies[i];
-        cos_[position * half_ + i] = std::cos(angle);
-        sin_[position * half_ + i] = std::sin(angle);
+        const float angle = static_cast<float>(position) * frequencies.inverse[i];
+        cos_[position * half_ + i] = std::cos(angle) * frequencies.scale;
+        sin_[position * half_ + i] = std::sin(angle) * frequencies.scale;
       }
     }
   });

@@ -5,13 +5,15 @@
 #include <cstdint>
 #include <vector>
 
+#include "lib/model/rope_config.h"
+
 namespace s2o {
 
 class RopeTable {
  public:
-  // Cosines and sines of positions [0, seqlen) for the given angles per position, in fp32 as
-  // transformers computes them (angle = position * frequency in fp32).
-  RopeTable(const std::vector<float>& inverse_frequencies, std::int64_t seqlen);
+  // Scaled cosines and sines of positions [0, seqlen), in fp32 as transformers computes them
+  // (angle = position * frequency in fp32).
+  RopeTable(const RopeFrequencies& frequencies, std::int64_t seqlen);
 
   // Rotates `row` [head_dim] in place to `position`.
   void rotate(float* row, std::int64_t position) const;

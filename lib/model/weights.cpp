@@ -115,13 +115,13 @@ class Loader {
     const std::int64_t inner = config_.intermediate_size;
     const std::int64_t q_size = static_cast<std::int64_t>(config_.num_q_heads) * config_.head_dim;
     const std::int64_t kv_size = static_cast<std::int64_t>(config_.num_kv_heads) * config_.head_dim;
-    const bool bias = config_.attention_bias;
+    const bool bias = config_.qkv_bias;
     LayerWeights layer;
     layer.input_norm = vector(prefix + "input_layernorm.weight", hidden);
     layer.q = linear(prefix + "self_attn.q_proj", q_size, hidden, bias);
     layer.k = linear(prefix + "self_attn.k_proj", kv_size, hidden, bias);
     layer.v = linear(prefix + "self_attn.v_proj", kv_size, hidden, bias);
-    layer.o = linear(prefix + "self_attn.o_proj", hidden, q_size, bias);
+    layer.o = linear(prefix + "self_attn.o_proj", hidden, q_size, config_.output_bias);
     if (config_.qk_norm) {
       layer.q_norm = vector(prefix + "self_attn.q_norm.weight", config_.head_dim);
       layer.k_norm = vector(prefix + "self_attn.k_norm.weight", config_.head_dim);

@@ -170,11 +170,7 @@ class CudaPrefill final : public PrefillBackend {
                     const PrefillWanted& wanted) const {
     const ModelConfig& config = model_.config;
     if (tokens.empty()) throw InputError(fmt::format("{}: the prompt is empty", config.name));
-    const std::int64_t limit = config.max_position_embeddings;
-    if (limit > 0 && static_cast<std::int64_t>(tokens.size()) > limit) {
-      log_warning("{}: {} tokens, the model was made for {} (max_position_embeddings)", config.name,
-                  tokens.size(), limit);
-    }
+    check_prompt_length(config, static_cast<std::int64_t>(tokens.size()), config.name);
     for (std::size_t i = 0; i < tokens.size(); ++i) {
       if (tokens[i] >= 0 && tokens[i] < config.vocab_size) continue;
       throw InputError(fmt::format("{}: token id {} at index {}, expected an id in [0, {})",

@@ -54,6 +54,8 @@ class PrefillPass {
 
  private:
   CudaStream stream() const { return attention_.stream(); }
+  // For positions [0, seqlen) of a prompt of `seqlen` tokens.
+  void fill_rope_table(std::int64_t seqlen);
   void start_layer(const PlacedWeights& weights, std::size_t layer, std::int64_t first_row,
                    std::int64_t rows, bool has_delta, PhaseTimer& timer);
   void finish_layer(const PlacedWeights& weights, std::size_t layer, std::int64_t first_row,

@@ -51,21 +51,29 @@ void PrefillPass::allocate(std::int64_t max_seqlen) {
   positions_.resize(size(e.logit_rows), "positions");
   first_bad_.resize(1, "error word");
   products_.prepare();
-
-  const std::vector<float> frequencies = rope_inverse_frequencies(config_);
-  DeviceBuffer<float> on_device;
-  on_device.upload(frequencies, "rope frequencies");
-  cuda_check(cudaDeviceSynchronize(), "upload of rope frequencies");
-  launch_rope_table(on_device.data(), static_cast<int>(frequencies.size()), max_seqlen,
-                    rope_.data(), stream());
-  cuda_check(cudaStreamSynchronize(stream()), "rope table");
   max_seqlen_ = max_seqlen;
+  fill_rope_table(max_seqlen);
+}
+
+void PrefillPass::fill_rope_table(std::int64_t seqlen) {
+  const RopeFrequencies frequencies = rope_frequencies(config_.rope, config_.head_dim, seqlen);
+  DeviceBuffer<float> on_device;
+  on_device.upload(frequencies.inverse, "rope frequencies");
+  cuda_check(cudaDeviceSynchronize(), "upload of rope frequencies");
+  launch_rope_table({.inverse_frequencies = on_device.data(),
+                     .num_frequencies = static_cast<int>(frequencies.inverse.size()),
+                     .scale = frequencies.scale,
+                     .seqlen = seqlen,
+                     .rope = rope_.data()},
+                    stream());
+  cuda_check(cudaStreamSynchronize(stream()), "rope table");
 }
 
 void PrefillPass::set_tokens(std::span<const std::int32_t> tokens) {
   seqlen_ = static_cast<std::int64_t>(tokens.size());
   tokens_.upload(tokens.data(), tokens.size(), "upload of tokens");
   cuda_check(cudaDeviceSynchronize(), "upload of tokens");
+  if (config_.rope.type == RopeType::kDynamic) fill_rope_table(seqlen_);
 }
 
 Problem PrefillPass::problem() const {

@@ -51,8 +51,8 @@ PlacedWeights place_weights(const ModelConfig& config, std::byte* base) {
       layer.q_norm = placer.vector(config.head_dim);
       layer.k_norm = placer.vector(config.head_dim);
     }
-    layer.qkv = placer.linear(q_size + 2 * kv_size, hidden, config.attention_bias);
-    layer.o = placer.linear(hidden, q_size, config.attention_bias);
+    layer.qkv = placer.linear(q_size + 2 * kv_size, hidden, config.qkv_bias);
+    layer.o = placer.linear(hidden, q_size, config.output_bias);
     layer.gate_up = placer.linear(2 * inner, hidden, config.mlp_bias);
     layer.down = placer.linear(hidden, inner, config.mlp_bias);
     weights.layers.push_back(layer);

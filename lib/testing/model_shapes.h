@@ -28,6 +28,16 @@ inline ModelConfig small_config(const std::string& architecture, int num_layers)
     config.head_dim = 128;
     config.rope = {.theta = 1000000.0f};
   }
+  if (architecture == "Qwen2ForCausalLM") {  // the heads and the rope of Qwen2.5-1.5B with YaRN
+    config.qkv_bias = true;
+    config.num_q_heads = 12;
+    config.head_dim = 128;
+    config.rope = {.type = RopeType::kYarn,
+                   .theta = 1000000.0f,
+                   .factor = 4.0f,
+                   .original_max_position_embeddings = 256,
+                   .attention_factor = 1.1386294f};
+  }
   return config;
 }
 

@@ -64,7 +64,7 @@ std::shared_ptr<Model> random_model(const ModelConfig& config, std::uint64_t see
   const std::int64_t inner = config.intermediate_size;
   const std::int64_t q_size = static_cast<std::int64_t>(config.num_q_heads) * config.head_dim;
   const std::int64_t kv_size = static_cast<std::int64_t>(config.num_kv_heads) * config.head_dim;
-  const bool bias = config.attention_bias;
+  const bool bias = config.qkv_bias;
   auto model = std::make_shared<Model>();
   model->config = config;
   model->embedding = maker.matrix(config.vocab_size, hidden, 1.0);
@@ -79,7 +79,7 @@ std::shared_ptr<Model> random_model(const ModelConfig& config, std::uint64_t see
     layer.q = maker.linear(q_size, hidden, bias);
     layer.k = maker.linear(kv_size, hidden, bias);
     layer.v = maker.linear(kv_size, hidden, bias);
-    layer.o = maker.linear(hidden, q_size, bias);
+    layer.o = maker.linear(hidden, q_size, config.output_bias);
     layer.gate = maker.linear(inner, hidden, config.mlp_bias);
     layer.up = maker.linear(inner, hidden, config.mlp_bias);
     layer.down = maker.linear(hidden, inner, config.mlp_bias);

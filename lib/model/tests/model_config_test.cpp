@@ -3,7 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <map>
 #include <string>
 #include <vector>
 
@@ -99,48 +98,85 @@ TEST(ModelConfig, read_rope_spellings_agree) {
   }
 }
 
-TEST(ModelConfig, read_qwen3_unused_sliding_window_is_accepted) {
-  const ModelConfig off = read_edited("qwen3", [](json& c) {
-    c["sliding_window"] = 4096;
-    c["use_sliding_window"] = false;
+// A Qwen2 or Mistral config without weights behind it.
+ModelConfig read_as(const char* architecture, const ConfigEdit& edit) {
+  return read_edited("llama_untied", [&](json& c) {
+    c["architectures"] = {architecture};
+    edit(c);
   });
-  EXPECT_TRUE(off.qk_norm);
-  EXPECT_NO_THROW(read_edited("qwen3", [](json& c) {
-    c["sliding_window"] = 4096;
-    c["use_sliding_window"] = true;
-    c["max_window_layers"] = 3;
-  }));
 }
 
-// The frequencies that transformers 5.23.0 computes for Llama-3.1-8B.
-TEST(RopeInverseFrequencies, llama3_published_parameters_equal_transformers) {
-  ModelConfig config;
-  config.head_dim = 128;
-  config.rope = {.type = RopeType::kLlama3,
-                 .theta = 500000.0f,
-                 .factor = 8.0f,
-                 .low_freq_factor = 1.0f,
-                 .high_freq_factor = 4.0f,
-                 .original_max_position_embeddings = 8192};
-  const std::vector<float> found = rope_inverse_frequencies(config);
-  ASSERT_EQ(found.size(), 64u);
-  const std::map<int, double> expected = {
-      {0, 1.0},
-      {1, 0.8146172165870667},
-      {16, 0.03760603070259094},
-      {28, 0.0032114461064338684},
-      {29, 0.0021665706299245358},
-      {30, 0.0013718936825171113},
-      {32, 0.0005248460220173001},
-      {34, 0.0001785077911335975},
-      {35, 9.556212171446532e-05},
-      {36, 7.784655463183299e-05},
-      {48, 6.647869668086059e-06},
-      {63, 3.068925877869333e-07},
+TEST(ModelConfig, read_biases_are_those_of_the_architecture) {
+  const ConfigEdit nothing = [](json&) {};
+  const ModelConfig llama = read_as("LlamaForCausalLM", nothing);  // attention_bias, mlp_bias: true
+  EXPECT_TRUE(llama.qkv_bias && llama.output_bias && llama.mlp_bias);
+  const ModelConfig qwen2 = read_as("Qwen2ForCausalLM", nothing);
+  EXPECT_TRUE(qwen2.qkv_bias);
+  EXPECT_FALSE(qwen2.output_bias || qwen2.mlp_bias || qwen2.qk_norm);
+  const ModelConfig mistral =
+      read_as("MistralForCausalLM", [](json& c) { c["sliding_window"] = nullptr; });
+  EXPECT_FALSE(mistral.qkv_bias || mistral.output_bias || mistral.mlp_bias);
+  const ModelConfig qwen3 = read_as("Qwen3ForCausalLM", nothing);
+  EXPECT_TRUE(qwen3.qkv_bias && qwen3.output_bias && qwen3.qk_norm);
+  EXPECT_FALSE(qwen3.mlp_bias);
+}
+
+TEST(ModelConfig, read_kv_heads_default_to_those_of_the_architecture) {
+  const auto heads = [](const char* architecture, int num_q_heads, bool null) {
+    return read_as(architecture,
+                   [&](json& c) {
+                     c["num_attention_heads"] = num_q_heads;
+                     c.erase("num_key_value_heads");
+                     if (null) c["num_key_value_heads"] = nullptr;
+                   })
+        .num_kv_heads;
   };
-  for (const auto& [index, value] : expected) {
-    EXPECT_NEAR(found[index] / value, 1.0, 1e-6) << "pair " << index;
+  EXPECT_EQ(heads("LlamaForCausalLM", 64, false), 64);
+  EXPECT_EQ(heads("MistralForCausalLM", 64, false), 8);
+  EXPECT_EQ(heads("Qwen2ForCausalLM", 64, false), 32);
+  EXPECT_EQ(heads("Qwen3ForCausalLM", 64, true), 64);
+}
+
+// What transformers 5 makes of these keys, for 3 layers.
+TEST(ModelConfig, read_sliding_window_counts_where_transformers_uses_it) {
+  const auto window = [](const char* architecture, const char* keys) {
+    return read_as(architecture, [&](json& c) { c.update(json::parse(keys)); }).sliding_window;
+  };
+  for (const char* qwen : {"Qwen2ForCausalLM", "Qwen3ForCausalLM"}) {
+    EXPECT_EQ(window(qwen, "{}"), 0);
+    EXPECT_EQ(window(qwen, R"({"sliding_window": 64})"), 0);
+    EXPECT_EQ(window(qwen, R"({"sliding_window": 64, "use_sliding_window": false})"), 0);
+    EXPECT_EQ(window(qwen, R"({"sliding_window": null, "use_sliding_window": true})"), 0);
+    EXPECT_EQ(window(qwen, R"({"sliding_window": 64, "use_sliding_window": true})"), 0)
+        << "the first window layer is 28 by default";
+    EXPECT_EQ(window(qwen, R"({"sliding_window": 64, "use_sliding_window": true,
+                               "max_window_layers": 3})"),
+              0);
+    EXPECT_EQ(window(qwen, R"({"sliding_window": 64, "use_sliding_window": true,
+                               "max_window_layers": 2})"),
+              64);
+    EXPECT_EQ(window(qwen, R"({"use_sliding_window": true, "max_window_layers": 0})"), 4096);
+    EXPECT_EQ(window(qwen, R"({"sliding_window": 64, "use_sliding_window": true,
+                               "max_window_layers": 0, "layer_types":
+                               ["full_attention", "full_attention", "full_attention"]})"),
+              0);
+    EXPECT_EQ(window(qwen, R"({"sliding_window": 64, "use_sliding_window": true, "layer_types":
+                               ["full_attention", "sliding_attention", "full_attention"]})"),
+              64);
   }
+  EXPECT_EQ(window("MistralForCausalLM", R"({"sliding_window": null})"), 0);
+  EXPECT_EQ(window("MistralForCausalLM", R"({"sliding_window": 64})"), 64);
+  EXPECT_EQ(window("MistralForCausalLM", "{}"), 4096);
+  EXPECT_EQ(window("LlamaForCausalLM", R"({"sliding_window": 64})"), 0);
+}
+
+TEST(ModelConfig, prompt_longer_than_a_sliding_window_is_refused) {
+  const ModelConfig config =
+      read_as("MistralForCausalLM", [](json& c) { c["sliding_window"] = 64; });
+  EXPECT_NO_THROW(check_prompt_length(config, 64, "prompt"));
+  EXPECT_THAT(message_of<UnsupportedError>([&] { check_prompt_length(config, 65, "prompt"); }),
+              testing::AllOf(HasSubstr("prompt: 65 tokens"), HasSubstr("sliding_window of 64"),
+                             HasSubstr("up to 64 tokens")));
 }
 
 struct BadConfig {
@@ -209,11 +245,68 @@ TEST(ModelConfig, read_malformed_field_names_file_field_and_value) {
        "qwen3",
        set("architectures", json::array({"A", "B"})),
        {"architectures", "list of one name"}},
+      {"rope_without_type",
+       "llama3_rope",
+       set("rope_scaling", {{"factor", 4.0}}),
+       {"rope_scaling.rope_type", "missing", "default, linear, dynamic, yarn, llama3", "factor"}},
+      {"rope_keys_differ",
+       "llama3_rope",
+       [](json& c) {
+         c["rope_parameters"] = c["rope_scaling"];
+         c["rope_parameters"]["factor"] = 8.0;
+       },
+       {"rope_scaling", "factor is 4.0 here and 8.0 in rope_parameters"}},
+      {"rope_thetas_differ",
+       "llama3_rope",
+       [](json& c) {
+         c["rope_scaling"]["rope_theta"] = 10000;
+         c["rope_parameters"] = c["rope_scaling"];
+         c["rope_parameters"]["rope_theta"] = 500000;
+       },
+       {"rope_scaling", "rope_theta is 10000 here and 500000 in rope_parameters"}},
+      {"yarn_without_original",
+       "llama3_rope",
+       set("rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}),
+       {"rope_scaling.original_max_position_embeddings", "missing", "before YaRN"}},
+      {"yarn_without_factor",
+       "llama3_rope",
+       set("rope_scaling", {{"rope_type", "yarn"}, {"original_max_position_embeddings", 32}}),
+       {"rope_scaling.factor", "missing"}},
+      {"yarn_betas",
+       "llama3_rope",
+       set("rope_scaling", {{"rope_type", "yarn"},
+                            {"factor", 4.0},
+                            {"beta_fast", 0.5},
+                            {"original_max_position_embeddings", 32}}),
+       {"rope_scaling.beta_fast", "beta_slow 1"}},
+      {"linear_without_factor",
+       "llama3_rope",
+       set("rope_scaling", {{"type", "linear"}}),
+       {"rope_scaling.factor", "missing"}},
+      {"dynamic_without_positions",
+       "llama3_rope",
+       [](json& c) {
+         c["rope_scaling"] = {{"type", "dynamic"}, {"factor", 2.0}};
+         c.erase("max_position_embeddings");
+       },
+       {"config.json: max_position_embeddings", "missing", "dynamic"}},
+      {"layer_types_length",
+       "qwen3",
+       set("layer_types", json::array({"full_attention"})),
+       {"layer_types", "3 layers"}},
+      {"max_window_layers",
+       "qwen3",
+       [](json& c) {
+         c.erase("layer_types");
+         c["max_window_layers"] = -1;
+       },
+       {"max_window_layers", "-1"}},
       {"sliding_window_text",
        "qwen3",
        [](json& c) {
          c["use_sliding_window"] = true;
          c["sliding_window"] = "wide";
+         c["max_window_layers"] = 0;
        },
        {"sliding_window", "\"wide\""}},
   };
@@ -227,19 +320,20 @@ TEST(ModelConfig, read_unsupported_feature_lists_what_is_supported) {
   const std::vector<BadConfig> cases = {
       {"architecture",
        "qwen3",
-       set("architectures", json::array({"MistralForCausalLM"})),
-       {"architectures", "'MistralForCausalLM'", "LlamaForCausalLM, Qwen3ForCausalLM"}},
+       set("architectures", json::array({"GemmaForCausalLM"})),
+       {"architectures", "'GemmaForCausalLM'",
+        "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM"}},
       {"rope_type",
        "llama3_rope",
-       [](json& c) { c["rope_scaling"]["rope_type"] = "yarn"; },
-       {"rope_scaling.rope_type", "'yarn'", "default, llama3"}},
+       [](json& c) { c["rope_scaling"]["rope_type"] = "longrope"; },
+       {"rope_scaling.rope_type", "'longrope'", "default, linear, dynamic, yarn, llama3"}},
       {"old_rope_type",
        "llama3_rope",
        [](json& c) {
          c["rope_scaling"].erase("rope_type");
-         c["rope_scaling"]["type"] = "linear";
+         c["rope_scaling"]["type"] = "mrope";
        },
-       {"rope_scaling.type", "'linear'", "default, llama3"}},
+       {"rope_scaling.type", "'mrope'", "default, linear, dynamic, yarn, llama3"}},
       {"rope_per_layer_type",
        "qwen3",
        set("rope_parameters", {{"full_attention", {{"rope_type", "default"}}}}),
@@ -253,15 +347,10 @@ TEST(ModelConfig, read_unsupported_feature_lists_what_is_supported) {
        "qwen3",
        set("quantization_config", {{"quant_method", "gptq"}}),
        {"quantization_config", "F32, F16 and BF16"}},
-      {"window_llama", "llama_tied", set("sliding_window", 4096), {"sliding_window", "4096"}},
-      {"window_qwen3",
+      {"chunked_layers",
        "qwen3",
-       [](json& c) {
-         c["sliding_window"] = 4096;
-         c["use_sliding_window"] = true;
-         c["max_window_layers"] = 2;
-       },
-       {"sliding_window", "4096"}},
+       set("layer_types", json::array({"full_attention", "chunked_attention", "full_attention"})),
+       {"layer_types", "chunked_attention"}},
       {"layer_types",
        "qwen3",
        set("layer_types", json::array({"full_attention", "sliding_attention", "full_attention"})),

@@ -145,7 +145,7 @@ TEST_F(CudaPrefillTest, portable_kernel_agrees_with_the_cpu) {
 using GpuSmallPrefill = CudaPrefillTest;
 TEST_F(GpuSmallPrefill, every_part_of_a_layer_agrees_with_the_cpu) {
   ModelConfig config = testing::small_config("Qwen3ForCausalLM", 2);
-  config.attention_bias = true;
+  config.qkv_bias = config.output_bias = true;
   config.mlp_bias = true;
   const auto model = testing::random_model(config, 10, DType::kF32);
   const std::vector<std::int32_t> tokens = counting_tokens(129, config.vocab_size);
@@ -169,9 +169,53 @@ TEST_F(CudaPrefillTest, qwen3_agrees_with_the_cpu) {
   }
 }
 
+TEST_F(CudaPrefillTest, qwen2_with_yarn_agrees_with_the_cpu) {
+  const auto model = testing::random_model(testing::small_config("Qwen2ForCausalLM", 3), 11);
+  ASSERT_FALSE(model->layers[0].q.bias.empty());
+  ASSERT_TRUE(model->layers[0].o.bias.empty());
+  for (const std::int64_t seqlen : {1, 129, 1000}) {
+    expect_agreement(model, counting_tokens(seqlen, model->config.vocab_size));
+  }
+}
+
+// 9 query heads, 3 KV heads of 64: rows of 576, as SmolLM2 has.
+TEST_F(CudaPrefillTest, heads_that_are_no_power_of_two_agree_with_the_cpu) {
+  ModelConfig config = testing::small_config("MistralForCausalLM", 3);
+  config.num_q_heads = 9;
+  config.num_kv_heads = 3;
+  config.rope = {.type = RopeType::kLinear, .factor = 4.0f};
+  const auto model = testing::random_model(config, 12);
+  for (const std::int64_t seqlen : {129, 1000}) {
+    expect_agreement(model, counting_tokens(seqlen, config.vocab_size));
+  }
+}
+
+TEST_F(CudaPrefillTest, dynamic_rope_follows_the_length_of_the_prompt) {
+  ModelConfig config = testing::small_config("LlamaForCausalLM", 2);
+  config.rope = {
+      .type = RopeType::kDynamic, .factor = 2.0f, .original_max_position_embeddings = 256};
+  const auto model = testing::random_model(config, 13);
+  const auto backend = make_cuda_prefill(device_model(model), 0, "");
+  for (const std::int64_t seqlen : {1000, 200, 600}) {
+    const std::vector<std::int32_t> tokens = counting_tokens(seqlen, config.vocab_size);
+    expect_cpu_results(model, tokens, StorageDType::kBF16, run_dense(*backend, tokens, 2));
+  }
+}
+
+TEST_F(CudaPrefillTest, prompt_that_a_sliding_window_cuts_is_refused) {
+  ModelConfig config = testing::small_config("MistralForCausalLM", 1);
+  config.sliding_window = 64;
+  const auto model = testing::random_model(config, 14);
+  expect_agreement(model, counting_tokens(64, config.vocab_size));
+  const auto backend = make_cuda_prefill(device_model(model), 0, "");
+  EXPECT_THAT(message_of<UnsupportedError>(
+                  [&] { run_dense(*backend, counting_tokens(65, config.vocab_size), 1); }),
+              HasSubstr("sliding_window"));
+}
+
 TEST_F(CudaPrefillTest, biases_are_added) {
   ModelConfig config = testing::small_config("LlamaForCausalLM", 2);
-  config.attention_bias = true;
+  config.qkv_bias = config.output_bias = true;
   config.mlp_bias = true;
   config.tie_word_embeddings = true;
   const auto model = testing::random_model(config, 3);

@@ -86,7 +86,7 @@ TEST(PrefillFloor, counts_two_operations_a_weight_and_token) {
 
 TEST(WeightLayout, arrays_are_aligned_and_disjoint) {
   ModelConfig config = testing::small_config("Qwen3ForCausalLM", 2);
-  config.attention_bias = true;
+  config.qkv_bias = config.output_bias = true;
   std::vector<std::byte> memory(static_cast<std::size_t>(place_weights(config, nullptr).bytes));
   const PlacedWeights weights = place_weights(config, memory.data());
   struct Range {
