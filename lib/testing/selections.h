@@ -90,11 +90,15 @@ inline AttentionInput scale_rounding_input(std::int64_t first, std::int64_t seco
   return input;
 }
 
+// A checked plan of a registered method.
 inline SparsePlan plan_of(const std::string& method_name, const AttentionInput& input,
                           const nlohmann::ordered_json& params = nlohmann::ordered_json::object()) {
   const DenseReference none;  // a real method must not look at it
   const Method& method = find_method(method_name);
-  return method.plan_cpu({.input = input, .reference = none}, settings_of(method, params));
+  SparsePlan plan =
+      method.plan_cpu({.input = input, .reference = none}, settings_of(method, params));
+  check_plan(input.problem, plan);
+  return plan;
 }
 
 // Original tokens of all items of a tile in visiting order; masks are not applied.

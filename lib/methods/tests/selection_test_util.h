@@ -12,6 +12,7 @@
 
 #include "lib/core/random.h"
 #include "lib/testing/inputs.h"
+#include "lib/testing/selections.h"
 
 namespace s2o::testing {
 
@@ -61,13 +62,6 @@ inline AttentionInput random_input(const Shape& shape, std::uint64_t seed, doubl
   return input;
 }
 
-inline float* q_row(AttentionInput& input, int head, std::int64_t t) {
-  return input.q.data() + input.problem.row_offset(head, t);
-}
-inline float* k_row(AttentionInput& input, int head, std::int64_t x) {
-  return input.k.data() + input.problem.row_offset(head, x);
-}
-
 // Element `axis` of rows [begin, end) of every head.
 inline void set_rows(AttentionInput& input, std::vector<float>& x, std::int64_t begin,
                      std::int64_t end, int axis, float value) {
@@ -86,16 +80,6 @@ inline void set_q(AttentionInput& input, std::int64_t begin, std::int64_t end, i
 inline void set_k(AttentionInput& input, std::int64_t begin, std::int64_t end, int axis,
                   float value) {
   set_rows(input, input.k, begin, end, axis, value);
-}
-
-// A checked plan of a registered method.
-inline SparsePlan plan_of(const std::string& method, const AttentionInput& input,
-                          const nlohmann::ordered_json& params) {
-  const DenseReference none;
-  const Method& found = find_method(method);
-  SparsePlan plan = found.plan_cpu({.input = input, .reference = none}, settings_of(found, params));
-  check_plan(input.problem, plan);
-  return plan;
 }
 
 // How often the items of a tile visit each key slot. [seqlen]
