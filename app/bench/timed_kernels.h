@@ -30,7 +30,7 @@ class TimedKernels final : public PlanningKernels {
   void rank_history(const RankArgs& args) override {
     time("rank_history", [&] { kernels_.rank_history(args); });
   }
-  void order_queries(const GuideArgs& args, KernelDType dtype, int head_dim) override {
+  void order_queries(const QueryOrderArgs& args, KernelDType dtype, int head_dim) override {
     time("order_queries", [&] { kernels_.order_queries(args, dtype, head_dim); });
   }
   void block_moments(const MomentArgs& args, KernelDType dtype, int head_dim) override {
@@ -57,16 +57,16 @@ class TimedKernels final : public PlanningKernels {
   void select_rows(const SelectArgs& args, KernelDType dtype) override {
     time("select_rows", [&] { kernels_.select_rows(args, dtype); });
   }
-  void stride_sums(const StrideSumArgs& args, KernelDType dtype, int head_dim) override {
+  void stride_sums(const XAttentionSumArgs& args, KernelDType dtype, int head_dim) override {
     time("stride_sums", [&] { kernels_.stride_sums(args, dtype, head_dim); });
   }
-  void stride_mass(const StrideMassArgs& args, KernelDType dtype) override {
+  void stride_mass(const XAttentionMassArgs& args, KernelDType dtype) override {
     time("stride_mass", [&] { kernels_.stride_mass(args, dtype); });
   }
-  void energy_rows(const EnergyArgs& args, KernelDType dtype, int head_dim) override {
+  void energy_rows(const BlockEnergyArgs& args, KernelDType dtype, int head_dim) override {
     time("energy_rows", [&] { kernels_.energy_rows(args, dtype, head_dim); });
   }
-  void radius_lifts(const RadiusArgs& args, KernelDType dtype, int head_dim) override {
+  void radius_lifts(const BlockRadiusArgs& args, KernelDType dtype, int head_dim) override {
     time("radius_lifts", [&] { kernels_.radius_lifts(args, dtype, head_dim); });
   }
   void last_queries(const LastQueryArgs& args, KernelDType dtype, int head_dim) override {

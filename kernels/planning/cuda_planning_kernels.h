@@ -16,7 +16,7 @@ class CudaPlanningKernels final : public PlanningKernels {
   void mean_queries(const MeanQueryArgs& args, KernelDType dtype, int head_dim) override;
   void key_scores(const KeyScoreArgs& args, KernelDType dtype, int head_dim) override;
   void rank_history(const RankArgs& args) override;
-  void order_queries(const GuideArgs& args, KernelDType dtype, int head_dim) override;
+  void order_queries(const QueryOrderArgs& args, KernelDType dtype, int head_dim) override;
   void block_moments(const MomentArgs& args, KernelDType dtype, int head_dim) override;
   void estimate_lse(const LseArgs& args, KernelDType dtype, int head_dim) override;
   void cluster_queries(const ClusterArgs& args, KernelDType dtype, int head_dim) override;
@@ -25,10 +25,10 @@ class CudaPlanningKernels final : public PlanningKernels {
   void column_means(const ColumnMeanArgs& args, KernelDType dtype, int head_dim) override;
   void block_scores(const BlockScoreArgs& args, KernelDType dtype, int head_dim) override;
   void select_rows(const SelectArgs& args, KernelDType dtype) override;
-  void stride_sums(const StrideSumArgs& args, KernelDType dtype, int head_dim) override;
-  void stride_mass(const StrideMassArgs& args, KernelDType dtype) override;
-  void energy_rows(const EnergyArgs& args, KernelDType dtype, int head_dim) override;
-  void radius_lifts(const RadiusArgs& args, KernelDType dtype, int head_dim) override;
+  void stride_sums(const XAttentionSumArgs& args, KernelDType dtype, int head_dim) override;
+  void stride_mass(const XAttentionMassArgs& args, KernelDType dtype) override;
+  void energy_rows(const BlockEnergyArgs& args, KernelDType dtype, int head_dim) override;
+  void radius_lifts(const BlockRadiusArgs& args, KernelDType dtype, int head_dim) override;
   void last_queries(const LastQueryArgs& args, KernelDType dtype, int head_dim) override;
   void order_segments(const SegmentOrderArgs& args) override;
   void top_entries(const TopEntryArgs& args) override;

@@ -24,7 +24,7 @@ void dispatch_element(KernelDType dtype, int head_dim, const Body& body) {
   }
 }
 
-// 8, 16 or 32 reduced columns a block of keys (xattention_args.h).
+// 8, 16 or 32 reduced columns a block of keys (ops.h).
 template <class Body>
 void dispatch_columns(int columns_per_block, const Body& body) {
   if (columns_per_block == 8) {

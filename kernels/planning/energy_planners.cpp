@@ -42,7 +42,7 @@ class EnergyPlanner : public TilePlanner {
   }
 
   // What energy_rows must know of the method.
-  virtual EnergyArgs energy_rule() const = 0;
+  virtual BlockEnergyArgs energy_rule() const = 0;
 
   void plan_all(const DeviceInput& input, PlanningKernels& kernels) const {
     kernels.clear(bad_row_.data(), bad_row_.size_bytes());
@@ -58,7 +58,7 @@ class EnergyPlanner : public TilePlanner {
 
   void plan_tiles(const TileBatch& batch, const DeviceInput& input,
                   PlanningKernels& kernels) const override {
-    EnergyArgs args = energy_rule();
+    BlockEnergyArgs args = energy_rule();
     args.q = input.q;
     args.means = means_.data();
     args.seqlen = problem_.seqlen;
@@ -94,7 +94,7 @@ class FlashPrefillPlanner final : public EnergyPlanner {
   }
 
  private:
-  EnergyArgs energy_rule() const override {
+  BlockEnergyArgs energy_rule() const override {
     return {.rule = settings_.packed ? EnergyRule::kFlashPrefillV2 : EnergyRule::kFlashPrefillV1,
             .alpha = settings_.alpha,
             .sink_blocks = settings_.sink_blocks,
@@ -129,7 +129,7 @@ class RbsPlanner final : public EnergyPlanner {
   }
 
  private:
-  EnergyArgs energy_rule() const override {
+  BlockEnergyArgs energy_rule() const override {
     return {.rule = EnergyRule::kRbs,
             .lifts = settings_.rescue ? lifts_.data() : nullptr,
             .alpha = settings_.alpha_base,

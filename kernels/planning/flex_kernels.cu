@@ -1,8 +1,8 @@
 // Kernel entries and launches of FlexPrefill.
 #include "kernels/planning/cuda_planning_kernels.h"
 #include "kernels/planning/dispatch.cuh"
-#include "kernels/planning/flex_heads.cuh"
-#include "kernels/planning/flex_rows.cuh"
+#include "kernels/planning/flexprefill/flex_heads.cuh"
+#include "kernels/planning/flexprefill/flex_rows.cuh"
 
 namespace s2o {
 namespace device {

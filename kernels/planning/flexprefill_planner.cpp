@@ -4,10 +4,10 @@
 #include <string>
 
 #include "kernels/common/error.h"
-#include "kernels/planning/block_args.h"
-#include "kernels/planning/flex_args.h"
-#include "kernels/planning/last_query_args.h"
+#include "kernels/planning/flexprefill/ops.h"
+#include "kernels/planning/last_queries/ops.h"
 #include "kernels/planning/planning_kernels.h"
+#include "kernels/planning/pooled/ops.h"
 
 namespace s2o {
 namespace {

@@ -1,30 +1,31 @@
 // Kernel entries and launches of S2O's query order.
 #include "kernels/planning/cuda_planning_kernels.h"
 #include "kernels/planning/dispatch.cuh"
-#include "kernels/planning/query_guides.cuh"
+#include "kernels/planning/s2o/query_order.cuh"
 
 namespace s2o {
 namespace device {
 
 template <class Element, int kHeadDim>
 __global__ void __launch_bounds__(kGuideThreads)
-    sum_segment_kernel(const __grid_constant__ GuideArgs args) {
+    sum_segment_kernel(const __grid_constant__ QueryOrderArgs args) {
   sum_segment<Element, kHeadDim>(args);
 }
 template <int kHeadDim>
 __global__ void __launch_bounds__(kHeadDim)
-    make_guides_kernel(const __grid_constant__ GuideArgs args) {
+    make_guides_kernel(const __grid_constant__ QueryOrderArgs args) {
   make_guides<kHeadDim>(args);
 }
 template <class Element, int kHeadDim>
 __global__ void __launch_bounds__(kGuideThreads)
-    order_queries_kernel(const __grid_constant__ GuideArgs args) {
+    order_queries_kernel(const __grid_constant__ QueryOrderArgs args) {
   order_queries<Element, kHeadDim>(args);
 }
 
 }  // namespace device
 
-void CudaPlanningKernels::order_queries(const GuideArgs& args, KernelDType dtype, int head_dim) {
+void CudaPlanningKernels::order_queries(const QueryOrderArgs& args, KernelDType dtype,
+                                        int head_dim) {
   const std::int64_t segments = args.shape.num_segments;
   device::dispatch_element(dtype, head_dim, [&]<class Element, int kHeadDim>() {
     device::launch_blocks(device::sum_segment_kernel<Element, kHeadDim>,

@@ -4,9 +4,9 @@
 #include <string>
 
 #include "kernels/common/error.h"
-#include "kernels/planning/last_query_args.h"
+#include "kernels/planning/last_queries/ops.h"
+#include "kernels/planning/minference/ops.h"
 #include "kernels/planning/planning_kernels.h"
-#include "kernels/planning/vertical_slash_args.h"
 
 namespace s2o {
 namespace {

@@ -1,17 +1,17 @@
 // Kernel entries and launches of the planning kernels.
 #include "kernels/common/cuda_check.h"
-#include "kernels/planning/block_scores.cuh"
+#include "kernels/planning/block_energy/block_radius.cuh"
+#include "kernels/planning/block_energy/energy_rows.cuh"
 #include "kernels/planning/cuda_planning_kernels.h"
 #include "kernels/planning/dispatch.cuh"
-#include "kernels/planning/energy_radius.cuh"
-#include "kernels/planning/energy_rows.cuh"
-#include "kernels/planning/key_scores.cuh"
-#include "kernels/planning/last_queries.cuh"
-#include "kernels/planning/mean_queries.cuh"
+#include "kernels/planning/last_queries/last_queries.cuh"
 #include "kernels/planning/planning_sm90.h"
-#include "kernels/planning/pool_blocks.cuh"
-#include "kernels/planning/rank_history.cuh"
-#include "kernels/planning/select_rows.cuh"
+#include "kernels/planning/pooled/block_scores.cuh"
+#include "kernels/planning/pooled/pool_blocks.cuh"
+#include "kernels/planning/pooled/select_rows.cuh"
+#include "kernels/planning/s2o/key_scores.cuh"
+#include "kernels/planning/s2o/mean_queries.cuh"
+#include "kernels/planning/s2o/rank_history.cuh"
 
 namespace s2o {
 namespace device {
@@ -64,17 +64,17 @@ __global__ void __launch_bounds__(32 * kSelectWarps)
 
 template <class Element, int kHeadDim>
 __global__ void __launch_bounds__(kEnergyThreads, 2)
-    energy_rows_kernel(const __grid_constant__ EnergyArgs args) {
+    energy_rows_kernel(const __grid_constant__ BlockEnergyArgs args) {
   EnergyRows<Element, kHeadDim>(args).run();
 }
 
 template <class Element, int kHeadDim>
 __global__ void __launch_bounds__(kRadiusThreads)
-    block_radius_kernel(const __grid_constant__ RadiusArgs args) {
+    block_radius_kernel(const __grid_constant__ BlockRadiusArgs args) {
   block_radius<Element, kHeadDim>(args);
 }
 __global__ void __launch_bounds__(kLiftThreads)
-    radius_lifts_kernel(const __grid_constant__ RadiusArgs args) {
+    radius_lifts_kernel(const __grid_constant__ BlockRadiusArgs args) {
   radius_lifts_head(args);
 }
 
@@ -193,7 +193,8 @@ void CudaPlanningKernels::select_rows(const SelectArgs& args, KernelDType dtype)
   }
 }
 
-void CudaPlanningKernels::energy_rows(const EnergyArgs& args, KernelDType dtype, int head_dim) {
+void CudaPlanningKernels::energy_rows(const BlockEnergyArgs& args, KernelDType dtype,
+                                      int head_dim) {
   if (variant_ == PlanningVariant::kSm90 && energy_rows_sm90_takes(args, head_dim)) {
     return launch_energy_rows_sm90(args, dtype, head_dim, stream_);
   }
@@ -207,7 +208,8 @@ void CudaPlanningKernels::energy_rows(const EnergyArgs& args, KernelDType dtype,
   });
 }
 
-void CudaPlanningKernels::radius_lifts(const RadiusArgs& args, KernelDType dtype, int head_dim) {
+void CudaPlanningKernels::radius_lifts(const BlockRadiusArgs& args, KernelDType dtype,
+                                       int head_dim) {
   device::dispatch_element(dtype, head_dim, [&]<class Element, int kHeadDim>() {
     device::launch_blocks(device::block_radius_kernel<Element, kHeadDim>,
                           static_cast<std::int64_t>(args.num_kv_heads) * args.num_blocks,

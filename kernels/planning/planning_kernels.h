@@ -6,15 +6,15 @@
 #include <cstddef>
 
 #include "kernels/attention/launch_plan.h"
-#include "kernels/planning/block_args.h"
-#include "kernels/planning/energy_args.h"
-#include "kernels/planning/flex_args.h"
-#include "kernels/planning/guide_args.h"
-#include "kernels/planning/last_query_args.h"
-#include "kernels/planning/ranking_args.h"
-#include "kernels/planning/s2o_args.h"
-#include "kernels/planning/vertical_slash_args.h"
-#include "kernels/planning/xattention_args.h"
+#include "kernels/planning/block_energy/ops.h"
+#include "kernels/planning/flexprefill/ops.h"
+#include "kernels/planning/last_queries/ops.h"
+#include "kernels/planning/minference/ops.h"
+#include "kernels/planning/pooled/ops.h"
+#include "kernels/planning/s2o/cluster_ops.h"
+#include "kernels/planning/s2o/ops.h"
+#include "kernels/planning/s2o/query_order_ops.h"
+#include "kernels/planning/xattention/ops.h"
 
 namespace s2o {
 
@@ -27,7 +27,7 @@ class PlanningKernels {
   virtual void mean_queries(const MeanQueryArgs& args, KernelDType dtype, int head_dim) = 0;
   virtual void key_scores(const KeyScoreArgs& args, KernelDType dtype, int head_dim) = 0;
   virtual void rank_history(const RankArgs& args) = 0;
-  virtual void order_queries(const GuideArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void order_queries(const QueryOrderArgs& args, KernelDType dtype, int head_dim) = 0;
   // S2O's rankings beyond the mean (ranking_args.h).
   virtual void block_moments(const MomentArgs& args, KernelDType dtype, int head_dim) = 0;
   virtual void estimate_lse(const LseArgs& args, KernelDType dtype, int head_dim) = 0;
@@ -41,12 +41,12 @@ class PlanningKernels {
   virtual void select_rows(const SelectArgs& args, KernelDType dtype) = 0;
 
   // XAttention (xattention_args.h).
-  virtual void stride_sums(const StrideSumArgs& args, KernelDType dtype, int head_dim) = 0;
-  virtual void stride_mass(const StrideMassArgs& args, KernelDType dtype) = 0;
+  virtual void stride_sums(const XAttentionSumArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void stride_mass(const XAttentionMassArgs& args, KernelDType dtype) = 0;
 
   // Methods that select blocks by energy (energy_args.h).
-  virtual void energy_rows(const EnergyArgs& args, KernelDType dtype, int head_dim) = 0;
-  virtual void radius_lifts(const RadiusArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void energy_rows(const BlockEnergyArgs& args, KernelDType dtype, int head_dim) = 0;
+  virtual void radius_lifts(const BlockRadiusArgs& args, KernelDType dtype, int head_dim) = 0;
 
   // Methods that estimate from the last queries (last_query_args.h).
   virtual void last_queries(const LastQueryArgs& args, KernelDType dtype, int head_dim) = 0;

@@ -1,11 +1,11 @@
 // Kernel entries and launches of the planning kernels on warpgroup products.
 #include "kernels/attention/tensor_map_cuda.h"
-#include "kernels/planning/cluster_scores_sm90.cuh"
+#include "kernels/planning/block_energy/energy_rows_sm90.cuh"
 #include "kernels/planning/dispatch.cuh"
-#include "kernels/planning/energy_rows_sm90.cuh"
-#include "kernels/planning/estimate_lse_sm90.cuh"
 #include "kernels/planning/planning_sm90.h"
-#include "kernels/planning/stride_sums_sm90.cuh"
+#include "kernels/planning/s2o/cluster_scores_sm90.cuh"
+#include "kernels/planning/s2o/estimate_lse_sm90.cuh"
+#include "kernels/planning/xattention/stride_sums_sm90.cuh"
 
 namespace s2o {
 namespace device {
@@ -54,7 +54,7 @@ int num_multiprocessors() {
 
 }  // namespace device
 
-void launch_stride_sums_sm90(const StrideSumArgs& args, KernelDType dtype, int head_dim,
+void launch_stride_sums_sm90(const XAttentionSumArgs& args, KernelDType dtype, int head_dim,
                              CudaStream stream) {
   const bool is_bf16 = dtype == KernelDType::kBf16;
   const std::int64_t num_blocks = static_cast<std::int64_t>(args.num_q_heads) *
@@ -106,10 +106,10 @@ void launch_cluster_scores_sm90(const ClusterScoreArgs& args, KernelDType dtype,
   });
 }
 
-bool energy_rows_sm90_takes(const EnergyArgs& args, int head_dim) {
+bool energy_rows_sm90_takes(const BlockEnergyArgs& args, int head_dim) {
   return device::energy_stages_sm90(args, head_dim) > 0;
 }
-void launch_energy_rows_sm90(const EnergyArgs& args, KernelDType dtype, int head_dim,
+void launch_energy_rows_sm90(const BlockEnergyArgs& args, KernelDType dtype, int head_dim,
                              CudaStream stream) {
   const bool is_bf16 = dtype == KernelDType::kBf16;
   device::dispatch_element(dtype, head_dim, [&]<class Element, int kHeadDim>() {
@@ -121,7 +121,7 @@ void launch_energy_rows_sm90(const EnergyArgs& args, KernelDType dtype, int head
       const auto kernel =
           device::planning_sm90_kernel<device::EnergyRowsSm90<Element, kHeadDim, kBranches>,
                                        device::kEnergyThreadsSm90, device::kEnergyBlocksSm90,
-                                       EnergyArgs, device::EnergyGridSm90>;
+                                       BlockEnergyArgs, device::EnergyGridSm90>;
       cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                       cudaSharedmemCarveoutMaxShared),
                  "planning: energies");

@@ -5,13 +5,13 @@
 #pragma once
 
 #include "kernels/attention/attention_launch.h"
-#include "kernels/planning/energy_args.h"
-#include "kernels/planning/ranking_args.h"
-#include "kernels/planning/xattention_args.h"
+#include "kernels/planning/block_energy/ops.h"
+#include "kernels/planning/s2o/cluster_ops.h"
+#include "kernels/planning/xattention/ops.h"
 
 namespace s2o {
 
-void launch_stride_sums_sm90(const StrideSumArgs& args, KernelDType dtype, int head_dim,
+void launch_stride_sums_sm90(const XAttentionSumArgs& args, KernelDType dtype, int head_dim,
                              CudaStream stream);
 void launch_estimate_lse_sm90(const LseArgs& args, KernelDType dtype, int head_dim,
                               CudaStream stream);
@@ -19,8 +19,8 @@ void launch_cluster_scores_sm90(const ClusterScoreArgs& args, KernelDType dtype,
                                 CudaStream stream);
 // False where the energies of two tiles leave no room for a ring in shared memory: beyond a million
 // tokens of RBS with its second branch. The kernel for sm_80 plans those.
-bool energy_rows_sm90_takes(const EnergyArgs& args, int head_dim);
-void launch_energy_rows_sm90(const EnergyArgs& args, KernelDType dtype, int head_dim,
+bool energy_rows_sm90_takes(const BlockEnergyArgs& args, int head_dim);
+void launch_energy_rows_sm90(const BlockEnergyArgs& args, KernelDType dtype, int head_dim,
                              CudaStream stream);
 
 }  // namespace s2o

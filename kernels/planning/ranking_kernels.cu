@@ -1,11 +1,11 @@
 // Kernel entries and launches of S2O's rankings beyond the mean query.
-#include "kernels/planning/block_moments.cuh"
-#include "kernels/planning/cluster_queries.cuh"
-#include "kernels/planning/cluster_scores.cuh"
 #include "kernels/planning/cuda_planning_kernels.h"
 #include "kernels/planning/dispatch.cuh"
-#include "kernels/planning/estimate_lse.cuh"
 #include "kernels/planning/planning_sm90.h"
+#include "kernels/planning/s2o/block_moments.cuh"
+#include "kernels/planning/s2o/cluster_queries.cuh"
+#include "kernels/planning/s2o/cluster_scores.cuh"
+#include "kernels/planning/s2o/estimate_lse.cuh"
 
 namespace s2o {
 namespace device {

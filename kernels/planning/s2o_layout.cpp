@@ -5,7 +5,7 @@
 #include <string>
 
 #include "kernels/common/error.h"
-#include "kernels/planning/ranking_args.h"
+#include "kernels/planning/s2o/cluster_ops.h"
 
 namespace s2o {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "kernels/common/plan_view.h"
 #include "kernels/common/problem.h"
-#include "kernels/planning/history.h"
+#include "kernels/planning/s2o/history.h"
 #include "kernels/planning/s2o_planner.h"
 
 namespace s2o {

@@ -141,7 +141,7 @@ class S2oPlanner final : public Planner {
   std::int32_t num_moment_blocks() const {
     return static_cast<std::int32_t>((problem_.seqlen + kMomentBlock - 1) / kMomentBlock);
   }
-  GuideArgs guide_args(const DeviceInput& input) const {
+  QueryOrderArgs guide_args(const DeviceInput& input) const {
     return {.q = input.q,
             .k = input.k,
             .guides = guides_.data(),

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <memory>
 
-#include "kernels/planning/guide_args.h"
 #include "kernels/planning/planner.h"
+#include "kernels/planning/s2o/query_order_ops.h"
 
 namespace s2o {
 

@@ -2,27 +2,28 @@
 #include "kernels/planning/cuda_planning_kernels.h"
 #include "kernels/planning/dispatch.cuh"
 #include "kernels/planning/planning_sm90.h"
-#include "kernels/planning/stride_mass.cuh"
-#include "kernels/planning/stride_sums.cuh"
+#include "kernels/planning/xattention/stride_mass.cuh"
+#include "kernels/planning/xattention/stride_sums.cuh"
 
 namespace s2o {
 namespace device {
 
 template <class Element, int kHeadDim>
 __global__ void __launch_bounds__(kStrideThreads, 1)
-    stride_sums_kernel(const __grid_constant__ StrideSumArgs args) {
+    stride_sums_kernel(const __grid_constant__ XAttentionSumArgs args) {
   StrideSums<Element, kHeadDim>(args).run();
 }
 
 template <class Element, int kColumnsPerBlock>
 __global__ void __launch_bounds__(kStrideMassThreads)
-    stride_mass_kernel(const __grid_constant__ StrideMassArgs args) {
+    stride_mass_kernel(const __grid_constant__ XAttentionMassArgs args) {
   StrideMass<Element, kColumnsPerBlock>(args).run();
 }
 
 }  // namespace device
 
-void CudaPlanningKernels::stride_sums(const StrideSumArgs& args, KernelDType dtype, int head_dim) {
+void CudaPlanningKernels::stride_sums(const XAttentionSumArgs& args, KernelDType dtype,
+                                      int head_dim) {
   if (variant_ == PlanningVariant::kSm90) {
     return launch_stride_sums_sm90(args, dtype, head_dim, stream_);
   }
@@ -35,7 +36,7 @@ void CudaPlanningKernels::stride_sums(const StrideSumArgs& args, KernelDType dty
   });
 }
 
-void CudaPlanningKernels::stride_mass(const StrideMassArgs& args, KernelDType dtype) {
+void CudaPlanningKernels::stride_mass(const XAttentionMassArgs& args, KernelDType dtype) {
   const std::int64_t num_blocks = static_cast<std::int64_t>(args.num_q_heads) * args.num_blocks;
   const auto launch = [&](auto kernel) {
     device::launch_blocks(kernel, num_blocks, device::kStrideMassThreads,

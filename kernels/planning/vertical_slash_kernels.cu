@@ -1,7 +1,7 @@
 // Kernel entries and launches of MInference's columns and windows.
 #include "kernels/planning/cuda_planning_kernels.h"
 #include "kernels/planning/dispatch.cuh"
-#include "kernels/planning/vertical_slash.cuh"
+#include "kernels/planning/minference/vertical_slash.cuh"
 
 namespace s2o {
 namespace device {

@@ -5,7 +5,7 @@
 #include <iterator>
 #include <vector>
 
-#include "kernels/planning/history.h"
+#include "kernels/planning/s2o/history.h"
 
 namespace s2o::testing {
 

@@ -1,5 +1,5 @@
 // When two visiting orders of a history are the same order for all that attention can tell.
-// Planners sort by rounded scores into classes (kernels/planning/history.h), so a device order
+// Planners sort by rounded scores into classes (kernels/planning/s2o/history.h), so a device order
 // differs from one that sorts exact scores by near-ties. Tests only.
 #pragma once
 

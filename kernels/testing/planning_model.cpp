@@ -2,29 +2,29 @@
 
 #include <cstring>
 
-#include "kernels/planning/block_moments.cuh"
-#include "kernels/planning/block_scores.cuh"
-#include "kernels/planning/cluster_queries.cuh"
-#include "kernels/planning/cluster_scores.cuh"
-#include "kernels/planning/cluster_scores_sm90.cuh"
-#include "kernels/planning/energy_radius.cuh"
-#include "kernels/planning/energy_rows.cuh"
-#include "kernels/planning/energy_rows_sm90.cuh"
-#include "kernels/planning/estimate_lse.cuh"
-#include "kernels/planning/estimate_lse_sm90.cuh"
-#include "kernels/planning/flex_heads.cuh"
-#include "kernels/planning/flex_rows.cuh"
-#include "kernels/planning/key_scores.cuh"
-#include "kernels/planning/last_queries.cuh"
-#include "kernels/planning/mean_queries.cuh"
-#include "kernels/planning/pool_blocks.cuh"
-#include "kernels/planning/query_guides.cuh"
-#include "kernels/planning/rank_history.cuh"
-#include "kernels/planning/select_rows.cuh"
-#include "kernels/planning/stride_mass.cuh"
-#include "kernels/planning/stride_sums.cuh"
-#include "kernels/planning/stride_sums_sm90.cuh"
-#include "kernels/planning/vertical_slash.cuh"
+#include "kernels/planning/block_energy/block_radius.cuh"
+#include "kernels/planning/block_energy/energy_rows.cuh"
+#include "kernels/planning/block_energy/energy_rows_sm90.cuh"
+#include "kernels/planning/flexprefill/flex_heads.cuh"
+#include "kernels/planning/flexprefill/flex_rows.cuh"
+#include "kernels/planning/last_queries/last_queries.cuh"
+#include "kernels/planning/minference/vertical_slash.cuh"
+#include "kernels/planning/pooled/block_scores.cuh"
+#include "kernels/planning/pooled/pool_blocks.cuh"
+#include "kernels/planning/pooled/select_rows.cuh"
+#include "kernels/planning/s2o/block_moments.cuh"
+#include "kernels/planning/s2o/cluster_queries.cuh"
+#include "kernels/planning/s2o/cluster_scores.cuh"
+#include "kernels/planning/s2o/cluster_scores_sm90.cuh"
+#include "kernels/planning/s2o/estimate_lse.cuh"
+#include "kernels/planning/s2o/estimate_lse_sm90.cuh"
+#include "kernels/planning/s2o/key_scores.cuh"
+#include "kernels/planning/s2o/mean_queries.cuh"
+#include "kernels/planning/s2o/query_order.cuh"
+#include "kernels/planning/s2o/rank_history.cuh"
+#include "kernels/planning/xattention/stride_mass.cuh"
+#include "kernels/planning/xattention/stride_sums.cuh"
+#include "kernels/planning/xattention/stride_sums_sm90.cuh"
 #include "kernels/testing/simt.h"
 
 namespace s2o::testing {
@@ -76,7 +76,7 @@ class ModelPlanningKernels final : public PlanningKernels {
            sizeof(device::SharedRank), [&] { device::RankHistory(args).run(); });
   }
 
-  void order_queries(const GuideArgs& args, KernelDType dtype, int head_dim) override {
+  void order_queries(const QueryOrderArgs& args, KernelDType dtype, int head_dim) override {
     const int segments = args.shape.num_segments;
     dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
       launch(args.num_sources() * segments, device::kGuideThreads,
@@ -170,7 +170,7 @@ class ModelPlanningKernels final : public PlanningKernels {
     });
   }
 
-  void stride_sums(const StrideSumArgs& args, KernelDType dtype, int head_dim) override {
+  void stride_sums(const XAttentionSumArgs& args, KernelDType dtype, int head_dim) override {
     const int blocks = args.num_q_heads * (args.end_tile - args.first_tile) * args.num_chunks;
     dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
       if (variant_ == PlanningVariant::kSm90) {
@@ -187,7 +187,7 @@ class ModelPlanningKernels final : public PlanningKernels {
              [&] { device::StrideSums<Element, kHeadDim>(args).run(); });
     });
   }
-  void stride_mass(const StrideMassArgs& args, KernelDType dtype) override {
+  void stride_mass(const XAttentionMassArgs& args, KernelDType dtype) override {
     dispatch(dtype, 64, [&]<class Element, int kHeadDim>() {
       const auto run = [&]<int kColumns>() {
         launch(args.num_q_heads * args.num_blocks, device::kStrideMassThreads,
@@ -200,7 +200,7 @@ class ModelPlanningKernels final : public PlanningKernels {
     });
   }
 
-  void energy_rows(const EnergyArgs& args, KernelDType dtype, int head_dim) override {
+  void energy_rows(const BlockEnergyArgs& args, KernelDType dtype, int head_dim) override {
     dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
       if (variant_ == PlanningVariant::kSm90) {
         const device::EnergyGridSm90 grid =
@@ -219,7 +219,7 @@ class ModelPlanningKernels final : public PlanningKernels {
              [&] { device::EnergyRows<Element, kHeadDim>(args).run(); });
     });
   }
-  void radius_lifts(const RadiusArgs& args, KernelDType dtype, int head_dim) override {
+  void radius_lifts(const BlockRadiusArgs& args, KernelDType dtype, int head_dim) override {
     dispatch(dtype, head_dim, [&]<class Element, int kHeadDim>() {
       launch(args.num_kv_heads * args.num_blocks, device::kRadiusThreads,
              sizeof(device::SharedRadius<kHeadDim>),

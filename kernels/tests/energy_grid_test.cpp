@@ -1,12 +1,12 @@
 // Shared memory of the energies on warpgroups: how deep the ring is, and where none fits.
-#include "kernels/planning/energy_grid_sm90.cuh"
+#include "kernels/planning/block_energy/energy_grid_sm90.cuh"
 
 #include <gtest/gtest.h>
 
 namespace s2o::device {
 namespace {
 
-EnergyArgs args_of(std::int64_t seqlen, bool two_branches) {
+BlockEnergyArgs args_of(std::int64_t seqlen, bool two_branches) {
   static const float kLift = 0.0f;
   return {.lifts = two_branches ? &kLift : nullptr,
           .seqlen = seqlen,
@@ -15,7 +15,7 @@ EnergyArgs args_of(std::int64_t seqlen, bool two_branches) {
 
 TEST(EnergyGridSm90, two_blocks_share_a_multiprocessor_at_131072_tokens) {
   for (const bool two_branches : {false, true}) {
-    const EnergyArgs args = args_of(131072, two_branches);
+    const BlockEnergyArgs args = args_of(131072, two_branches);
     const int stages = energy_stages_sm90(args, 128);
     EXPECT_EQ(stages, two_branches ? 3 : 4);
     EXPECT_LE(2 * (energy_bytes_sm90(args, 128, stages) + 1024), 228 * 1024);
@@ -23,7 +23,7 @@ TEST(EnergyGridSm90, two_blocks_share_a_multiprocessor_at_131072_tokens) {
 }
 
 TEST(EnergyGridSm90, long_sequences_leave_room_for_one_block_or_none) {
-  const EnergyArgs longest = args_of(2097152, false);
+  const BlockEnergyArgs longest = args_of(2097152, false);
   EXPECT_GE(energy_stages_sm90(longest, 128), kEnergyMinStages);
   EXPECT_GE(energy_stages_sm90(args_of(1048576, true), 128), kEnergyMinStages);
   EXPECT_EQ(energy_stages_sm90(args_of(2097152, true), 128), 0);

@@ -35,7 +35,7 @@
 #include <limits>
 
 #include "kernels/common/parallel.h"
-#include "kernels/planning/flex_args.h"
+#include "kernels/planning/flexprefill/ops.h"
 #include "kernels/planning/flexprefill_planner.h"
 #include "lib/core/error.h"
 #include "lib/core/log.h"

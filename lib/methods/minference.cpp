@@ -28,7 +28,7 @@
 #include <limits>
 
 #include "kernels/common/parallel.h"
-#include "kernels/planning/last_query_args.h"
+#include "kernels/planning/last_queries/ops.h"
 #include "kernels/planning/minference_planner.h"
 #include "lib/methods/common/block_selection.h"
 #include "lib/methods/common/device_planning.h"

@@ -33,7 +33,7 @@
 
 #include "kernels/common/parallel.h"
 #include "kernels/planning/block_planners.h"
-#include "kernels/planning/last_query_args.h"
+#include "kernels/planning/last_queries/ops.h"
 #include "lib/core/error.h"
 #include "lib/methods/common/block_selection.h"
 #include "lib/methods/common/device_planning.h"

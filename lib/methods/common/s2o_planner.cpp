@@ -8,7 +8,7 @@
 #include <numeric>
 
 #include "kernels/common/parallel.h"
-#include "kernels/planning/ranking_args.h"
+#include "kernels/planning/s2o/cluster_ops.h"
 #include "kernels/planning/s2o_planner.h"
 #include "lib/core/error.h"
 
