@@ -4,7 +4,9 @@
 #include <string>
 
 #include "kernels/common/error.h"
-#include "kernels/planning/planning_kernels.h"
+#include "kernels/planning/last_queries/ops.h"
+#include "kernels/planning/op.h"
+#include "kernels/planning/pooled/ops.h"
 
 namespace s2o {
 namespace {
@@ -103,20 +105,20 @@ class PooledPlanner : public TilePlanner {
     for (std::int32_t first = batch.first_tile; first < batch.end_tile;
          first += strips_.rows_at_once) {
       const std::int32_t rows = std::min(strips_.rows_at_once, batch.end_tile - first);
-      kernels.block_scores({.q = mean_q_.data(),
-                            .k = mean_k_.data(),
-                            .scores = scores_.data(),
-                            .num_heads = heads,
-                            .heads_per_k = heads / k_heads_,
-                            .num_q_blocks = q_blocks_,
-                            .num_kv_blocks = kv_blocks_,
-                            .first_row = first,
-                            .num_rows = rows,
-                            .row_stride = strips_.row_stride,
-                            .block_m = header_.block_m,
-                            .block_n = header_.block_n,
-                            .scale = problem_.softmax_scale},
-                           input.dtype, problem_.head_dim);
+      kernels.run(BlockScoreArgs{.q = mean_q_.data(),
+                                 .k = mean_k_.data(),
+                                 .scores = scores_.data(),
+                                 .num_heads = heads,
+                                 .heads_per_k = heads / k_heads_,
+                                 .num_q_blocks = q_blocks_,
+                                 .num_kv_blocks = kv_blocks_,
+                                 .first_row = first,
+                                 .num_rows = rows,
+                                 .row_stride = strips_.row_stride,
+                                 .block_m = header_.block_m,
+                                 .block_n = header_.block_n,
+                                 .scale = problem_.softmax_scale},
+                  input.elements());
       select.scores = scores_.data();
       select.num_heads = heads;
       select.num_q_blocks = q_blocks_;
@@ -131,7 +133,7 @@ class PooledPlanner : public TilePlanner {
       select.items = items_.data();
       select.item_counts = item_counts_.data();
       select.bad_row = bad_row_.data();
-      kernels.select_rows(select, input.dtype);
+      kernels.run(select, input.elements());
     }
   }
 
@@ -155,8 +157,8 @@ class MeanPoolingPlanner final : public PooledPlanner {
     PoolArgs queries = pool_queries(input);
     PoolArgs keys = pool_keys(input);
     queries.divide_by_block = keys.divide_by_block = true;
-    kernels.pool_blocks(queries, input.dtype, problem_.head_dim);
-    kernels.pool_blocks(keys, input.dtype, problem_.head_dim);
+    kernels.run(queries, input.elements());
+    kernels.run(keys, input.elements());
     plan_next(0, input, kernels);
   }
 
@@ -186,35 +188,36 @@ class PbsPlanner final : public PooledPlanner {
 
   void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
     kernels.clear(bad_row_.data(), bad_row_.size_bytes());
-    kernels.last_queries({.q = input.q,
-                          .k = input.k,
-                          .seqlen = problem_.seqlen,
-                          .num_keys = num_keys_,
-                          .num_queries = settings_.block,
-                          .num_q_heads = problem_.num_q_heads,
-                          .group_size = problem_.group_size(),
-                          .num_chunks = num_chunks_,
-                          .scale = problem_.softmax_scale,
-                          .largest = largest_.data(),
-                          .normalisers = normalisers_.data(),
-                          .mass = mass_.data(),
-                          .bad_row = bad_row_.data(),
-                          .rows_per_head = header_.num_q_tiles},
-                         input.dtype, problem_.head_dim);
-    kernels.order_segments({.mass = mass_.data(),
-                            .order = key_order_.data(),
-                            .sink_block = sink_block_.data(),
-                            .seqlen = problem_.seqlen,
-                            .num_keys = num_keys_,
-                            .num_heads = problem_.num_q_heads,
-                            .segment = settings_.segment,
-                            .block = settings_.block});
+    kernels.run(LastQueryArgs{.q = input.q,
+                              .k = input.k,
+                              .seqlen = problem_.seqlen,
+                              .num_keys = num_keys_,
+                              .num_queries = settings_.block,
+                              .num_q_heads = problem_.num_q_heads,
+                              .group_size = problem_.group_size(),
+                              .num_chunks = num_chunks_,
+                              .scale = problem_.softmax_scale,
+                              .largest = largest_.data(),
+                              .normalisers = normalisers_.data(),
+                              .mass = mass_.data(),
+                              .bad_row = bad_row_.data(),
+                              .rows_per_head = header_.num_q_tiles},
+                input.elements());
+    kernels.run(SegmentOrderArgs{.mass = mass_.data(),
+                                 .order = key_order_.data(),
+                                 .sink_block = sink_block_.data(),
+                                 .seqlen = problem_.seqlen,
+                                 .num_keys = num_keys_,
+                                 .num_heads = problem_.num_q_heads,
+                                 .segment = settings_.segment,
+                                 .block = settings_.block},
+                input.elements());
     PoolArgs queries = pool_queries(input);
     PoolArgs keys = pool_keys(input);
     queries.divide_by_block = keys.divide_by_block = true;
     keys.order = key_order_.data();
-    kernels.pool_blocks(queries, input.dtype, problem_.head_dim);
-    kernels.pool_blocks(keys, input.dtype, problem_.head_dim);
+    kernels.run(queries, input.elements());
+    kernels.run(keys, input.elements());
     plan_next(0, input, kernels);
   }
 
@@ -254,21 +257,21 @@ class SpargePlanner final : public PooledPlanner {
 
   void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
     kernels.clear(bad_row_.data(), bad_row_.size_bytes());
-    kernels.column_means({.x = input.k,
-                          .partial_sums = partial_sums_.data(),
-                          .means = mean_key_.data(),
-                          .seqlen = problem_.seqlen,
-                          .num_heads = problem_.num_kv_heads,
-                          .num_parts = num_parts_},
-                         input.dtype, problem_.head_dim);
+    kernels.run(ColumnMeanArgs{.x = input.k,
+                               .partial_sums = partial_sums_.data(),
+                               .means = mean_key_.data(),
+                               .seqlen = problem_.seqlen,
+                               .num_heads = problem_.num_kv_heads,
+                               .num_parts = num_parts_},
+                input.elements());
     PoolArgs queries = pool_queries(input);
     PoolArgs keys = pool_keys(input);
     queries.similar = q_similar_.data();
     keys.similar = k_similar_.data();
     keys.offset = mean_key_.data();
     queries.similarity_threshold = keys.similarity_threshold = settings_.similarity_threshold;
-    kernels.pool_blocks(queries, input.dtype, problem_.head_dim);
-    kernels.pool_blocks(keys, input.dtype, problem_.head_dim);
+    kernels.run(queries, input.elements());
+    kernels.run(keys, input.elements());
     plan_next(0, input, kernels);
   }
 

@@ -3,7 +3,9 @@
 #include <string>
 
 #include "kernels/common/error.h"
-#include "kernels/planning/planning_kernels.h"
+#include "kernels/planning/block_energy/ops.h"
+#include "kernels/planning/op.h"
+#include "kernels/planning/pooled/ops.h"
 
 namespace s2o {
 namespace {
@@ -46,13 +48,13 @@ class EnergyPlanner : public TilePlanner {
 
   void plan_all(const DeviceInput& input, PlanningKernels& kernels) const {
     kernels.clear(bad_row_.data(), bad_row_.size_bytes());
-    kernels.pool_blocks({.x = input.k,
+    kernels.run(PoolArgs{.x = input.k,
                          .means = means_.data(),
                          .seqlen = problem_.seqlen,
                          .block = kEnergyBlock,
                          .num_blocks = num_blocks_,
                          .num_heads = problem_.num_kv_heads},
-                        input.dtype, problem_.head_dim);
+                input.elements());
     plan_next(0, input, kernels);
   }
 
@@ -74,7 +76,7 @@ class EnergyPlanner : public TilePlanner {
     args.items = items_.data();
     args.item_counts = item_counts_.data();
     args.bad_row = bad_row_.data();
-    kernels.energy_rows(args, input.dtype, problem_.head_dim);
+    kernels.run(args, input.elements());
   }
 
   const std::int32_t num_blocks_;
@@ -117,13 +119,13 @@ class RbsPlanner final : public EnergyPlanner {
 
   void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
     if (settings_.rescue) {
-      kernels.radius_lifts({.k = input.k,
-                            .radii = radii_.data(),
-                            .lifts = lifts_.data(),
-                            .seqlen = problem_.seqlen,
-                            .num_kv_heads = problem_.num_kv_heads,
-                            .num_blocks = num_blocks_},
-                           input.dtype, problem_.head_dim);
+      kernels.run(BlockRadiusArgs{.k = input.k,
+                                  .radii = radii_.data(),
+                                  .lifts = lifts_.data(),
+                                  .seqlen = problem_.seqlen,
+                                  .num_kv_heads = problem_.num_kv_heads,
+                                  .num_blocks = num_blocks_},
+                  input.elements());
     }
     plan_all(input, kernels);
   }

@@ -6,7 +6,7 @@
 #include "kernels/common/error.h"
 #include "kernels/planning/flexprefill/ops.h"
 #include "kernels/planning/last_queries/ops.h"
-#include "kernels/planning/planning_kernels.h"
+#include "kernels/planning/op.h"
 #include "kernels/planning/pooled/ops.h"
 
 namespace s2o {
@@ -96,7 +96,7 @@ class FlexPrefillPlanner final : public TilePlanner {
                      .bad_row = bad_row_.data()};
     if (!settings_.dense) plan_heads(input, kernels);
     if (settings_.dense || settings_.tau <= 0.0) {
-      kernels.flex_items(rows);
+      kernels.run(rows, input.elements());
       return;
     }
     pool_queries(input, kernels);
@@ -116,70 +116,70 @@ class FlexPrefillPlanner final : public TilePlanner {
 
   void plan_heads(const DeviceInput& input, PlanningKernels& kernels) const {
     kernels.clear(bits_.data(), bits_.size_bytes());
-    kernels.last_queries({.q = input.q,
-                          .k = input.k,
-                          .seqlen = problem_.seqlen,
-                          .num_keys = problem_.seqlen,
-                          .num_queries = settings_.block,
-                          .num_q_heads = problem_.num_q_heads,
-                          .group_size = problem_.group_size(),
-                          .num_chunks = num_chunks_,
-                          .scale = problem_.softmax_scale,
-                          .scales_queries = true,
-                          .causal = true,
-                          .mass_factor = 1.0f / static_cast<float>(settings_.block),
-                          .largest = largest_.data(),
-                          .normalisers = normalisers_.data(),
-                          .mass = mass_.data(),
-                          .distance_mass = distance_mass_.data(),
-                          .chunk_diagonals = chunk_diagonals_.data(),
-                          .bad_row = bad_row_.data(),
-                          .rows_per_head = header_.num_q_tiles},
-                         input.dtype, problem_.head_dim);
-    kernels.pool_blocks({.x = input.k,
+    kernels.run(LastQueryArgs{.q = input.q,
+                              .k = input.k,
+                              .seqlen = problem_.seqlen,
+                              .num_keys = problem_.seqlen,
+                              .num_queries = settings_.block,
+                              .num_q_heads = problem_.num_q_heads,
+                              .group_size = problem_.group_size(),
+                              .num_chunks = num_chunks_,
+                              .scale = problem_.softmax_scale,
+                              .scales_queries = true,
+                              .causal = true,
+                              .mass_factor = 1.0f / static_cast<float>(settings_.block),
+                              .largest = largest_.data(),
+                              .normalisers = normalisers_.data(),
+                              .mass = mass_.data(),
+                              .distance_mass = distance_mass_.data(),
+                              .chunk_diagonals = chunk_diagonals_.data(),
+                              .bad_row = bad_row_.data(),
+                              .rows_per_head = header_.num_q_tiles},
+                input.elements());
+    kernels.run(PoolArgs{.x = input.k,
                          .means = key_means_.data(),
                          .seqlen = problem_.seqlen,
                          .block = settings_.block,
                          .num_blocks = num_blocks_,
                          .num_heads = problem_.num_kv_heads},
-                        input.dtype, problem_.head_dim);
-    kernels.flex_heads({.q = input.q,
-                        .key_means = key_means_.data(),
-                        .mass = mass_.data(),
-                        .distance_mass = distance_mass_.data(),
-                        .query_aware = query_aware_.data(),
-                        .column_bits = bits_.data(),
-                        .diagonal_bits = diagonal_bits(),
-                        .seqlen = problem_.seqlen,
-                        .num_heads = problem_.num_q_heads,
-                        .group_size = problem_.group_size(),
-                        .block = settings_.block,
-                        .num_blocks = num_blocks_,
-                        .min_blocks = static_cast<std::int32_t>(
-                            std::min<std::int64_t>(settings_.min_blocks, num_blocks_)),
-                        .gamma = static_cast<float>(settings_.gamma),
-                        .tau = settings_.tau,
-                        .scale = problem_.softmax_scale},
-                       input.dtype, problem_.head_dim);
+                input.elements());
+    kernels.run(FlexHeadArgs{.q = input.q,
+                             .key_means = key_means_.data(),
+                             .mass = mass_.data(),
+                             .distance_mass = distance_mass_.data(),
+                             .query_aware = query_aware_.data(),
+                             .column_bits = bits_.data(),
+                             .diagonal_bits = diagonal_bits(),
+                             .seqlen = problem_.seqlen,
+                             .num_heads = problem_.num_q_heads,
+                             .group_size = problem_.group_size(),
+                             .block = settings_.block,
+                             .num_blocks = num_blocks_,
+                             .min_blocks = static_cast<std::int32_t>(
+                                 std::min<std::int64_t>(settings_.min_blocks, num_blocks_)),
+                             .gamma = static_cast<float>(settings_.gamma),
+                             .tau = settings_.tau,
+                             .scale = problem_.softmax_scale},
+                input.elements());
   }
 
   void pool_queries(const DeviceInput& input, PlanningKernels& kernels) const {
-    kernels.pool_blocks({.x = input.q,
+    kernels.run(PoolArgs{.x = input.q,
                          .means = query_means_.data(),
                          .seqlen = problem_.seqlen,
                          .block = settings_.block,
                          .num_blocks = num_blocks_,
                          .num_heads = problem_.num_q_heads,
                          .divide_by_block = true},
-                        input.dtype, problem_.head_dim);
+                input.elements());
     const std::int64_t last = problem_.seqlen - (num_blocks_ - std::int64_t{1}) * settings_.block;
-    kernels.scale_query_means(
-        {.means = query_means_.data(),
-         .num_heads = problem_.num_q_heads,
-         .num_blocks = num_blocks_,
-         .last_factor = static_cast<float>(settings_.block) / static_cast<float>(last),
-         .scale = problem_.softmax_scale},
-        input.dtype, problem_.head_dim);
+    kernels.run(
+        FlexMeanArgs{.means = query_means_.data(),
+                     .num_heads = problem_.num_q_heads,
+                     .num_blocks = num_blocks_,
+                     .last_factor = static_cast<float>(settings_.block) / static_cast<float>(last),
+                     .scale = problem_.softmax_scale},
+        input.elements());
   }
 
   void plan_rows(std::int32_t first_group, FlexRowArgs rows, const DeviceInput& input,
@@ -188,21 +188,21 @@ class FlexPrefillPlanner final : public TilePlanner {
     rows.first_head = first_group * problem_.group_size();
     rows.num_heads = groups * problem_.group_size();
     const std::int64_t per_head = std::int64_t{num_blocks_} * problem_.head_dim;
-    kernels.block_scores({.q = query_means_.data() + rows.first_head * per_head,
-                          .k = key_means_.data() + first_group * per_head,
-                          .scores = scores_.data(),
-                          .num_heads = rows.num_heads,
-                          .heads_per_k = problem_.group_size(),
-                          .num_q_blocks = num_blocks_,
-                          .num_kv_blocks = num_blocks_,
-                          .num_rows = num_blocks_,
-                          .row_stride = row_stride_,
-                          .block_m = settings_.block,
-                          .block_n = settings_.block,
-                          .scale = 1.0f},
-                         input.dtype, problem_.head_dim);
-    kernels.flex_cuts(rows, input.dtype);
-    kernels.flex_items(rows);
+    kernels.run(BlockScoreArgs{.q = query_means_.data() + rows.first_head * per_head,
+                               .k = key_means_.data() + first_group * per_head,
+                               .scores = scores_.data(),
+                               .num_heads = rows.num_heads,
+                               .heads_per_k = problem_.group_size(),
+                               .num_q_blocks = num_blocks_,
+                               .num_kv_blocks = num_blocks_,
+                               .num_rows = num_blocks_,
+                               .row_stride = row_stride_,
+                               .block_m = settings_.block,
+                               .block_n = settings_.block,
+                               .scale = 1.0f},
+                input.elements());
+    kernels.run(FlexCutArgs{rows}, input.elements());
+    kernels.run(rows, input.elements());
   }
 
   const FlexPrefillDeviceSettings settings_;

@@ -6,7 +6,7 @@
 #include "kernels/common/error.h"
 #include "kernels/planning/last_queries/ops.h"
 #include "kernels/planning/minference/ops.h"
-#include "kernels/planning/planning_kernels.h"
+#include "kernels/planning/op.h"
 
 namespace s2o {
 namespace {
@@ -46,56 +46,59 @@ class MinferencePlanner final : public TilePlanner {
 
   void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
     kernels.clear(bad_row_.data(), bad_row_.size_bytes());
-    kernels.last_queries({.q = input.q,
-                          .k = input.k,
-                          .seqlen = problem_.seqlen,
-                          .num_keys = problem_.seqlen,
-                          .num_queries = static_cast<std::int32_t>(settings_.last_queries),
-                          .num_q_heads = problem_.num_q_heads,
-                          .group_size = problem_.group_size(),
-                          .num_chunks = num_chunks_,
-                          .scale = problem_.softmax_scale,
-                          .causal = true,
-                          .largest = largest_.data(),
-                          .normalisers = normalisers_.data(),
-                          .mass = mass_.data(),
-                          .distance_mass = distance_mass_.data(),
-                          .chunk_diagonals = chunk_diagonals_.data(),
-                          .bad_row = bad_row_.data(),
-                          .rows_per_head = header_.num_q_tiles},
-                         input.dtype, problem_.head_dim);
-    kernels.top_entries({.mass = mass_.data(),
-                         .entries = columns_.data(),
-                         .seqlen = problem_.seqlen,
-                         .num_heads = problem_.num_q_heads,
-                         .forced = settings_.sink_tokens,
-                         .count = static_cast<std::int32_t>(settings_.num_columns)});
-    kernels.top_entries({.mass = distance_mass_.data(),
-                         .entries = distances_.data(),
-                         .seqlen = problem_.seqlen,
-                         .num_heads = problem_.num_q_heads,
-                         .forced = settings_.local_distances,
-                         .count = static_cast<std::int32_t>(settings_.num_distances),
-                         .descending = true});
+    kernels.run(LastQueryArgs{.q = input.q,
+                              .k = input.k,
+                              .seqlen = problem_.seqlen,
+                              .num_keys = problem_.seqlen,
+                              .num_queries = static_cast<std::int32_t>(settings_.last_queries),
+                              .num_q_heads = problem_.num_q_heads,
+                              .group_size = problem_.group_size(),
+                              .num_chunks = num_chunks_,
+                              .scale = problem_.softmax_scale,
+                              .causal = true,
+                              .largest = largest_.data(),
+                              .normalisers = normalisers_.data(),
+                              .mass = mass_.data(),
+                              .distance_mass = distance_mass_.data(),
+                              .chunk_diagonals = chunk_diagonals_.data(),
+                              .bad_row = bad_row_.data(),
+                              .rows_per_head = header_.num_q_tiles},
+                input.elements());
+    kernels.run(TopEntryArgs{.mass = mass_.data(),
+                             .entries = columns_.data(),
+                             .seqlen = problem_.seqlen,
+                             .num_heads = problem_.num_q_heads,
+                             .forced = settings_.sink_tokens,
+                             .count = static_cast<std::int32_t>(settings_.num_columns)},
+                input.elements());
+    kernels.run(TopEntryArgs{.mass = distance_mass_.data(),
+                             .entries = distances_.data(),
+                             .seqlen = problem_.seqlen,
+                             .num_heads = problem_.num_q_heads,
+                             .forced = settings_.local_distances,
+                             .count = static_cast<std::int32_t>(settings_.num_distances),
+                             .descending = true},
+                input.elements());
     plan_next(0, input, kernels);
   }
 
  private:
-  void plan_tiles(const TileBatch& batch, const DeviceInput&,
+  void plan_tiles(const TileBatch& batch, const DeviceInput& input,
                   PlanningKernels& kernels) const override {
-    kernels.tile_windows({.distances = distances_.data(),
-                          .columns = columns_.data(),
-                          .seqlen = problem_.seqlen,
-                          .num_heads = problem_.num_q_heads,
-                          .num_tiles = header_.num_q_tiles,
-                          .first_tile = batch.first_tile,
-                          .end_tile = batch.end_tile,
-                          .num_distances = static_cast<std::int32_t>(settings_.num_distances),
-                          .num_columns = static_cast<std::int32_t>(settings_.num_columns),
-                          .item_offsets = item_offsets_.data(),
-                          .items = items_.data(),
-                          .item_counts = item_counts_.data(),
-                          .gather_indices = gather_indices_.data()});
+    kernels.run(WindowArgs{.distances = distances_.data(),
+                           .columns = columns_.data(),
+                           .seqlen = problem_.seqlen,
+                           .num_heads = problem_.num_q_heads,
+                           .num_tiles = header_.num_q_tiles,
+                           .first_tile = batch.first_tile,
+                           .end_tile = batch.end_tile,
+                           .num_distances = static_cast<std::int32_t>(settings_.num_distances),
+                           .num_columns = static_cast<std::int32_t>(settings_.num_columns),
+                           .item_offsets = item_offsets_.data(),
+                           .items = items_.data(),
+                           .item_counts = item_counts_.data(),
+                           .gather_indices = gather_indices_.data()},
+                input.elements());
   }
 
   const MinferenceDeviceSettings settings_;

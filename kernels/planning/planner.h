@@ -8,14 +8,10 @@
 #include "kernels/attention/launch_plan.h"
 #include "kernels/common/plan_view.h"
 #include "kernels/common/problem.h"
+#include "kernels/planning/op.h"
 #include "kernels/planning/workspace.h"
 
 namespace s2o {
-
-class PlanningKernels;
-
-// Which kernels plan: sm90 has its own where warpgroup products pay (kernels.def).
-enum class PlanningVariant : std::uint8_t { kSm80, kSm90 };
 
 // One layer on the device.
 struct DeviceInput {
@@ -24,6 +20,8 @@ struct DeviceInput {
   const void* q = nullptr;  // [num_q_heads, seqlen, head_dim], 16-bit
   const void* k = nullptr;  // [num_kv_heads, seqlen, head_dim], 16-bit
   const void* v = nullptr;  // [num_kv_heads, seqlen, head_dim], 16-bit
+
+  Elements elements() const { return {.dtype = dtype, .head_dim = problem.head_dim}; }
 };
 
 // A plan whose arrays are on the device.

@@ -6,7 +6,9 @@
 #include <vector>
 
 #include "kernels/attention/launch_plan.h"
-#include "kernels/planning/planning_kernels.h"
+#include "kernels/planning/op.h"
+#include "kernels/planning/s2o/cluster_ops.h"
+#include "kernels/planning/s2o/ops.h"
 #include "kernels/planning/s2o_layout.h"
 
 namespace s2o {
@@ -96,13 +98,13 @@ class S2oPlanner final : public Planner {
     kernels.clear(bad_row_.data(), bad_row_.size_bytes());
     kernels.clear(ranges_.data(), ranges_.size_bytes());
     if (settings_.query_guide != QueryGuideKind::kNone) {
-      kernels.order_queries(guide_args(input), input.dtype, problem_.head_dim);
+      kernels.run(guide_args(input), input.elements());
     }
     if (settings_.normalizer_aware) estimate_lse(input, kernels);
     if (settings_.value_aware) {
       MomentArgs values = moments_of(input.v);
       values.log_distances = log_values_.data();
-      kernels.block_moments(values, input.dtype, problem_.head_dim);
+      kernels.run(values, input.elements());
     }
     settings_.num_clusters > 0 ? cluster_queries(input, kernels) : mean_queries(input, kernels);
     plan_next(0, input, kernels);
@@ -162,39 +164,39 @@ class S2oPlanner final : public Planner {
     MomentArgs keys = moments_of(input.k);
     keys.means = key_means_.data();
     keys.variances = key_variances_.data();
-    kernels.block_moments(keys, input.dtype, problem_.head_dim);
-    kernels.estimate_lse({.q = input.q,
-                          .means = key_means_.data(),
-                          .variances = key_variances_.data(),
-                          .lse = lse_.data(),
-                          .seqlen = problem_.seqlen,
-                          .num_q_heads = problem_.num_q_heads,
-                          .group_size = problem_.group_size(),
-                          .num_blocks = num_moment_blocks(),
-                          .softmax_scale = problem_.softmax_scale},
-                         input.dtype, problem_.head_dim);
+    kernels.run(keys, input.elements());
+    kernels.run(LseArgs{.q = input.q,
+                        .means = key_means_.data(),
+                        .variances = key_variances_.data(),
+                        .lse = lse_.data(),
+                        .seqlen = problem_.seqlen,
+                        .num_q_heads = problem_.num_q_heads,
+                        .group_size = problem_.group_size(),
+                        .num_blocks = num_moment_blocks(),
+                        .softmax_scale = problem_.softmax_scale},
+                input.elements());
   }
   void mean_queries(const DeviceInput& input, PlanningKernels& kernels) const {
-    kernels.mean_queries({.q = input.q,
-                          .means = means_.data(),
-                          .variances = variances_.data(),
-                          .lse = lse_.data(),
-                          .shape = shape_,
-                          .heads_per_list = problem_.num_q_heads / shape_.num_lists(),
-                          .softmax_scale = problem_.softmax_scale},
-                         input.dtype, problem_.head_dim);
+    kernels.run(MeanQueryArgs{.q = input.q,
+                              .means = means_.data(),
+                              .variances = variances_.data(),
+                              .lse = lse_.data(),
+                              .shape = shape_,
+                              .heads_per_list = problem_.num_q_heads / shape_.num_lists(),
+                              .softmax_scale = problem_.softmax_scale},
+                input.elements());
   }
   void cluster_queries(const DeviceInput& input, PlanningKernels& kernels) const {
-    kernels.cluster_queries({.q = input.q,
-                             .lse = lse_.data(),
-                             .means = means_.data(),
-                             .log2_weights = log2_weights_.data(),
-                             .shape = shape_,
-                             .heads_per_list = problem_.num_q_heads / shape_.num_lists(),
-                             .num_clusters = settings_.num_clusters,
-                             .iterations = settings_.cluster_iterations,
-                             .softmax_scale = problem_.softmax_scale},
-                            input.dtype, problem_.head_dim);
+    kernels.run(ClusterArgs{.q = input.q,
+                            .lse = lse_.data(),
+                            .means = means_.data(),
+                            .log2_weights = log2_weights_.data(),
+                            .shape = shape_,
+                            .heads_per_list = problem_.num_q_heads / shape_.num_lists(),
+                            .num_clusters = settings_.num_clusters,
+                            .iterations = settings_.cluster_iterations,
+                            .softmax_scale = problem_.softmax_scale},
+                input.elements());
   }
 
   void rank_keys(const ScoreBatch& batch, const DeviceInput& input,
@@ -219,24 +221,25 @@ class S2oPlanner final : public Planner {
         .num_row_tiles = batch.num_row_tiles(shape_, clusters ? kClusterRowTile : kScoreRowTile),
         .num_key_chunks = batch.num_key_chunks(shape_, clusters ? kClusterKeyChunk : kKeyChunk)};
     if (clusters) {
-      kernels.cluster_scores({.rows = rows, .log2_weights = log2_weights_.data()}, input.dtype,
-                             problem_.head_dim);
+      kernels.run(ClusterScoreArgs{.rows = rows, .log2_weights = log2_weights_.data()},
+                  input.elements());
     } else {
-      kernels.key_scores(rows, input.dtype, problem_.head_dim);
+      kernels.run(rows, input.elements());
     }
-    kernels.rank_history({.scores = scores_.data(),
-                          .ranges = ranges_.data(),
-                          .score_offsets = score_offsets_.data(),
-                          .scores_per_list = batch.scores_per_list,
-                          .first_offset = batch.first_offset,
-                          .order = order_.data(),
-                          .order_offsets = order_offsets_.data(),
-                          .order_per_list = layout_.order_per_list,
-                          .shape = shape_,
-                          .first_list = batch.first_kv_head * shape_.lists_per_kv_head,
-                          .num_batch_lists = batch.num_kv_heads * shape_.lists_per_kv_head,
-                          .first_segment = batch.first_segment,
-                          .end_segment = batch.end_segment});
+    kernels.run(RankArgs{.scores = scores_.data(),
+                         .ranges = ranges_.data(),
+                         .score_offsets = score_offsets_.data(),
+                         .scores_per_list = batch.scores_per_list,
+                         .first_offset = batch.first_offset,
+                         .order = order_.data(),
+                         .order_offsets = order_offsets_.data(),
+                         .order_per_list = layout_.order_per_list,
+                         .shape = shape_,
+                         .first_list = batch.first_kv_head * shape_.lists_per_kv_head,
+                         .num_batch_lists = batch.num_kv_heads * shape_.lists_per_kv_head,
+                         .first_segment = batch.first_segment,
+                         .end_segment = batch.end_segment},
+                input.elements());
   }
 
   const Problem problem_;

@@ -5,7 +5,9 @@
 #include <vector>
 
 #include "kernels/common/error.h"
-#include "kernels/planning/planning_kernels.h"
+#include "kernels/planning/op.h"
+#include "kernels/planning/pooled/ops.h"
+#include "kernels/planning/xattention/ops.h"
 
 namespace s2o {
 namespace {
@@ -98,55 +100,56 @@ class XAttentionPlanner final : public TilePlanner {
 
   void plan_strip(const Strip& strip, const DeviceInput& input, PlanningKernels& kernels) const {
     const std::int32_t end_row = std::min(strip.end_tile * kStrideRows, num_rows_);
-    kernels.stride_sums({.q = input.q,
-                         .k = input.k,
-                         .references = references_.data(),
-                         .sums = sums_.data(),
-                         .seqlen = problem_.seqlen,
-                         .num_q_heads = problem_.num_q_heads,
-                         .group_size = problem_.group_size(),
-                         .stride = settings_.stride,
-                         .columns_per_block = columns_per_block_,
-                         .num_rows = num_rows_,
-                         .first_tile = strip.first_tile,
-                         .end_tile = strip.end_tile,
-                         .num_chunks = ceil_div(end_row, kStrideChunkSteps * kStrideColumns),
-                         .scale_log2 = problem_.softmax_scale /
-                                       static_cast<float>(settings_.stride) * 1.4426950408889634f},
-                        input.dtype, problem_.head_dim);
+    kernels.run(
+        XAttentionSumArgs{.q = input.q,
+                          .k = input.k,
+                          .references = references_.data(),
+                          .sums = sums_.data(),
+                          .seqlen = problem_.seqlen,
+                          .num_q_heads = problem_.num_q_heads,
+                          .group_size = problem_.group_size(),
+                          .stride = settings_.stride,
+                          .columns_per_block = columns_per_block_,
+                          .num_rows = num_rows_,
+                          .first_tile = strip.first_tile,
+                          .end_tile = strip.end_tile,
+                          .num_chunks = ceil_div(end_row, kStrideChunkSteps * kStrideColumns),
+                          .scale_log2 = problem_.softmax_scale /
+                                        static_cast<float>(settings_.stride) * 1.4426950408889634f},
+        input.elements());
     const std::int32_t first_block = blocks_before(strip.first_tile);
     const std::int32_t blocks = blocks_before(strip.end_tile) - first_block;
-    kernels.stride_mass({.references = references_.data(),
-                         .sums = sums_.data(),
-                         .mass = masses_.data(),
-                         .num_q_heads = problem_.num_q_heads,
-                         .columns_per_block = columns_per_block_,
-                         .num_rows = num_rows_,
-                         .first_tile = strip.first_tile,
-                         .end_tile = strip.end_tile,
-                         .first_block = first_block,
-                         .num_blocks = blocks,
-                         .row_stride = row_stride_},
-                        input.dtype);
-    kernels.select_rows(
-        {.rule = RowRule::kXAttention,
-         .scores = masses_.data(),
-         .num_heads = problem_.num_q_heads,
-         .num_q_blocks = num_blocks_,
-         .num_kv_blocks = num_blocks_,
-         .first_row = first_block,
-         .num_rows = blocks,
-         .row_stride = row_stride_,
-         .block_m = settings_.block,
-         .block_n = settings_.block,
-         .seqlen = problem_.seqlen,
-         .mass_share = settings_.threshold,
-         .first_chunk_blocks = static_cast<std::int32_t>(settings_.chunk / settings_.block),
-         .item_offsets = item_offsets_.data(),
-         .items = items_.data(),
-         .item_counts = item_counts_.data(),
-         .bad_row = bad_row_.data()},
-        input.dtype);
+    kernels.run(XAttentionMassArgs{.references = references_.data(),
+                                   .sums = sums_.data(),
+                                   .mass = masses_.data(),
+                                   .num_q_heads = problem_.num_q_heads,
+                                   .columns_per_block = columns_per_block_,
+                                   .num_rows = num_rows_,
+                                   .first_tile = strip.first_tile,
+                                   .end_tile = strip.end_tile,
+                                   .first_block = first_block,
+                                   .num_blocks = blocks,
+                                   .row_stride = row_stride_},
+                input.elements());
+    kernels.run(SelectArgs{.rule = RowRule::kXAttention,
+                           .scores = masses_.data(),
+                           .num_heads = problem_.num_q_heads,
+                           .num_q_blocks = num_blocks_,
+                           .num_kv_blocks = num_blocks_,
+                           .first_row = first_block,
+                           .num_rows = blocks,
+                           .row_stride = row_stride_,
+                           .block_m = settings_.block,
+                           .block_n = settings_.block,
+                           .seqlen = problem_.seqlen,
+                           .mass_share = settings_.threshold,
+                           .first_chunk_blocks =
+                               static_cast<std::int32_t>(settings_.chunk / settings_.block),
+                           .item_offsets = item_offsets_.data(),
+                           .items = items_.data(),
+                           .item_counts = item_counts_.data(),
+                           .bad_row = bad_row_.data()},
+                input.elements());
   }
 
   const XAttentionDeviceSettings settings_;

@@ -4,8 +4,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "kernels/planning/planner.h"
-#include "kernels/planning/planning_kernels.h"
+#include "kernels/planning/op.h"
 
 namespace s2o::testing {
 

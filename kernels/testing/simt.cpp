@@ -318,6 +318,7 @@ void launch(const LaunchConfig& config, const std::function<void()>& body) {
 
 int thread_index() { return block().current(); }
 int block_index() { return block().index(); }
+int num_threads() { return block().config().num_threads; }
 int num_blocks() { return block().config().num_blocks; }
 std::byte* shared_base() { return block().shared_base(); }
 

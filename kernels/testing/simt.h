@@ -35,6 +35,7 @@ void launch(const LaunchConfig& config, const std::function<void()>& body);
 // Of the running fiber.
 int thread_index();
 int block_index();
+int num_threads();  // of a block
 int num_blocks();
 std::byte* shared_base();  // 1024-byte aligned, filled with 0xff at the start of a block
 std::uint32_t shared_offset(const void* pointer);

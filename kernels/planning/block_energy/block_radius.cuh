@@ -4,6 +4,7 @@
 
 #include "kernels/device/layout.cuh"
 #include "kernels/planning/block_energy/ops.h"
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/shared/platform_planning.cuh"
 
 namespace s2o::device {
@@ -128,5 +129,28 @@ S2O_DEVICE void radius_lifts_head(const BlockRadiusArgs& args) {
     args.lifts[head * args.num_blocks + b] = lift;
   }
 }
+
+template <class Element, int kHeadDim>
+struct BlockRadiusKernel {
+  static constexpr const char* kName = "planning: radii";
+  static constexpr int kThreads = kRadiusThreads;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const BlockRadiusArgs& args) {
+    return {.blocks = std::int64_t{args.num_kv_heads} * args.num_blocks,
+            .shared_bytes = sizeof(SharedRadius<kHeadDim>)};
+  }
+  S2O_DEVICE static void run(const BlockRadiusArgs& args) { block_radius<Element, kHeadDim>(args); }
+};
+
+struct RadiusLiftsKernel {
+  static constexpr const char* kName = "planning: lifts";
+  static constexpr int kThreads = kLiftThreads;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const BlockRadiusArgs& args) {
+    return {.blocks = args.num_kv_heads,
+            .shared_bytes = sizeof(float) * (static_cast<std::size_t>(args.num_blocks) + 4)};
+  }
+  S2O_DEVICE static void run(const BlockRadiusArgs& args) { radius_lifts_head(args); }
+};
 
 }  // namespace s2o::device

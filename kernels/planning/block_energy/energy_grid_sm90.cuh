@@ -5,6 +5,7 @@
 #include "kernels/device/mbarrier_sm90.cuh"
 #include "kernels/device/tma_sm90.cuh"
 #include "kernels/planning/block_energy/ops.h"
+#include "kernels/planning/launch.cuh"
 
 namespace s2o::device {
 
@@ -63,15 +64,13 @@ inline int energy_stages_sm90(const BlockEnergyArgs& args, int head_dim) {
 inline int energy_blocks_sm90(const BlockEnergyArgs& args) {
   return args.num_plan_heads * ceil_div(args.end_tile - args.first_tile, kEnergyConsumers);
 }
-// make_map(tensor, box rows) encodes a map.
-template <class MakeMap>
-EnergyGridSm90 energy_grid_sm90(const BlockEnergyArgs& args, int head_dim,
-                                const MakeMap& make_map) {
-  return {
-      .means = make_map(mapped_heads(args.means, args.num_plan_heads / args.plan_heads_per_kv_head,
-                                     args.num_blocks, head_dim),
-                        kEnergyKeys),
-      .num_stages = energy_stages_sm90(args, head_dim)};
+inline EnergyGridSm90 energy_grid_sm90(const BlockEnergyArgs& args, int head_dim,
+                                       const AddedBy& by) {
+  return {.means = by.tensor_map(
+              mapped_heads(args.means, args.num_plan_heads / args.plan_heads_per_kv_head,
+                           args.num_blocks, head_dim),
+              kEnergyKeys),
+          .num_stages = energy_stages_sm90(args, head_dim)};
 }
 
 // Entry by entry through a ring whose number of stages the launch chose; in one register.

@@ -8,6 +8,7 @@
 #include "kernels/device/layout.cuh"
 #include "kernels/device/mma_sm80.cuh"
 #include "kernels/planning/block_energy/energy_tile.cuh"
+#include "kernels/planning/launch.cuh"
 
 namespace s2o::device {
 
@@ -302,6 +303,20 @@ class EnergyRows {
   int row_blocks_[2] = {0, 0};
   float norm_[2] = {0.0f, 0.0f};
   int whole_blocks_ = 0;  // all rows of the warp take part in those before
+};
+
+template <class Element, int kHeadDim>
+struct EnergyRowsKernel {
+  static constexpr const char* kName = "planning: energies";
+  static constexpr int kThreads = kEnergyThreads;
+  static constexpr int kMinBlocks = 2;
+  static Grid grid(const BlockEnergyArgs& args) {
+    return {.blocks = std::int64_t{args.num_plan_heads} * (args.end_tile - args.first_tile),
+            .shared_bytes = static_cast<std::size_t>(energy_bytes<kHeadDim>(args.num_blocks))};
+  }
+  S2O_DEVICE static void run(const BlockEnergyArgs& args) {
+    EnergyRows<Element, kHeadDim>(args).run();
+  }
 };
 
 }  // namespace s2o::device

@@ -13,6 +13,7 @@
 #include "kernels/device/cp_async.cuh"
 #include "kernels/planning/block_energy/energy_grid_sm90.cuh"
 #include "kernels/planning/block_energy/energy_tile.cuh"
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/shared/product_sm90.cuh"
 
 namespace s2o::device {
@@ -386,6 +387,26 @@ class EnergyRowsSm90 {
 
   const BlockEnergyArgs& args_;
   const EnergyGridSm90& grid_;
+};
+
+template <class Element, int kHeadDim, int kBranches>
+struct EnergyRowsSm90Kernel {
+  static constexpr const char* kName = "planning: energies";
+  static constexpr int kThreads = kEnergyThreadsSm90;
+  static constexpr int kMinBlocks = kEnergyBlocksSm90;
+  static constexpr bool kPrefersShared = true;
+  using Added = EnergyGridSm90;
+  static Added added(const BlockEnergyArgs& args, const AddedBy& by) {
+    return energy_grid_sm90(args, kHeadDim, by);
+  }
+  static Grid grid(const BlockEnergyArgs& args, const Added& added) {
+    return {.blocks = energy_blocks_sm90(args),
+            .shared_bytes =
+                static_cast<std::size_t>(energy_bytes_sm90(args, kHeadDim, added.num_stages))};
+  }
+  S2O_DEVICE static void run(const BlockEnergyArgs& args, const Added& added) {
+    EnergyRowsSm90<Element, kHeadDim, kBranches>(args, added).run();
+  }
 };
 
 }  // namespace s2o::device

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/planning/flexprefill/ops.h"
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/shared/block_cut.cuh"
 
 namespace s2o::device {
@@ -185,6 +186,17 @@ class FlexHead {
   float* const columns_;
   float* const diagonals_;
   float* const estimated_;
+};
+
+template <class Element, int kHeadDim>
+struct FlexHeadsKernel {
+  static constexpr const char* kName = "planning: patterns of heads";
+  static constexpr int kThreads = kCutThreads;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const FlexHeadArgs& args) {
+    return {.blocks = args.num_heads, .shared_bytes = flex_bytes<kHeadDim>(args.num_blocks)};
+  }
+  S2O_DEVICE static void run(const FlexHeadArgs& args) { FlexHead<Element, kHeadDim>(args).run(); }
 };
 
 }  // namespace s2o::device

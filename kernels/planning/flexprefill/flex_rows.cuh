@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/planning/flexprefill/ops.h"
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/shared/block_cut.cuh"
 #include "kernels/planning/shared/emit_items.cuh"
 
@@ -150,5 +151,54 @@ S2O_DEVICE void flex_items(const FlexRowArgs& args) {
               args.seqlen, items);
   if (lane_index() == 0) args.item_counts[tile] = items.count;
 }
+
+template <class Element, int kHeadDim>
+struct ScaleQueryMeansKernel {
+  static constexpr const char* kName = "planning: scale of means";
+  static constexpr int kThreads = kFlexThreads;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const FlexMeanArgs& args) {
+    const std::int64_t elements = std::int64_t{args.num_heads} * args.num_blocks * kHeadDim;
+    return {.blocks = (elements + kFlexThreads - 1) / kFlexThreads};
+  }
+  S2O_DEVICE static void run(const FlexMeanArgs& args) {
+    scale_query_means<Element, kHeadDim>(args);
+  }
+};
+
+inline std::int64_t flex_row_blocks(const FlexRowArgs& args) {
+  return (std::int64_t{args.num_heads} * args.num_blocks + kFlexWarps - 1) / kFlexWarps;
+}
+
+template <class Element>
+struct FlexSoftmaxKernel {
+  static constexpr const char* kName = "planning: block probabilities";
+  static constexpr int kThreads = kFlexThreads;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const FlexRowArgs& args) { return {.blocks = flex_row_blocks(args)}; }
+  S2O_DEVICE static void run(const FlexRowArgs& args) { flex_softmax<Element>(args); }
+};
+
+struct FlexCutKernel {
+  static constexpr const char* kName = "planning: cuts of heads";
+  static constexpr int kThreads = kCutThreads;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const FlexRowArgs& args) {
+    return {.blocks = args.num_heads, .shared_bytes = sizeof(SharedCut)};
+  }
+  S2O_DEVICE static void run(const FlexRowArgs& args) { flex_cut(args); }
+};
+
+struct FlexItemsKernel {
+  static constexpr const char* kName = "planning: items of rows";
+  static constexpr int kThreads = kFlexThreads;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const FlexRowArgs& args) {
+    return {.blocks = flex_row_blocks(args),
+            .shared_bytes = sizeof(std::uint32_t) *
+                            static_cast<std::size_t>(kFlexWarps * ceil_div(args.num_blocks, 32))};
+  }
+  S2O_DEVICE static void run(const FlexRowArgs& args) { flex_items(args); }
+};
 
 }  // namespace s2o::device

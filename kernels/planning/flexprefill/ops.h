@@ -70,4 +70,9 @@ struct FlexRowArgs {
   std::uint32_t* bad_row = nullptr;
 };
 
+// Probabilities and cuts of the same rows.
+struct FlexCutArgs {
+  FlexRowArgs rows;
+};
+
 }  // namespace s2o

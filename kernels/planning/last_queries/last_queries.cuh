@@ -9,6 +9,7 @@
 #include "kernels/device/layout.cuh"
 #include "kernels/device/mma_sm80.cuh"
 #include "kernels/planning/last_queries/ops.h"
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/shared/platform_planning.cuh"
 
 namespace s2o::device {
@@ -360,5 +361,62 @@ S2O_DEVICE void order_segment(const SegmentOrderArgs& args) {
     if (begin + i == 0) args.sink_block[head] = rank / args.block;
   }
 }
+
+template <class Element, int kHeadDim>
+struct ReduceLastQueriesKernel {
+  static constexpr const char* kName = "planning: normalisers of the last queries";
+  static constexpr int kThreads = kLastQueryThreads;
+  static constexpr int kMinBlocks = 2;
+  static Grid grid(const LastQueryArgs& args) {
+    return {.blocks = std::int64_t{args.num_q_heads} * args.num_chunks,
+            .shared_bytes = last_query_bytes<kHeadDim>(args)};
+  }
+  S2O_DEVICE static void run(const LastQueryArgs& args) {
+    LastQueryPass<Element, kHeadDim>(args).reduce_chunk();
+  }
+};
+
+struct CombineLastQueriesKernel {
+  static constexpr const char* kName = "planning: normalisers of the last queries";
+  static constexpr int kThreads = kLastQueries;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const LastQueryArgs& args) { return {.blocks = args.num_q_heads}; }
+  S2O_DEVICE static void run(const LastQueryArgs& args) { combine_last_queries(args); }
+};
+
+template <class Element, int kHeadDim>
+struct SumLastQueriesKernel {
+  static constexpr const char* kName = "planning: mass of the last queries";
+  static constexpr int kThreads = kLastQueryThreads;
+  static constexpr int kMinBlocks = 2;
+  static Grid grid(const LastQueryArgs& args) {
+    return {.blocks = std::int64_t{args.num_q_heads} * args.num_chunks,
+            .shared_bytes = last_query_bytes<kHeadDim>(args)};
+  }
+  S2O_DEVICE static void run(const LastQueryArgs& args) {
+    LastQueryPass<Element, kHeadDim>(args).sum_chunk();
+  }
+};
+
+struct CombineDistancesKernel {
+  static constexpr const char* kName = "planning: mass by distance";
+  static constexpr int kThreads = kDistanceThreads;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const LastQueryArgs& args) {
+    return {.blocks = args.num_q_heads * ((args.seqlen + kDistanceThreads - 1) / kDistanceThreads)};
+  }
+  S2O_DEVICE static void run(const LastQueryArgs& args) { combine_distances(args); }
+};
+
+struct OrderSegmentsKernel {
+  static constexpr const char* kName = "planning: order of segments";
+  static constexpr int kThreads = kSegmentOrderThreads;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const SegmentOrderArgs& args) {
+    return {.blocks = args.num_heads * ((args.seqlen + args.segment - 1) / args.segment),
+            .shared_bytes = sizeof(float) * static_cast<std::size_t>(args.segment)};
+  }
+  S2O_DEVICE static void run(const SegmentOrderArgs& args) { order_segment(args); }
+};
 
 }  // namespace s2o::device

@@ -1,6 +1,7 @@
 // Columns and windows of MInference (ops.h).
 #pragma once
 
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/minference/ops.h"
 #include "kernels/planning/shared/block_cut.cuh"
 #include "kernels/planning/shared/emit_items.cuh"
@@ -154,5 +155,38 @@ S2O_DEVICE void tile_columns(const WindowArgs& args) {
   store_item(items + num_runs, item);
   args.item_counts[place] = num_runs + 1;
 }
+
+struct TopEntriesKernel {
+  static constexpr const char* kName = "planning: top entries";
+  static constexpr int kThreads = kCutThreads;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const TopEntryArgs& args) {
+    return {.blocks = args.num_heads, .shared_bytes = sizeof(SharedCut)};
+  }
+  S2O_DEVICE static void run(const TopEntryArgs& args) { top_entries(args); }
+};
+
+struct TileWindowsKernel {
+  static constexpr const char* kName = "planning: windows";
+  static constexpr int kThreads = kWindowThreads;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const WindowArgs& args) {
+    return {.blocks = std::int64_t{args.num_heads} *
+                      ceil_div(args.end_tile - args.first_tile, kWindowThreads)};
+  }
+  S2O_DEVICE static void run(const WindowArgs& args) { tile_windows(args); }
+};
+
+struct TileColumnsKernel {
+  static constexpr const char* kName = "planning: columns";
+  static constexpr int kThreads = kWindowThreads;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const WindowArgs& args) {
+    constexpr int kWarps = kWindowThreads / 32;
+    const std::int64_t tiles = std::int64_t{args.num_heads} * (args.end_tile - args.first_tile);
+    return {.blocks = (tiles + kWarps - 1) / kWarps, .shared_bytes = sizeof(SharedColumns)};
+  }
+  S2O_DEVICE static void run(const WindowArgs& args) { tile_columns(args); }
+};
 
 }  // namespace s2o::device

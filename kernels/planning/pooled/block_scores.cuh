@@ -5,6 +5,7 @@
 #include "kernels/device/cp_async.cuh"
 #include "kernels/device/layout.cuh"
 #include "kernels/device/mma_sm80.cuh"
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/pooled/ops.h"
 #include "kernels/planning/shared/platform_planning.cuh"
 
@@ -115,6 +116,21 @@ class BlockScores {
   int first_column_;
   int first_row_;
   int head_;
+};
+
+template <class Element, int kHeadDim>
+struct BlockScoresKernel {
+  static constexpr const char* kName = "planning: block scores";
+  static constexpr int kThreads = kBlockScoreThreads;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const BlockScoreArgs& args) {
+    return {.blocks = std::int64_t{args.num_heads} * ceil_div(args.num_rows, kBlockScoreTile) *
+                      ceil_div(args.num_kv_blocks, kBlockScoreTile),
+            .shared_bytes = sizeof(SharedBlockScores<kHeadDim>)};
+  }
+  S2O_DEVICE static void run(const BlockScoreArgs& args) {
+    BlockScores<Element, kHeadDim>(args).run();
+  }
 };
 
 }  // namespace s2o::device

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/device/layout.cuh"
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/pooled/ops.h"
 #include "kernels/planning/shared/platform_planning.cuh"
 
@@ -211,5 +212,42 @@ S2O_DEVICE void column_means_head(const ColumnMeanArgs& args) {
   static_cast<std::uint16_t*>(args.means)[head * kHeadDim + thread_index()] =
       static_cast<std::uint16_t>(pack_pair<Element>(mean, 0.0f) & 0xffffu);
 }
+
+template <class Element, int kHeadDim>
+struct PoolBlocksKernel {
+  static constexpr const char* kName = "planning: pool blocks";
+  static constexpr int kThreads = kPoolThreads;
+  static constexpr int kMinBlocks = 6;
+  static Grid grid(const PoolArgs& args) {
+    return {.blocks = std::int64_t{args.num_heads} * args.num_blocks,
+            .shared_bytes = sizeof(SharedPool<kHeadDim>)};
+  }
+  S2O_DEVICE static void run(const PoolArgs& args) { PoolBlocks<Element, kHeadDim>(args).run(); }
+};
+
+template <class Element, int kHeadDim>
+struct ColumnSumsKernel {
+  static constexpr const char* kName = "planning: column sums";
+  static constexpr int kThreads = kPoolThreads;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const ColumnMeanArgs& args) {
+    return {.blocks = std::int64_t{args.num_heads} * args.num_parts,
+            .shared_bytes = sizeof(SharedPool<kHeadDim>)};
+  }
+  S2O_DEVICE static void run(const ColumnMeanArgs& args) {
+    column_sums_part<Element, kHeadDim>(args);
+  }
+};
+
+template <class Element, int kHeadDim>
+struct ColumnMeansKernel {
+  static constexpr const char* kName = "planning: column means";
+  static constexpr int kThreads = kHeadDim;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const ColumnMeanArgs& args) { return {.blocks = args.num_heads}; }
+  S2O_DEVICE static void run(const ColumnMeanArgs& args) {
+    column_means_head<Element, kHeadDim>(args);
+  }
+};
 
 }  // namespace s2o::device

@@ -1,6 +1,7 @@
 // Selection of key blocks row by row (ops.h), one warp a row.
 #pragma once
 
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/pooled/ops.h"
 #include "kernels/planning/shared/emit_items.cuh"
 #include "kernels/planning/shared/top_cut.cuh"
@@ -282,6 +283,24 @@ class SelectRow {
   const std::uint16_t* scores_;
   int num_items_ = 0;
   double sink_mass_ = 0.0;  // of block 0 where it counts apart
+};
+
+template <class Element>
+struct SelectRowsKernel {
+  static constexpr const char* kName = "planning: select rows";
+  static constexpr int kThreads = 32 * kSelectWarps;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const SelectArgs& args) {
+    const int warps = select_warps(args.num_kv_blocks);
+    const std::int64_t rows = std::int64_t{args.num_heads} * args.num_rows;
+    return {.blocks = (rows + warps - 1) / warps,
+            .shared_bytes = static_cast<std::size_t>(warps) *
+                            static_cast<std::size_t>(select_bytes(args.num_kv_blocks)),
+            .threads = 32 * warps};
+  }
+  S2O_DEVICE static void run(const SelectArgs& args) {
+    SelectRow<Element>(args, num_threads() / 32).run();
+  }
 };
 
 }  // namespace s2o::device

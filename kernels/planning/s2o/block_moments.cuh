@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/device/layout.cuh"
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/s2o/cluster_ops.h"
 #include "kernels/planning/s2o/mean_queries.cuh"
 #include "kernels/planning/shared/platform_planning.cuh"
@@ -126,6 +127,20 @@ class BlockMoments {
   int count_;
   int chunk_;
   int group_;
+};
+
+template <class Element, int kHeadDim>
+struct BlockMomentsKernel {
+  static constexpr const char* kName = "planning: block moments";
+  static constexpr int kThreads = kMomentThreads;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const MomentArgs& args) {
+    return {.blocks = std::int64_t{args.num_heads} * args.num_blocks,
+            .shared_bytes = sizeof(SharedMoments<kHeadDim>)};
+  }
+  S2O_DEVICE static void run(const MomentArgs& args) {
+    BlockMoments<Element, kHeadDim>(args).run();
+  }
 };
 
 }  // namespace s2o::device

@@ -10,6 +10,7 @@
 #include "kernels/device/cp_async.cuh"
 #include "kernels/device/layout.cuh"
 #include "kernels/device/mma_sm80.cuh"
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/s2o/cluster_ops.h"
 #include "kernels/planning/shared/platform_planning.cuh"
 
@@ -382,6 +383,20 @@ class ClusterQueries {
   float sum_[kClusterTiles][kColumnTiles][4];  // of this warp's columns
   float total_;                                // of cluster lane_index(), over this warp's rows
   std::uint32_t reference_ = 0;                // of cluster thread_index(), as in weigh()
+};
+
+template <class Element, int kHeadDim>
+struct ClusterQueriesKernel {
+  static constexpr const char* kName = "planning: clusters of queries";
+  static constexpr int kThreads = kClusterThreads;
+  static constexpr int kMinBlocks = 2;
+  static Grid grid(const ClusterArgs& args) {
+    return {.blocks = std::int64_t{args.shape.num_lists()} * args.shape.num_segments,
+            .shared_bytes = sizeof(SharedClusters<kHeadDim>)};
+  }
+  S2O_DEVICE static void run(const ClusterArgs& args) {
+    ClusterQueries<Element, kHeadDim>(args).run();
+  }
 };
 
 }  // namespace s2o::device

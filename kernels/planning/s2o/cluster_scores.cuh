@@ -10,6 +10,7 @@
 #include "kernels/device/cp_async.cuh"
 #include "kernels/device/layout.cuh"
 #include "kernels/device/mma_sm80.cuh"
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/s2o/cluster_sums.cuh"
 
 namespace s2o::device {
@@ -233,6 +234,21 @@ class ClusterScores {
   float bias_[kClusterTiles * 2];
   std::uint32_t largest_ = 0xfc00fc00u;  // pairs of equal fp16 numbers
   std::uint32_t smallest_ = 0x7c007c00u;
+};
+
+template <class Element, int kHeadDim>
+struct ClusterScoresKernel {
+  static constexpr const char* kName = "planning: scores from clusters";
+  static constexpr int kThreads = kClusterScoreThreads;
+  static constexpr int kMinBlocks = 3;
+  static Grid grid(const ClusterScoreArgs& args) {
+    return {.blocks = std::int64_t{args.rows.num_batch_kv_heads} * args.rows.num_row_tiles *
+                      args.rows.num_key_chunks,
+            .shared_bytes = sizeof(SharedClusterScores<kHeadDim>)};
+  }
+  S2O_DEVICE static void run(const ClusterScoreArgs& args) {
+    ClusterScores<Element, kHeadDim>(args).run();
+  }
 };
 
 }  // namespace s2o::device

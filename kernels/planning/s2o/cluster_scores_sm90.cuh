@@ -3,6 +3,7 @@
 // product on units of their own: four warpgroups, each with part of the columns, keep both busy.
 #pragma once
 
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/s2o/cluster_sums.cuh"
 #include "kernels/planning/shared/product_sm90.cuh"
 
@@ -24,24 +25,6 @@ struct ClusterGridSm90 {
   std::int32_t chunk_keys = 0;  // a multiple of kClusterKeysSm90
 };
 
-// `chunk_keys` keys a block; make_map(tensor, box rows) encodes a map.
-template <class MakeMap>
-ClusterGridSm90 cluster_grid_sm90(const KeyScoreArgs& args, int head_dim, int chunk_keys,
-                                  const MakeMap& make_map) {
-  const HistoryShape& shape = args.shape;
-  const int rows = (args.end_segment - args.first_segment) * shape.lists_per_kv_head;
-  const auto longest = static_cast<int>(shape.history_length(args.end_segment - 1));
-  return {.means = make_map(mapped_heads(args.means, shape.num_kv_heads,
-                                         static_cast<std::int64_t>(shape.num_segments) *
-                                             shape.lists_per_kv_head * kMaxClusters,
-                                         head_dim),
-                            kClusterColumns),
-          .k = make_map(mapped_heads(args.k, shape.num_kv_heads, shape.seqlen, head_dim),
-                        kClusterKeysSm90),
-          .num_row_tiles = ceil_div(rows, kClusterRowsSm90),
-          .num_key_chunks = ceil_div(longest, chunk_keys),
-          .chunk_keys = chunk_keys};
-}
 // The longest chunks that leave several blocks for each multiprocessor: a block begins with its
 // means, under which nothing else runs.
 inline int cluster_chunk_sm90(const KeyScoreArgs& args, int num_multiprocessors) {
@@ -53,6 +36,23 @@ inline int cluster_chunk_sm90(const KeyScoreArgs& args, int num_multiprocessors)
   int chunk = 8192;
   while (chunk > 512 && rows * ((keys + chunk - 1) / chunk) < 8 * num_multiprocessors) chunk /= 2;
   return chunk;
+}
+inline ClusterGridSm90 cluster_grid_sm90(const KeyScoreArgs& args, int head_dim,
+                                         const AddedBy& by) {
+  const HistoryShape& shape = args.shape;
+  const int rows = (args.end_segment - args.first_segment) * shape.lists_per_kv_head;
+  const int chunk_keys = cluster_chunk_sm90(args, by.num_multiprocessors());
+  const auto longest = static_cast<int>(shape.history_length(args.end_segment - 1));
+  return {.means = by.tensor_map(mapped_heads(args.means, shape.num_kv_heads,
+                                              static_cast<std::int64_t>(shape.num_segments) *
+                                                  shape.lists_per_kv_head * kMaxClusters,
+                                              head_dim),
+                                 kClusterColumns),
+          .k = by.tensor_map(mapped_heads(args.k, shape.num_kv_heads, shape.seqlen, head_dim),
+                             kClusterKeysSm90),
+          .num_row_tiles = ceil_div(rows, kClusterRowsSm90),
+          .num_key_chunks = ceil_div(longest, chunk_keys),
+          .chunk_keys = chunk_keys};
 }
 
 template <int kHeadDim>
@@ -280,6 +280,26 @@ class ClusterScoresSm90 {
   int num_tiles_;                  // of keys
   std::uint32_t largest_[kPairs];  // pairs of equal fp16 numbers
   std::uint32_t smallest_[kPairs];
+};
+
+template <class Element, int kHeadDim>
+struct ClusterScoresSm90Kernel {
+  static constexpr const char* kName = "planning: scores from clusters";
+  static constexpr int kThreads = product_threads(kClusterConsumers);
+  static constexpr int kMinBlocks = 1;
+  static constexpr int kBlockRegisters = block_registers(kClusterConsumers);
+  using Added = ClusterGridSm90;
+  static Added added(const ClusterScoreArgs& args, const AddedBy& by) {
+    return cluster_grid_sm90(args.rows, kHeadDim, by);
+  }
+  static Grid grid(const ClusterScoreArgs& args, const Added& added) {
+    return {.blocks = std::int64_t{args.rows.num_batch_kv_heads} * added.num_row_tiles *
+                      added.num_key_chunks,
+            .shared_bytes = sizeof(SharedClusterScoresSm90<kHeadDim>)};
+  }
+  S2O_DEVICE static void run(const ClusterScoreArgs& args, const Added& added) {
+    ClusterScoresSm90<Element, kHeadDim>(args, added).run();
+  }
 };
 
 }  // namespace s2o::device

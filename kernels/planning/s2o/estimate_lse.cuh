@@ -6,6 +6,7 @@
 #include "kernels/device/cp_async.cuh"
 #include "kernels/device/layout.cuh"
 #include "kernels/device/mma_sm80.cuh"
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/s2o/lse_rows.cuh"
 
 namespace s2o::device {
@@ -177,6 +178,18 @@ class EstimateLse {
   int head_;
   std::uint32_t q_[kHeadDim / 16][kRowTiles][4];
   LseSum sums_[2 * kRowTiles];
+};
+
+template <class Element, int kHeadDim>
+struct EstimateLseKernel {
+  static constexpr const char* kName = "planning: normalisers";
+  static constexpr int kThreads = kLseThreads;
+  static constexpr int kMinBlocks = 3;
+  static Grid grid(const LseArgs& args) {
+    return {.blocks = std::int64_t{args.num_q_heads} * args.num_blocks,
+            .shared_bytes = sizeof(SharedLse<kHeadDim>)};
+  }
+  S2O_DEVICE static void run(const LseArgs& args) { EstimateLse<Element, kHeadDim>(args).run(); }
 };
 
 }  // namespace s2o::device

@@ -4,6 +4,7 @@
 // roots and exponentials of one run under the products of the other.
 #pragma once
 
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/s2o/lse_rows.cuh"
 #include "kernels/planning/shared/product_sm90.cuh"
 
@@ -22,17 +23,16 @@ struct LseMaps {
   TensorMap means;      // [num_kv_heads, num_blocks, head_dim]
   TensorMap variances;  // the same shape
 };
-// make_map(tensor, box rows) encodes a map.
-template <class MakeMap>
-LseMaps lse_maps(const LseArgs& args, int head_dim, const MakeMap& make_map) {
+inline LseMaps lse_maps(const LseArgs& args, int head_dim, const AddedBy& by) {
   const auto moments = [&](const void* x) {
-    return make_map(mapped_heads(x, args.num_q_heads / args.group_size, args.num_blocks, head_dim),
-                    kLseColumnsSm90);
+    return by.tensor_map(
+        mapped_heads(x, args.num_q_heads / args.group_size, args.num_blocks, head_dim),
+        kLseColumnsSm90);
   };
-  return {
-      .q = make_map(mapped_heads(args.q, args.num_q_heads, args.seqlen, head_dim), kLseRowsSm90),
-      .means = moments(args.means),
-      .variances = moments(args.variances)};
+  return {.q = by.tensor_map(mapped_heads(args.q, args.num_q_heads, args.seqlen, head_dim),
+                             kLseRowsSm90),
+          .means = moments(args.means),
+          .variances = moments(args.variances)};
 }
 
 template <int kHeadDim>
@@ -204,6 +204,25 @@ class EstimateLseSm90 {
   int block_;
   int kv_head_;
   int steps_;
+};
+
+template <class Element, int kHeadDim>
+struct EstimateLseSm90Kernel {
+  static constexpr const char* kName = "planning: normalisers";
+  static constexpr int kThreads = product_threads(kLseConsumers);
+  static constexpr int kMinBlocks = 1;
+  static constexpr int kBlockRegisters = block_registers(kLseConsumers);
+  using Added = LseMaps;
+  static Added added(const LseArgs& args, const AddedBy& by) {
+    return lse_maps(args, kHeadDim, by);
+  }
+  static Grid grid(const LseArgs& args, const Added& /*added*/) {
+    return {.blocks = std::int64_t{args.num_q_heads / args.group_size} * args.num_blocks,
+            .shared_bytes = sizeof(SharedLseSm90<kHeadDim>)};
+  }
+  S2O_DEVICE static void run(const LseArgs& args, const Added& added) {
+    EstimateLseSm90<Element, kHeadDim>(args, added).run();
+  }
 };
 
 }  // namespace s2o::device

@@ -10,6 +10,7 @@
 #include "kernels/device/cp_async.cuh"
 #include "kernels/device/layout.cuh"
 #include "kernels/device/mma_sm80.cuh"
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/s2o/mean_queries.cuh"
 #include "kernels/planning/s2o/ops.h"
 #include "kernels/planning/shared/platform_planning.cuh"
@@ -334,6 +335,21 @@ class KeyScores {
   std::uint32_t largest_[2 * kRowTiles];  // pairs of fp16
   std::uint32_t smallest_[2 * kRowTiles];
   std::uint32_t target_[2 * kRowTiles];  // in 16 bytes: rows begin at multiples of 64 scores
+};
+
+template <class Element, int kHeadDim, bool kDiagonal>
+struct KeyScoresKernel {
+  static constexpr const char* kName = "planning: key scores";
+  static constexpr int kThreads = kScoreThreads;
+  static constexpr int kMinBlocks = kDiagonal ? 2 : 3;
+  static Grid grid(const KeyScoreArgs& args) {
+    return {
+        .blocks = std::int64_t{args.num_batch_kv_heads} * args.num_row_tiles * args.num_key_chunks,
+        .shared_bytes = sizeof(SharedScores<kHeadDim, kDiagonal>)};
+  }
+  S2O_DEVICE static void run(const KeyScoreArgs& args) {
+    KeyScores<Element, kHeadDim, kDiagonal>(args).run();
+  }
 };
 
 }  // namespace s2o::device

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/device/layout.cuh"
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/s2o/ops.h"
 #include "kernels/planning/shared/platform_planning.cuh"
 
@@ -152,6 +153,20 @@ class MeanQueries {
 
   const MeanQueryArgs& args_;
   Shared& s_;
+};
+
+template <class Element, int kHeadDim, bool kNormalizers>
+struct MeanQueriesKernel {
+  static constexpr const char* kName = "planning: mean queries";
+  static constexpr int kThreads = kMeanThreads;
+  static constexpr int kMinBlocks = kNormalizers ? 3 : 4;
+  static Grid grid(const MeanQueryArgs& args) {
+    return {.blocks = std::int64_t{args.shape.num_lists()} * args.shape.num_segments,
+            .shared_bytes = sizeof(SharedMeans<kHeadDim, kNormalizers>)};
+  }
+  S2O_DEVICE static void run(const MeanQueryArgs& args) {
+    MeanQueries<Element, kHeadDim, kNormalizers>(args).run();
+  }
 };
 
 }  // namespace s2o::device

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/device/layout.cuh"
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/s2o/query_order_ops.h"
 #include "kernels/planning/shared/platform_planning.cuh"
 
@@ -133,5 +134,38 @@ S2O_DEVICE void order_queries(const QueryOrderArgs& args) {
     order[place] = static_cast<std::int32_t>(begin + i);
   }
 }
+
+template <class Element, int kHeadDim>
+struct SumSegmentsKernel {
+  static constexpr const char* kName = "planning: sums of segments";
+  static constexpr int kThreads = kGuideThreads;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const QueryOrderArgs& args) {
+    return {.blocks = std::int64_t{args.shape.num_segments} * args.num_sources(),
+            .shared_bytes = sizeof(SharedGuideSums<kHeadDim>)};
+  }
+  S2O_DEVICE static void run(const QueryOrderArgs& args) { sum_segment<Element, kHeadDim>(args); }
+};
+
+template <int kHeadDim>
+struct MakeGuidesKernel {
+  static constexpr const char* kName = "planning: guides";
+  static constexpr int kThreads = kHeadDim;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const QueryOrderArgs& args) { return {.blocks = args.num_sources()}; }
+  S2O_DEVICE static void run(const QueryOrderArgs& args) { make_guides<kHeadDim>(args); }
+};
+
+template <class Element, int kHeadDim>
+struct OrderQueriesKernel {
+  static constexpr const char* kName = "planning: order of queries";
+  static constexpr int kThreads = kGuideThreads;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const QueryOrderArgs& args) {
+    return {.blocks = std::int64_t{args.shape.num_segments} * args.num_q_heads,
+            .shared_bytes = sizeof(float) * static_cast<std::size_t>(args.shape.segment_size)};
+  }
+  S2O_DEVICE static void run(const QueryOrderArgs& args) { order_queries<Element, kHeadDim>(args); }
+};
 
 }  // namespace s2o::device

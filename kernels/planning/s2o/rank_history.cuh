@@ -11,6 +11,7 @@
 // equal class find each other by one vote per bit.
 #pragma once
 
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/s2o/rank_classes.cuh"
 
 namespace s2o::device {
@@ -368,6 +369,17 @@ class RankHistory {
   const std::uint16_t* scores_;
   std::int32_t* order_;
   ScoreBins bins_;
+};
+
+struct RankHistoryKernel {
+  static constexpr const char* kName = "planning: rank history";
+  static constexpr int kThreads = kRankThreads;
+  static constexpr int kMinBlocks = 2;
+  static Grid grid(const RankArgs& args) {
+    return {.blocks = std::int64_t{args.num_batch_lists} * (args.end_segment - args.first_segment),
+            .shared_bytes = sizeof(SharedRank)};
+  }
+  S2O_DEVICE static void run(const RankArgs& args) { RankHistory(args).run(); }
 };
 
 }  // namespace s2o::device

@@ -7,6 +7,7 @@ namespace s2o::device {
 
 #if defined(__CUDACC__)
 
+S2O_DEVICE int num_threads() { return static_cast<int>(blockDim.x); }  // of a block
 S2O_DEVICE std::uint32_t ballot(bool condition) { return __ballot_sync(0xffffffffu, condition); }
 template <class T>
 S2O_DEVICE T shuffle_up(T value, int delta) {
@@ -138,6 +139,7 @@ S2O_DEVICE std::uint32_t matching_lanes(std::uint32_t value) {
 
 #else
 
+inline int num_threads() { return simt::num_threads(); }
 inline std::uint32_t ballot(bool condition) {
   struct Args {
     bool condition;

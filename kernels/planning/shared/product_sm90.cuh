@@ -22,6 +22,11 @@ S2O_HOST_DEVICE constexpr int consumer_registers(int consumers) {
   return consumers == 2 ? 232 : 112;
 }
 
+// Of a block: what its warpgroups hold once they have exchanged registers.
+S2O_HOST_DEVICE constexpr int block_registers(int consumers) {
+  return 128 * (filling_registers(consumers) + consumers * consumer_registers(consumers));
+}
+
 S2O_DEVICE int warpgroup_index() {
   return static_cast<int>(uniform(static_cast<std::uint32_t>(thread_index() / 128)));
 }

@@ -3,6 +3,7 @@
 // the sums over rows.
 #pragma once
 
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/shared/platform_planning.cuh"
 #include "kernels/planning/xattention/ops.h"
 
@@ -125,6 +126,20 @@ class StrideMass {
   int num_rows_;
   int num_groups_;
   std::int64_t first_;
+};
+
+template <class Element, int kColumnsPerBlock>
+struct StrideMassKernel {
+  static constexpr const char* kName = "planning: masses of blocks";
+  static constexpr int kThreads = kStrideMassThreads;
+  static constexpr int kMinBlocks = 0;
+  static Grid grid(const XAttentionMassArgs& args) {
+    return {.blocks = std::int64_t{args.num_q_heads} * args.num_blocks,
+            .shared_bytes = sizeof(SharedStrideMass)};
+  }
+  S2O_DEVICE static void run(const XAttentionMassArgs& args) {
+    StrideMass<Element, kColumnsPerBlock>(args).run();
+  }
 };
 
 }  // namespace s2o::device

@@ -7,6 +7,7 @@
 #include "kernels/device/cp_async.cuh"
 #include "kernels/device/layout.cuh"
 #include "kernels/device/mma_sm80.cuh"
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/xattention/stride_tile.cuh"
 
 namespace s2o::device {
@@ -151,7 +152,7 @@ class StrideSums {
     const int column = step_column + warp_column();
     if (column >= tile_.first_row + kStrideRows) return;
     const bool whole = column + kStrideGroup <= tile_.first_row + warp_row();
-    dispatch_stride_columns(args_.columns_per_block, [&]<int kColumnsPerBlock>() {
+    dispatch_columns(args_.columns_per_block, [&]<int kColumnsPerBlock>() {
 #pragma unroll
       for (int r = 0; r < 2 * kRowTiles; ++r) {
         const int row = warp_row() + r / 2 * 16 + lane_index() / 4 + r % 2 * 8;
@@ -168,6 +169,19 @@ class StrideSums {
   int load_step_ = 0;
   int load_part_ = 0;
   float sum_[kRowTiles][kColumnTiles][4];
+};
+
+template <class Element, int kHeadDim>
+struct StrideSumsKernel {
+  static constexpr const char* kName = "planning: antidiagonal sums";
+  static constexpr int kThreads = kStrideThreads;
+  static constexpr int kMinBlocks = 1;
+  static Grid grid(const XAttentionSumArgs& args) {
+    return {.blocks = stride_sum_blocks(args), .shared_bytes = sizeof(SharedStride)};
+  }
+  S2O_DEVICE static void run(const XAttentionSumArgs& args) {
+    StrideSums<Element, kHeadDim>(args).run();
+  }
 };
 
 }  // namespace s2o::device

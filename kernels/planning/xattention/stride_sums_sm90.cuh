@@ -3,6 +3,7 @@
 // row, so that a stage is two boxes of the same 64 of its columns.
 #pragma once
 
+#include "kernels/planning/launch.cuh"
 #include "kernels/planning/shared/product_sm90.cuh"
 #include "kernels/planning/xattention/stride_tile.cuh"
 
@@ -18,9 +19,7 @@ struct StrideMaps {
   TensorMap q[2];
   TensorMap k[2];
 };
-// make_map(tensor, box rows) encodes a map.
-template <class MakeMap>
-StrideMaps stride_maps(const XAttentionSumArgs& args, int head_dim, const MakeMap& make_map) {
+inline StrideMaps stride_maps(const XAttentionSumArgs& args, int head_dim, const AddedBy& by) {
   const auto strides_of = [&](const void* x, int num_heads, int added_tokens) {
     const std::int64_t rows = (args.seqlen + added_tokens) / args.stride;
     // NOTE: a map cannot be empty; of an empty one the kernel reads rows beyond its end only.
@@ -34,8 +33,8 @@ StrideMaps stride_maps(const XAttentionSumArgs& args, int head_dim, const MakeMa
   for (int i = 0; i < 2; ++i) {
     const int added_tokens = i * (args.stride - 1);
     const int num_kv_heads = args.num_q_heads / args.group_size;
-    maps.q[i] = make_map(strides_of(args.q, args.num_q_heads, added_tokens), kStrideRows);
-    maps.k[i] = make_map(strides_of(args.k, num_kv_heads, added_tokens), kStrideColumns);
+    maps.q[i] = by.tensor_map(strides_of(args.q, args.num_q_heads, added_tokens), kStrideRows);
+    maps.k[i] = by.tensor_map(strides_of(args.k, num_kv_heads, added_tokens), kStrideColumns);
   }
   return maps;
 }
@@ -147,6 +146,24 @@ class StrideSumsSm90 {
   SharedStrideSm90& s_;
   const StrideTile tile_;
   const int parts_;  // of a step: each one panel of one token of the stride
+};
+
+template <class Element, int kHeadDim, int kColumnsPerBlock>
+struct StrideSumsSm90Kernel {
+  static constexpr const char* kName = "planning: antidiagonal sums";
+  static constexpr int kThreads = product_threads(kStrideConsumers);
+  static constexpr int kMinBlocks = 1;
+  static constexpr int kBlockRegisters = block_registers(kStrideConsumers);
+  using Added = StrideMaps;
+  static Added added(const XAttentionSumArgs& args, const AddedBy& by) {
+    return stride_maps(args, kHeadDim, by);
+  }
+  static Grid grid(const XAttentionSumArgs& args, const Added& /*added*/) {
+    return {.blocks = stride_sum_blocks(args), .shared_bytes = sizeof(SharedStrideSm90)};
+  }
+  S2O_DEVICE static void run(const XAttentionSumArgs& args, const Added& added) {
+    StrideSumsSm90<Element, kHeadDim, kColumnsPerBlock>(args, added).run();
+  }
 };
 
 }  // namespace s2o::device

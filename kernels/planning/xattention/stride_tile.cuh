@@ -8,6 +8,10 @@
 
 namespace s2o::device {
 
+inline std::int64_t stride_sum_blocks(const XAttentionSumArgs& args) {
+  return std::int64_t{args.num_q_heads} * (args.end_tile - args.first_tile) * args.num_chunks;
+}
+
 // A tile of reduced rows and a chunk of reduced columns.
 struct StrideTile {
   int tile;
@@ -66,9 +70,10 @@ S2O_DEVICE void store_stride_sums(float* sums, std::int64_t place,
   }
 }
 
-// body.template operator()<kColumnsPerBlock>() for the one of the arguments.
+// body.template operator()<kColumnsPerBlock>() for the one of the arguments: 8, 16 or 32.
+#pragma nv_exec_check_disable
 template <class Body>
-S2O_DEVICE void dispatch_stride_columns(int columns_per_block, const Body& body) {
+S2O_HOST_DEVICE void dispatch_columns(int columns_per_block, const Body& body) {
   if (columns_per_block == 8) {
     body.template operator()<8>();
   } else if (columns_per_block == 16) {

@@ -34,23 +34,23 @@ std::vector<float> lse_on_model(const AttentionInput& input, PlanningVariant var
   std::vector<std::uint16_t> variances(means.size());
   std::vector<float> lse(static_cast<std::size_t>(problem.num_q_heads * problem.seqlen), kPoison);
   const auto kernels = testing::model_planning_kernels(3, variant);
-  kernels->block_moments({.x = k.data(),
+  kernels->run(MomentArgs{.x = k.data(),
                           .means = means.data(),
                           .variances = variances.data(),
                           .seqlen = problem.seqlen,
                           .num_heads = problem.num_kv_heads,
                           .num_blocks = blocks},
-                         kernel_type(input), problem.head_dim);
-  kernels->estimate_lse({.q = q.data(),
-                         .means = means.data(),
-                         .variances = variances.data(),
-                         .lse = lse.data(),
-                         .seqlen = problem.seqlen,
-                         .num_q_heads = problem.num_q_heads,
-                         .group_size = problem.group_size(),
-                         .num_blocks = blocks,
-                         .softmax_scale = problem.softmax_scale},
-                        kernel_type(input), problem.head_dim);
+               Elements{kernel_type(input), problem.head_dim});
+  kernels->run(LseArgs{.q = q.data(),
+                       .means = means.data(),
+                       .variances = variances.data(),
+                       .lse = lse.data(),
+                       .seqlen = problem.seqlen,
+                       .num_q_heads = problem.num_q_heads,
+                       .group_size = problem.group_size(),
+                       .num_blocks = blocks,
+                       .softmax_scale = problem.softmax_scale},
+               Elements{kernel_type(input), problem.head_dim});
   return lse;
 }
 
@@ -81,12 +81,12 @@ TEST(S2oRankingModel, distances_of_values_agree_with_their_definition) {
   const auto v = testing::to_16_bit(input.v, KernelDType::kBf16);
   std::vector<float> found(static_cast<std::size_t>(problem.num_kv_heads * problem.seqlen),
                            kPoison);
-  testing::model_planning_kernels(3)->block_moments({.x = v.data(),
+  testing::model_planning_kernels(3)->run(MomentArgs{.x = v.data(),
                                                      .log_distances = found.data(),
                                                      .seqlen = problem.seqlen,
                                                      .num_heads = problem.num_kv_heads,
                                                      .num_blocks = moment_blocks(problem)},
-                                                    KernelDType::kBf16, problem.head_dim);
+                                          Elements{KernelDType::kBf16, problem.head_dim});
   for (int head = 0; head < problem.num_kv_heads; ++head) {
     for (std::int64_t t = 0; t < problem.seqlen; ++t) {
       const std::int64_t begin = t / kMomentBlock * kMomentBlock;
@@ -119,13 +119,13 @@ TEST(S2oRankingModel, clusters_hold_all_queries_once) {
                            .lists_per_kv_head = 2};
   std::vector<std::uint16_t> means(static_cast<std::size_t>(6 * kMaxClusters * 64));
   std::vector<float> weights(static_cast<std::size_t>(6 * kMaxClusters), kPoison);
-  testing::model_planning_kernels(3)->cluster_queries({.q = q.data(),
-                                                       .means = means.data(),
-                                                       .log2_weights = weights.data(),
-                                                       .shape = shape,
-                                                       .num_clusters = 20,
-                                                       .softmax_scale = problem.softmax_scale},
-                                                      KernelDType::kBf16, problem.head_dim);
+  testing::model_planning_kernels(3)->run(ClusterArgs{.q = q.data(),
+                                                      .means = means.data(),
+                                                      .log2_weights = weights.data(),
+                                                      .shape = shape,
+                                                      .num_clusters = 20,
+                                                      .softmax_scale = problem.softmax_scale},
+                                          Elements{KernelDType::kBf16, problem.head_dim});
   for (int row = 2; row < 6; ++row) {  // the first segment has no history
     double total = 0.0;
     for (int c = 0; c < kMaxClusters; ++c) {

@@ -1,0 +1,35 @@
+// Operations of S2O.
+#include "kernels/planning/s2o/key_scores.cuh"
+#include "kernels/planning/s2o/mean_queries.cuh"
+#include "kernels/planning/s2o/query_order.cuh"
+#include "kernels/planning/s2o/rank_history.cuh"
+
+namespace s2o::device {
+
+void run_op(const PlanDevice& device, const MeanQueryArgs& args, const Elements& elements) {
+  dispatch_elements(elements, [&]<class Element, int kHeadDim>() {
+    args.lse == nullptr ? device.launch<MeanQueriesKernel<Element, kHeadDim, false>>(args)
+                        : device.launch<MeanQueriesKernel<Element, kHeadDim, true>>(args);
+  });
+}
+
+void run_op(const PlanDevice& device, const KeyScoreArgs& args, const Elements& elements) {
+  dispatch_elements(elements, [&]<class Element, int kHeadDim>() {
+    args.variances == nullptr ? device.launch<KeyScoresKernel<Element, kHeadDim, false>>(args)
+                              : device.launch<KeyScoresKernel<Element, kHeadDim, true>>(args);
+  });
+}
+
+void run_op(const PlanDevice& device, const RankArgs& args, const Elements& /*elements*/) {
+  device.launch<RankHistoryKernel>(args);
+}
+
+void run_op(const PlanDevice& device, const QueryOrderArgs& args, const Elements& elements) {
+  dispatch_elements(elements, [&]<class Element, int kHeadDim>() {
+    device.launch<SumSegmentsKernel<Element, kHeadDim>>(args);
+    device.launch<MakeGuidesKernel<kHeadDim>>(args);
+    device.launch<OrderQueriesKernel<Element, kHeadDim>>(args);
+  });
+}
+
+}  // namespace s2o::device
