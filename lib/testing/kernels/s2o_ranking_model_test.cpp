@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/planning/s2o/cluster_ops.h"
 #include "kernels/testing/planning_model.h"
 #include "lib/methods/common/key_ranking.h"
 #include "lib/testing/inputs.h"
