@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstring>
+#include <iterator>
 #include <set>
 #include <utility>
 
@@ -76,13 +78,14 @@ std::vector<int> captured_layers(const TensorFile& file) {
 }
 
 void write_capture(const std::filesystem::path& path, const std::vector<AttentionInput>& inputs,
-                   const TensorMetadata& metadata) {
+                   const TensorMetadata& metadata, std::vector<HostTensor> others) {
   std::vector<HostTensor> tensors;
   for (const AttentionInput& input : inputs) {
     add_tensors(tensors, input, [&input](std::string_view tensor) {
       return capture_tensor_name(input.layer, tensor);
     });
   }
+  std::move(others.begin(), others.end(), std::back_inserter(tensors));
   format_of(path).write(path, tensors, metadata);
 }
 

@@ -19,9 +19,9 @@ std::vector<int> captured_layers(const TensorFile& file);
 
 // One set of tensors per input, named by its layer, each stored in its input's dtype. The format
 // follows from the extension (safetensors or HDF5). Errors: those of Format::write, and
-// UnsupportedError when two inputs have the same layer.
+// UnsupportedError when two inputs have the same layer. `others` are written after them.
 void write_capture(const std::filesystem::path& path, const std::vector<AttentionInput>& inputs,
-                   const TensorMetadata& metadata = {});
+                   const TensorMetadata& metadata = {}, std::vector<HostTensor> others = {});
 
 // A single input as tensors "q", "k" and "v".
 void write_dump(const std::filesystem::path& path, const AttentionInput& input,

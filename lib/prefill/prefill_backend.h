@@ -29,6 +29,8 @@ struct PrefillModel {
   // first n. Empty: attention reads the layer's own.
   std::vector<AttentionInput> replay;
   StorageDType dtype = StorageDType::kBF16;  // of Q, K and V
+  std::string name;                          // of AttentionInputs; default: the model's
+  bool allow_nonfinite = false;              // else NaN or infinity on the way is an InputError
   // Where cuBLAS lies: the folder of the library, or of NVIDIA's pip packages. Empty: where the
   // system looks. CUDA only.
   std::string cublas_folder;
@@ -44,6 +46,7 @@ struct LayerMethod {
 struct PrefillWanted {
   std::vector<std::int64_t> logit_positions;  // rows whose logits are returned, ascending
   bool losses = false;                        // next-token loss of every position
+  std::vector<int> layers;                    // whose Q, K and V are returned, ascending
 };
 
 // Time to first token: from tokens on the device (or host, for the CPU) to the logits of the last
@@ -67,8 +70,9 @@ struct PrefillRun {
   std::vector<PrefillSplit> repeats;  // one per timed repeat
   std::vector<PrefillLayer> layers;   // [num_layers]
   std::vector<float> logits;          // [logit_positions, vocab_size]
-  std::vector<double> losses;     // [seqlen - 1] if asked for, nats; entry i predicts token i + 1
-  std::int64_t device_bytes = 0;  // planned peak, weights included; 0 on the CPU
+  std::vector<double> losses;  // [seqlen - 1] if asked for, nats; entry i predicts token i + 1
+  std::vector<AttentionInput> layer_inputs;  // of the layers asked for, post-RoPE, rounded
+  std::int64_t device_bytes = 0;             // planned peak, weights included; 0 on the CPU
 };
 
 // Bytes of a prefill by purpose, as it will be allocated.
@@ -99,7 +103,8 @@ class PrefillBackend {
   // `layers` has one entry per layer of the model. Timing: warm-up and repeats as in an evaluation
   // (timing.cpu_repeats on the CPU), but densities come from an untimed run on CUDA: its first
   // warm-up, or one more where there is none. `wanted` is filled from the last repeat, outside the
-  // time.
+  // time; its layer inputs from the first. Where they are all that is wanted, the CPU does not
+  // compute the layers after them.
   // `progress` may be empty; it counts layers of all repeats.
   virtual PrefillRun run(std::span<const std::int32_t> tokens, std::span<const LayerMethod> layers,
                          const PrefillWanted& wanted, const TimingConfig& timing,

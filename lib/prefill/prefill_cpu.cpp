@@ -1,6 +1,7 @@
 // Prefill of a whole model on the CPU: lib/model/prefill.h with a method's plan in every layer.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <limits>
 #include <optional>
@@ -180,13 +181,26 @@ class CpuPrefill final : public PrefillBackend {
                 const PrefillWanted* wanted, PrefillRun& result, const PrefillProgress& progress) {
     PlannedAttention attention(model_, layers, wanted != nullptr);
     const auto begin = Clock::now();
-    Prefill prefill(weights_, tokens, {.dtype = model_.dtype});
-    prefill.run_to(
-        prefill.num_layers(),
-        [&](int layer, const AttentionInput& input, std::vector<float>& out) {
-          attention(layer, input, out);
-        },
-        progress);
+    Prefill prefill(
+        weights_, tokens,
+        {.dtype = model_.dtype, .allow_nonfinite = model_.allow_nonfinite, .name = model_.name});
+    const auto attend = [&](int layer, const AttentionInput& input, std::vector<float>& out) {
+      if (wanted != nullptr && std::ranges::binary_search(wanted->layers, layer)) {
+        result.layer_inputs.push_back(input);
+      }
+      attention(layer, input, out);
+    };
+    if (wanted != nullptr && !wanted->layers.empty() && wanted->logit_positions.empty() &&
+        !wanted->losses) {
+      const int last = wanted->layers.back();
+      prefill.run_to(last, attend, [&](int done, int) {
+        if (progress) progress(done, last + 1);
+      });
+      result.layer_inputs.push_back(prefill.layer_input());
+      if (progress) progress(last + 1, last + 1);
+      return;
+    }
+    prefill.run_to(prefill.num_layers(), attend, progress);
     const auto projected_from = Clock::now();
     compute_logits(*weights_, prefill.hidden(), {prefill.seqlen() - 1});
     const auto end = Clock::now();

@@ -113,16 +113,19 @@ class CudaPrefill final : public PrefillBackend {
     PrefillRun result;
     enqueue([&](std::size_t layer) {
       result.layers.push_back(plans_.account(layer));
+      if (std::ranges::binary_search(wanted.layers, static_cast<int>(layer))) {
+        result.layer_inputs.push_back(layer_input(static_cast<int>(layer)));
+      }
       advance(1);
     });
-    pass_.check_finite();
+    check_finite();
     for (int i = 1; i < untimed + timing.repeats; ++i) {
       enqueue([](std::size_t) {});
       const PrefillSplit split = timer_.split();
       if (i >= untimed) result.repeats.push_back(split);
       advance(num_layers);
     }
-    pass_.check_finite();
+    check_finite();
     result.logits = pass_.logits(weights_, wanted.logit_positions);
     if (wanted.losses) result.losses = pass_.losses(weights_);
     result.device_bytes = memory(pass_.max_seqlen()).total_bytes + plans_.device_bytes() +
@@ -149,6 +152,17 @@ class CudaPrefill final : public PrefillBackend {
                                          config.name, config.hidden_size, kMaxNormSize));
     }
     return model_;
+  }
+
+  AttentionInput layer_input(int layer) const {
+    AttentionInput input =
+        pass_.layer_input(layer, model_.name.empty() ? model_.config.name : model_.name);
+    validate_attention_input(input, model_.allow_nonfinite);
+    return input;
+  }
+
+  void check_finite() const {
+    if (!model_.allow_nonfinite) pass_.check_finite();
   }
 
   void load_weights() {

@@ -9,11 +9,13 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "kernels/attention/attention_cuda.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/model/matrix_product.h"
+#include "lib/input/attention_input.h"
 #include "lib/prefill/layer_plans.h"
 #include "lib/prefill/phase_timer.h"
 #include "lib/prefill/prefill_memory.h"
@@ -47,6 +49,8 @@ class PrefillPass {
 
   // After a pass: waits. InputError naming the place of the first hidden state that is not finite.
   void check_finite() const;
+  // Q, K and V of the layer whose attention was enqueued last: waits.
+  AttentionInput layer_input(int layer, const std::string& name) const;
   // Logits of rows of the pass: [positions.size(), vocab_size].
   std::vector<float> logits(const PlacedWeights& weights, std::span<const std::int64_t> positions);
   // Next-token losses: [seqlen - 1], nats.
@@ -70,6 +74,7 @@ class PrefillPass {
                       const std::int64_t* row_indices, std::int64_t rows);
 
   const ModelConfig& config_;
+  const StorageDType storage_;
   const KernelDType dtype_;
   CudaAttention& attention_;
   MatrixProducts& products_;

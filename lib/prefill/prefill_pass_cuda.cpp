@@ -7,6 +7,7 @@
 #include "kernels/common/parallel.h"
 #include "kernels/model/model_kernels.h"
 #include "lib/core/error.h"
+#include "lib/input/storage_bits.h"
 #include "lib/prefill/prefill_pass.h"
 
 namespace s2o {
@@ -28,6 +29,7 @@ std::string place_name(unsigned long long place) {
 PrefillPass::PrefillPass(const ModelConfig& config, StorageDType dtype, CudaAttention& attention,
                          MatrixProducts& products)
     : config_(config),
+      storage_(dtype),
       dtype_(dtype == StorageDType::kF16 ? KernelDType::kFp16 : KernelDType::kBf16),
       attention_(attention),
       products_(products) {}
@@ -245,6 +247,29 @@ void PrefillPass::check_finite() const {
   throw InputError(fmt::format("{}: {}, the hidden state of token {} is not finite", config_.name,
                                place_name(first >> kPlaceShift),
                                first & ((1ull << kPlaceShift) - 1)));
+}
+
+AttentionInput PrefillPass::layer_input(int layer, const std::string& name) const {
+  cuda_check(cudaStreamSynchronize(stream()), "wait for the layer");
+  AttentionInput input;
+  input.name = name;
+  input.layer = layer;
+  input.dtype = storage_;
+  input.problem = problem();
+  std::vector<std::uint16_t> bits;
+  const auto fetch = [&](const DeviceBuffer<std::uint16_t>& source, int heads,
+                         std::vector<float>& target) {
+    bits.resize(static_cast<std::size_t>(heads * seqlen_ * config_.head_dim));
+    cuda_check(cudaMemcpy(bits.data(), source.data(), bits.size() * sizeof(std::uint16_t),
+                          cudaMemcpyDeviceToHost),
+               "download of q, k, v");
+    target.resize(bits.size());
+    from_16_bit(bits, storage_, target.data());
+  };
+  fetch(q_, config_.num_q_heads, input.q);
+  fetch(k_, config_.num_kv_heads, input.k);
+  fetch(v_, config_.num_kv_heads, input.v);
+  return input;
 }
 
 std::vector<float> PrefillPass::logits(const PlacedWeights& weights,

@@ -1,0 +1,525 @@
+#!/usr/bin/env python3
+"""Turns a GGUF file into a Hugging Face folder that s2o (and transformers) reads: config.json,
+model.safetensors in BF16, tokenizer.json, and tokenizer_config.json with the chat template.
+
+  python3 -m venv venv && venv/bin/pip install gguf
+  venv/bin/python scripts/gguf_to_hf.py MODEL.gguf OUT_FOLDER
+
+Architectures: llama (Mistral files say llama as well), qwen2, qwen3. Quantised weights are
+dequantised to fp32 and rounded to BF16, so the folder holds the quantised model, not the original:
+label figures so. Files are written under temporary names and renamed at the end, config.json last;
+OUT_FOLDER must not hold a model yet.
+
+Exit code 2: usage; 3: a GGUF that is broken or not supported, with what is supported.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import struct
+import sys
+
+try:
+    import numpy as np
+    from gguf import GGMLQuantizationType, GGUFReader, TokenType
+    from gguf.quants import dequantize
+except ImportError as error:
+    sys.exit(f"gguf_to_hf.py: {error}; install the Python package gguf (pip install gguf)")
+
+
+class Refused(Exception):
+    """The file cannot be converted; the message says what was found and what is supported."""
+
+
+ARCHITECTURES = {"llama": ("LlamaForCausalLM", "llama"),
+                 "qwen2": ("Qwen2ForCausalLM", "qwen2"),
+                 "qwen3": ("Qwen3ForCausalLM", "qwen3")}
+DEFAULT_THETA = 10000.0
+
+TOP_TENSORS = {"token_embd.weight": "model.embed_tokens.weight",
+               "output_norm.weight": "model.norm.weight",
+               "output.weight": "lm_head.weight"}
+LAYER_TENSORS = {"attn_norm": "input_layernorm",
+                 "attn_q": "self_attn.q_proj",
+                 "attn_k": "self_attn.k_proj",
+                 "attn_v": "self_attn.v_proj",
+                 "attn_output": "self_attn.o_proj",
+                 "attn_q_norm": "self_attn.q_norm",
+                 "attn_k_norm": "self_attn.k_norm",
+                 "ffn_norm": "post_attention_layernorm",
+                 "ffn_gate": "mlp.gate_proj",
+                 "ffn_up": "mlp.up_proj",
+                 "ffn_down": "mlp.down_proj"}
+# Computed from the configuration by whoever reads the folder.
+DERIVED_TENSORS = {"rope_freqs.weight"}
+
+
+class Metadata:
+    """Key-value pairs of the file, with errors that name the key."""
+
+    def __init__(self, reader):
+        self.fields = reader.fields
+        self.arch = self.get("general.architecture", kind=str)
+        if self.arch not in ARCHITECTURES:
+            raise Refused(f"general.architecture: found '{self.arch}', supported: "
+                          f"{', '.join(ARCHITECTURES)}")
+
+    def get(self, key, default=None, kind=None):
+        field = self.fields.get(key)
+        if field is None:
+            if default is None and kind is not None:
+                raise Refused(f"{key}: missing")
+            return default
+        value = field.contents()
+        if kind is not None and not isinstance(value, kind):
+            raise Refused(f"{key}: found {str(value)[:60]!r}, expected {kind}")
+        return value
+
+    def model(self, key, default=None, kind=None):
+        return self.get(f"{self.arch}.{key}", default, kind)
+
+    def size(self, key, default=None):
+        value = self.model(key, default, None if default is not None else int)
+        if isinstance(value, list):  # one value a layer, in files of newer converters
+            if len(set(value)) != 1:
+                raise Refused(f"{self.arch}.{key}: differs between layers, supported: one value")
+            value = value[0]
+        if not isinstance(value, int) or value < 1:
+            raise Refused(f"{self.arch}.{key}: found {value!r}, expected a positive integer")
+        return value
+
+
+def rope_scaling(meta, context):
+    """rope_scaling of config.json, and max_position_embeddings."""
+    kind = meta.model("rope.scaling.type", "none")
+    factor = meta.model("rope.scaling.factor") or meta.model("rope.scale_linear")
+    if kind == "none" and factor not in (None, 0.0, 1.0):
+        kind = "linear"  # files from before rope.scaling.type
+    if kind == "none":
+        return None, context
+    if kind == "linear" and factor:
+        return {"rope_type": "linear", "factor": float(factor)}, context
+    if kind == "yarn" and factor:
+        original = meta.size("rope.scaling.original_context_length")
+        scaling = {"rope_type": "yarn", "factor": float(factor),
+                   "original_max_position_embeddings": original}
+        for key, name in (("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")):
+            value = meta.model(f"rope.scaling.{key}")
+            if value is not None:
+                scaling[name] = float(value)
+        for key in ("attn_factor", "yarn_attn_factor", "yarn_ext_factor"):
+            if meta.model(f"rope.scaling.{key}") not in (None, 1.0):
+                raise Refused(f"{meta.arch}.rope.scaling.{key}: found "
+                              f"{meta.model(f'rope.scaling.{key}')}, supported: 1")
+        return scaling, context
+    raise Refused(f"{meta.arch}.rope.scaling: type '{kind}', factor {factor}; supported: none, "
+                  "linear and yarn, each with its factor")
+
+
+def llama3_scaling(frequency_factors, theta, head_dim, context):
+    """Llama 3 files hold, instead of parameters, by what each frequency is divided."""
+    factor = float(frequency_factors.max())
+    # The published values; what they give must be what the file holds.
+    scaling = {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0,
+               "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    pairs = np.arange(0, head_dim, 2) / head_dim
+    wavelength = 2 * np.pi * theta ** pairs
+    smooth = np.clip((8192 / wavelength - 1.0) / 3.0, 0.0, 1.0)
+    expected = 1.0 / ((1.0 - smooth) / factor + smooth)
+    if frequency_factors.shape != expected.shape or not np.allclose(
+            frequency_factors, expected, rtol=1e-3):
+        raise Refused("rope_freqs.weight: not the factors of Llama 3 (low 1, high 4, original "
+                      "length 8192), supported: those, or none")
+    return scaling, context
+
+
+def make_config(meta, tensors):
+    heads, hidden = meta.size("attention.head_count"), meta.size("embedding_length")
+    head_dim = meta.size("attention.key_length", hidden // heads)
+    if meta.size("attention.value_length", head_dim) != head_dim:
+        raise Refused(f"{meta.arch}.attention.value_length: differs from key_length {head_dim}, "
+                      "supported: equal lengths")
+    if meta.size("rope.dimension_count", head_dim) != head_dim:
+        raise Refused(f"{meta.arch}.rope.dimension_count: found "
+                      f"{meta.size('rope.dimension_count')}, supported: the head_dim {head_dim}")
+    for key in ("expert_count", "attention.sliding_window"):
+        if meta.model(key, 0):
+            raise Refused(f"{meta.arch}.{key}: found {meta.model(key)}, supported: dense models "
+                          "with full attention")
+    theta = float(meta.model("rope.freq_base", DEFAULT_THETA))
+    scaling, positions = rope_scaling(meta, meta.size("context_length"))
+    if "rope_freqs.weight" in tensors:
+        scaling, positions = llama3_scaling(read_tensor(tensors["rope_freqs.weight"]), theta,
+                                            head_dim, positions)
+    architecture, model_type = ARCHITECTURES[meta.arch]
+    biases = "blk.0.attn_q.bias" in tensors
+    if biases and meta.arch != "qwen2" and "blk.0.attn_output.bias" not in tensors:
+        raise Refused(f"blk.0.attn_q.bias: a bias of q, k and v alone is not part of {meta.arch}, "
+                      "supported: qwen2")
+    return {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "hidden_size": hidden,
+        "intermediate_size": meta.size("feed_forward_length"),
+        "num_hidden_layers": meta.size("block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": meta.size("attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": positions,
+        # fp32 in the file: the shortest decimal that gives it.
+        "rms_norm_eps": float(str(np.float32(meta.model("attention.layer_norm_rms_epsilon",
+                                                        kind=float)))),
+        "rope_theta": theta,
+        "rope_scaling": scaling,
+        "attention_bias": biases and meta.arch != "qwen2",
+        "mlp_bias": "blk.0.ffn_gate.bias" in tensors,
+        "tie_word_embeddings": "output.weight" not in tensors,
+        "vocab_size": int(tensors["token_embd.weight"].shape[1]),
+        "bos_token_id": meta.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": meta.get("tokenizer.ggml.eos_token_id"),
+        "dtype": "bfloat16",
+    }
+
+
+# ---- weights
+
+def shape_of(tensor):
+    """Row-major, as safetensors has it; GGUF gives the fastest dimension first."""
+    return tuple(int(n) for n in reversed(tensor.shape))
+
+
+def read_tensor(tensor):
+    try:
+        return dequantize(tensor.data, tensor.tensor_type).reshape(shape_of(tensor))
+    except NotImplementedError:
+        raise Refused(f"tensor '{tensor.name}': quantisation {type_name(tensor)} cannot be read "
+                      f"by this gguf package; supported: {', '.join(readable_types())}") from None
+
+
+def type_name(tensor):
+    return getattr(tensor.tensor_type, "name", str(tensor.tensor_type))
+
+
+def readable_types():
+    from gguf import quants
+    types = [GGMLQuantizationType.F32, GGMLQuantizationType.F16]
+    return sorted(t.name for t in [*types, *getattr(quants, "_type_traits", {})])
+
+
+def to_bf16(values):
+    """Bits, rounded to nearest even."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def half_split(weight, heads):
+    """llama.cpp keeps rotary pairs of the llama architecture side by side; Hugging Face pairs
+    element i of a head with element i + head_dim / 2."""
+    pairs = weight.reshape(heads, weight.shape[0] // heads // 2, 2, *weight.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(weight.shape)
+
+
+def hf_name(name):
+    if name in TOP_TENSORS:
+        return TOP_TENSORS[name]
+    match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
+    if match and match[2] in LAYER_TENSORS:
+        return f"model.layers.{match[1]}.{LAYER_TENSORS[match[2]]}.{match[3]}"
+    return None
+
+
+def expected_shapes(config):
+    hidden, inner, d = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    q, kv = config["num_attention_heads"] * d, config["num_key_value_heads"] * d
+    vocab = config["vocab_size"]
+    shapes = {"model.embed_tokens.weight": (vocab, hidden), "model.norm.weight": (hidden,)}
+    if not config["tie_word_embeddings"]:
+        shapes["lm_head.weight"] = (vocab, hidden)
+    qwen2, qwen3 = (config["model_type"] == name for name in ("qwen2", "qwen3"))
+    linears = {"self_attn.q_proj": (q, hidden, config["attention_bias"] or qwen2),
+               "self_attn.k_proj": (kv, hidden, config["attention_bias"] or qwen2),
+               "self_attn.v_proj": (kv, hidden, config["attention_bias"] or qwen2),
+               "self_attn.o_proj": (hidden, q, config["attention_bias"]),
+               "mlp.gate_proj": (inner, hidden, config["mlp_bias"]),
+               "mlp.up_proj": (inner, hidden, config["mlp_bias"]),
+               "mlp.down_proj": (hidden, inner, config["mlp_bias"])}
+    for i in range(config["num_hidden_layers"]):
+        layer = f"model.layers.{i}."
+        shapes[layer + "input_layernorm.weight"] = (hidden,)
+        shapes[layer + "post_attention_layernorm.weight"] = (hidden,)
+        if qwen3:
+            shapes[layer + "self_attn.q_norm.weight"] = (d,)
+            shapes[layer + "self_attn.k_norm.weight"] = (d,)
+        for name, (out, inputs, bias) in linears.items():
+            shapes[layer + name + ".weight"] = (out, inputs)
+            if bias:
+                shapes[layer + name + ".bias"] = (out,)
+    return shapes
+
+
+def match_tensors(config, tensors):
+    """Hugging Face name -> tensor of the file; all are there, of the right shape, and readable."""
+    matched = {}
+    for name, tensor in tensors.items():
+        target = hf_name(name)
+        if target is None and name not in DERIVED_TENSORS:
+            raise Refused(f"tensor '{name}': not part of {config['model_type']} as supported here")
+        if target is not None:
+            matched[target] = tensor
+    for name, shape in expected_shapes(config).items():
+        if name not in matched:
+            raise Refused(f"no tensor for '{name}', expected one of shape {list(shape)}")
+        if shape_of(matched[name]) != shape:
+            raise Refused(f"tensor '{matched[name].name}': shape is "
+                          f"{list(shape_of(matched[name]))}, expected {list(shape)}")
+        if type_name(matched[name]) not in readable_types():
+            read_tensor(matched[name])  # refuses, before anything is written
+    extra = set(matched) - set(expected_shapes(config))
+    if extra:
+        raise Refused(f"tensor '{matched[min(extra)].name}': not part of "
+                      f"{config['model_type']} as supported here")
+    return dict(sorted(matched.items()))
+
+
+def write_weights(path, config, matched):
+    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    for name, tensor in matched.items():
+        size = 2 * int(np.prod(shape_of(tensor)))
+        header[name] = {"dtype": "BF16", "shape": list(shape_of(tensor)),
+                        "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name, tensor in matched.items():
+            values = read_tensor(tensor)
+            projection = name.split(".")[-2]
+            if config["model_type"] == "llama" and projection in heads:
+                values = half_split(values, heads[projection])
+            file.write(to_bf16(values).tobytes())
+    return offset // 2
+
+
+# ---- tokenizer
+
+# Pre-tokenisers by tokenizer.ggml.pre: a pattern, or digits split off before the pattern of GPT-2
+# that the byte-level step has. `nfc`: text is normalised before.
+LLAMA3_PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+                  r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+PRE_TOKENIZERS = {
+    "gpt-2": {},
+    "smollm": {"digits": True},
+    "llama-bpe": {"pattern": LLAMA3_PATTERN, "ignore_merges": True},
+    "qwen2": {"pattern": LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}"), "nfc": True},
+    # Mistral NeMo and later (tekken).
+    "tekken": {"pattern": r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*"
+                          r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?"
+                          r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}|"
+                          r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+               "ignore_merges": True},
+}
+
+
+def make_tokenizer(meta):
+    kind = meta.get("tokenizer.ggml.model", kind=str)
+    pieces = meta.get("tokenizer.ggml.tokens", kind=list)
+    types = meta.get("tokenizer.ggml.token_type", kind=list)
+    if len(types) != len(pieces):
+        raise Refused(f"tokenizer.ggml.token_type: {len(types)} values for {len(pieces)} tokens")
+    if kind == "gpt2":
+        result = byte_level_tokenizer(meta, pieces, types)
+    elif kind == "llama":
+        result = sentencepiece_tokenizer(meta, pieces, types)
+    else:
+        raise Refused(f"tokenizer.ggml.model: found '{kind}', supported: gpt2 (byte-level BPE), "
+                      "llama (SentencePiece BPE)")
+    result["added_tokens"] = [
+        {"id": i, "content": piece, "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False, "special": kind == TokenType.CONTROL}
+        for i, (piece, kind) in enumerate(zip(pieces, types))
+        if kind in (TokenType.CONTROL, TokenType.USER_DEFINED)]
+    add_bos = meta.get("tokenizer.ggml.add_bos_token")
+    if add_bos:
+        bos = meta.get("tokenizer.ggml.bos_token_id", kind=int)
+        result["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": pieces[bos], "type_id": 0}},
+                       {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}},
+                     {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {pieces[bos]: {"id": pieces[bos], "ids": [bos],
+                                             "tokens": [pieces[bos]]}}}
+    return result
+
+
+def tokenizer_frame(model, **parts):
+    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [],
+            "normalizer": parts.get("normalizer"), "pre_tokenizer": parts.get("pre_tokenizer"),
+            "post_processor": None, "decoder": parts["decoder"], "model": model}
+
+
+def bpe_model(vocab, merges, **extra):
+    return {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+            "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+            "ignore_merges": False, "vocab": vocab, "merges": merges, **extra}
+
+
+def byte_level_tokenizer(meta, pieces, types):
+    pre = meta.get("tokenizer.ggml.pre", "gpt-2")
+    rule = PRE_TOKENIZERS.get(pre)
+    if rule is None:
+        raise Refused(f"tokenizer.ggml.pre: found '{pre}', supported: {', '.join(PRE_TOKENIZERS)}")
+    merges = [merge.split(" ", 1) for merge in meta.get("tokenizer.ggml.merges", kind=list)]
+    # Special tokens too: a reader gives one that the vocabulary lacks the next free id.
+    vocab = {piece: i for i, (piece, kind) in enumerate(zip(pieces, types))
+             if kind != TokenType.UNUSED}
+    for merge in merges:
+        if len(merge) != 2 or any(part not in vocab for part in [*merge, "".join(merge)]):
+            raise Refused(f"tokenizer.ggml.merges: {merge} is no pair of tokens that makes a token")
+    steps = []
+    if rule.get("digits"):
+        steps.append({"type": "Digits", "individual_digits": True})
+    if "pattern" in rule:
+        steps.append({"type": "Split", "pattern": {"Regex": rule["pattern"]},
+                      "behavior": "Isolated", "invert": False})
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
+                  "use_regex": "pattern" not in rule}
+    return tokenizer_frame(
+        bpe_model(vocab, merges, ignore_merges=rule.get("ignore_merges", False)),
+        normalizer={"type": "NFC"} if rule.get("nfc") else None,
+        pre_tokenizer={"type": "Sequence", "pretokenizers": [*steps, byte_level]},
+        decoder=dict(byte_level, use_regex=True))
+
+
+def sentencepiece_tokenizer(meta, pieces, types):
+    """Llama 2 and the first Mistral: a merge for every split of a piece into two pieces, the piece
+    of best score first; bytes for what is left."""
+    scores = meta.get("tokenizer.ggml.scores", kind=list)
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    if len(vocab) != len(pieces) or len(scores) != len(pieces):
+        raise Refused("tokenizer.ggml.tokens: pieces that occur twice, or without a score")
+    if not all(f"<0x{byte:02X}>" in vocab for byte in range(256)):
+        raise Refused("tokenizer.ggml.tokens: SentencePiece without its 256 byte pieces, "
+                      "supported: with them")
+    merges = []
+    for piece, kind in zip(pieces, types):
+        if kind != TokenType.NORMAL:
+            continue
+        for at in range(1, len(piece)):
+            if piece[:at] in vocab and piece[at:] in vocab:
+                merges.append((-scores[vocab[piece]], vocab[piece[:at]], vocab[piece[at:]],
+                               [piece[:at], piece[at:]]))
+    merges.sort(key=lambda merge: merge[:3])
+    prefix = meta.get("tokenizer.ggml.add_space_prefix", True)
+    steps = [{"type": "Prepend", "prepend": "\u2581"}] if prefix else []
+    steps.append({"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"})
+    decoder = [{"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+               {"type": "ByteFallback"}, {"type": "Fuse"}]
+    if prefix:
+        decoder.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    unknown = [piece for piece, kind in zip(pieces, types) if kind == TokenType.UNKNOWN]
+    return tokenizer_frame(
+        bpe_model(vocab, [merge[3] for merge in merges], byte_fallback=True, fuse_unk=True,
+                  unk_token=unknown[0] if unknown else None),
+        normalizer={"type": "Sequence", "normalizers": steps},
+        decoder={"type": "Sequence", "decoders": decoder})
+
+
+def make_tokenizer_config(meta):
+    pieces = meta.get("tokenizer.ggml.tokens", kind=list)
+    result = {"tokenizer_class": "PreTrainedTokenizerFast",
+              "model_max_length": meta.size("context_length"),
+              "add_bos_token": bool(meta.get("tokenizer.ggml.add_bos_token", False))}
+    for name, key in (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"),
+                      ("pad_token", "padding")):
+        token = meta.get(f"tokenizer.ggml.{key}_token_id")
+        if token is not None and 0 <= token < len(pieces):
+            result[name] = pieces[token]
+    template = meta.get("tokenizer.chat_template")
+    if template:
+        result["chat_template"] = template
+    return result
+
+
+# ---- the folder
+
+def open_gguf(path):
+    if not path.is_file():
+        raise Refused("no such file")
+    with open(path, "rb") as file:
+        magic = file.read(4)
+    if magic != b"GGUF":
+        raise Refused(f"begins with {magic!r}, expected b'GGUF'")
+    try:
+        reader = GGUFReader(path)
+    except Exception as error:  # the reader checks little and fails anywhere
+        raise Refused(f"broken or cut off: {error!r}") from None
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    size = path.stat().st_size
+    for tensor in tensors.values():
+        end = int(tensor.data_offset) + int(tensor.n_bytes)
+        if end > size:
+            raise Refused(f"cut off: tensor '{tensor.name}' ends at byte {end}, the file has "
+                          f"{size}")
+    if "token_embd.weight" not in tensors:
+        raise Refused("tensor 'token_embd.weight': missing")
+    return reader, tensors
+
+
+def convert(source, out):
+    reader, tensors = open_gguf(source)
+    try:
+        meta = Metadata(reader)
+        config = make_config(meta, tensors)
+        matched = match_tensors(config, tensors)
+        texts = {"tokenizer.json": json.dumps(make_tokenizer(meta), ensure_ascii=False),
+                 "tokenizer_config.json": json.dumps(make_tokenizer_config(meta), indent=1),
+                 "config.json": json.dumps(config, indent=1)}
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise Refused(f"metadata that contradicts itself: {error!r}") from None
+    names = ["model.safetensors", *texts]
+    for name in names:
+        if (out / name).exists():
+            raise Refused(f"{out / name} exists already; name another folder")
+    created = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        parameters = write_weights(out / ".model.safetensors.partial", config, matched)
+        for name, text in texts.items():
+            (out / f".{name}.partial").write_text(text + "\n", encoding="utf-8")
+        for name in names:
+            os.replace(out / f".{name}.partial", out / name)
+    except BaseException:
+        for name in names:
+            (out / f".{name}.partial").unlink(missing_ok=True)
+            (out / name).unlink(missing_ok=True)
+        if created and not any(out.iterdir()):
+            out.rmdir()
+        raise
+    print(f"{out}: {config['architectures'][0]}, {parameters / 1e6:.1f} M parameters "
+          f"({2 * parameters / 1e6:.0f} MB)", file=sys.stderr)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("gguf", type=pathlib.Path)
+    parser.add_argument("out", type=pathlib.Path, help="folder; must not hold a model yet")
+    args = parser.parse_args()
+    try:
+        convert(args.gguf, args.out)
+    except Refused as error:
+        print(f"{args.gguf}: {error}", file=sys.stderr)
+        sys.exit(3)
+    except OSError as error:
+        print(f"{error.filename or args.out}: {error.strerror}; nothing was written",
+              file=sys.stderr)
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    main()
