@@ -66,7 +66,9 @@ TEST_P(Agreement, layer_input_fp32_equals_transformers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(transformers, Agreement,
-                         testing::Values("llama_tied", "llama_untied", "llama3_rope", "qwen3"),
+                         testing::Values("llama_tied", "llama_untied", "llama3_rope", "llama_yarn",
+                                         "qwen2", "qwen2_yarn", "qwen2_dynamic", "qwen3",
+                                         "mistral_linear", "mistral_yarn"),
                          [](const auto& test) { return test.param; });
 
 }  // namespace
