@@ -99,7 +99,7 @@ run_folders+=("${frontier_folders[0]}")
 table compensation compensation --sparsity 0.7,0.8,0.9
 figure compensation compensation "$out/tables/compensation.json"
 
-# A local head and one that reads by content, in the shipped model.
+# A local head and one that reads by content, in the test model.
 for layer in 1 3; do
   "$S2O" heatmap --config configs/tables/heatmap.json --set "inputs.0.model=$model" \
     --set "inputs.0.tokens=${token_files[0]}" --set "inputs.0.seqlen=$seqlen" \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds s2o and runs it on the attention of the shipped language model: a table on stdout,
+# Builds s2o and runs it on the attention of SmolLM2 (data/smollm2): a table on stdout,
 # result files and a picture in results/quickstart/. Safe to run again.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
