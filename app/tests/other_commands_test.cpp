@@ -65,7 +65,7 @@ TEST_F(CommandTest, capture_then_dump_is_what_weights_gives) {
   const std::string model = (data_folder() / "tiny-llama").string();
   const std::string tokens = (data_folder() / "tokens/war_and_peace.safetensors").string();
   const Outcome captured = run({"capture", "--model", model, "--tokens", tokens, "--seqlen", "200",
-                                "--layers", "0,1", "--out", "dump.safetensors"});
+                                "--layers", "0,1", "--device", "cpu", "--out", "dump.safetensors"});
   ASSERT_EQ(captured.exit_code, 0) << captured.err;
   EXPECT_EQ(captured.out, "");
   EXPECT_THAT(run({"inspect", "dump.safetensors"}).out, HasSubstr("layer.1.q"));

@@ -91,16 +91,7 @@ std::uint64_t prefill_bytes(const ModelConfig& config, std::int64_t seqlen) {
 
 void dense_attention(int /*layer*/, const AttentionInput& input, std::vector<float>& out) {
   const Problem& problem = input.problem;
-  SparsePlan plan(problem, /*block_m=*/128, /*block_n=*/128);
-  PlanBuilder builder(plan);
-  const std::int64_t num_blocks = (problem.seqlen + plan.header.block_n - 1) / plan.header.block_n;
-  const std::vector<std::uint8_t> all(static_cast<std::size_t>(num_blocks), 1);
-  for (int head = 0; head < plan.header.num_plan_heads; ++head) {
-    for (int tile = 0; tile < plan.header.num_q_tiles; ++tile) {
-      add_key_blocks(problem, plan, builder, head, tile, all.data(), plan.header.block_n);
-    }
-  }
-  builder.finish(plan.passes[0]);
+  const SparsePlan plan = dense_plan(problem, /*block_m=*/128, /*block_n=*/128);
   std::vector<float> lse(static_cast<std::size_t>(problem.num_q_heads * problem.seqlen));
   attention_ref(problem, PlanPointers(plan).view(), input.q.data(), input.k.data(), input.v.data(),
                 out.data(), lse.data(), nullptr);

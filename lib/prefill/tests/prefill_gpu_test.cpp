@@ -213,6 +213,27 @@ TEST_F(CudaPrefillTest, prompt_that_a_sliding_window_cuts_is_refused) {
               HasSubstr("sliding_window"));
 }
 
+TEST_F(CudaPrefillTest, layer_inputs_agree_with_the_cpu) {
+  const auto model = testing::random_model(testing::small_config("Qwen2ForCausalLM", 3), 15);
+  const std::vector<std::int32_t> tokens = counting_tokens(300, model->config.vocab_size);
+  const auto backend = make_cuda_prefill(device_model(model), 0, "");
+  // Room for a longer prompt, so that a head does not end where its buffer does.
+  backend->prepare(500);
+  const PrefillRun found =
+      backend->run(tokens, Setting("dense").layers(3), {.layers = {0, 2}}, kOnce, {});
+  ASSERT_EQ(found.layer_inputs.size(), 2u);
+  Prefill cpu(model, tokens, {});
+  for (const AttentionInput& input : found.layer_inputs) {
+    cpu.run_to(input.layer, dense_attention, {});
+    const AttentionInput expected = cpu.layer_input();
+    EXPECT_EQ(input.problem.seqlen, 300);
+    EXPECT_EQ(input.problem.softmax_scale, expected.problem.softmax_scale);
+    EXPECT_LE(testing::relative_l2(input.q, expected.q), tolerance(3)) << input.layer;
+    EXPECT_LE(testing::relative_l2(input.k, expected.k), tolerance(3)) << input.layer;
+    EXPECT_LE(testing::relative_l2(input.v, expected.v), tolerance(3)) << input.layer;
+  }
+}
+
 TEST_F(CudaPrefillTest, biases_are_added) {
   ModelConfig config = testing::small_config("LlamaForCausalLM", 2);
   config.qkv_bias = config.output_bias = true;
