@@ -15,14 +15,12 @@ struct TableFlags {
   ReportFlags report;
   std::string table;
   std::vector<std::string> peers;
-  std::string errors = "0.05,0.1,0.2,0.4";
 };
 
 int run_table(const TableFlags& flags) {
   const ReportFormat format = parse_report_format(flags.report.format, kReportFormats);
   const PaperTable& table = find_paper_table(flags.table);
   MatchOptions options = match_options(flags.report);
-  options.errors = parse_error_levels(flags.errors);
   for (const std::string& file : flags.peers) {
     for (const PeerTime& time : read_peer_times(file)) options.peers.push_back(time);
   }
@@ -43,13 +41,9 @@ void add_table_command(CLI::App& app, int& exit_code) {
   command
       ->add_option(
           "--peers", flags->peers,
-          "latency: JSON of scripts/bench_peers.py, for speed-ups over its kernels; may be "
-          "given several times")
+          "latency, matched_error: JSON of scripts/bench_peers.py, for speed-ups over its kernels; "
+          "may be given several times")
       ->allow_extra_args(false);
-  command
-      ->add_option("--errors", flags->errors,
-                   "latency: relative L2 errors at which the fastest settings are compared")
-      ->capture_default_str();
   command->callback([flags, &exit_code] { exit_code = run_table(*flags); });
 }
 

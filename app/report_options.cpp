@@ -21,9 +21,9 @@ void add_report_options(CLI::App& command, ReportFlags& flags) {
   command.add_option("--sparsity", flags.sparsity, "Sparsities to compare at, with commas")
       ->capture_default_str();
   command
-      .add_option("--mse", flags.mse,
-                  "Errors to compare at, with commas; auto: in each unit, the reference's errors "
-                  "at the sparsities above")
+      .add_option("--errors", flags.errors,
+                  "Errors to compare at, with commas; auto: densities at the reference's errors at "
+                  "the sparsities above, times at usual levels")
       ->capture_default_str();
   command
       .add_option("--unit", flags.unit,
@@ -34,6 +34,9 @@ void add_report_options(CLI::App& command, ReportFlags& flags) {
                   "METHOD=PARAM: trace the method's curve by this parameter instead of its own "
                   "knob")
       ->allow_extra_args(false);
+  command.add_flag("--by-family", flags.by_family,
+                   "At equal error: settings that differ in more than the knob are rows of their "
+                   "own, instead of one method with the best of them");
   command.add_option("--resamples", flags.resamples, "Bootstrap resamples")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();
@@ -44,9 +47,10 @@ MatchOptions match_options(const ReportFlags& flags) {
   MatchOptions options;
   options.reference = flags.reference;
   options.sparsity = parse_sparsity_levels(flags.sparsity);
-  options.mse = parse_mse_levels(flags.mse);
+  options.errors = parse_error_levels(flags.errors);
   options.resamples = flags.resamples;
   options.seed = flags.seed;
+  options.by_family = flags.by_family;
   options.curves.unit = parse_match_unit(flags.unit);
   for (const std::string& knob : flags.knobs) {
     const std::size_t equals = knob.find('=');

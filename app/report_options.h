@@ -15,9 +15,10 @@ struct ReportFlags {
   std::string format = "text";
   std::string reference = "s2o";
   std::string sparsity = "0.5,0.6,0.7,0.8,0.9,0.95";
-  std::string mse = "auto";
+  std::string errors = "auto";
   std::string unit = "auto";
   std::vector<std::string> knobs;
+  bool by_family = false;
   int resamples = 2000;
   std::uint64_t seed = 0;
 };

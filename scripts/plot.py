@@ -8,10 +8,12 @@ From result files or folders (several are joined):
   plot.py latency RESULTS... --out PREFIX          planning and attention time
   plot.py latency_scaling RESULTS... --out PREFIX  total time against sequence length
   plot.py error_time RESULTS... --out PREFIX       error against total time
+  plot.py loss RESULTS... --out PREFIX             held-out loss against density and time (s2o prefill)
+  plot.py loss_by_position RESULTS... --out PREFIX the same by position in the prompt
 Labels: S is segment_size, order is key_order_sharing.
 From tables (s2o table RESULTS... --table NAME --format json):
   plot.py matched_sparsity|matched_mse|ablations|compensation TABLE.json --out PREFIX
-  plot.py matched_error_latency TABLE.json --out PREFIX   (of --table latency)
+  plot.py matched_error TABLE.json --out PREFIX    (also of --table latency)
 """
 
 import argparse
@@ -30,10 +32,12 @@ except ImportError as error:
 
 import plot_curves
 import plot_latency
+import plot_loss
 import plot_panels
 from plot_data import PlotError
 
-FIGURES = {**plot_curves.FIGURES, **plot_panels.FIGURES, **plot_latency.FIGURES}
+FIGURES = {**plot_curves.FIGURES, **plot_panels.FIGURES, **plot_latency.FIGURES,
+           **plot_loss.FIGURES}
 
 STYLE = {
     "font.size": 8,

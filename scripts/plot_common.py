@@ -1,5 +1,6 @@
 """What the figures of plot.py share: how methods look, page width, axes, legends, titles."""
 
+import matplotlib.pyplot as plt
 from matplotlib import ticker
 
 from plot_data import PlotError, group_settings, read_rows
@@ -102,3 +103,24 @@ def ratio_axis(axis):
     axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axis.set_minor_locator(ticker.NullLocator())
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def panels_over_legend(count, rows_of_legend):
+    """(figure, axes of the panels, at most three in a line, axes for a legend below them)."""
+    columns = count if count <= 3 else 2
+    lines = -(-count // columns)
+    figure = plt.figure(figsize=(PAGE_WIDTH, 2.4 * lines + 0.2 + 0.17 * rows_of_legend))
+    heights = [2.4] * lines + [0.17 * rows_of_legend + 0.1]
+    grid = figure.add_gridspec(lines + 1, columns, height_ratios=heights)
+    panels = [figure.add_subplot(grid[i // columns, i % columns]) for i in range(count)]
+    legend = figure.add_subplot(grid[lines, :])
+    legend.axis("off")
+    return figure, panels, legend
+
+
+def legend_below(legend, panels, columns=2):
+    handles = {}
+    for axes in panels:
+        for line, label in zip(*axes.get_legend_handles_labels()):
+            handles.setdefault(label, line)
+    legend.legend(handles.values(), handles.keys(), loc="upper center", ncol=columns, fontsize=6)

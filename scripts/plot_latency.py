@@ -6,9 +6,11 @@ from matplotlib import ticker
 from plot_common import (
     PAGE_WIDTH,
     in_paper_order,
+    legend_below,
     line_styles,
     load_settings,
     method_style,
+    panels_over_legend,
     ratio_axis,
     set_title,
 )
@@ -56,27 +58,6 @@ def latency(arguments):
     return figure
 
 
-def _panels_over_legend(count, rows_of_legend):
-    """(figure, axes of the panels, at most three in a line, axes for a legend below them)."""
-    columns = count if count <= 3 else 2
-    lines = -(-count // columns)
-    figure = plt.figure(figsize=(PAGE_WIDTH, 2.4 * lines + 0.2 + 0.17 * rows_of_legend))
-    heights = [2.4] * lines + [0.17 * rows_of_legend + 0.1]
-    grid = figure.add_gridspec(lines + 1, columns, height_ratios=heights)
-    panels = [figure.add_subplot(grid[i // columns, i % columns]) for i in range(count)]
-    legend = figure.add_subplot(grid[lines, :])
-    legend.axis("off")
-    return figure, panels, legend
-
-
-def _legend_below(legend, panels, columns=2):
-    handles = {}
-    for axes in panels:
-        for line, label in zip(*axes.get_legend_handles_labels()):
-            handles.setdefault(label, line)
-    legend.legend(handles.values(), handles.keys(), loc="upper center", ncol=columns, fontsize=6)
-
-
 def latency_scaling(arguments):
     """Total time against sequence length, one line a method."""
     rows, settings = load_settings(arguments)
@@ -86,7 +67,7 @@ def latency_scaling(arguments):
         raise PlotError("latencies at one sequence length only; a scaling needs two")
     shown = nearest_settings(timed, arguments.sparsity)
     labels = list(dict.fromkeys((s.method, s.label) for s in shown))
-    figure, (axes,), legend = _panels_over_legend(1, (len(labels) + 1) // 2)
+    figure, (axes,), legend = panels_over_legend(1, (len(labels) + 1) // 2)
     styles = line_styles([(label, method) for method, label in labels])
     for method, label in labels:
         points = sorted(
@@ -103,7 +84,7 @@ def latency_scaling(arguments):
     axes.set_ylabel("planning + attention, ms a layer")
     axes.grid(True)
     axes.set_axisbelow(True)
-    _legend_below(legend, [axes])
+    legend_below(legend, [axes])
     set_title(
         figure, arguments, f"Setting nearest to sparsity {arguments.sparsity:g}; {coverage(rows)}"
     )
@@ -123,7 +104,7 @@ def error_time(arguments):
     if not lengths:
         raise PlotError(f"no setting has both total_latency_ms and {error}")
     num_labels = len({s.label for s in shown})
-    figure, panels, legend = _panels_over_legend(len(lengths), (num_labels + 1) // 2)
+    figure, panels, legend = panels_over_legend(len(lengths), (num_labels + 1) // 2)
     styles = line_styles([(s.label, s.method) for s in shown])
     for axes, seqlen in zip(panels, lengths):
         here = [s for s in shown if s.seqlen == seqlen and s.method != "dense"]
@@ -145,44 +126,68 @@ def error_time(arguments):
         axes.set_axisbelow(True)
         if axes.get_subplotspec().is_first_col():
             axes.set_ylabel("relative L2 error" if error == "relative_l2" else "MSE")
-    _legend_below(legend, panels)
+    legend_below(legend, panels)
     set_title(figure, arguments, "Planning + attention; black line: dense. " + coverage(rows))
     return figure
 
 
-def matched_error_latency(arguments):
-    """Speed-up over dense against length, one panel a target error, one line a method."""
-    rows, notes, title = read_tables(arguments.inputs, "matched_error_latency")
-    rows = in_paper_order(rows, arguments.methods, lambda row: row["method"])
-    targets = sorted({row["target_relative_l2"] for row in rows})
+def _matched_panels(rows):
+    """[(title, x column, its values, rows)]: by target where lengths differ, else by input."""
     lengths = sorted({row["seqlen"] for row in rows})
+    inputs = list(dict.fromkeys((row["input"], row["seqlen"]) for row in rows))
+    if len(lengths) > 1 and len({name for name, _ in inputs}) == 1:
+        targets = sorted({row["target"] for row in rows})
+        return [
+            (f"error at most {target:g}", "seqlen", lengths, [r for r in rows if r["target"] == target])
+            for target in targets
+        ]
+    panels = []
+    for name, seqlen in inputs:
+        here = [row for row in rows if (row["input"], row["seqlen"]) == (name, seqlen)]
+        targets = sorted({row["target"] for row in here})
+        panels.append((f"{name}, {seqlen:,} tokens", "target", targets, here))
+    return panels
+
+
+def matched_error(arguments):
+    """Speed-up over dense at equal error: against the error, or against length where lengths differ."""
+    rows, notes, title = read_tables(arguments.inputs, "matched_error")
+    rows = in_paper_order(rows, arguments.methods, lambda row: row["method"])
+    rows = [row for row in rows if row["speedup_vs_dense"] is not None]
+    if not rows:
+        raise PlotError("no method was timed beside dense, or none reaches an error")
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    figure, panels, legend = _panels_over_legend(len(targets), (len(methods) + 3) // 4)
-    for axes, target in zip(panels, targets):
+    panels = _matched_panels(rows)
+    figure, all_axes, legend = panels_over_legend(len(panels), (len(methods) + 3) // 4)
+    for axes, (name, column, values, here) in zip(all_axes, panels):
         for method in methods:
             points = sorted(
-                (row["seqlen"], row["speedup_vs_dense"])
-                for row in rows
-                if (row["method"], row["target_relative_l2"]) == (method, target)
-                and row["speedup_vs_dense"] is not None
+                (row[column], row["speedup_vs_dense"], row["units"] == row["total_units"])
+                for row in here
+                if row["method"] == method
             )
             color, marker = method_style(method)
             # Without a point too: the legend names every method that was measured.
-            axes.plot([x for x, _ in points], [y for _, y in points], color=color, marker=marker,
-                      label=method)
+            axes.plot([p[0] for p in points], [p[1] for p in points], color=color, label=method)
+            for x, y, is_whole in points:
+                axes.plot(x, y, color=color, marker=marker, fillstyle="full" if is_whole else "none")
         axes.axhline(1, color="black", linewidth=0.8)
-        axes.set_title(f"relative L2 at most {target:g}")
-        axes.set_xscale("log", base=2)
+        axes.set_title(name, fontsize=7)
+        axes.set_xscale("log", base=2 if column == "seqlen" else 10)
         axes.set_yscale("log")
         ratio_axis(axes.yaxis)
-        axes.set_xlim(lengths[0] / 1.3, lengths[-1] * 1.3)
-        axes.set_xticks(lengths, [f"{n // 1024}K" for n in lengths])
+        axes.set_xlim(values[0] / 1.3, values[-1] * 1.3)
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+        labels = [f"{v // 1024}K" if column == "seqlen" else f"{v:g}" for v in values]
+        axes.set_xticks(values, labels)
         axes.grid(True)
         axes.set_axisbelow(True)
+        if column == "target":
+            axes.set_xlabel(here[0]["on"].replace("_", " ") + " at most")
         if axes.get_subplotspec().is_first_col():
             axes.set_ylabel("speed-up over dense")
-    _legend_below(legend, panels, columns=4)
-    set_title(figure, arguments, f"{title}: fastest setting measured, planning included; no point: not reached")
+    legend_below(legend, all_axes, columns=4)
+    set_title(figure, arguments, f"{title}, planning included; hollow: not every unit reaches it")
     return figure
 
 
@@ -190,5 +195,5 @@ FIGURES = {
     "latency": latency,
     "latency_scaling": latency_scaling,
     "error_time": error_time,
-    "matched_error_latency": matched_error_latency,
+    "matched_error": matched_error,
 }

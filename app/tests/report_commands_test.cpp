@@ -72,8 +72,8 @@ TEST_F(ReportCommands, json_results_have_layers_only) {
 
 TEST_F(ReportCommands, every_table_has_every_format) {
   evaluate();
-  for (const char* table :
-       {"frontier", "matched_sparsity", "matched_mse", "ablations", "per_head", "latency"}) {
+  for (const char* table : {"frontier", "matched_sparsity", "matched_mse", "matched_error",
+                            "ablations", "per_head", "latency"}) {
     for (const char* format : {"text", "markdown", "csv", "latex", "json"}) {
       const Outcome outcome = run({"table", "run", "--table", table, "--format", format});
       EXPECT_EQ(outcome.exit_code, 0) << table << " " << format << "\n" << outcome.err;
@@ -97,8 +97,8 @@ TEST_F(ReportCommands, latency_table_joins_files_of_peers) {
   const Json tables = Json::parse(outcome.out)["tables"];
   EXPECT_TRUE(tables[0]["rows"][0].contains("speedup_vs_one"));
   EXPECT_TRUE(tables[0]["rows"][0].contains("speedup_vs_two"));
-  ASSERT_EQ(tables[1]["name"], "matched_error_latency");
-  EXPECT_THAT(tables[1]["rows"][0]["setting"].get<std::string>(), HasSubstr("not reached"));
+  ASSERT_EQ(tables[1]["name"], "matched_error");
+  EXPECT_EQ(tables[1]["rows"][0]["units"], 0) << "no setting errs so little";
 }
 
 TEST_F(ReportCommands, wrong_arguments_exit_2_and_missing_files_3) {
@@ -116,7 +116,9 @@ TEST_F(ReportCommands, wrong_arguments_exit_2_and_missing_files_3) {
         Case{{"table", "run", "--table", "latency", "--peers", "absent.json"}, 2, "absent.json"},
         Case{{"match", "run", "--reference", "s3o"}, 2, "'streaming_llm"},
         Case{{"match", "run", "--sparsity", "1.5"}, 2, "--sparsity 1.5"},
-        Case{{"match", "run", "--mse", "-1"}, 2, "--mse -1"},
+        Case{{"match", "run", "--errors", "-1"}, 2, "--errors -1"},
+        Case{{"match", "run", "--on", "loss"}, 2, "held_out_loss"},
+        Case{{"match", "run", "--on", "held_out_loss"}, 2, "s2o prefill"},
         Case{{"match", "run", "--unit", "row"}, 2, "--unit row"},
         Case{{"match", "run", "--knob", "s2o"}, 2, "METHOD=PARAM"},
         Case{{"match", "run", "--resamples", "0"}, 2, "--resamples"}, Case{{"match"}, 2, "results"},
@@ -156,8 +158,7 @@ TEST_F(ReportCommands, plot_draws_result_files_and_tables) {
   write_file(folder_ / "latency.json",
              run({"table", "run", "--table", "latency", "--format", "json"}).out);
   EXPECT_EQ(plot("error_time run --out e"), 0) << read_file(folder_ / "plot.err");
-  EXPECT_EQ(plot("matched_error_latency latency.json --out t"), 0)
-      << read_file(folder_ / "plot.err");
+  EXPECT_EQ(plot("matched_error latency.json --out t"), 0) << read_file(folder_ / "plot.err");
   for (const char* name : {"f.pdf", "f.png", "s.png", "m.png", "e.png", "t.png"})
     EXPECT_TRUE(exists(name)) << name;
   EXPECT_EQ(plot("matched_mse table.json --out x"), 2);

@@ -19,26 +19,27 @@ std::string value_text(const ordered_json& value) {
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
-bool is_usable(const ResultRow& row) {
-  return !row.error && row_metric(row, "mse") && row_metric(row, "compute_density");
+bool is_usable(const ResultRow& row, const std::string& error) {
+  return !row.error && row_metric(row, error) && row_metric(row, "compute_density");
 }
 
-bool has_head_vectors(const ResultRow& row) {
-  const auto mse = row.per_head.find("mse");
+bool has_head_vectors(const ResultRow& row, const std::string& error) {
+  const auto errors = row.per_head.find(error);
   const auto density = row.per_head.find("compute_density");
-  if (mse == row.per_head.end() || density == row.per_head.end()) return false;
-  return !mse->second.empty() && mse->second.size() == density->second.size();
+  if (errors == row.per_head.end() || density == row.per_head.end()) return false;
+  return !errors->second.empty() && errors->second.size() == density->second.size();
 }
 
-MatchUnit resolve_unit(MatchUnit asked, const std::vector<const ResultRow*>& rows) {
+MatchUnit resolve_unit(MatchUnit asked, const std::string& error,
+                       const std::vector<const ResultRow*>& rows) {
   if (asked == MatchUnit::kLayer) return asked;
   for (const ResultRow* row : rows) {
-    if (has_head_vectors(*row)) continue;
+    if (has_head_vectors(*row, error)) continue;
     if (asked == MatchUnit::kAuto) return MatchUnit::kLayer;
     throw ConfigError(fmt::format(
-        "--unit head: the row of '{}' on {} layer {} has no per-head mse and compute_density; read "
+        "--unit head: the row of '{}' on {} layer {} has no per-head {} and compute_density; read "
         "results.h5 (or its folder), or use --unit layer",
-        row->method, row->input, row->layer));
+        row->method, row->input, row->layer, error));
   }
   return MatchUnit::kHead;
 }
@@ -50,18 +51,18 @@ struct Group {
   std::map<CurveUnit, std::vector<CurvePoint>> points;
 };
 
-void add_points(Group& group, const ResultRow& row, MatchUnit unit) {
+void add_points(Group& group, const ResultRow& row, MatchUnit unit, const std::string& error) {
   CurveUnit key{row.input, row.layer, row.seqlen, row.backend, -1};
   if (unit == MatchUnit::kLayer) {
     group.points[key].push_back(
-        {1.0 - *row_metric(row, "compute_density"), *row_metric(row, "mse")});
+        {1.0 - *row_metric(row, "compute_density"), *row_metric(row, error)});
     return;
   }
-  const std::vector<double>& mse = row.per_head.at("mse");
+  const std::vector<double>& errors = row.per_head.at(error);
   const std::vector<double>& density = row.per_head.at("compute_density");
-  for (std::size_t head = 0; head < mse.size(); ++head) {
+  for (std::size_t head = 0; head < errors.size(); ++head) {
     key.head = static_cast<int>(head);
-    group.points[key].push_back({1.0 - density[head], mse[head]});
+    group.points[key].push_back({1.0 - density[head], errors[head]});
   }
 }
 
@@ -156,10 +157,10 @@ std::string setting_label(const std::string& method, const ordered_json& params,
 CurveSet build_curves(const ResultTable& table, const CurveOptions& options) {
   std::vector<const ResultRow*> rows;
   for (const ResultRow& row : table.rows) {
-    if (is_usable(row)) rows.push_back(&row);
+    if (is_usable(row, options.error)) rows.push_back(&row);
   }
   CurveSet set;
-  set.unit = resolve_unit(options.unit, rows);
+  set.unit = resolve_unit(options.unit, options.error, rows);
 
   std::map<std::string, MethodFacts> facts;
   std::map<std::string, std::size_t> group_index;
@@ -174,7 +175,7 @@ CurveSet build_curves(const ResultTable& table, const CurveOptions& options) {
     const std::string key = row->method + params.dump();
     const auto [place, is_new] = group_index.try_emplace(key, groups.size());
     if (is_new) groups.push_back({row->method, params, {}});
-    add_points(groups[place->second], *row, set.unit);
+    add_points(groups[place->second], *row, set.unit, options.error);
   }
 
   std::stable_sort(groups.begin(), groups.end(), [&facts](const Group& a, const Group& b) {
@@ -199,8 +200,8 @@ CurveSet build_curves(const ResultTable& table, const CurveOptions& options) {
   }
   if (set.methods.empty()) {
     throw ConfigError(fmt::format(
-        "the results hold no sparse method with mse and compute_density ({} rows, {} usable)",
-        table.rows.size(), rows.size()));
+        "the results hold no sparse method with {} and compute_density ({} rows, {} usable)",
+        options.error, table.rows.size(), rows.size()));
   }
   set.units.assign(units.begin(), units.end());
   return set;

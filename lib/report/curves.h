@@ -26,10 +26,10 @@ using MethodFactsLookup = std::function<MethodFacts(const std::string& method)>;
 // From the registry. A method that this build does not know has no knob: each setting stands alone.
 MethodFacts registry_method_facts(const std::string& method);
 
-// What error and density are measured on, and what is resampled.
+// What error and density are measured on, and what is resampled. Vectors exist of the MSE alone.
 enum class MatchUnit {
-  kAuto,   // kHead if every row has per-head mse and compute_density, otherwise kLayer
-  kLayer,  // (input, layer): the columns mse and compute_density of a row
+  kAuto,   // kHead if every row has per-head errors and compute_density, otherwise kLayer
+  kLayer,  // (input, layer): the columns of the error and compute_density of a row
   kHead,   // (input, layer, head): its per-head vectors
 };
 // ConfigError unless "auto", "layer" or "head".
@@ -63,12 +63,13 @@ struct CurveSet {
 
 struct CurveOptions {
   MatchUnit unit = MatchUnit::kAuto;
+  std::string error = "mse";                 // or "relative_l2": the column that is the error
   std::map<std::string, std::string> knobs;  // method -> parameter, in place of the registry's knob
   MethodFactsLookup facts = registry_method_facts;
 };
 
-// Rows with an error, and rows without mse or compute_density, are left out. Dense rows (no knob
-// and no error to plot) make no curve. ConfigError when kHead is asked for and a row has no
+// Rows that failed, and rows without the error or compute_density, are left out. Dense rows (no
+// knob and no error to plot) make no curve. ConfigError when kHead is asked for and a row has no
 // per-head vectors, or when nothing is left.
 CurveSet build_curves(const ResultTable& table, const CurveOptions& options);
 

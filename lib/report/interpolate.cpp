@@ -8,17 +8,17 @@ namespace {
 
 // A level such as 0.7 and a measured 1 - 0.3 differ in the last bits.
 constexpr double kSparsitySlack = 1e-12;
-constexpr double kLogMseSlack = 1e-12;
+constexpr double kLogErrorSlack = 1e-12;
 
 std::vector<CurvePoint> usable_points(const std::vector<CurvePoint>& points) {
   std::vector<CurvePoint> usable;
   for (const CurvePoint& point : points) {
-    if (std::isfinite(point.sparsity) && std::isfinite(point.mse) && point.mse > 0.0) {
+    if (std::isfinite(point.sparsity) && std::isfinite(point.error) && point.error > 0.0) {
       usable.push_back(point);
     }
   }
   std::sort(usable.begin(), usable.end(), [](const CurvePoint& a, const CurvePoint& b) {
-    return a.sparsity != b.sparsity ? a.sparsity < b.sparsity : a.mse < b.mse;
+    return a.sparsity != b.sparsity ? a.sparsity < b.sparsity : a.error < b.error;
   });
   return usable;
 }
@@ -29,7 +29,7 @@ std::vector<CurvePoint> lower_left_envelope(const std::vector<CurvePoint>& sorte
   for (auto point = sorted.rbegin(); point != sorted.rend(); ++point) {
     if (envelope.empty()) {
       envelope.push_back(*point);
-    } else if (point->mse < envelope.back().mse) {
+    } else if (point->error < envelope.back().error) {
       if (point->sparsity == envelope.back().sparsity) envelope.pop_back();
       envelope.push_back(*point);
     }
@@ -77,62 +77,62 @@ MonotoneCurve::MonotoneCurve(const std::vector<CurvePoint>& points) {
   std::vector<double> sparsity;
   for (const CurvePoint& point : envelope_) {
     sparsity.push_back(point.sparsity);
-    log_mse_.push_back(std::log(point.mse));
+    log_error_.push_back(std::log(point.error));
   }
-  slope_ = pchip_slopes(sparsity, log_mse_);
+  slope_ = pchip_slopes(sparsity, log_error_);
 }
 
-double MonotoneCurve::log_mse(double sparsity) const {
+double MonotoneCurve::log_error(double sparsity) const {
   const auto next = std::upper_bound(
       envelope_.begin(), envelope_.end(), sparsity,
       [](double value, const CurvePoint& point) { return value < point.sparsity; });
-  if (next == envelope_.begin()) return log_mse_.front();
-  if (next == envelope_.end()) return log_mse_.back();
+  if (next == envelope_.begin()) return log_error_.front();
+  if (next == envelope_.end()) return log_error_.back();
   const std::size_t i = static_cast<std::size_t>(next - envelope_.begin()) - 1;
   const double h = envelope_[i + 1].sparsity - envelope_[i].sparsity;
   const double t = (sparsity - envelope_[i].sparsity) / h;
   const double u = 1.0 - t;
   // Cubic Hermite basis.
-  return u * u * (1.0 + 2.0 * t) * log_mse_[i] + t * t * (3.0 - 2.0 * t) * log_mse_[i + 1] +
+  return u * u * (1.0 + 2.0 * t) * log_error_[i] + t * t * (3.0 - 2.0 * t) * log_error_[i + 1] +
          h * t * u * (u * slope_[i] - t * slope_[i + 1]);
 }
 
-std::optional<double> MonotoneCurve::mse_at(double sparsity) const {
+std::optional<double> MonotoneCurve::error_at(double sparsity) const {
   if (envelope_.empty() || !std::isfinite(sparsity)) return std::nullopt;
   if (sparsity < min_sparsity_ - kSparsitySlack) return std::nullopt;
   if (sparsity > envelope_.back().sparsity + kSparsitySlack) return std::nullopt;
-  return std::exp(log_mse(sparsity));
+  return std::exp(log_error(sparsity));
 }
 
-std::optional<double> MonotoneCurve::sparsity_at(double mse) const {
-  if (envelope_.empty() || !std::isfinite(mse) || mse <= 0.0) return std::nullopt;
-  const double target = std::log(mse);
-  if (target < log_mse_.front() - kLogMseSlack) return std::nullopt;
-  if (target > log_mse_.back() + kLogMseSlack) return std::nullopt;
+std::optional<double> MonotoneCurve::sparsity_at(double error) const {
+  if (envelope_.empty() || !std::isfinite(error) || error <= 0.0) return std::nullopt;
+  const double target = std::log(error);
+  if (target < log_error_.front() - kLogErrorSlack) return std::nullopt;
+  if (target > log_error_.back() + kLogErrorSlack) return std::nullopt;
   double low = envelope_.front().sparsity;
   double high = envelope_.back().sparsity;
-  if (target <= log_mse_.front()) return low;
-  if (target >= log_mse_.back()) return high;
+  if (target <= log_error_.front()) return low;
+  if (target >= log_error_.back()) return high;
   constexpr int kBisections = 60;  // enough to exhaust a double
   for (int i = 0; i < kBisections; ++i) {
     const double middle = 0.5 * (low + high);
-    (log_mse(middle) < target ? low : high) = middle;
+    (log_error(middle) < target ? low : high) = middle;
   }
   return 0.5 * (low + high);
 }
 
-std::optional<double> MonotoneCurve::density_at(double mse) const {
-  const std::optional<double> sparsity = sparsity_at(mse);
+std::optional<double> MonotoneCurve::density_at(double error) const {
+  const std::optional<double> sparsity = sparsity_at(error);
   if (!sparsity) return std::nullopt;
   return 1.0 - *sparsity;
 }
 
-bool MonotoneCurve::errs_less_than(double mse) const {
-  return !envelope_.empty() && envelope_.back().mse < mse && !sparsity_at(mse);
+bool MonotoneCurve::errs_less_than(double error) const {
+  return !envelope_.empty() && envelope_.back().error < error && !sparsity_at(error);
 }
 
 bool MonotoneCurve::is_sparser_than(double sparsity) const {
-  return !envelope_.empty() && sparsity < min_sparsity_ && !mse_at(sparsity);
+  return !envelope_.empty() && sparsity < min_sparsity_ && !error_at(sparsity);
 }
 
 }  // namespace s2o

@@ -23,13 +23,6 @@ std::set<std::string> peer_names(const std::vector<PeerTime>& times);
 std::optional<double> speedup_over_peer(const Setting& setting, const std::string& peer,
                                         const std::vector<PeerTime>& times);
 
-// For each length, target and method the measured setting with the smallest total among those
-// whose relative_l2 is at most the target; nothing is interpolated. A method without one is a row
-// that says so, with its smallest error. Dense and untimed settings are left out.
-ReportTable matched_error_table(const std::vector<Setting>& settings,
-                                const std::vector<PeerTime>& times,
-                                const std::vector<double>& targets);
-
 // The lengths from which on growth is fitted: below, launches and small kernels blur it.
 inline constexpr std::int64_t kGrowthFrom = 32768;
 

@@ -22,17 +22,17 @@ std::map<std::int64_t, std::vector<CurveUnit>> units_by_seqlen(const CurveSet& s
   return units;
 }
 
-enum class MatchBy { kSparsity, kMse, kReferenceMse };
+enum class MatchBy { kSparsity, kError, kReferenceError };
 
 // One level in one unit: the quantity that is compared, empty where the curve does not reach it.
 struct UnitLevel {
   bool is_sparsity = true;
-  std::optional<double> target;  // sparsity or MSE; empty where the reference has none to give
+  std::optional<double> target;  // sparsity or error; empty where the reference has none to give
 
   std::optional<double> value_of(const MonotoneCurve& curve) const {
     if (!target) return std::nullopt;
     const std::optional<double> value =
-        is_sparsity ? curve.mse_at(*target) : curve.density_at(*target);
+        is_sparsity ? curve.error_at(*target) : curve.density_at(*target);
     // A density of 0 (nothing visited) has no ratio.
     return value && *value > 0.0 ? value : std::nullopt;
   }
@@ -44,8 +44,8 @@ struct UnitLevel {
 
 UnitLevel level_in_unit(MatchBy by, double level, const MonotoneCurve* reference) {
   if (by == MatchBy::kSparsity) return {true, level};
-  if (by == MatchBy::kMse) return {false, level};
-  return {false, reference ? reference->mse_at(level) : std::nullopt};
+  if (by == MatchBy::kError) return {false, level};
+  return {false, reference ? reference->error_at(level) : std::nullopt};
 }
 
 MatchCell match_cell(const MethodCurves& curves, const MethodCurves& reference,
@@ -116,9 +116,11 @@ std::vector<MatchGrid> match_sparsity(const CurveSet& set, const MatchOptions& o
   return match(set, options.sparsity, MatchBy::kSparsity, options);
 }
 
-std::vector<MatchGrid> match_mse(const CurveSet& set, const MatchOptions& options) {
-  if (options.mse.empty()) return match(set, options.sparsity, MatchBy::kReferenceMse, options);
-  return match(set, options.mse, MatchBy::kMse, options);
+std::vector<MatchGrid> match_error(const CurveSet& set, const MatchOptions& options) {
+  if (options.errors.empty()) {
+    return match(set, options.sparsity, MatchBy::kReferenceError, options);
+  }
+  return match(set, options.errors, MatchBy::kError, options);
 }
 
 int best_baseline(const CurveSet& set, const MatchGrid& grid, std::size_t level,
@@ -146,12 +148,8 @@ std::vector<double> parse_sparsity_levels(const std::string& text) {
   return parse_levels(text, "--sparsity", 1.0);
 }
 
-std::vector<double> parse_mse_levels(const std::string& text) {
-  if (text == "auto") return {};
-  return parse_levels(text, "--mse", std::numeric_limits<double>::infinity());
-}
-
 std::vector<double> parse_error_levels(const std::string& text) {
+  if (text == "auto") return {};
   return parse_levels(text, "--errors", std::numeric_limits<double>::infinity());
 }
 

@@ -21,21 +21,21 @@ namespace s2o {
 struct MatchOptions {
   std::string reference = "s2o";  // see find_curves
   std::vector<double> sparsity = {0.5, 0.6, 0.7, 0.8, 0.9, 0.95};
-  // Errors at which densities are compared. Empty: in each unit, the reference's own errors at the
-  // sparsities above, so that every unit is compared where it is in use.
-  std::vector<double> mse;
+  // Errors to compare at. Empty: densities at the reference's own errors, in each unit, at the
+  // sparsities above, so that every unit is compared where it is in use; times at the levels of the
+  // error (error_metric.h).
+  std::vector<double> errors;
   int resamples = 2000;
   std::uint64_t seed = 0;
   CurveOptions curves;
-  std::vector<PeerTime> peers;  // for the latency table; may be empty
-  // Relative L2 errors at which the latency table compares times. A factor of two in relative L2 is
-  // four in MSE: from near dense (0.25 % of the output's power) to where an output is hardly the
-  // same any more (16 %).
-  std::vector<double> errors = {0.05, 0.1, 0.2, 0.4};
+  std::vector<PeerTime> peers;  // for times; may be empty
+  // At equal error: settings that differ in more than the knob are methods of their own, instead of
+  // one method with the best of them.
+  bool by_family = false;
 };
 
 struct MatchCell {
-  GeometricMean value;  // MSE, or compute density, over the units that this method reaches
+  GeometricMean value;  // error, or compute density, over the units that this method reaches
   GeometricMean ratio;  // to the reference, over the units that both reach
   // Units in which the method is left out because it does better than asked: it has no setting as
   // dense as this sparsity, or none that errs as much. The ratio is too pessimistic by them.
@@ -49,12 +49,12 @@ struct MatchGrid {
   std::vector<std::vector<MatchCell>> cells;  // [curves.methods, levels]
 };
 
-// At each sparsity the MSE of each method; ratio = MSE / the reference's MSE. One grid per seqlen,
+// At each sparsity the error of each method; ratio = error / the reference's. One grid per seqlen,
 // ascending.
 std::vector<MatchGrid> match_sparsity(const CurveSet& set, const MatchOptions& options);
 // At each error the compute density of each method; ratio = density / the reference's density.
-// With options.mse empty the levels are the sparsities of the reference.
-std::vector<MatchGrid> match_mse(const CurveSet& set, const MatchOptions& options);
+// With options.errors empty the levels are the sparsities of the reference.
+std::vector<MatchGrid> match_error(const CurveSet& set, const MatchOptions& options);
 
 // The baseline (not an oracle, not of the S2O family) with the smallest ratio at a level, among
 // those that share at least half of the units that the reference reaches; -1 without one.
@@ -67,14 +67,14 @@ ReportCell ratio_cell(const MatchCell& cell, int num_units);
 // What the brackets of ratio_cell mean.
 std::string ratio_note(const std::string& reference);
 
+// On the MSE or the relative L2 (options.curves.error): "matched_sparsity", and "matched_mse" or
+// "matched_relative_l2".
 Report matched_sparsity_report(const ResultTable& table, const MatchOptions& options);
-Report matched_mse_report(const ResultTable& table, const MatchOptions& options);
+Report matched_density_report(const ResultTable& table, const MatchOptions& options);
 
 // "--sparsity 0.7,0.8": sorted, each once. ConfigError unless every level is in (0, 1).
 std::vector<double> parse_sparsity_levels(const std::string& text);
-// "--mse 1e-4,1e-5", or "auto" (empty). ConfigError unless every level is > 0.
-std::vector<double> parse_mse_levels(const std::string& text);
-// "--errors 0.05,0.1", relative L2: likewise.
+// "--errors 1e-4,1e-5", or "auto" (empty). ConfigError unless every level is > 0.
 std::vector<double> parse_error_levels(const std::string& text);
 
 }  // namespace s2o

@@ -19,6 +19,8 @@ struct MatchWords {
   std::string level_note;
 };
 
+std::string error_title(const std::string& error) { return error == "mse" ? "MSE" : "relative L2"; }
+
 std::string level_text(double level) { return fmt::format("{:g}", level); }
 
 std::string units_text(const CurveSet& set, const MatchGrid& grid) {
@@ -219,21 +221,23 @@ std::string ratio_note(const std::string& reference) {
 Report matched_sparsity_report(const ResultTable& table, const MatchOptions& options) {
   const CurveSet set = build_curves(table, options.curves);
   return make_report(set, match_sparsity(set, options), options,
-                     {"matched_sparsity", "MSE", "mse", "sparsity", "at equal sparsity",
-                      "Columns: sparsity = 1 - compute density."});
+                     {"matched_sparsity", error_title(options.curves.error), options.curves.error,
+                      "sparsity", "at equal sparsity", "Columns: sparsity = 1 - compute density."});
 }
 
-Report matched_mse_report(const ResultTable& table, const MatchOptions& options) {
+Report matched_density_report(const ResultTable& table, const MatchOptions& options) {
   const CurveSet set = build_curves(table, options.curves);
+  const std::string& error = options.curves.error;
+  const std::string title = error_title(error);
   const std::string reference = find_curves(set, options.reference).label;
-  MatchWords words{"matched_mse", "Compute density", "compute_density",
-                   "mse",         "at equal MSE",    "Columns: MSE."};
-  if (options.mse.empty()) {
+  MatchWords words{"matched_" + error,  "Compute density",        "compute_density", error,
+                   "at equal " + title, "Columns: " + title + "."};
+  if (options.errors.empty()) {
     words.level_column = "reference_sparsity";
-    words.level_note =
-        fmt::format("Columns: in each unit, the MSE that {} has at this sparsity.", reference);
+    words.level_note = fmt::format("Columns: in each unit, the {} that {} has at this sparsity.",
+                                   title, reference);
   }
-  return make_report(set, match_mse(set, options), options, words);
+  return make_report(set, match_error(set, options), options, words);
 }
 
 }  // namespace s2o

@@ -1,155 +1,334 @@
+#include "lib/report/matched_error.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <tuple>
 
+#include "lib/core/error.h"
+#include "lib/core/text.h"
+#include "lib/report/cost_at_error.h"
 #include "lib/report/latency_sections.h"
 
 namespace s2o {
 namespace {
 
-struct Measured {
-  const Setting* setting = nullptr;
-  double error = 0.0;
+GeometricMean mean_of(const std::vector<double>& values) { return geometric_mean(values, 0, 0); }
+
+// The settings of one method in one unit, by family.
+using Families = std::map<std::string, std::vector<const UnitSetting*>>;
+
+struct Fastest {
   double total_ms = 0.0;
+  double compute_density = 0.0;
+  double dense_ms = 0.0;  // 0 where dense was not timed
+  std::string family;
 };
 
-// What a method was measured with at one length.
-struct Candidates {
-  std::int64_t seqlen = 0;
-  std::string backend;
-  std::string kernel;
-  std::string method;
-  std::vector<Measured> measured;
-};
-
-// Rows of the setting with the most at this length: one for every input and layer.
-std::size_t most_rows(const std::vector<Setting>& settings, const Setting& like) {
-  std::size_t most = 0;
-  for (const Setting& setting : settings) {
-    if (std::tie(setting.seqlen, setting.backend, setting.kernel) ==
-        std::tie(like.seqlen, like.backend, like.kernel)) {
-      most = std::max(most, setting.rows.size());
+std::optional<Fastest> fastest_in(const Families& families, double target) {
+  std::optional<Fastest> best;
+  for (const auto& [label, settings] : families) {
+    std::vector<CostPoint> curve;
+    double dense_ms = 0.0;
+    for (const UnitSetting* setting : settings) {
+      if (!setting->total_ms) continue;
+      curve.push_back(
+          {setting->knob, setting->error, *setting->total_ms, setting->compute_density});
+      if (setting->speedup_vs_dense) dense_ms = *setting->speedup_vs_dense * *setting->total_ms;
     }
-  }
-  return most;
-}
-
-// In the order of settings, which is that of methods.def within a length. A setting that was not
-// run on every input is no candidate: its mean may be over the easier ones.
-std::vector<Candidates> candidates_of(const std::vector<Setting>& settings) {
-  std::vector<Candidates> all;
-  for (const Setting& setting : settings) {
-    const std::optional<double> error = mean_metric(setting, "relative_l2");
-    const std::optional<double> total = mean_metric(setting, "total_latency_ms");
-    if (!error || !total || setting.method == "dense") continue;
-    const auto same = std::find_if(all.begin(), all.end(), [&setting](const Candidates& other) {
-      return std::tie(other.seqlen, other.backend, other.kernel, other.method) ==
-             std::tie(setting.seqlen, setting.backend, setting.kernel, setting.method);
-    });
-    Candidates& candidates = same == all.end() ? all.emplace_back() : *same;
-    if (candidates.method.empty()) {
-      candidates = {setting.seqlen, setting.backend, setting.kernel, setting.method, {}};
-    }
-    if (setting.rows.size() < most_rows(settings, setting)) continue;
-    candidates.measured.push_back({&setting, *error, *total});
-  }
-  return all;
-}
-
-// The fastest that errs at most `target`; null without one.
-const Measured* fastest_within(const Candidates& candidates, double target) {
-  const Measured* best = nullptr;
-  for (const Measured& measured : candidates.measured) {
-    if (measured.error > target) continue;
-    if (best == nullptr || measured.total_ms < best->total_ms) best = &measured;
+    const std::optional<CostAtError> at = cost_at_error(std::move(curve), target);
+    if (!at || (best && best->total_ms <= at->cost)) continue;
+    best = {at->cost, at->other, dense_ms, label};
   }
   return best;
 }
 
-// Setting and error of a method that does not reach the target.
-std::vector<ReportCell> not_reached(const Candidates& candidates) {
-  if (candidates.measured.empty()) {
-    return {text_cell("not measured on every input"), missing_cell()};
+std::optional<double> least_density_in(const Families& families, double target) {
+  std::optional<double> least;
+  for (const auto& [label, settings] : families) {
+    std::vector<CostPoint> curve;
+    for (const UnitSetting* setting : settings) {
+      curve.push_back({setting->knob, setting->error, setting->compute_density, 0.0});
+    }
+    const std::optional<CostAtError> at = cost_at_error(std::move(curve), target);
+    if (at && (!least || at->cost < *least)) least = at->cost;
   }
-  const Measured& closest =
-      *std::min_element(candidates.measured.begin(), candidates.measured.end(),
-                        [](const Measured& a, const Measured& b) { return a.error < b.error; });
-  return {text_cell(fmt::format("not reached; closest: {}", closest.setting->full_label())),
-          number_cell(closest.error)};
+  return least;
 }
 
-std::vector<ReportCell> row_of(const Candidates& candidates, double target,
-                               const std::vector<PeerTime>& times) {
-  std::vector<ReportCell> row = {integer_cell(candidates.seqlen), text_cell(candidates.backend),
-                                 text_cell(candidates.kernel), number_cell(target),
-                                 text_cell(candidates.method)};
-  const Measured* best = fastest_within(candidates, target);
-  const std::size_t num_peers = peer_names(times).size();
-  if (best == nullptr) {
-    for (ReportCell& cell : not_reached(candidates)) row.push_back(std::move(cell));
-    row.resize(row.size() + 6 + num_peers, missing_cell());
-    return row;
+std::map<std::string, double> peer_ms(const UnitSetting& like, const std::vector<PeerTime>& peers) {
+  std::map<std::string, double> times;
+  for (const PeerTime& time : peers) {
+    if (std::tie(time.seqlen, time.num_q_heads, time.num_kv_heads, time.head_dim) ==
+        std::tie(like.seqlen, like.num_q_heads, like.num_kv_heads, like.head_dim)) {
+      times[time.peer] = time.ms;
+    }
   }
-  const Setting& setting = *best->setting;
-  const std::optional<double> plan = mean_metric(setting, "plan_latency_ms");
-  row.insert(row.end(),
-             {text_cell(setting.full_label()), number_cell(best->error),
-              fixed_cell(mean_metric(setting, "compute_density"), 3), number_cell(plan, 4),
-              number_cell(mean_metric(setting, "attention_latency_ms"), 4),
-              number_cell(best->total_ms, 4), fixed_cell(share(plan, best->total_ms), 3),
-              number_cell(geometric_mean_metric(setting, "speedup_vs_dense"))});
-  for (const std::string& peer : peer_names(times)) {
-    row.push_back(number_cell(speedup_over_peer(setting, peer, times)));
+  return times;
+}
+
+MatchedErrorCell match_cell(const std::map<std::string, Families>& units, double target,
+                            const std::vector<PeerTime>& peers) {
+  MatchedErrorCell cell;
+  std::vector<double> speedups, totals, densities, least;
+  std::map<std::string, std::vector<double>> over_peers;
+  for (const auto& [unit, families] : units) {
+    const std::optional<double> sparsest = least_density_in(families, target);
+    if (sparsest) least.push_back(*sparsest);
+    const std::optional<Fastest> fastest = fastest_in(families, target);
+    if (!fastest) continue;
+    ++cell.families[fastest->family];
+    totals.push_back(fastest->total_ms);
+    if (fastest->compute_density > 0.0) densities.push_back(fastest->compute_density);
+    if (fastest->dense_ms > 0.0) speedups.push_back(fastest->dense_ms / fastest->total_ms);
+    const UnitSetting& any = *families.begin()->second.front();
+    for (const auto& [peer, ms] : peer_ms(any, peers)) {
+      over_peers[peer].push_back(ms / fastest->total_ms);
+    }
   }
-  return row;
+  cell.speedup_vs_dense = mean_of(speedups);
+  cell.total_ms = mean_of(totals);
+  cell.compute_density = mean_of(densities);
+  cell.least_density = mean_of(least);
+  for (const auto& [peer, ratios] : over_peers) cell.speedup_vs_peer[peer] = mean_of(ratios);
+  return cell;
+}
+
+bool belongs(const MatchedErrorGroup& group, const UnitSetting& setting) {
+  return std::tie(group.seqlen, group.name, group.backend, group.kernel) ==
+         std::tie(setting.seqlen, setting.group, setting.backend, setting.kernel);
+}
+
+void add_once(std::vector<std::string>& list, const std::string& name) {
+  if (std::find(list.begin(), list.end(), name) == list.end()) list.push_back(name);
+}
+
+// ---- layout ----
+
+std::string counted(const GeometricMean& mean, std::size_t num_units) {
+  std::string text = number_cell(mean.value).text;
+  const bool is_partial = mean.value && static_cast<std::size_t>(mean.count) < num_units;
+  return is_partial ? fmt::format("{} ({})", text, mean.count) : text;
+}
+
+ReportCell counted_cell(const GeometricMean& mean, std::size_t num_units) {
+  ReportCell cell = number_cell(mean.value);
+  cell.text = counted(mean, num_units);
+  return cell;
+}
+
+// One quantity of a cell, a column a target.
+struct Quantity {
+  std::string name;   // of the table, after "matched_error"
+  std::string title;  // "Speed-up over dense"
+  const GeometricMean& (*of)(const MatchedErrorCell& cell, const std::string& peer);
+  std::string peer;
+};
+
+const GeometricMean& nothing() {
+  static const GeometricMean kNone;
+  return kNone;
+}
+
+std::vector<Quantity> quantities_of(const std::vector<MatchedErrorGroup>& groups,
+                                    const std::vector<PeerTime>& peers) {
+  using Cell = MatchedErrorCell;
+  std::vector<Quantity> all = {{"", "Speed-up over dense",
+                                [](const Cell& cell, const std::string&) -> const GeometricMean& {
+                                  return cell.speedup_vs_dense;
+                                },
+                                ""},
+                               {"_density", "Compute density of the fastest setting",
+                                [](const Cell& cell, const std::string&) -> const GeometricMean& {
+                                  return cell.compute_density;
+                                },
+                                ""},
+                               {"_least_density", "Least compute density",
+                                [](const Cell& cell, const std::string&) -> const GeometricMean& {
+                                  return cell.least_density;
+                                },
+                                ""}};
+  for (const std::string& peer : peer_names(peers)) {
+    all.push_back({"_" + peer, "Speed-up over " + peer,
+                   [](const Cell& cell, const std::string& name) -> const GeometricMean& {
+                     const auto found = cell.speedup_vs_peer.find(name);
+                     return found == cell.speedup_vs_peer.end() ? nothing() : found->second;
+                   },
+                   peer});
+  }
+  // Without times, or peers of these shapes, there is nothing to show.
+  std::erase_if(all, [&groups](const Quantity& quantity) {
+    for (const MatchedErrorGroup& group : groups) {
+      for (const auto& row : group.cells) {
+        for (const Cell& cell : row) {
+          if (quantity.of(cell, quantity.peer).value) return false;
+        }
+      }
+    }
+    return true;
+  });
+  return all;
+}
+
+ReportTable wide_table(const MatchedErrorGroup& group, const Quantity& quantity,
+                       const ErrorMetric& metric, const std::vector<double>& targets) {
+  ReportTable table{"matched_error" + quantity.name,
+                    fmt::format("{} at {} of at most: {}, {} tokens, {}", quantity.title,
+                                metric.title, group.name, group.seqlen, group.kernel),
+                    {{"method", "", true}},
+                    {},
+                    {}};
+  for (const double target : targets) table.columns.push_back({fmt::format("{:g}", target), ""});
+  for (std::size_t m = 0; m < group.methods.size(); ++m) {
+    std::vector<ReportCell> row = {text_cell(group.methods[m])};
+    for (const MatchedErrorCell& cell : group.cells[m]) {
+      row.push_back(counted_cell(quantity.of(cell, quantity.peer), group.units.size()));
+    }
+    table.rows.push_back(std::move(row));
+  }
+  return table;
+}
+
+std::string families_text(const MatchedErrorCell& cell) {
+  std::vector<std::string> parts;
+  for (const auto& [label, count] : cell.families) {
+    parts.push_back(cell.families.size() == 1 ? label : fmt::format("{} ({})", label, count));
+  }
+  return join(parts, "; ");
+}
+
+ReportTable long_table(const std::vector<MatchedErrorGroup>& groups, const ErrorMetric& metric,
+                       const std::vector<double>& targets, const std::vector<PeerTime>& peers) {
+  ReportTable table{"matched_error",
+                    "Methods at equal error",
+                    {{"input", ""},
+                     {"seqlen", ""},
+                     {"backend", ""},
+                     {"kernel", ""},
+                     {"on", ""},
+                     {"target", ""},
+                     {"method", ""},
+                     {"speedup_vs_dense", ""},
+                     {"total_latency_ms", ""},
+                     {"compute_density", ""},
+                     {"units", ""},
+                     {"least_density", ""},
+                     {"least_density_units", ""},
+                     {"total_units", ""},
+                     {"settings", ""}},
+                    {},
+                    {}};
+  const std::set<std::string> names = peer_names(peers);
+  for (const std::string& peer : names) table.columns.push_back({"speedup_vs_" + peer, ""});
+  for (const MatchedErrorGroup& group : groups) {
+    for (std::size_t m = 0; m < group.methods.size(); ++m) {
+      for (std::size_t t = 0; t < targets.size(); ++t) {
+        const MatchedErrorCell& cell = group.cells[m][t];
+        table.rows.push_back(
+            {text_cell(group.name), integer_cell(group.seqlen), text_cell(group.backend),
+             text_cell(group.kernel), text_cell(metric.name), number_cell(targets[t]),
+             text_cell(group.methods[m]), number_cell(cell.speedup_vs_dense.value),
+             number_cell(cell.total_ms.value), number_cell(cell.compute_density.value),
+             integer_cell(cell.total_ms.count), number_cell(cell.least_density.value),
+             integer_cell(cell.least_density.count),
+             integer_cell(static_cast<std::int64_t>(group.units.size())),
+             text_cell(families_text(cell))});
+        for (const std::string& peer : names) {
+          const auto found = cell.speedup_vs_peer.find(peer);
+          table.rows.back().push_back(number_cell(
+              found == cell.speedup_vs_peer.end() ? std::nullopt : found->second.value));
+        }
+      }
+    }
+  }
+  return table;
+}
+
+std::vector<std::string> notes_of(const std::vector<MatchedErrorGroup>& groups,
+                                  const std::vector<PeerTime>& peers) {
+  std::vector<std::string> notes = {
+      "In each unit a method's fastest setting (planning included) that errs at most this much, on "
+      "the lower envelope of all its settings, interpolated along their knob in log-log, never "
+      "extrapolated; geometric mean over units. (n): only n units reach the target, so that the "
+      "mean is not comparable with its neighbours; n/a: none does. Oracles have no time. Least "
+      "density: of the sparsest such setting instead."};
+  for (const MatchedErrorGroup& group : groups) {
+    notes.push_back(fmt::format("{}, {} tokens: {} units: {}", group.name, group.seqlen,
+                                group.units.size(), join(group.units, ", ")));
+  }
+  if (!peers.empty()) {
+    notes.push_back(
+        "Over torch_*: dense attention of PyTorch, timed apart (scripts/bench_peers.py) on random "
+        "tensors of the same shape.");
+  }
+  return notes;
 }
 
 }  // namespace
 
-ReportTable matched_error_table(const std::vector<Setting>& settings,
-                                const std::vector<PeerTime>& times,
-                                const std::vector<double>& targets) {
-  ReportTable table{"matched_error_latency",
-                    "Fastest setting at an error",
-                    {{"seqlen", ""},
-                     {"backend", "", true},
-                     {"kernel", "", true},
-                     {"target_relative_l2", ""},
-                     {"method", "", true},
-                     {"setting", "", true},
-                     {"relative_l2", ""},
-                     {"compute_density", ""},
-                     {"plan_latency_ms", ""},
-                     {"attention_latency_ms", ""},
-                     {"total_latency_ms", ""},
-                     {"plan_share", ""},
-                     {"speedup_vs_dense", ""}},
-                    {},
-                    {}};
-  for (const std::string& peer : peer_names(times)) {
-    table.columns.push_back({"speedup_vs_" + peer, ""});
-  }
-  const std::vector<Candidates> all = candidates_of(settings);
-  for (std::size_t begin = 0; begin < all.size();) {
-    std::size_t end = begin;
-    while (end < all.size() &&
-           std::tie(all[end].seqlen, all[end].backend, all[end].kernel) ==
-               std::tie(all[begin].seqlen, all[begin].backend, all[begin].kernel)) {
-      ++end;
+std::vector<MatchedErrorGroup> match_errors(std::vector<UnitSetting> settings,
+                                            const std::vector<double>& targets,
+                                            const std::vector<PeerTime>& peers) {
+  std::vector<MatchedErrorGroup> groups;
+  std::vector<const UnitSetting*> by_rank;
+  for (const UnitSetting& setting : settings) {
+    by_rank.push_back(&setting);
+    const bool is_known =
+        std::any_of(groups.begin(), groups.end(),
+                    [&setting](const MatchedErrorGroup& group) { return belongs(group, setting); });
+    if (!is_known) {
+      groups.push_back(
+          {setting.group, setting.seqlen, setting.backend, setting.kernel, {}, {}, {}});
     }
-    for (const double target : targets) {
-      for (std::size_t i = begin; i < end; ++i) table.rows.push_back(row_of(all[i], target, times));
-    }
-    begin = end;
   }
-  table.notes = {
-      "For each method the measured setting with the smallest total (planning included) among "
-      "those whose relative_l2 is at most the target; nothing is interpolated between settings, so "
-      "a method with few settings may miss the target by more than it must. \"not reached\": no "
-      "setting errs so little; relative_l2 is then the smallest error that the method was measured "
-      "with. Settings that were not run on every input and layer of a length are left out."};
-  return table;
+  std::stable_sort(groups.begin(), groups.end(),
+                   [](const auto& a, const auto& b) { return a.seqlen < b.seqlen; });
+  std::stable_sort(by_rank.begin(), by_rank.end(),
+                   [](const auto* a, const auto* b) { return a->rank < b->rank; });
+  for (MatchedErrorGroup& group : groups) {
+    std::map<std::string, std::map<std::string, Families>> methods;  // method, unit, family
+    for (const UnitSetting* setting : by_rank) {
+      if (!belongs(group, *setting)) continue;
+      add_once(group.units, setting->unit);
+      add_once(group.methods, setting->method);
+      methods[setting->method][setting->unit][setting->label].push_back(setting);
+    }
+    for (const std::string& method : group.methods) {
+      std::vector<MatchedErrorCell>& row = group.cells.emplace_back();
+      for (const double target : targets) {
+        row.push_back(match_cell(methods[method], target, peers));
+      }
+    }
+  }
+  return groups;
+}
+
+Report matched_error_report(const ResultTable& table, ErrorOn on, const MatchOptions& options) {
+  const ErrorMetric& metric = error_metric(on);
+  const std::vector<double>& targets = options.errors.empty() ? metric.levels : options.errors;
+  if (targets.empty()) throw ConfigError("time at equal MSE needs --errors: the MSE to compare at");
+  std::vector<UnitSetting> settings = unit_settings(table, on, options.curves);
+  if (options.by_family) {
+    for (UnitSetting& setting : settings) setting.method = setting.label;
+  }
+  const std::vector<MatchedErrorGroup> groups =
+      match_errors(std::move(settings), targets, options.peers);
+  if (groups.empty()) {
+    throw ConfigError(
+        fmt::format("the results hold no sparse method with {} and a density ({} "
+                    "rows); it is measured by `s2o {}`",
+                    metric.name, table.rows.size(), metric.is_of_attention ? "eval" : "prefill"));
+  }
+  Report report;
+  for (const MatchedErrorGroup& group : groups) {
+    for (const Quantity& quantity : quantities_of(groups, options.peers)) {
+      report.view.push_back(wide_table(group, quantity, metric, targets));
+    }
+  }
+  report.data = {long_table(groups, metric, targets, options.peers)};
+  report.view.back().notes = notes_of(groups, options.peers);
+  report.data.back().notes = report.view.back().notes;
+  return report;
 }
 
 }  // namespace s2o

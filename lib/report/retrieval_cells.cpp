@@ -9,6 +9,18 @@
 namespace s2o {
 namespace {
 
+std::optional<double> sum(std::optional<double> a, std::optional<double> b) {
+  if (!a || !b) return std::nullopt;
+  return *a + *b;
+}
+
+// What a reader has to know before comparing a cell.
+std::string remark_on(const RetrievalCell& cell, const RetrievalCell* dense) {
+  if (dense == nullptr) return "no dense";
+  if (dense_fails(*dense)) return "dense fails";
+  return is_above_dense(cell, *dense) ? "above dense" : "";
+}
+
 // The score of one setting on the samples of one task.
 std::optional<RetrievalCell> make_cell(const Setting& setting) {
   double exact = 0.0;
@@ -28,12 +40,18 @@ std::optional<RetrievalCell> make_cell(const Setting& setting) {
   return RetrievalCell{.task = first.prefill.task,
                        .seqlen = setting.seqlen,
                        .model = first.prefill.model,
+                       .method = setting.method,
+                       .params = setting.params,
                        .label = setting.full_label(),
+                       .backend = setting.backend,
+                       .kernel = setting.kernel,
                        .exact = wilson_interval(static_cast<std::int64_t>(exact), samples),
                        .tokens = wilson_interval(static_cast<std::int64_t>(correct),
                                                  static_cast<std::int64_t>(tokens)),
                        .compute_density = mean_metric(setting, "compute_density"),
                        .time_to_first_token_ms = mean_metric(setting, "time_to_first_token_ms"),
+                       .attention_and_planning_ms = sum(mean_metric(setting, "attention_ms"),
+                                                        mean_metric(setting, "planning_ms")),
                        .kl_from_dense = mean_metric(setting, "kl_from_dense")};
 }
 
@@ -55,6 +73,21 @@ std::vector<RetrievalCell> retrieval_cells(const ResultTable& table, const Curve
   return cells;
 }
 
+const RetrievalCell* dense_cell(const std::vector<RetrievalCell>& cells,
+                                const RetrievalCell& cell) {
+  const auto found = std::find_if(cells.begin(), cells.end(), [&cell](const RetrievalCell& other) {
+    return other.method == "dense" && other.task == cell.task && other.model == cell.model &&
+           other.seqlen == cell.seqlen && other.backend == cell.backend;
+  });
+  return found == cells.end() ? nullptr : &*found;
+}
+
+bool dense_fails(const RetrievalCell& dense) { return dense.exact.value < 0.5; }
+
+bool is_above_dense(const RetrievalCell& cell, const RetrievalCell& dense) {
+  return cell.exact.value > dense.exact.high;
+}
+
 ReportTable retrieval_table(const std::vector<RetrievalCell>& cells) {
   ReportTable table{"retrieval",
                     "Teacher-forced retrieval, by task, length and setting",
@@ -63,6 +96,7 @@ ReportTable retrieval_table(const std::vector<RetrievalCell>& cells) {
                      {"method", "", true},
                      {"samples", ""},
                      {"exact [95 %]", ""},
+                     {"remark", "", true},
                      {"answer tokens", ""},
                      {"token accuracy [95 %]", ""},
                      {"compute_density", "", false, true},
@@ -73,6 +107,7 @@ ReportTable retrieval_table(const std::vector<RetrievalCell>& cells) {
   for (const RetrievalCell& cell : cells) {
     table.rows.push_back({text_cell(cell.task), integer_cell(cell.seqlen), text_cell(cell.label),
                           integer_cell(cell.exact.trials), text_cell(proportion_text(cell.exact)),
+                          text_cell(remark_on(cell, dense_cell(cells, cell))),
                           integer_cell(cell.tokens.trials), text_cell(proportion_text(cell.tokens)),
                           fixed_cell(cell.compute_density, 3), number_cell(cell.kl_from_dense),
                           number_cell(cell.time_to_first_token_ms, 4)});
@@ -82,7 +117,9 @@ ReportTable retrieval_table(const std::vector<RetrievalCell>& cells) {
       "given "
       "(teacher forcing); token accuracy: the same by token. Brackets: Wilson score intervals. "
       "Tokens of one sample depend on each other, so the interval of the token accuracy is too "
-      "narrow."};
+      "narrow. Remark: \"dense fails\": dense attention answers fewer than half of the prompts, so "
+      "the task says little about a method; \"above dense\": beyond the interval of dense, to be "
+      "explained before it is believed."};
   return table;
 }
 

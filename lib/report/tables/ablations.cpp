@@ -91,9 +91,9 @@ Report build_ablations(const ResultTable& table, const MatchOptions& options) {
   const MethodCurves& reference = find_curves(set, options.reference);
   const std::vector<Variant> variants = variants_of(set, reference);
   MatchOptions against_reference = options;
-  against_reference.mse.clear();
+  against_reference.errors.clear();
   const std::vector<MatchGrid> mse = match_sparsity(set, against_reference);
-  const std::vector<MatchGrid> density = match_mse(set, against_reference);
+  const std::vector<MatchGrid> density = match_error(set, against_reference);
 
   Report report;
   ReportTable data{"ablations",

@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <iterator>
 
 #include "lib/core/error.h"
 #include "lib/report/latency_sections.h"
+#include "lib/report/matched_error.h"
 #include "lib/report/paper_table.h"
 
 namespace s2o {
@@ -131,14 +133,28 @@ ReportTable break_even_table(const std::vector<Setting>& settings) {
   return table;
 }
 
+void add_section(Report& report, ReportTable section) {
+  if (section.rows.empty()) return;
+  report.data.push_back(section);
+  report.view.push_back(std::move(section));
+}
+
+// Nothing where no sparse method was run.
+void add_matched_errors(Report& report, const ResultTable& table, const MatchOptions& options) {
+  if (unit_settings(table, ErrorOn::kRelativeL2, options.curves).empty()) return;
+  Report matched = matched_error_report(table, ErrorOn::kRelativeL2, options);
+  std::move(matched.view.begin(), matched.view.end(), std::back_inserter(report.view));
+  std::move(matched.data.begin(), matched.data.end(), std::back_inserter(report.data));
+}
+
 Report build_latency(const ResultTable& table, const MatchOptions& options) {
   const std::vector<Setting> settings = group_settings(table, options.curves);
-  Report report{{latency_table(settings, options.peers, options.curves, table.rows.size())}, {}};
-  for (ReportTable& section : std::vector<ReportTable>{
-           matched_error_table(settings, options.peers, options.errors), break_even_table(settings),
-           growth_table(settings), planning_cost_table(settings)}) {
-    if (!section.rows.empty()) report.view.push_back(std::move(section));
-  }
+  Report report;
+  add_section(report, latency_table(settings, options.peers, options.curves, table.rows.size()));
+  add_matched_errors(report, table, options);
+  add_section(report, break_even_table(settings));
+  add_section(report, growth_table(settings));
+  add_section(report, planning_cost_table(settings));
   return report;
 }
 

@@ -13,7 +13,7 @@ const PaperTable& table_matched_sparsity() {
 const PaperTable& table_matched_mse() {
   static const PaperTable table{
       "matched_mse", "Compute density of each method at equal MSE, and its ratio to the reference",
-      matched_mse_report};
+      matched_density_report};
   return table;
 }
 

@@ -8,6 +8,12 @@
 namespace s2o {
 namespace {
 
+// Null where dense was not run.
+ReportCell flag_cell(const RetrievalCell* dense, bool value) {
+  if (dense == nullptr) return missing_cell();
+  return {value ? "yes" : "", value};
+}
+
 // One number a column, for programs.
 ReportTable long_table(const std::vector<RetrievalCell>& cells) {
   ReportTable data{"retrieval",
@@ -20,6 +26,8 @@ ReportTable long_table(const std::vector<RetrievalCell>& cells) {
                     {"exact", ""},
                     {"exact_low", ""},
                     {"exact_high", ""},
+                    {"dense_fails", ""},
+                    {"above_dense", ""},
                     {"answer_tokens", ""},
                     {"token_accuracy", ""},
                     {"token_accuracy_low", ""},
@@ -30,13 +38,16 @@ ReportTable long_table(const std::vector<RetrievalCell>& cells) {
                    {},
                    {}};
   for (const RetrievalCell& cell : cells) {
+    const RetrievalCell* dense = dense_cell(cells, cell);
     data.rows.push_back({text_cell(cell.model), text_cell(cell.task), integer_cell(cell.seqlen),
                          text_cell(cell.label), integer_cell(cell.exact.trials),
                          number_cell(cell.exact.value), number_cell(cell.exact.low),
-                         number_cell(cell.exact.high), integer_cell(cell.tokens.trials),
-                         number_cell(cell.tokens.value), number_cell(cell.tokens.low),
-                         number_cell(cell.tokens.high), number_cell(cell.compute_density),
-                         number_cell(cell.kl_from_dense),
+                         number_cell(cell.exact.high),
+                         flag_cell(dense, dense != nullptr && dense_fails(*dense)),
+                         flag_cell(dense, dense != nullptr && is_above_dense(cell, *dense)),
+                         integer_cell(cell.tokens.trials), number_cell(cell.tokens.value),
+                         number_cell(cell.tokens.low), number_cell(cell.tokens.high),
+                         number_cell(cell.compute_density), number_cell(cell.kl_from_dense),
                          number_cell(cell.time_to_first_token_ms)});
   }
   return data;

@@ -114,7 +114,7 @@ TEST(MatchSparsity, sequence_lengths_are_kept_apart) {
 TEST(MatchMse, density_at_the_reference_error_has_the_shift_of_the_curves) {
   const MatchOptions options = layer_options();
   const CurveSet set = build_curves(sample_table(), options.curves);
-  const std::vector<MatchGrid> grids = match_mse(set, options);
+  const std::vector<MatchGrid> grids = match_error(set, options);
   // log10(2)/4 and log10(8)/4 of sparsity are lost in layers 0 and 1.
   const double layer0 = 0.3 + std::log10(2.0) / 4.0;
   const double layer1 = 0.3 + std::log10(8.0) / 4.0;
@@ -125,9 +125,9 @@ TEST(MatchMse, density_at_the_reference_error_has_the_shift_of_the_curves) {
 
 TEST(MatchMse, explicit_levels_are_absolute_errors) {
   MatchOptions options = layer_options();
-  options.mse = {1e-3};
+  options.errors = {1e-3};
   const CurveSet set = build_curves(sample_table(), options.curves);
-  const MatchGrid grid = match_mse(set, options)[0];
+  const MatchGrid grid = match_error(set, options)[0];
   // 10^(4 s - 6) = 1e-3 at s = .75.
   EXPECT_NEAR(*grid.cells[index_of(set, "s2o")][0].value.value, 0.25, 1e-9);
 }
@@ -143,7 +143,7 @@ TEST(MatchMse, units_that_do_better_at_every_setting_are_counted_apart) {
   }
   const MatchOptions options = layer_options();
   const CurveSet set = build_curves(table, options.curves);
-  const MatchGrid grid = match_mse(set, options)[0];
+  const MatchGrid grid = match_error(set, options)[0];
   const MatchCell& cell = grid.cells[index_of(set, "oracle")][1];
   EXPECT_EQ(cell.ratio.count, 1);
   EXPECT_EQ(cell.num_exceeding, 1);
@@ -236,13 +236,13 @@ TEST(FindCurves, unknown_and_ambiguous_references_list_what_there_is) {
 
 TEST(ParseLevels, lists_are_sorted_and_bad_numbers_named) {
   EXPECT_THAT(parse_sparsity_levels("0.9,0.5,0.9"), ElementsAre(0.5, 0.9));
-  EXPECT_THAT(parse_mse_levels("1e-5,1e-4"), ElementsAre(1e-5, 1e-4));
-  EXPECT_TRUE(parse_mse_levels("auto").empty());
+  EXPECT_THAT(parse_error_levels("1e-5,1e-4"), ElementsAre(1e-5, 1e-4));
+  EXPECT_TRUE(parse_error_levels("auto").empty());
   for (const char* bad : {"", "0.5,", "0", "1", "1.5", "-0.1", "nan", "0.5x", "0,5"}) {
     EXPECT_THROW(parse_sparsity_levels(bad), ConfigError) << bad;
   }
-  EXPECT_THROW(parse_mse_levels("inf"), ConfigError);
-  EXPECT_THROW(parse_mse_levels("0"), ConfigError);
+  EXPECT_THROW(parse_error_levels("inf"), ConfigError);
+  EXPECT_THROW(parse_error_levels("0"), ConfigError);
 }
 
 }  // namespace

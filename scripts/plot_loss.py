@@ -1,0 +1,119 @@
+"""Figures of whole prefills: what a method costs a model's predictions."""
+
+import os
+
+from matplotlib import ticker
+
+from plot_common import (
+    curve_look,
+    in_paper_order,
+    legend_below,
+    line_styles,
+    panels_over_legend,
+    set_title,
+)
+from plot_data import PlotError, group_settings, read_rows
+
+TARGET = 0.01  # nats: by position, the setting of each method nearest to it is shown
+
+
+def _load(arguments):
+    """Settings of prefills without an answer, and the dense rows by prompt."""
+    paths = [os.path.join(p, "results.json") if os.path.isdir(p) else p for p in arguments.inputs]
+    rows = [row for row in read_rows(paths) if row.get("held_out_loss") is not None]
+    if not rows:
+        raise PlotError("no held-out loss in the results: expected those of s2o prefill")
+    settings = [s for s in group_settings(rows, arguments.knobs) if s.method != "dense"]
+    for row in rows:
+        row["loss_increase"] = row["held_out_loss"] - row["dense_loss"]
+        if row.get("attention_ms") is not None and row.get("planning_ms") is not None:
+            row["attention_and_planning_ms"] = row["attention_ms"] + row["planning_ms"]
+    dense = {(row["prompt"], row["seqlen"]): row for row in rows if row["method"] == "dense"}
+    return rows, in_paper_order(settings, arguments.methods, lambda s: s.method), dense
+
+
+def _axis_of_loss(axes):
+    axes.set_yscale("symlog", linthresh=1e-3)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_ylabel("held-out loss over dense, nats")
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.grid(True)
+    axes.set_axisbelow(True)
+
+
+def _title(rows):
+    models = ", ".join(sorted({row["model"] for row in rows}))
+    prompts = ", ".join(sorted({f"{row['prompt']} ({row['seqlen']:,} tokens)" for row in rows}))
+    return f"{models}; {prompts}"
+
+
+def loss(arguments):
+    """Loss over dense against density, and against attention and planning time."""
+    rows, settings, dense = _load(arguments)
+    columns = ["compute_density"]
+    if any("attention_and_planning_ms" in row for row in rows if row["method"] != "dense"):
+        columns.append("attention_and_planning_ms")
+    num_labels = len({s.label for s in settings})
+    figure, panels, legend = panels_over_legend(len(columns), (num_labels + 2) // 3)
+    styles = line_styles((s.label, s.method) for s in settings)
+    for axes, column in zip(panels, columns):
+        for label in dict.fromkeys(s.label for s in settings):
+            curve = [s for s in settings if s.label == label]
+            points = sorted((s.mean(column), s.mean("loss_increase")) for s in curve
+                            if s.mean(column) is not None)
+            if points:
+                axes.plot(*zip(*points), linestyle=styles[label], label=label,
+                          **curve_look(curve[0].method))
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+        axes.margins(y=0.1)
+        _axis_of_loss(axes)
+    panels[0].set_xlabel("compute density, mean over layers")
+    if len(columns) > 1:
+        times = [row["attention_and_planning_ms"] for row in dense.values()]
+        for time in times:
+            panels[1].axvline(time, color="black", linewidth=0.8)
+        panels[1].set_xlabel("attention + planning of all layers, ms (black: dense)")
+        panels[1].set_ylabel("")
+    legend_below(legend, panels, columns=3)
+    set_title(figure, arguments, _title(rows))
+    return figure
+
+
+def loss_by_position(arguments):
+    """Loss over dense by position, of the setting of each method nearest to TARGET."""
+    rows, settings, dense = _load(arguments)
+    shown = {}
+    for setting in settings:
+        distance = abs(setting.mean("loss_increase") - TARGET)
+        if setting.label not in shown or distance < shown[setting.label][0]:
+            shown[setting.label] = (distance, setting)
+    figure, (axes,), legend = panels_over_legend(1, (len(shown) + 1) // 2)
+    styles = line_styles((s.label, s.method) for _, s in shown.values())
+    for _, setting in shown.values():
+        sums, counts = {}, {}
+        for row in setting.rows:
+            reference = dense.get((row["prompt"], row["seqlen"]))
+            if reference is None:
+                continue
+            for bucket, base in zip(row["loss_by_position"], reference["loss_by_position"]):
+                end = bucket["end"]
+                sums[end] = sums.get(end, 0.0) + bucket["loss"] - base["loss"]
+                counts[end] = counts.get(end, 0) + 1
+        if not sums:
+            continue
+        ends = sorted(sums)
+        label = f"{setting.full_label()} ({setting.mean('compute_density'):.3f})"
+        axes.plot(ends, [sums[e] / counts[e] for e in ends], linestyle=styles[setting.label],
+                  label=label, **curve_look(setting.method))
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value / 1024:g}K"))
+    axes.set_xlabel("up to this position")
+    _axis_of_loss(axes)
+    legend_below(legend, [axes])
+    set_title(figure, arguments, f"Setting nearest to +{TARGET:g} nats (density); {_title(rows)}")
+    return figure
+
+
+FIGURES = {"loss": loss, "loss_by_position": loss_by_position}
