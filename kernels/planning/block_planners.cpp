@@ -285,6 +285,7 @@ class SpargePlanner final : public PooledPlanner {
             .k_similar = k_similar_.data(),
             .heads_per_k = problem_.group_size(),
             .by_mass = settings_.by_mass,
+            .keep_first = settings_.attention_sink,
             .top_count = std::max(top, 1)};
   }
 

@@ -36,6 +36,7 @@ struct SpargeDeviceSettings {
   float similarity_threshold = -0.1f;
   bool by_mass = false;  // keep `share` of the mass, else `share` of all key blocks
   float share = 0.5f;
+  bool attention_sink = false;  // block 0 is visited always
   float pv_skip_threshold = 50.0f;
   int pv_skip_exempt = 2;
   PlannedFold fold;

@@ -90,7 +90,8 @@ struct SelectArgs {
   const std::uint8_t* q_similar = nullptr;  // [num_heads, num_q_blocks]
   const std::uint8_t* k_similar = nullptr;  // [num_heads / heads_per_k, num_kv_blocks]
   std::int32_t heads_per_k = 1;
-  bool by_mass = false;  // cross-out at `threshold`, else the best `top_count`
+  bool by_mass = false;     // cross-out at `threshold`, else the best `top_count`
+  bool keep_first = false;  // block 0 besides
   std::int32_t top_count = 1;
   // kXAttention.
   double mass_share = 0.0;              // instead of threshold

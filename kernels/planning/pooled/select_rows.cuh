@@ -135,7 +135,8 @@ class SelectRow {
     }
     mark_top(values_, causal, cut, bits_);
     for (int j = lane_index(); j < causal; j += 32) {
-      if (similar[j] == 0) atomic_or(&bits_[j / 32], 1u << (j % 32));
+      const bool is_forced = similar[j] == 0 || (args_.keep_first && j == 0);
+      if (is_forced) atomic_or(&bits_[j / 32], 1u << (j % 32));
     }
     sync_warp();
     emit(causal);

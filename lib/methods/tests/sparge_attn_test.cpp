@@ -140,6 +140,25 @@ TEST(SpargeAttn, cdf_forces_no_diagonal) {
   EXPECT_EQ(visited_blocks(plan, 0, 2), (Blocks{0, 1, 2, 3, 4}));
 }
 
+TEST(SpargeAttn, sink_switch_adds_the_first_block_of_every_row) {
+  AttentionInput input = blank_input({1024, 1, 1, 64});
+  testing::add_stripe(input, 0, 405, /*dim=*/0, 640.0f);
+  for (const char* tile : {"128x64", "64x128"}) {
+    const nlohmann::ordered_json params = {{"topk", 0.0}, {"tile", tile}};
+    nlohmann::ordered_json with_sink = params;
+    with_sink["attention_sink"] = true;
+    const SparsePlan plain = plan_of("sparge_attn", input, params);
+    const SparsePlan sink = plan_of("sparge_attn", input, with_sink);
+    check_plan(input.problem, sink);
+    const std::int64_t num_rows = plain.num_tiles();
+    for (std::int64_t row = 0; row < num_rows; ++row) {
+      Blocks expected = visited_blocks(plain, 0, row);
+      expected.insert(0);
+      EXPECT_EQ(visited_blocks(sink, 0, row), expected) << tile << ", row " << row;
+    }
+  }
+}
+
 // Block diagonal 2 of 128 tokens: distance 256 puts each tile's mass on two 64-key blocks.
 TEST(SpargeAttn, one_slash_becomes_one_block_diagonal) {
   AttentionInput input = blank_input({1024, 1, 1, 1024});

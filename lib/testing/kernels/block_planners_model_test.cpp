@@ -96,6 +96,11 @@ TEST(BlockPlannersModel, sparge_attn_gives_the_cpu_plan) {
         const auto by_mass = make_sparge_planner(input.problem, settings, 1 << 20);
         expect_near("sparge_attn cdf", input, *by_mass, cpu_plan("sparge_attn", input, params),
                     0.02);
+        settings.attention_sink = true;
+        params["attention_sink"] = true;
+        const auto with_sink = make_sparge_planner(input.problem, settings, 1 << 20);
+        expect_near("sparge_attn sink", input, *with_sink, cpu_plan("sparge_attn", input, params),
+                    0.02);
       }
     }
   }

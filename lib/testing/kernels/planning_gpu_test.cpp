@@ -80,6 +80,7 @@ const MethodCase kMethodCases[] = {
     {"mean_pooling", {{"threshold", 0.9}, {"block_size", 64}, {"compensation", "blocks"}}, 0.005},
     {"sparge_attn", {{"topk", 0.3}}, 0.005},
     {"sparge_attn", {{"cdfthreshd", 0.9}, {"tile", "64x128"}, {"simthreshd1", 0.3}}, 0.02},
+    {"sparge_attn", {{"topk", 0.1}, {"attention_sink", true}}, 0.005},
     {"pbs_attn", {{"threshold", 0.6}}, 0.02},
     {"flash_prefill", {{"alpha", 0.9}, {"last_tiles", 2}}, 0.005},
     {"flash_prefill", {{"alpha", 0.9}, {"version", "v1"}, {"window_blocks", 1}}, 0.005},
