@@ -49,11 +49,12 @@ nlohmann::ordered_json read_entries(const JsonReader& reader, const std::string&
   return entries;
 }
 
-TimingConfig read_timing(const JsonReader& root, TimingConfig timing) {
+TimingConfig read_timing(const JsonReader& root, TimingConfig timing, int min_repeats) {
   if (!root.has("timing")) return timing;
   const JsonReader reader(root.at("timing"), root.path_of("timing"), kTimingKeys);
   timing.warmup = static_cast<int>(reader.get_int("warmup", timing.warmup, 0, kMaxRepeats));
-  timing.repeats = static_cast<int>(reader.get_int("repeats", timing.repeats, 1, kMaxRepeats));
+  timing.repeats =
+      static_cast<int>(reader.get_int("repeats", timing.repeats, min_repeats, kMaxRepeats));
   timing.cpu_repeats =
       static_cast<int>(reader.get_int("cpu_repeats", timing.cpu_repeats, 1, kMaxRepeats));
   return timing;

@@ -32,7 +32,7 @@ nlohmann::ordered_json read_objects(const JsonReader& reader, const std::string&
 nlohmann::ordered_json read_entries(const JsonReader& reader, const std::string& list,
                                     const std::string& key);
 // "timing"; what it leaves out is as in `timing`.
-TimingConfig read_timing(const JsonReader& root, TimingConfig timing = {});
+TimingConfig read_timing(const JsonReader& root, TimingConfig timing = {}, int min_repeats = 1);
 nlohmann::ordered_json to_json(const TimingConfig& timing);
 
 // "runs.json: methods.s2o", or "runs.json: methods[3]" if several entries have that name.

@@ -54,7 +54,7 @@ PrefillConfig parse_prefill_config(const Json& document, const std::filesystem::
   config.replay = read_replay(reader);
   config.logit_positions = static_cast<int>(
       reader.get_int("logit_positions", config.logit_positions, 0, kMaxLogitPositions));
-  config.timing = read_timing(reader, config.timing);
+  config.timing = read_timing(reader, config.timing, /*min_repeats=*/0);
   return config;
 }
 

@@ -123,7 +123,7 @@ Json dump_entry() {
       {"source", "path"});
 }
 
-Json timing_schema(const TimingConfig& defaults) {
+Json timing_schema(const TimingConfig& defaults, int min_repeats) {
   const auto count = [](int min, int value, const char* description) -> Json {
     return {{"type", "integer"},
             {"minimum", min},
@@ -134,7 +134,7 @@ Json timing_schema(const TimingConfig& defaults) {
   return schema_object(
       "",
       {{"warmup", count(0, defaults.warmup, "untimed runs before the timed ones, on CUDA")},
-       {"repeats", count(1, defaults.repeats, "timed runs on CUDA")},
+       {"repeats", count(min_repeats, defaults.repeats, "timed runs on CUDA")},
        {"cpu_repeats", count(1, defaults.cpu_repeats, "timed runs on the CPU, without warm-up")}},
       {});
 }

@@ -28,7 +28,7 @@ nlohmann::ordered_json synthetic_entry();
 // One entry per method, each with `extra` properties beside its parameters.
 nlohmann::ordered_json method_entries(
     const nlohmann::ordered_json& extra = nlohmann::ordered_json::object());
-nlohmann::ordered_json timing_schema(const TimingConfig& defaults);
+nlohmann::ordered_json timing_schema(const TimingConfig& defaults, int min_repeats = 1);
 // $schema, name, seed, device, kernel, dtype.
 nlohmann::ordered_json run_properties();
 

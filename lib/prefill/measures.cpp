@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "kernels/common/parallel.h"
+
 namespace s2o {
 namespace {
 
@@ -16,42 +18,57 @@ double log_sum_exp(std::span<const float> logits) {
   return largest + std::log(sum);
 }
 
+struct RowDivergence {
+  double kl = 0.0;
+  double max_abs = 0.0;
+  bool same_top = false;
+};
+
+RowDivergence compare_row(std::span<const float> logits, std::span<const float> dense) {
+  RowDivergence row;
+  const double normaliser = log_sum_exp(logits);
+  const double dense_normaliser = log_sum_exp(dense);
+  for (std::size_t i = 0; i < dense.size(); ++i) {
+    const double log_p = static_cast<double>(dense[i]) - dense_normaliser;
+    const double log_q = static_cast<double>(logits[i]) - normaliser;
+    row.kl += std::exp(log_p) * (log_p - log_q);
+    const double difference = static_cast<double>(logits[i]) - static_cast<double>(dense[i]);
+    row.max_abs = std::max(row.max_abs, std::abs(difference));
+  }
+  row.same_top = argmax(logits) == argmax(dense);
+  return row;
+}
+
 }  // namespace
 
 std::int64_t argmax(std::span<const float> logits) {
   return std::max_element(logits.begin(), logits.end()) - logits.begin();
 }
 
-LogitDivergence compare_logits(const std::vector<float>& logits, const std::vector<float>& dense,
-                               std::int64_t vocab_size) {
-  LogitDivergence result;
+void LogitDivergence::add(std::span<const float> logits, std::span<const float> dense,
+                          std::int64_t vocab_size) {
   const auto size = static_cast<std::size_t>(vocab_size);
   const std::size_t rows = dense.size() / size;
-  for (std::size_t row = 0; row < rows; ++row) {
-    const std::span<const float> a(logits.data() + row * size, size);
-    const std::span<const float> b(dense.data() + row * size, size);
-    const double a_normaliser = log_sum_exp(a);
-    const double b_normaliser = log_sum_exp(b);
-    for (std::size_t i = 0; i < size; ++i) {
-      const double a_log = static_cast<double>(a[i]) - a_normaliser;
-      const double b_log = static_cast<double>(b[i]) - b_normaliser;
-      result.kl_mean += std::exp(b_log) * (b_log - a_log);
-      const double difference = std::abs(static_cast<double>(a[i]) - static_cast<double>(b[i]));
-      result.max_abs = std::max(result.max_abs, difference);
-    }
-    result.top1_agreement += argmax(a) == argmax(b) ? 1.0 : 0.0;
+  std::vector<RowDivergence> found(rows);
+  parallel_for(static_cast<std::int64_t>(rows), [&](std::int64_t row) {
+    const std::size_t begin = static_cast<std::size_t>(row) * size;
+    found[static_cast<std::size_t>(row)] =
+        compare_row(logits.subspan(begin, size), dense.subspan(begin, size));
+  });
+  for (const RowDivergence& row : found) {
+    kl_sum_ += row.kl;
+    same_top_ += row.same_top ? 1.0 : 0.0;
+    max_abs_ = std::max(max_abs_, row.max_abs);
   }
-  result.kl_mean /= static_cast<double>(rows);
-  result.top1_agreement /= static_cast<double>(rows);
-  return result;
+  num_rows_ += static_cast<std::int64_t>(rows);
 }
 
-std::int64_t count_correct(const std::vector<float>& logits, std::span<const std::int32_t> answer,
+std::int64_t count_correct(std::span<const float> logits, std::span<const std::int32_t> answer,
                            std::int64_t vocab_size) {
   std::int64_t correct = 0;
   const auto size = static_cast<std::size_t>(vocab_size);
   for (std::size_t i = 0; i < answer.size(); ++i) {
-    correct += argmax({logits.data() + i * size, size}) == answer[i] ? 1 : 0;
+    correct += argmax(logits.subspan(i * size, size)) == answer[i] ? 1 : 0;
   }
   return correct;
 }

@@ -7,22 +7,33 @@
 
 namespace s2o {
 
-struct LogitDivergence {
-  double kl_mean = 0.0;         // mean over rows of KL(dense || method), nats
-  double max_abs = 0.0;         // largest |logit - dense logit|
-  double top1_agreement = 0.0;  // fraction of rows with the same largest logit
-};
+// Divergence of logits from those of dense attention, gathered from chunks of rows.
+class LogitDivergence {
+ public:
+  // Rows [rows, vocab_size]; both have the same number of them.
+  void add(std::span<const float> logits, std::span<const float> dense, std::int64_t vocab_size);
 
-// Of rows [rows, vocab_size]; both have the same number of them, at least one.
-LogitDivergence compare_logits(const std::vector<float>& logits, const std::vector<float>& dense,
-                               std::int64_t vocab_size);
+  std::int64_t num_rows() const { return num_rows_; }
+  // Means over all rows so far, of which there is at least one.
+  double kl_mean() const {
+    return kl_sum_ / static_cast<double>(num_rows_);
+  }  // nats, KL(dense || .)
+  double top1_agreement() const { return same_top_ / static_cast<double>(num_rows_); }
+  double max_abs() const { return max_abs_; }  // largest |logit - dense logit|
+
+ private:
+  std::int64_t num_rows_ = 0;
+  double kl_sum_ = 0.0;
+  double same_top_ = 0.0;  // rows with the same largest logit
+  double max_abs_ = 0.0;
+};
 
 // Index of the largest logit, the lowest of equals.
 std::int64_t argmax(std::span<const float> logits);
 
 // Answer tokens that are the largest logit of their row: row i of [answer.size(), vocab_size]
 // predicts answer[i], with every token before it given.
-std::int64_t count_correct(const std::vector<float>& logits, std::span<const std::int32_t> answer,
+std::int64_t count_correct(std::span<const float> logits, std::span<const std::int32_t> answer,
                            std::int64_t vocab_size);
 
 // Mean loss of predictions made at positions [begin, end).

@@ -45,8 +45,11 @@ struct LayerMethod {
 // What a prefill returns beside its times.
 struct PrefillWanted {
   std::vector<std::int64_t> logit_positions;  // rows whose logits are returned, ascending
-  bool losses = false;                        // next-token loss of every position
-  std::vector<int> layers;                    // whose Q, K and V are returned, ascending
+  // Rows whose last hidden state is returned, ascending. logits_of() makes logits of them, some at
+  // a time: those of a thousand rows of a large vocabulary are a gigabyte.
+  std::vector<std::int64_t> hidden_positions;
+  bool losses = false;      // next-token loss of every position
+  std::vector<int> layers;  // whose Q, K and V are returned, ascending
 };
 
 // Time to first token: from tokens on the device (or host, for the CPU) to the logits of the last
@@ -70,6 +73,7 @@ struct PrefillRun {
   std::vector<PrefillSplit> repeats;  // one per timed repeat
   std::vector<PrefillLayer> layers;   // [num_layers]
   std::vector<float> logits;          // [logit_positions, vocab_size]
+  std::vector<float> hidden;          // [hidden_positions, hidden_size], before the final norm
   std::vector<double> losses;  // [seqlen - 1] if asked for, nats; entry i predicts token i + 1
   std::vector<AttentionInput> layer_inputs;  // of the layers asked for, post-RoPE, rounded
   std::int64_t device_bytes = 0;             // planned peak, weights included; 0 on the CPU
@@ -109,6 +113,10 @@ class PrefillBackend {
   virtual PrefillRun run(std::span<const std::int32_t> tokens, std::span<const LayerMethod> layers,
                          const PrefillWanted& wanted, const TimingConfig& timing,
                          const PrefillProgress& progress) = 0;
+  // Logits [rows, vocab_size] of rows [rows, hidden_size] of PrefillRun::hidden, of any run of this
+  // backend. At most kLogitRows at a time.
+  virtual std::vector<float> logits_of(std::span<const float> hidden) = 0;
+  static constexpr std::int64_t kLogitRows = 64;
 };
 
 // `auto` is CUDA if this build has kernels that run here, else the CPU, as make_backend.

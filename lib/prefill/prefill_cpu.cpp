@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <limits>
+#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -175,6 +176,13 @@ class CpuPrefill final : public PrefillBackend {
     return result;
   }
 
+  std::vector<float> logits_of(std::span<const float> hidden) override {
+    std::vector<std::int64_t> rows(hidden.size() /
+                                   static_cast<std::size_t>(model_.config.hidden_size));
+    std::iota(rows.begin(), rows.end(), std::int64_t{0});
+    return compute_logits(*weights_, {hidden.begin(), hidden.end()}, rows);
+  }
+
  private:
   // `wanted` is null for a repeat that only gives times.
   void run_once(const std::vector<std::int32_t>& tokens, std::span<const LayerMethod> layers,
@@ -214,7 +222,19 @@ class CpuPrefill final : public PrefillBackend {
     if (wanted == nullptr) return;
     result.layers = std::move(attention.results());
     result.logits = compute_logits(*weights_, prefill.hidden(), wanted->logit_positions);
+    result.hidden = rows_of(prefill.hidden(), wanted->hidden_positions);
     if (wanted->losses) result.losses = next_token_losses(*weights_, prefill.hidden(), tokens);
+  }
+
+  std::vector<float> rows_of(const std::vector<float>& hidden,
+                             const std::vector<std::int64_t>& positions) const {
+    std::vector<float> rows;
+    const std::int64_t size = model_.config.hidden_size;
+    for (const std::int64_t position : positions) {
+      const auto row = hidden.begin() + position * size;
+      rows.insert(rows.end(), row, row + size);
+    }
+    return rows;
   }
 
   const PrefillModel model_;

@@ -127,10 +127,15 @@ class CudaPrefill final : public PrefillBackend {
     }
     check_finite();
     result.logits = pass_.logits(weights_, wanted.logit_positions);
+    result.hidden = pass_.hidden_rows(wanted.hidden_positions);
     if (wanted.losses) result.losses = pass_.losses(weights_);
     result.device_bytes = memory(pass_.max_seqlen()).total_bytes + plans_.device_bytes() +
                           attention_.workspace_bytes();
     return result;
+  }
+
+  std::vector<float> logits_of(std::span<const float> hidden) override {
+    return pass_.logits_of(weights_, hidden);
   }
 
  private:
@@ -190,14 +195,20 @@ class CudaPrefill final : public PrefillBackend {
       throw InputError(fmt::format("{}: token id {} at index {}, expected an id in [0, {})",
                                    config.name, tokens[i], i, config.vocab_size));
     }
-    for (const std::int64_t position : wanted.logit_positions) {
-      if (position >= 0 && position < static_cast<std::int64_t>(tokens.size())) continue;
-      throw InputError(fmt::format("{}: logits of position {}, expected one in [0, {})",
-                                   config.name, position, tokens.size()));
+    for (const auto* positions : {&wanted.logit_positions, &wanted.hidden_positions}) {
+      check_positions(*positions, static_cast<std::int64_t>(tokens.size()));
     }
     if (num_methods == static_cast<std::size_t>(config.num_layers)) return;
     throw Error(
         fmt::format("{}: {} methods for {} layers", config.name, num_methods, config.num_layers));
+  }
+
+  void check_positions(const std::vector<std::int64_t>& positions, std::int64_t seqlen) const {
+    for (const std::int64_t position : positions) {
+      if (position >= 0 && position < seqlen) continue;
+      throw InputError(fmt::format("{}: logits of position {}, expected one in [0, {})",
+                                   model_.config.name, position, seqlen));
+    }
   }
 
   void load_replays(std::int64_t seqlen) {

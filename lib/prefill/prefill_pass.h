@@ -53,6 +53,11 @@ class PrefillPass {
   AttentionInput layer_input(int layer, const std::string& name) const;
   // Logits of rows of the pass: [positions.size(), vocab_size].
   std::vector<float> logits(const PlacedWeights& weights, std::span<const std::int64_t> positions);
+  // Rows of the residual stream after the last layer: [positions.size(), hidden_size].
+  std::vector<float> hidden_rows(std::span<const std::int64_t> positions) const;
+  // Logits [rows, vocab_size] of such rows, of any pass. The residual stream of the last pass is
+  // gone after it.
+  std::vector<float> logits_of(const PlacedWeights& weights, std::span<const float> hidden);
   // Next-token losses: [seqlen - 1], nats.
   std::vector<double> losses(const PlacedWeights& weights);
 
@@ -72,6 +77,7 @@ class PrefillPass {
                 std::uint64_t place, bool has_delta);
   void project_logits(const PlacedWeights& weights, float* residual,
                       const std::int64_t* row_indices, std::int64_t rows);
+  void download_logits(std::size_t rows, float* target) const;
 
   const ModelConfig& config_;
   const StorageDType storage_;

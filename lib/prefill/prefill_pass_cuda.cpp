@@ -272,10 +272,19 @@ AttentionInput PrefillPass::layer_input(int layer, const std::string& name) cons
   return input;
 }
 
+// The first `rows` rows of logits_, without the gaps between them; waits for them.
+void PrefillPass::download_logits(std::size_t rows, float* target) const {
+  const auto vocab = static_cast<std::size_t>(config_.vocab_size);
+  const auto stride = static_cast<std::size_t>(logit_stride(config_.vocab_size));
+  cuda_check(cudaStreamSynchronize(stream()), "logits");
+  cuda_check(cudaMemcpy2D(target, vocab * sizeof(float), logits_.data(), stride * sizeof(float),
+                          vocab * sizeof(float), rows, cudaMemcpyDeviceToHost),
+             "download of logits");
+}
+
 std::vector<float> PrefillPass::logits(const PlacedWeights& weights,
                                        std::span<const std::int64_t> positions) {
   const auto vocab = static_cast<std::size_t>(config_.vocab_size);
-  const auto stride = static_cast<std::size_t>(logit_stride(config_.vocab_size));
   std::vector<float> result(positions.size() * vocab);
   for (std::size_t first = 0; first < positions.size(); first += positions_.size()) {
     const std::size_t rows = std::min(positions_.size(), positions.size() - first);
@@ -284,11 +293,39 @@ std::vector<float> PrefillPass::logits(const PlacedWeights& weights,
                "upload of positions");
     cuda_check(cudaDeviceSynchronize(), "upload of positions");
     project_logits(weights, residual_.data(), positions_.data(), static_cast<std::int64_t>(rows));
-    cuda_check(cudaStreamSynchronize(stream()), "logits");
+    download_logits(rows, result.data() + first * vocab);
+  }
+  return result;
+}
+
+std::vector<float> PrefillPass::hidden_rows(std::span<const std::int64_t> positions) const {
+  const auto size = static_cast<std::size_t>(config_.hidden_size);
+  std::vector<float> rows(positions.size() * size);
+  cuda_check(cudaStreamSynchronize(stream()), "hidden states");
+  for (std::size_t i = 0; i < positions.size(); ++i) {
     cuda_check(
-        cudaMemcpy2D(result.data() + first * vocab, vocab * sizeof(float), logits_.data(),
-                     stride * sizeof(float), vocab * sizeof(float), rows, cudaMemcpyDeviceToHost),
-        "download of logits");
+        cudaMemcpy(rows.data() + i * size, residual_.data() + positions[i] * config_.hidden_size,
+                   size * sizeof(float), cudaMemcpyDeviceToHost),
+        "download of hidden states");
+  }
+  return rows;
+}
+
+std::vector<float> PrefillPass::logits_of(const PlacedWeights& weights,
+                                          std::span<const float> hidden) {
+  const auto size = static_cast<std::size_t>(config_.hidden_size);
+  const auto vocab = static_cast<std::size_t>(config_.vocab_size);
+  const std::size_t count = hidden.size() / size;
+  const std::size_t most = std::min(positions_.size(), static_cast<std::size_t>(max_seqlen_));
+  std::vector<float> result(count * vocab);
+  for (std::size_t first = 0; first < count; first += most) {
+    const std::size_t rows = std::min(most, count - first);
+    cuda_check(cudaMemcpy(residual_.data(), hidden.data() + first * size,
+                          rows * size * sizeof(float), cudaMemcpyHostToDevice),
+               "upload of hidden states");
+    cuda_check(cudaDeviceSynchronize(), "upload of hidden states");
+    project_logits(weights, residual_.data(), nullptr, static_cast<std::int64_t>(rows));
+    download_logits(rows, result.data() + first * vocab);
   }
   return result;
 }

@@ -88,7 +88,7 @@ Json prefill_config_schema() {
         {"maximum", kMaxLogitPositions},
         {"default", defaults.logit_positions},
         {"description", "rows of a token prompt whose logits are compared with dense"}}},
-      {"timing", timing_schema(defaults.timing)}};
+      {"timing", timing_schema(defaults.timing, /*min_repeats=*/0)}};
   Json properties = run_properties();
   properties.update(own);
   Json schema = {{"$schema", "https://json-schema.org/draft/2020-12/schema"},

@@ -85,31 +85,69 @@ void fill_losses(const PrefillRun& run, const PrefillRun& dense, ResultRow& row)
   }
 }
 
-void fill_logits(const PrefillRun& run, const PrefillRun& dense, const Prompt& prompt,
-                 int vocab_size, ResultRow& row) {
-  if (run.logits.empty()) return;
-  const auto bad = std::find_if(run.logits.begin(), run.logits.end(),
-                                [](float logit) { return !std::isfinite(logit); });
-  if (bad != run.logits.end()) {
-    row.error = fmt::format("{}: logits hold {} in row {}", row.method, *bad,
-                            (bad - run.logits.begin()) / vocab_size);
-    return;
+// Compares the rows of `run` with those of `dense`, some at a time: memory does not grow with their
+// number. Rows that predict an answer are scored as well.
+class LogitComparison {
+ public:
+  LogitComparison(PrefillBackend& backend, const Prompt& prompt, const ModelConfig& config)
+      : backend_(backend), prompt_(prompt), config_(config) {}
+
+  void run(const PrefillRun& run, const PrefillRun& dense, ResultRow& row) {
+    const auto chunk = static_cast<std::size_t>(PrefillBackend::kLogitRows * config_.hidden_size);
+    for (std::size_t begin = 0; begin < run.hidden.size(); begin += chunk) {
+      const std::size_t size = std::min(chunk, run.hidden.size() - begin);
+      const std::vector<float> logits =
+          backend_.logits_of(std::span(run.hidden).subspan(begin, size));
+      if (!check_finite(logits, row)) return;
+      score(logits);
+      divergence_.add(logits,
+                      &run == &dense
+                          ? logits
+                          : backend_.logits_of(std::span(dense.hidden).subspan(begin, size)),
+                      config_.vocab_size);
+    }
+    fill(row);
   }
-  const LogitDivergence divergence = compare_logits(run.logits, dense.logits, vocab_size);
-  row.metrics["kl_from_dense"] = divergence.kl_mean;
-  row.metrics["max_abs_logit_error"] = divergence.max_abs;
-  row.metrics["top1_agreement"] = divergence.top1_agreement;
-  row.metrics["logit_rows"] = static_cast<double>(run.logits.size()) / vocab_size;
-  if (prompt.answer_length == 0) return;
-  const std::span<const std::int32_t> answer(prompt.tokens.data() + prompt.answer_start,
-                                             static_cast<std::size_t>(prompt.answer_length));
-  const std::int64_t correct = count_correct(run.logits, answer, vocab_size);
-  const auto tokens = static_cast<double>(prompt.answer_length);
-  row.metrics["answer_tokens"] = tokens;
-  row.metrics["answer_correct"] = static_cast<double>(correct);
-  row.metrics["retrieval_accuracy"] = static_cast<double>(correct) / tokens;
-  row.metrics["exact_match"] = correct == prompt.answer_length ? 1.0 : 0.0;
-}
+
+ private:
+  bool check_finite(const std::vector<float>& logits, ResultRow& row) const {
+    const auto bad = std::find_if(logits.begin(), logits.end(),
+                                  [](float logit) { return !std::isfinite(logit); });
+    if (bad == logits.end()) return true;
+    row.error = fmt::format("{}: logits hold {} in row {}", row.method, *bad,
+                            divergence_.num_rows() + (bad - logits.begin()) / config_.vocab_size);
+    return false;
+  }
+
+  void score(const std::vector<float>& logits) {
+    if (prompt_.answer_length == 0) return;
+    const auto rows = static_cast<std::int64_t>(logits.size()) / config_.vocab_size;
+    const std::span<const std::int32_t> answer(
+        prompt_.tokens.data() + prompt_.answer_start + divergence_.num_rows(),
+        static_cast<std::size_t>(rows));
+    correct_ += count_correct(logits, answer, config_.vocab_size);
+  }
+
+  void fill(ResultRow& row) const {
+    if (divergence_.num_rows() == 0) return;
+    row.metrics["kl_from_dense"] = divergence_.kl_mean();
+    row.metrics["max_abs_logit_error"] = divergence_.max_abs();
+    row.metrics["top1_agreement"] = divergence_.top1_agreement();
+    row.metrics["logit_rows"] = static_cast<double>(divergence_.num_rows());
+    if (prompt_.answer_length == 0) return;
+    const auto tokens = static_cast<double>(prompt_.answer_length);
+    row.metrics["answer_tokens"] = tokens;
+    row.metrics["answer_correct"] = static_cast<double>(correct_);
+    row.metrics["retrieval_accuracy"] = static_cast<double>(correct_) / tokens;
+    row.metrics["exact_match"] = correct_ == prompt_.answer_length ? 1.0 : 0.0;
+  }
+
+  PrefillBackend& backend_;
+  const Prompt& prompt_;
+  const ModelConfig& config_;
+  LogitDivergence divergence_;
+  std::int64_t correct_ = 0;
+};
 
 // A value that is NaN or infinite becomes null, and the row's error names it.
 void drop_nonfinite(ResultRow& row) {
@@ -188,7 +226,7 @@ class Runner {
 
   PrefillWanted wanted_of(const Prompt& prompt) const {
     if (!cells_.measures_accuracy) return {};
-    return {.logit_positions = logit_rows(prompt, cells_.config.logit_positions),
+    return {.hidden_positions = logit_rows(prompt, cells_.config.logit_positions),
             .losses = prompt.wants_loss};
   }
 
@@ -197,7 +235,7 @@ class Runner {
     fill_times(run, dense, cells_.setting(cell).has_oracle(), row);
     fill_work(run, row);
     fill_losses(run, dense, row);
-    fill_logits(run, dense, cells_.prompt(cell), cells_.model.config.vocab_size, row);
+    LogitComparison(backend_, cells_.prompt(cell), cells_.model.config).run(run, dense, row);
     if (run.device_bytes > 0) row.metrics["device_bytes"] = static_cast<double>(run.device_bytes);
     drop_nonfinite(row);
     if (row.error) {

@@ -144,7 +144,8 @@ const std::vector<Verdict>& verdicts() {
       {false, R"({"methods": [{"name": "s2o", "layers": {"first": {}}}]})"},
       {false, R"({"replay": 3})"},
       {true, R"({"replay": {"source": "weights", "model": "m", "tokens": "t", "seqlen": 64}})"},
-      {false, R"({"timing": {"repeats": 0}})"},
+      {true, R"({"timing": {"repeats": 0}})"},
+      {false, R"({"timing": {"repeats": -1}})"},
   };
   return kVerdicts;
 }

@@ -7,29 +7,52 @@
 namespace s2o {
 namespace {
 
-TEST(compare_logits, equal_logits_do_not_diverge) {
+LogitDivergence compare(const std::vector<float>& logits, const std::vector<float>& dense,
+                        std::int64_t vocab_size) {
+  LogitDivergence divergence;
+  divergence.add(logits, dense, vocab_size);
+  return divergence;
+}
+
+TEST(logit_divergence, equal_logits_do_not_diverge) {
   const std::vector<float> logits = {1.0f, -2.0f, 0.5f, 3.0f, 3.0f, -1.0f};
-  const LogitDivergence divergence = compare_logits(logits, logits, 3);
-  EXPECT_EQ(divergence.kl_mean, 0.0);
-  EXPECT_EQ(divergence.max_abs, 0.0);
-  EXPECT_EQ(divergence.top1_agreement, 1.0);
+  const LogitDivergence divergence = compare(logits, logits, 3);
+  EXPECT_EQ(divergence.kl_mean(), 0.0);
+  EXPECT_EQ(divergence.max_abs(), 0.0);
+  EXPECT_EQ(divergence.top1_agreement(), 1.0);
 }
 
 // KL((1/2, 1/2) || (3/4, 1/4)) = log 2 - (log 3) / 2, worked out by hand; second row agrees.
-TEST(compare_logits, two_rows_by_hand) {
+TEST(logit_divergence, two_rows_by_hand) {
   const std::vector<float> dense = {0.0f, 0.0f, 1.0f, 2.0f};
   const std::vector<float> other = {std::log(3.0f), 0.0f, 1.0f, 2.0f};
-  const LogitDivergence divergence = compare_logits(other, dense, 2);
-  EXPECT_NEAR(divergence.kl_mean, (std::log(2.0) - 0.5 * std::log(3.0)) / 2.0, 1e-7);
-  EXPECT_NEAR(divergence.max_abs, std::log(3.0), 1e-6);
-  EXPECT_EQ(divergence.top1_agreement, 1.0);  // of equal logits the first one counts
+  const LogitDivergence divergence = compare(other, dense, 2);
+  EXPECT_NEAR(divergence.kl_mean(), (std::log(2.0) - 0.5 * std::log(3.0)) / 2.0, 1e-7);
+  EXPECT_NEAR(divergence.max_abs(), std::log(3.0), 1e-6);
+  EXPECT_EQ(divergence.top1_agreement(), 1.0);  // of equal logits the first one counts
 }
 
-TEST(compare_logits, a_shift_of_all_logits_is_no_divergence) {
+TEST(logit_divergence, a_shift_of_all_logits_is_no_divergence) {
   const std::vector<float> dense = {0.25f, -1.5f, 4.0f};
   const std::vector<float> other = {100.25f, 98.5f, 104.0f};
-  EXPECT_NEAR(compare_logits(other, dense, 3).kl_mean, 0.0, 1e-9);
-  EXPECT_NEAR(compare_logits(other, dense, 3).max_abs, 100.0, 1e-9);
+  EXPECT_NEAR(compare(other, dense, 3).kl_mean(), 0.0, 1e-9);
+  EXPECT_NEAR(compare(other, dense, 3).max_abs(), 100.0, 1e-9);
+}
+
+TEST(logit_divergence, chunks_add_up_to_the_whole) {
+  std::vector<float> dense(30), other(30);
+  for (std::size_t i = 0; i < dense.size(); ++i) {
+    dense[i] = std::sin(static_cast<float>(i));
+    other[i] = dense[i] + 0.1f * std::cos(static_cast<float>(3 * i));
+  }
+  const LogitDivergence whole = compare(other, dense, 5);
+  LogitDivergence chunks;
+  chunks.add(std::span(other).first(10), std::span(dense).first(10), 5);
+  chunks.add(std::span(other).subspan(10), std::span(dense).subspan(10), 5);
+  EXPECT_EQ(chunks.num_rows(), 6);
+  EXPECT_NEAR(chunks.kl_mean(), whole.kl_mean(), 1e-12);
+  EXPECT_EQ(chunks.max_abs(), whole.max_abs());
+  EXPECT_EQ(chunks.top1_agreement(), whole.top1_agreement());
 }
 
 TEST(count_correct, counts_rows_whose_best_token_is_the_answer) {

@@ -35,6 +35,12 @@ std::vector<std::int32_t> war_and_peace(std::int64_t seqlen) {
   return select_tokens(kFile, 0, seqlen, tiny_llama()->config.vocab_size);
 }
 
+LogitDivergence compare_logits(const std::vector<float>& logits, const std::vector<float>& dense) {
+  LogitDivergence divergence;
+  divergence.add(logits, dense, tiny_llama()->config.vocab_size);
+  return divergence;
+}
+
 // One method in every layer.
 PrefillRun prefill(PrefillBackend& backend, const std::vector<std::int32_t>& tokens,
                    const std::string& method, const nlohmann::ordered_json& params,
@@ -61,13 +67,13 @@ TEST(prefill_cpu, s2o_that_never_stops_is_dense) {
   const PrefillRun dense = prefill(*backend, tokens, "dense", {}, wanted);
   const PrefillRun s2o = prefill(*backend, tokens, "s2o", {{"tau", 0.0}}, wanted);
   ASSERT_EQ(s2o.logits.size(), 3u * 4096u);
-  const LogitDivergence divergence = compare_logits(s2o.logits, dense.logits, 4096);
-  EXPECT_LT(divergence.kl_mean, 1e-6);
-  EXPECT_LT(divergence.max_abs, 0.02);
-  EXPECT_EQ(divergence.top1_agreement, 1.0);
+  const LogitDivergence divergence = compare_logits(s2o.logits, dense.logits);
+  EXPECT_LT(divergence.kl_mean(), 1e-6);
+  EXPECT_LT(divergence.max_abs(), 0.02);
+  EXPECT_EQ(divergence.top1_agreement(), 1.0);
   const PrefillRun sparse =
       prefill(*backend, tokens, "streaming_llm", {{"sink", 0}, {"window", 64}}, wanted);
-  EXPECT_GT(compare_logits(sparse.logits, dense.logits, 4096).kl_mean, 1e-4);
+  EXPECT_GT(compare_logits(sparse.logits, dense.logits).kl_mean(), 1e-4);
   EXPECT_LT(sparse.layers[0].compute_density, 0.8);
 }
 
@@ -79,7 +85,15 @@ TEST(prefill_cpu, logits_are_those_of_a_plain_forward_pass) {
   plain.run_to(4, dense_attention, {});
   // Other tiles, hence another order of sums.
   const std::vector<float> expected = compute_logits(*tiny_llama(), plain.hidden(), {10, 199});
-  EXPECT_LT(compare_logits(run.logits, expected, 4096).max_abs, 1e-3);
+  EXPECT_LT(compare_logits(run.logits, expected).max_abs(), 1e-3);
+}
+
+TEST(prefill_cpu, hidden_rows_give_the_logits_of_their_positions) {
+  const auto backend = make_cpu_prefill(shipped());
+  const PrefillRun run = prefill(*backend, war_and_peace(200), "dense", {},
+                                 {.logit_positions = {10, 199}, .hidden_positions = {10, 199}});
+  ASSERT_EQ(run.hidden.size(), 2u * static_cast<std::size_t>(tiny_llama()->config.hidden_size));
+  EXPECT_EQ(backend->logits_of(run.hidden), run.logits);
 }
 
 TEST(prefill_cpu, parts_sum_up_to_the_time_to_first_token) {

@@ -259,6 +259,20 @@ TEST_F(CudaPrefillTest, prompt_longer_than_a_chunk_agrees_with_the_cpu) {
   expect_agreement(model, counting_tokens(kPrefillChunkRows + 129, config.vocab_size));
 }
 
+// Fewer rows of a product are other tiles of it, so that sums may be in another order.
+TEST_F(CudaPrefillTest, hidden_rows_give_the_logits_of_their_positions) {
+  const auto model = load_model(data_folder() / "tiny-llama");
+  const auto backend = make_cuda_prefill(device_model(model), 0, "");
+  const std::vector<std::int32_t> tokens = book_tokens(3000);
+  PrefillWanted wanted{.logit_positions = some_positions(3000),
+                       .hidden_positions = some_positions(3000)};
+  const PrefillRun kept = backend->run(tokens, Setting("dense").layers(4), wanted, kOnce, {});
+  run_dense(*backend, book_tokens(777), 4);
+  const std::vector<float> logits = backend->logits_of(kept.hidden);
+  ASSERT_EQ(logits.size(), kept.logits.size());
+  EXPECT_LT(testing::relative_l2(logits, kept.logits), 1e-4);
+}
+
 TEST_F(CudaPrefillTest, runs_are_bit_identical) {
   const auto model = load_model(data_folder() / "tiny-llama");
   const auto backend = make_cuda_prefill(device_model(model), 0, "");
