@@ -39,7 +39,16 @@ NUM_KEYS = 4     # of the multi-key, multi-value and multi-query tasks
 NUM_HOPS = 4     # assignments after the first of a chain
 NUM_COMMON = 10  # words asked for
 BOS_NAMES = ("<|begin_of_text|>", "<|bos|>", "<s>", "<bos>")
-DEFAULT_TEMPLATE = "{prompt}\n{lead}"
+# (with a system message, without one), by the name that --template takes.
+CHATML = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n{lead}"
+LLAMA3 = ("<|start_header_id|>user<|end_header_id|>\n\n{prompt}<|eot_id|>"
+          "<|start_header_id|>assistant<|end_header_id|>\n\n{lead}")
+TEMPLATES = {
+    "plain": ("{system}\n\n{prompt}\n{lead}", "{prompt}\n{lead}"),
+    # Qwen, SmolLM2 and others.
+    "chatml": ("<|im_start|>system\n{system}<|im_end|>\n" + CHATML, CHATML),
+    "llama3": ("<|start_header_id|>system<|end_header_id|>\n\n{system}<|eot_id|>" + LLAMA3, LLAMA3),
+}
 
 
 class TaskError(Exception):
@@ -309,6 +318,18 @@ def find_bos(tokenizer, choice):
                 None)
 
 
+def find_template(text, system):
+    if text in TEMPLATES:
+        with_system, plain = TEMPLATES[text]
+        return plain if system is None else with_system.replace("{system}", system)
+    if system is not None:
+        raise TaskError(f"--system: goes with a named template ({', '.join(TEMPLATES)})")
+    if "{prompt}" not in text or "{lead}" not in text:
+        raise TaskError(f"--template {text}: expected one of {', '.join(TEMPLATES)}, or a text with "
+                        "{prompt} and {lead}")
+    return text.replace("\\n", "\n")
+
+
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tokenizer", required=True, type=pathlib.Path, help="tokenizer.json")
@@ -319,8 +340,11 @@ def parse_arguments():
     parser.add_argument("--samples", type=int, default=20, help="of each task and length [20]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bos", default="auto", help="id of the first token, none, or auto")
-    parser.add_argument("--template", default=DEFAULT_TEMPLATE,
-                        help="around {prompt} and {lead}, special tokens by name, \\n for a new line")
+    parser.add_argument("--template", default="plain",
+                        help=f"{', '.join(TEMPLATES)}, or a text around {{prompt}} and {{lead}}, special "
+                        "tokens by name, \\n for a new line [plain]")
+    parser.add_argument("--system", help="system message of a named template, as the model's own chat "
+                        "template has it [none]")
     parser.add_argument("--built-in", action="store_true", help="do not use the tokenizers package")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="JSON lines")
     return parser.parse_args()
@@ -333,9 +357,7 @@ def make_all(arguments):
         raise TaskError(f"--tasks {unknown[0]}: expected some of {', '.join(TASKS)}")
     lengths = [int(length) for length in arguments.lengths.split(",")]
     tokenizer = load_tokenizer(arguments.tokenizer, arguments.built_in)
-    template = arguments.template.replace("\\n", "\n")
-    if "{prompt}" not in template or "{lead}" not in template:
-        raise TaskError("--template: expected {prompt} and {lead} in it")
+    template = find_template(arguments.template, arguments.system)
     builder = Builder(tokenizer, Haystack(read_text(arguments.text, tokenizer), tokenizer),
                       find_bos(tokenizer, arguments.bos), template)
     for length, task, sample in itertools.product(lengths, tasks, range(arguments.samples)):

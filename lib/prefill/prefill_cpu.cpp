@@ -199,7 +199,7 @@ class CpuPrefill final : public PrefillBackend {
       attention(layer, input, out);
     };
     if (wanted != nullptr && !wanted->layers.empty() && wanted->logit_positions.empty() &&
-        !wanted->losses) {
+        wanted->hidden_positions.empty() && !wanted->losses) {
       const int last = wanted->layers.back();
       prefill.run_to(last, attend, [&](int done, int) {
         if (progress) progress(done, last + 1);

@@ -163,12 +163,23 @@ class MakeTasksTest(unittest.TestCase):
         self.assertIn("text?<|eos|>[assistant]\nThe special magic number", context)
         self.assertEqual(prompt["input_ids"].count(1), 1)
 
+    def test_named_templates(self):
+        chatml = make_tasks.find_template("chatml", None)
+        self.assertEqual(chatml, "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n{lead}")
+        self.assertEqual(make_tasks.find_template("chatml", "Be brief."),
+                         "<|im_start|>system\nBe brief.<|im_end|>\n" + chatml)
+        for name in make_tasks.TEMPLATES:
+            for system in (None, "Be brief."):
+                template = make_tasks.find_template(name, system)
+                self.assertTrue(template.endswith("{lead}") and template.count("{prompt}") == 1)
+
     def test_errors_say_what_and_leave_nothing(self):
         out = self.file.with_name("none.jsonl")
         for arguments, text in (
                 (("--lengths", 64), "--lengths 64: too short for niah_single"),
                 (("--lengths", 1024, "--tasks", "niah"), "--tasks niah: expected some of"),
-                (("--lengths", 1024, "--template", "{prompt}"), "--template: expected"),
+                (("--lengths", 1024, "--template", "{prompt}"), "expected one of plain, chatml, llama3"),
+                (("--lengths", 1024, "--template", "{prompt}{lead}", "--system", "Be brief."), "--system"),
                 (("--lengths", "many"), "many")):
             done = run(*arguments, "--out", out)
             self.assertEqual(done.returncode, 1)

@@ -36,7 +36,7 @@ class PrefillConfigTest : public ::testing::Test {
 TEST_F(PrefillConfigTest, defaults_are_filled_in) {
   const PrefillConfig config = load({});
   EXPECT_EQ(config.name, "run");
-  EXPECT_EQ(config.logit_positions, 16);
+  EXPECT_EQ(config.logit_positions, 1024);
   EXPECT_EQ(config.timing.repeats, 5);
   EXPECT_TRUE(config.replay.is_null());
   EXPECT_TRUE(config.dense_layers.empty());
