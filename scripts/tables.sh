@@ -1,13 +1,17 @@
-# Shared by make_tables.sh and make_latency_tables.sh: runs, tables and figures. Source it, do not run it.
-# Uses $S2O (the program) and $out (the folder of results); sets failed=1 when a table or figure could
+# Shared by make_tables.sh, make_latency_tables.sh and make_real_tables.sh: runs, tables and figures. Source it, do not run it.
+# Uses $S2O (the program), $out (the folder of results) and $configs (default: configs/tables); sets failed=1 when a table or figure could
 # not be made, which does not keep back the others.
 
 failed=0
+configs=configs/tables
 
 # evaluate CONFIG NAME EVAL_OPTION...: results in OUT/runs/CONFIG-NAME, added to ${run_folders[@]}.
-evaluate() {
-  local folder=$out/runs/$1-$2 status=0
-  "$S2O" eval --config "configs/tables/$1.json" "${@:3}" --out "$folder" --resume \
+evaluate() { run_resumed eval "$@"; }
+# prefill CONFIG NAME PREFILL_OPTION...: the same of whole prefills.
+prefill() { run_resumed prefill "$@"; }
+run_resumed() {
+  local folder=$out/runs/$2-$3 status=0
+  "$S2O" "$1" --config "$configs/$2.json" "${@:4}" --out "$folder" --resume \
     >"$folder.txt" || status=$?
   # 1: some cells failed; the tables say which units they lack.
   [ "$status" -le 1 ] || exit "$status"

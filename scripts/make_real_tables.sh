@@ -1,0 +1,257 @@
+#!/usr/bin/env bash
+# Regenerates the tables and figures of results/real.md: attention and predictions of real language
+# models. Safe to interrupt and to run again: what was computed is kept.
+#
+#   scripts/make_real_tables.sh [--smollm2 FOLDER] [--qwen FOLDER] [OPTION...] [OUT]
+#
+# FOLDERs are Hugging Face folders (scripts/fetch_models.sh brings both); without one its parts are
+# left out. SmolLM2 runs at 8,192 tokens, Qwen2.5-Coder at 32,768 and, with YaRN, at 131,072. Text: the
+# books of data/tokens and the standard library of Python, in each model's tokens.
+#
+#   --parts LIST     with commas, in this order [all]: attention (error, density and time of Q, K, V of
+#                    layers), loss (held-out loss of whole prefills), code (both, of source code),
+#                    retrieval, oracles and ablation (of S2O+; a few layers),
+#                    heatmaps (CPU)
+#   --build FOLDER   of a built s2o [built here]
+#   --device DEVICE  cuda or cpu [cuda where there is one]. On the CPU, Qwen needs days: use SmolLM2
+#   --samples N      prompts of each task and length [50]
+#   --budget SECONDS for each run of s2o; what is missing then is computed by the next call [none]
+#   OUT              [results/real]
+#
+# Tables: OUT/tables/*.{txt,md,csv,tex,json}; figures: OUT/figures/*.{pdf,png}; captures, the largest
+# files by far: OUT/captures.
+set -euo pipefail
+invoked_from=$PWD
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/tables.sh"
+configs=configs/real
+
+usage() {
+  sed -n '2,/^set/p' "${BASH_SOURCE[0]}" | sed -n 's/^# \{0,1\}//p' >&2
+  exit 2
+}
+
+smollm2="" qwen="" build="" device="" samples=50 budget=""
+parts=attention,loss,code,retrieval,oracles,ablation,heatmaps
+out=$S2O_ROOT/results/real
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --smollm2) smollm2=$(realpath "${2:?--smollm2 needs a folder}"); shift 2 ;;
+    --qwen) qwen=$(realpath "${2:?--qwen needs a folder}"); shift 2 ;;
+    --parts) parts=${2:?--parts needs a list}; shift 2 ;;
+    --build) build=$(realpath "${2:?--build needs a folder}"); shift 2 ;;
+    --device) device=${2:?--device needs cuda or cpu}; shift 2 ;;
+    --samples) samples=${2:?--samples needs a number}; shift 2 ;;
+    --budget) budget=${2:?--budget needs seconds}; shift 2 ;;
+    -*) usage ;;
+    /*) out=$1; shift ;;
+    *) out=$invoked_from/$1; shift ;;
+  esac
+done
+if [ -z "$smollm2$qwen" ]; then usage; fi
+if [ -z "$device" ]; then
+  device=cpu
+  if s2o_has_gpu; then device=cuda; fi
+fi
+
+cd "$S2O_ROOT"
+if [ -n "$build" ]; then S2O=$build/s2o; else s2o_build_program; fi
+mkdir -p "$out"/{runs,tables,figures,captures,text,models}
+if [ -n "$budget" ]; then
+  program=$S2O
+  S2O=within_budget
+fi
+# A signal ends a run of s2o with its results written; the next call goes on.
+within_budget() { timeout --signal=INT --kill-after=30 "$budget" "$program" "$@"; }
+
+has_part() { [[ ,$parts, == *,$1,* ]]; }
+
+# text MODEL KIND TOKENS: token file in $text.
+text() {
+  text=$out/text/$(basename "$1")-$2.safetensors
+  [ -s "$text" ] || python3 scripts/make_tokens.py --tokenizer "$1/tokenizer.json" "--$2" \
+    --tokens "$3" --out "$text"
+}
+
+# with_yarn MODEL: the same weights for four times the length, in $yarn.
+with_yarn() {
+  yarn=$out/models/$(basename "$1")-yarn
+  mkdir -p "$yarn"
+  ln -sf "$1"/* "$yarn/"
+  rm -f "$yarn/config.json"
+  python3 - "$1/config.json" "$yarn/config.json" <<'PYTHON'
+import json, sys
+config = json.load(open(sys.argv[1]))
+length = config["max_position_embeddings"]
+config["rope_scaling"] = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": length}
+config["max_position_embeddings"] = 4 * length
+json.dump(config, open(sys.argv[2], "w"), indent=2)
+PYTHON
+}
+
+# capture_layers MODEL TEXT SEQLEN LAYERS NAME: Q, K and V of these layers in $captured.
+capture_layers() {
+  captured=$out/captures/$5.safetensors
+  [ -s "$captured" ] && return
+  echo "capture: $5" >&2
+  if [ "$device" = cuda ]; then
+    python3 scripts/dump_qkv.py --model "$1" --tokens "$2" --seqlen "$3" --layers "$4" --out "$captured"
+  else
+    "$S2O" capture --model "$1" --tokens "$2" --seqlen "$3" --layers "$4" --out "$captured"
+  fi
+}
+
+# attention CONFIG MODEL NAME KIND SEQLEN LAYERS [SOME_OF_THEM]: results in NAME-KIND-SEQLEN.
+attention() {
+  local name=$3-$4-$5
+  text "$2" "$4" "$5"
+  capture_layers "$2" "$text" "$5" "$6" "$name"
+  echo "$1: $name" >&2
+  evaluate "$1" "$name" --device "$device" --set "inputs=[{\"source\": \"dump\",
+    \"path\": \"$captured\", \"name\": \"$name\", \"layers\": [${7:-$6}]}]"
+}
+
+# losses MODEL KIND SEQLEN NAME
+losses() {
+  text "$1" "$2" "$3"
+  echo "loss: $4" >&2
+  prefill loss "$4" --device "$device" --set "model=\"$1\"" \
+    --set "prompts=[{\"tokens\": \"$text\", \"seqlen\": $3, \"name\": \"$2\"}]"
+}
+
+# retrieval MODEL LENGTHS NAME SYSTEM
+retrieval() {
+  local tasks=$out/text/$3-tasks.jsonl
+  text "$1" book 131072
+  [ -s "$tasks" ] || python3 scripts/make_tasks.py --tokenizer "$1/tokenizer.json" --text "$text" \
+    --tasks niah_single,niah_multi_key,niah_multi_value,variable_tracking --lengths "$2" \
+    --samples "$samples" --template chatml --system "$4" --out "$tasks"
+  echo "retrieval: $3" >&2
+  prefill retrieval "$3" --device "$device" --set "model=\"$1\"" \
+    --set "prompts=[{\"prompts\": \"$tasks\"}]"
+}
+
+# Dense attention of others in the shapes of these runs, in ${peer_options[@]}.
+peer_options=()
+peers() {
+  local file=$out/runs/peers-$1.json
+  [ "$device" = cuda ] || return 0
+  [ -s "$file" ] || python3 scripts/bench_peers.py --format json --repeats 10 --seqlen "$2" \
+    --num-q-heads "$3" --num-kv-heads "$4" --head-dim "$5" >"$file.new" && mv -f "$file.new" "$file"
+  if [ -s "$file" ]; then peer_options+=(--peers "$file"); fi
+}
+
+# One set of tables for each run: inputs are not pooled.
+attention_tables() {
+  table frontier "frontier-$1"
+  table matched_sparsity "matched_sparsity-$1" --sparsity 0.7,0.8,0.9,0.95
+  table matched_mse "matched_mse-$1" --sparsity 0.7,0.8,0.9,0.95
+  table matched_error "matched_error-$1" "${peer_options[@]}"
+  figure frontier "frontier-$1" "${run_folders[@]}"
+  if [ "$device" = cuda ]; then
+    figure matched_error "matched_error-$1" "$out/tables/matched_error-$1.json"
+  fi
+}
+
+# loss_tables NAME: density and time at equal loss, and every setting.
+loss_tables() {
+  local format extension
+  table end_to_end "loss-$1"
+  for format in text:txt markdown:md csv:csv latex:tex json:json; do
+    extension=${format#*:}
+    "$S2O" match "${run_folders[@]}" --on held_out_loss --format "${format%:*}" \
+      >"$out/tables/matched_loss-$1.$extension" || failed=1
+  done
+  figure loss "loss-$1" "${run_folders[@]}"
+  figure loss_by_position "loss_by_position-$1" "${run_folders[@]}"
+}
+
+qwen_layers=2,6,14,22,26
+smollm2_layers=3,9,17,25,29
+# Layer and head: reads near by, rests on the first tokens, reads by content.
+smollm2_heads="17.8 17.4 3.2"
+qwen_system="You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+smollm2_system="You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+if [ -n "$qwen" ]; then
+  with_yarn "$qwen"
+  peers qwen 32768,131072 12 2 128
+fi
+
+# kind TEXT: attention and loss of one kind of text.
+kind() {
+  if [ -n "$qwen" ] && $do_attention; then
+    run_folders=()
+    attention attention "$qwen" qwen "$1" 32768 "$qwen_layers"
+    attention_tables "qwen-$1-32768"
+    run_folders=()
+    attention attention "$yarn" qwen "$1" 131072 "$qwen_layers"
+    attention_tables "qwen-$1-131072"
+  fi
+  if [ -n "$smollm2" ] && $do_attention; then
+    run_folders=()
+    attention attention "$smollm2" smollm2 "$1" 8192 "$smollm2_layers"
+    attention_tables "smollm2-$1-8192"
+  fi
+  if [ -n "$qwen" ] && $do_loss; then
+    run_folders=()
+    losses "$qwen" "$1" 32768 "qwen-$1-32768"
+    loss_tables "qwen-$1-32768"
+    run_folders=()
+    losses "$yarn" "$1" 131072 "qwen-$1-131072"
+    loss_tables "qwen-$1-131072"
+  fi
+  if [ -n "$smollm2" ] && $do_loss; then
+    run_folders=()
+    losses "$smollm2" "$1" 8192 "smollm2-$1-8192"
+    loss_tables "smollm2-$1-8192"
+  fi
+}
+
+do_attention=false do_loss=false
+if has_part attention; then do_attention=true; fi
+if has_part loss; then do_loss=true; fi
+kind book
+if has_part code; then
+  do_attention=true do_loss=true
+  kind code
+fi
+
+if has_part retrieval; then
+  run_folders=()
+  if [ -n "$qwen" ]; then
+    retrieval "$qwen" 4096,16384,32768 qwen "$qwen_system"
+    retrieval "$yarn" 131072 qwen-yarn "$qwen_system"
+  fi
+  [ -z "$smollm2" ] || retrieval "$smollm2" 4096 smollm2 "$smollm2_system"
+  table retrieval retrieval
+fi
+
+if has_part oracles; then
+  run_folders=()
+  [ -z "$qwen" ] || attention oracles "$qwen" qwen book 32768 "$qwen_layers" 14
+  [ -z "$smollm2" ] || attention oracles "$smollm2" smollm2 book 8192 "$smollm2_layers" 17
+  table frontier frontier-oracles
+fi
+
+if has_part ablation && [ -n "$qwen" ]; then
+  for of in book code; do
+    run_folders=()
+    attention ablation "$qwen" qwen $of 32768 "$qwen_layers" 6,14,22
+    attention ablation "$yarn" qwen $of 131072 "$qwen_layers" 6,14,22
+    table matched_error "ablation-$of" --by-family
+  done
+fi
+
+# One head that reads near by, one that rests on the first tokens, one that reads by content.
+if has_part heatmaps && [ -n "$smollm2" ]; then
+  text "$smollm2" book 8192
+  capture_layers "$smollm2" "$text" 8192 "$smollm2_layers" smollm2-book-8192
+  for head in $smollm2_heads; do
+    "$S2O" heatmap --config configs/real/heatmap.json --layer "${head%.*}" --head "${head#*.}" \
+      --set "inputs=[{\"source\": \"dump\", \"path\": \"$captured\"}]" \
+      --out "$out/figures/heatmap-$head.png" || failed=1
+  done
+fi
+echo "tables:  $out/tables" >&2
+echo "figures: $out/figures" >&2
+exit "$failed"
