@@ -94,11 +94,8 @@ capture_layers() {
   captured=$out/captures/$5.safetensors
   [ -s "$captured" ] && return
   echo "capture: $5" >&2
-  if [ "$device" = cuda ]; then
-    python3 scripts/dump_qkv.py --model "$1" --tokens "$2" --seqlen "$3" --layers "$4" --out "$captured"
-  else
-    "$S2O" capture --model "$1" --tokens "$2" --seqlen "$3" --layers "$4" --out "$captured"
-  fi
+  "$S2O" capture --device "$device" --model "$1" --tokens "$2" --seqlen "$3" --layers "$4" \
+    --out "$captured"
 }
 
 # attention CONFIG MODEL NAME KIND SEQLEN LAYERS [SOME_OF_THEM]: results in NAME-KIND-SEQLEN.
