@@ -43,6 +43,7 @@ HistoryShape s2o_history_shape(const Problem& problem, const S2oDeviceSettings& 
   shape.segment_size = settings.segment_size;
   shape.local_window = settings.local_window;
   shape.max_depth = settings.max_depth;
+  shape.kept_fraction = settings.kept_fraction;
   shape.num_segments = static_cast<std::int32_t>(ceil_div(problem.seqlen, settings.segment_size));
   shape.num_kv_heads = problem.num_kv_heads;
   shape.lists_per_kv_head = settings.share_key_order_in_group ? 1 : problem.group_size();

@@ -35,6 +35,7 @@ struct S2oDeviceSettings {
   std::int64_t local_window = 0;
   // Ranked keys kept of each history; 0 keeps all, and only then tau = 0 equals dense attention.
   std::int64_t max_depth = 0;
+  int kept_fraction = 0;  // as in HistoryShape
   // Scores of several rows are computed and ranked together within this many bytes.
   std::int64_t score_bytes = std::int64_t{1} << 30;
   // Orders that are in memory together; tests make it small.

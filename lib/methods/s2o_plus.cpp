@@ -20,8 +20,16 @@ namespace {
 std::vector<ParamSpec> plus_specs() {
   std::vector<ParamSpec> specs = s2o_param_specs();
   specs.push_back(ParamSpec::choice("ranking", "clusters",
-                                    {"mean", "diagonal", "low_rank", "full", "clusters"},
+                                    {"mean", "diagonal", "low_rank", "full", "clusters", "rows"},
                                     "what the key score knows of the segment's queries"));
+  specs.push_back(ParamSpec::integer("sink", 64, "leading tokens that ranking rows always visits",
+                                     0, kRankedRows));
+  specs.push_back(ParamSpec::real("floor_per_tau", 0.0625,
+                                  "ranking rows leaves out keys of less weight than this times tau",
+                                  0.0, 1.0));
+  specs.push_back(ParamSpec::real(
+      "local_per_tau", 2.0, "ranking rows ranks nothing where less mass than this times tau is far",
+      0.0, 1e6));
   specs.push_back(
       ParamSpec::integer("low_rank", 8, "eigenvectors kept by ranking low_rank", 1, 1024));
   specs.push_back(
@@ -47,6 +55,7 @@ Ranking parse_ranking(const std::string& name) {
   if (name == "mean") return Ranking::kMean;
   if (name == "diagonal") return Ranking::kDiagonal;
   if (name == "low_rank") return Ranking::kLowRank;
+  if (name == "rows") return Ranking::kRows;
   return name == "full" ? Ranking::kFull : Ranking::kClusters;
 }
 
@@ -84,6 +93,9 @@ class S2oPlus final : public Method {
   static S2oSettings plus_settings(const ParamSet& params) {
     S2oSettings settings = s2o_settings(params);
     settings.ranking.form = parse_ranking(params.get_choice("ranking"));
+    settings.sink = params.get_int("sink");
+    settings.floor_per_tau = static_cast<float>(params.get_real("floor_per_tau"));
+    settings.local_per_tau = static_cast<float>(params.get_real("local_per_tau"));
     settings.ranking.low_rank = static_cast<int>(params.get_int("low_rank"));
     settings.ranking.num_clusters = static_cast<int>(params.get_int("num_clusters"));
     settings.ranking.cluster_iterations = static_cast<int>(params.get_int("cluster_iterations"));

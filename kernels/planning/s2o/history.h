@@ -12,11 +12,16 @@
 
 namespace s2o {
 
+inline constexpr std::int64_t kKeptWhole = 4096;  // keys
+
 struct HistoryShape {
   std::int64_t seqlen = 0;
   std::int64_t segment_size = 0;
   std::int64_t local_window = 0;  // tokens before a segment that are visited in place
   std::int64_t max_depth = 0;     // ranked keys kept of a history; 0 keeps all
+  // One of so many is kept of a history longer than kKeptWhole, of others at most so many; 0 and 1
+  // keep all.
+  std::int32_t kept_fraction = 0;
   std::int32_t num_segments = 0;
   std::int32_t num_kv_heads = 0;
   std::int32_t lists_per_kv_head = 1;  // the group size, or 1 when the group shares its order
@@ -30,6 +35,9 @@ struct HistoryShape {
   // Entries of the visiting order.
   S2O_ANYWHERE std::int64_t order_length(std::int64_t segment) const {
     const std::int64_t length = history_length(segment);
+    if (kept_fraction > 1 && length > kKeptWhole) {
+      return length / kept_fraction > kKeptWhole ? length / kept_fraction : kKeptWhole;
+    }
     return max_depth > 0 && length > max_depth ? max_depth : length;
   }
 };

@@ -83,6 +83,15 @@ S2O_DEVICE void store_global_16(void* target, const Words4& words) {
                "r"(words.word[0]), "r"(words.word[1]), "r"(words.word[2]), "r"(words.word[3])
                : "memory");
 }
+// 16 bytes that the same block of threads may have written.
+S2O_DEVICE Words4 load_written_16(const void* source) {
+  Words4 words;
+  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words.word[0]), "=r"(words.word[1]), "=r"(words.word[2]), "=r"(words.word[3])
+               : "l"(__cvta_generic_to_global(source))
+               : "memory");
+  return words;
+}
 // 4 bytes that nobody on the device reads soon: they do not displace what the cache holds.
 S2O_DEVICE void store_streaming(std::int32_t* target, std::int32_t value) { __stcs(target, value); }
 S2O_DEVICE float half_to_float(std::uint16_t bits) {
@@ -227,6 +236,7 @@ inline void store_global_16(void* target, const Words4& words) {
   std::memcpy(target, &words, sizeof(words));
 }
 inline void store_shared_16(void* target, const Words4& words) { store_global_16(target, words); }
+inline Words4 load_written_16(const void* source) { return load_global_16(source); }
 inline void store_streaming(std::int32_t* target, std::int32_t value) { *target = value; }
 inline float half_to_float(std::uint16_t bits) { return fp16_to_float(bits); }
 inline std::uint16_t load_half_bits(const std::uint16_t* source) { return *source; }

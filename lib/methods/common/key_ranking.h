@@ -26,7 +26,8 @@
 
 namespace s2o {
 
-enum class Ranking { kMean, kDiagonal, kLowRank, kFull, kClusters };
+// kRows is not a score of this file but lib/methods/common/row_ranking.h.
+enum class Ranking { kMean, kDiagonal, kLowRank, kFull, kClusters, kRows };
 
 struct RankingSettings {
   Ranking form = Ranking::kMean;

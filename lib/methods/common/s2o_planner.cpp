@@ -9,6 +9,7 @@
 
 #include "kernels/common/parallel.h"
 #include "kernels/planning/s2o/cluster_ops.h"
+#include "kernels/planning/s2o/row_planner.h"
 #include "kernels/planning/s2o_planner.h"
 #include "lib/core/error.h"
 
@@ -28,6 +29,29 @@ std::vector<std::int32_t> descending_order(const float* scores, std::int64_t cou
   return order;
 }
 
+bool ranks_rows(const S2oSettings& settings) {
+  return settings.ranking.form == Ranking::kRows && settings.history_order == HistoryOrder::kRanked;
+}
+
+void check_row_ranking(const S2oSettings& settings) {
+  if (!ranks_rows(settings)) return;
+  if (settings.segment_size != kRankedRows || settings.block_m != kRankedRows) {
+    throw ConfigError(
+        fmt::format("ranking rows ranks tiles of {} queries: segment_size is {}, block_m {}",
+                    kRankedRows, settings.segment_size, settings.block_m));
+  }
+  if (settings.query_guide != QueryGuide::kNone || settings.share_key_order_in_group) {
+    throw ConfigError("ranking rows needs query_guide none and key_order_sharing query_head");
+  }
+}
+
+RowRankingSettings row_settings(const S2oSettings& settings) {
+  return {.local_window = settings.local_window,
+          .sink = settings.sink,
+          .floor = settings.floor_per_tau * settings.stop.tau,
+          .local_limit = settings.local_per_tau * settings.stop.tau * kRankedRows};
+}
+
 class S2oPlanner {
  public:
   S2oPlanner(const AttentionInput& input, const S2oSettings& settings)
@@ -40,6 +64,7 @@ class S2oPlanner {
       throw ConfigError(fmt::format("segment_size {} is not a multiple of block_m {}",
                                     settings.segment_size, settings.block_m));
     }
+    check_row_ranking(settings);
   }
 
   SparsePlan plan() {
@@ -131,7 +156,13 @@ class S2oPlanner {
       history_offset_[static_cast<std::size_t>(segment) + 1] =
           history_offset_[static_cast<std::size_t>(segment)] + length;
     }
+    // With tau 0 nothing is left out: no order matters.
+    if (ranks_rows(settings_) && settings_.stop.tau == 0.0f) return;
     gather_indices.resize(static_cast<std::size_t>(history_offset_.back() * num_lists));
+    if (ranks_rows(settings_)) {
+      rank_rows(gather_indices);
+      return;
+    }
     const KeyRanking ranking(input_, settings_.ranking);
     parallel_for(num_lists * num_segments_, [&](std::int64_t task) {
       const std::int64_t list = task / num_segments_;
@@ -141,6 +172,26 @@ class S2oPlanner {
       std::int32_t* target = gather_indices.data() + list * history_offset_.back() +
                              history_offset_[static_cast<std::size_t>(segment)];
       rank_history(ranking, first_q_head, shared ? group : 1, segment, target);
+    });
+  }
+
+  void rank_rows(std::vector<std::int32_t>& gather_indices) {
+    const RowRanking ranking(input_, row_settings(settings_));
+    HistoryShape shape;
+    shape.segment_size = settings_.segment_size;
+    shape.local_window = settings_.local_window;
+    shape.kept_fraction = kRowsKeptFraction;
+    ranked_.resize(static_cast<std::size_t>(problem_.num_q_heads * num_segments_));
+    parallel_for(problem_.num_q_heads * num_segments_, [&](std::int64_t task) {
+      const std::int64_t head = task / num_segments_;
+      const std::int64_t segment = num_segments_ - 1 - task % num_segments_;
+      const auto order =
+          ranking.order(static_cast<int>(head), segment, shape.order_length(segment));
+      std::copy(order.begin(), order.end(),
+                gather_indices.begin() + head * history_offset_.back() +
+                    history_offset_[static_cast<std::size_t>(segment)]);
+      ranked_[static_cast<std::size_t>(head * num_segments_ + segment)] =
+          static_cast<std::int32_t>(order.size());
     });
   }
 
@@ -187,8 +238,15 @@ class S2oPlanner {
                   {.begin = window_begin(segment), .count = static_cast<std::int32_t>(window)});
     }
     const auto s = static_cast<std::size_t>(segment);
-    const std::int64_t length = history_offset_[s + 1] - history_offset_[s];
+    std::int64_t length = history_offset_[s + 1] - history_offset_[s];
     if (length == 0) return;
+    if (ranks_rows(settings_) && settings_.stop.tau == 0.0f) {
+      builder.add(head, tile, {.begin = 0, .count = static_cast<std::int32_t>(length)});
+      return;
+    }
+    if (!ranked_.empty()) {
+      length = ranked_[static_cast<std::size_t>(head * num_segments_ + segment)];
+    }
     const int list = settings_.share_key_order_in_group ? head / problem_.group_size() : head;
     builder.add(head, tile,
                 {.begin = list * history_offset_.back() + history_offset_[s],
@@ -214,6 +272,7 @@ class S2oPlanner {
   const std::int64_t num_segments_;
   SparsePlan plan_;
   std::vector<std::int64_t> history_offset_;  // [num_segments + 1], into one head's list
+  std::vector<std::int32_t> ranked_;          // [num_q_heads, num_segments], with ranking by rows
 };
 
 }  // namespace
@@ -282,6 +341,22 @@ QueryGuideKind device_guide(QueryGuide guide) {
 
 std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request,
                                             const S2oSettings& settings) {
+  if (ranks_rows(settings)) {
+    check_row_ranking(settings);
+    if (request.dtype == StorageDType::kF32) return nullptr;
+    const RowRankingSettings rows = row_settings(settings);
+    return make_row_planner(request.problem,
+                            {.block_n = settings.block_n,
+                             .local_window = rows.local_window,
+                             .sink = static_cast<std::int32_t>(rows.sink),
+                             .floor = rows.floor,
+                             .probe_stride = rows.probe_stride,
+                             .local_limit = rows.local_limit,
+                             .kept_fraction = kRowsKeptFraction,
+                             .stop = settings.stop,
+                             .fold = settings.fold},
+                            request.l2_bytes);
+  }
   const RankingSettings& ranking = settings.ranking;
   const bool clusters = ranking.form == Ranking::kClusters;
   const bool has_ranking =

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "lib/methods/common/key_ranking.h"
+#include "lib/methods/common/row_ranking.h"
 #include "lib/methods/method.h"
 
 namespace s2o {
@@ -25,6 +26,11 @@ struct S2oSettings {
   RankingSettings ranking;
   std::int64_t local_window = 0;  // tokens before the segment that are always visited
   FoldRule fold;
+  // Of ranking by rows: leading tokens that are always visited; weight below which keys are not
+  // visited and far share below which a tile ranks nothing, both as multiples of tau.
+  std::int64_t sink = 64;
+  float floor_per_tau = 1.0f / 16.0f;
+  float local_per_tau = 2.0f;
   bool natural_pass1 = false;  // pass 1 in natural order with its own tiles, merged by LSE
 };
 

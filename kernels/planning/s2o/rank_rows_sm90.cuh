@@ -1,0 +1,362 @@
+// Ranking of every tile's history by all of its rows (row_ops.h), one kernel: product, reduction
+// over the rows, selection. Nothing but the order of the keys that may matter is written.
+//
+// A block of threads takes tasks, two lists of a KV head, long histories first. A thread of its
+// last warp fetches the packed queries, and keys once for both. Each warpgroup has a list: it
+// multiplies 64 keys (the rows of a product) by the tile's 128 queries and reduces the scores of a
+// key over the queries while the other blocks of the multiprocessor multiply: maxima over the 16
+// queries of a lane's columns that are even (odd) in their tiles of 8, then a sum of eight
+// exponentials. A group of four lanes holds two keys of each of four products: a byte a key, its
+// class, goes to a row of the list's own that stays in the L2 cache, and shared memory counts
+// classes by ranges of keys.
+//
+// Then the counts become places in the order, and each warp reads the classes of a range again and
+// writes its keys. Deterministic: places depend on classes and keys only.
+#pragma once
+
+#include "kernels/device/e4m3_sm90.cuh"
+#include "kernels/planning/launch.cuh"
+#include "kernels/planning/s2o/row_ops.h"
+#include "kernels/planning/s2o/select_classes.cuh"
+#include "kernels/planning/shared/platform_planning.cuh"
+#include "kernels/planning/shared/product_sm90.cuh"
+
+namespace s2o::device {
+
+inline constexpr int kRankRowsLists = 2;  // warpgroups, a list each
+inline constexpr int kRankRowsThreads = kRankRowsLists * 128 + 32;
+// Three blocks of a multiprocessor hide each other's selections and reductions.
+inline constexpr int kRankRowsBlocks = 3;
+inline constexpr int kRankRowsStages = 4;
+inline constexpr int kStageTiles = kKeyGroupTiles / 2;  // tiles of 64 keys
+inline constexpr int kStageBytes = kPackedGroupBytes / 2;
+inline constexpr int kRangeWarps = 4;  // of a list
+
+struct SharedRankRows {
+  alignas(128) unsigned char q[kRankRowsLists][kPackedQueryBytes];
+  alignas(128) unsigned char k[kRankRowsStages][kStageBytes];
+  struct List {
+    ClassCounts<kRangeWarps> classes;
+    std::uint16_t staged[kRangeWarps][kScanKeys];
+    std::int32_t is_ranked;  // else it is local, or there is none
+  } lists[kRankRowsLists];
+  std::int32_t task;  // -1: none is left
+  Barrier q_full;
+  Barrier q_empty;
+  ProductRing<kRankRowsStages> ring;
+};
+static_assert(kRankRowsBlocks * (sizeof(SharedRankRows) + 1024) <= 228 * 1024);
+static_assert(kRangeWarps * 32 == kPlacingThreads);
+
+class RankRowsSm90 {
+ public:
+  S2O_DEVICE explicit RankRowsSm90(const RankRowsArgs& args)
+      : args_(args),
+        s_(*reinterpret_cast<SharedRankRows*>(shared_memory())),
+        num_tasks_(args.num_tasks()),
+        first_row_(args.first_row()),
+        below_floor_(static_cast<int>(float_bits(args.floor) >> 21) - 1) {}
+
+  S2O_DEVICE void run() {
+    if (thread_index() == 0) {
+      barrier_init(&s_.q_full, 1);
+      barrier_init(&s_.q_empty, kRankRowsLists);
+      s_.ring.init(kRankRowsLists * 4);
+    }
+    for (int l = 0; l < kRankRowsLists; ++l) {
+      for (int i = thread_index(); i < kRangeWarps * kRowClasses; i += kRankRowsThreads) {
+        (&s_.lists[l].classes.counts[0][0])[i] = 0;
+      }
+    }
+    sync_block(kRankRowsThreads);
+    if (thread_index() >= kRankRowsLists * 128) {
+      if (thread_index() == kRankRowsLists * 128) fill();
+    } else {
+      consume(warpgroup_index());
+    }
+  }
+
+ private:
+  static constexpr float kInverseBias = 0x1p-32f;
+  static_assert(kScoreBias == 32.0f);
+  static constexpr int kKeyTileBytes = kPackedGroupBytes / kKeyGroupTiles;
+
+  // Lists of a KV head in order of their tiles; a task is two that follow each other, and the lists
+  // of the task may be fewer.
+  struct List {
+    int segment, head;
+    bool exists;
+  };
+  S2O_DEVICE int group() const { return args_.shape.lists_per_kv_head; }
+  S2O_DEVICE List list_of(int task, int l) const {
+    const int kv_heads = args_.shape.num_kv_heads;
+    const int row = (num_tasks_ / kv_heads - 1 - task / kv_heads) * kRankRowsLists + l + first_row_;
+    const bool exists = row < args_.tiles.count() * group();
+    return {args_.tiles.at(exists ? row / group() : 0), task % kv_heads * group() + row % group(),
+            exists};
+  }
+  S2O_DEVICE int length_of(const List& list) const {
+    return list.exists ? static_cast<int>(args_.shape.history_length(list.segment)) : 0;
+  }
+  S2O_DEVICE std::int64_t tile_of(const List& list) const {
+    return static_cast<std::int64_t>(list.head) * args_.shape.num_segments + list.segment;
+  }
+
+  // ---- the thread that fetches ----
+
+  S2O_DEVICE void fill() {
+    const std::int64_t groups = num_key_groups(args_.shape.seqlen);
+    int entry = 0;
+    for (int count = 0;; ++count) {
+      const int task = atomic_add(args_.next_task, 1);
+      barrier_wait(&s_.q_empty, (count + 1) % 2);
+      if (task >= num_tasks_) {
+        s_.task = -1;
+        barrier_arrive(&s_.q_full);
+        return;
+      }
+      s_.task = task;
+      int longest = 0;
+      int ranked = 0;
+      for (int l = 0; l < kRankRowsLists; ++l) {
+        const List list = list_of(task, l);
+        const int length = length_of(list);
+        const bool is_ranked = length > 0 && (args_.is_local == nullptr ||
+                                              load_global(args_.is_local + tile_of(list)) == 0);
+        s_.lists[l].is_ranked = is_ranked ? 1 : 0;
+        if (is_ranked && length > longest) longest = length;
+        ranked += is_ranked ? 1 : 0;
+      }
+      if (ranked == 0) {
+        barrier_arrive(&s_.q_full);
+        continue;
+      }
+      barrier_arrive_expect(&s_.q_full, ranked * kPackedQueryBytes);
+      for (int l = 0; l < kRankRowsLists; ++l) {
+        if (s_.lists[l].is_ranked == 0) continue;
+        load_bytes_async(shared_address(s_.q[l]),
+                         args_.queries + tile_of(list_of(task, l)) * kPackedQueryBytes,
+                         kPackedQueryBytes, &s_.q_full);
+      }
+      const unsigned char* const keys =
+          args_.keys + task % args_.shape.num_kv_heads * groups * kPackedGroupBytes;
+      const int stages = ceil_div(longest, kKeyGroup) * 2;
+      for (int stage = 0; stage < stages; ++stage, ++entry) {
+        Barrier* const barrier = s_.ring.begin_fill(entry, kStageBytes);
+        load_bytes_async(shared_address(s_.k[entry % kRankRowsStages]),
+                         keys + static_cast<std::int64_t>(stage) * kStageBytes, kStageBytes,
+                         barrier);
+      }
+    }
+  }
+
+  // ---- the others ----
+
+  // Of the warpgroup's 128 threads.
+  S2O_DEVICE void sync_list() const { sync_named(1 + warpgroup_, 128); }
+  S2O_DEVICE static int thread_of_list() { return thread_index() % 128; }
+  S2O_DEVICE static int warp_of_list() { return warp_index() % kRangeWarps; }
+
+  S2O_DEVICE void consume(int warpgroup) {
+    warpgroup_ = warpgroup;
+    list_ = &s_.lists[warpgroup];
+    unsigned char* const classes =
+        args_.classes + (static_cast<std::int64_t>(block_index()) * kRankRowsLists + warpgroup) *
+                            num_key_groups(args_.shape.seqlen) * kKeyGroup;
+    int entry = 0;
+    for (int count = 0;; ++count) {
+      barrier_wait(&s_.q_full, count % 2);
+      const int task = static_cast<int>(uniform(static_cast<std::uint32_t>(s_.task)));
+      if (task < 0) return;
+      int longest = 0;
+      for (int l = 0; l < kRankRowsLists; ++l) {
+        if (uniform(static_cast<std::uint32_t>(s_.lists[l].is_ranked)) == 0) continue;
+        const int length = length_of(list_of(task, l));
+        if (length > longest) longest = length;
+      }
+      const bool is_ranked = uniform(static_cast<std::uint32_t>(list_->is_ranked)) != 0;
+      const List list = list_of(task, warpgroup);
+      const int length = length_of(list);
+      const int num_groups = ceil_div(longest, kKeyGroup);  // of both lists
+      groups_per_range_ = ceil_div(num_groups, kRangeWarps);
+      if (is_ranked) {
+        score(shared_address(s_.q[warpgroup]), entry, num_groups, length, classes);
+      } else {
+        for (int stage = 0; stage < 2 * num_groups; ++stage) {
+          s_.ring.wait(entry + stage);
+          s_.ring.give_back(entry + stage);
+        }
+      }
+      entry += 2 * num_groups;
+      sync_list();  // all have counted, and read the queries and the task
+      if (thread_of_list() == 0) barrier_arrive(&s_.q_empty);
+      if (!list.exists) continue;
+      if (args_.probe_weights != nullptr) {
+        weigh(list);
+        sync_list();  // counts are clear
+        continue;
+      }
+      std::int32_t* const order = args_.order + list.head * args_.order_per_list +
+                                  load_global(args_.order_offsets + list.segment);
+      if (!is_ranked) {
+        const int sink = min_of(args_.sink, length);
+        for (int i = thread_of_list(); i < sink; i += 128) order[i] = i;
+        if (thread_of_list() == 0) set_count(list, sink);
+        continue;
+      }
+      const int room = static_cast<int>(args_.shape.order_length(list.segment));
+      const int total = place_classes(list_->classes, [&] { sync_list(); });
+      if (thread_of_list() == 0) set_count(list, min_of(total, room));
+      const int range = groups_per_range_ * kKeyGroup;
+      write_range(classes, warp_of_list() * range,
+                  min_of((warp_of_list() + 1) * range, num_groups * kKeyGroup),
+                  list_->classes.counts[warp_of_list()], list_->staged[warp_of_list()], order,
+                  room);
+      clear_range();
+      sync_list();  // counts are clear
+    }
+  }
+
+  S2O_DEVICE void set_count(const List& list, int count) const {
+    args_.items[load_global(args_.item_offsets + tile_of(list) + 1) - 1].count = count;
+  }
+
+  // ---- product and reduction ----
+
+  S2O_DEVICE static void issue(HalfAccumulators& d, std::uint32_t keys, std::uint64_t queries) {
+    const std::uint64_t a = packed_descriptor(keys, 64);
+    pin_registers(d);
+    warpgroup_fence();
+    multiply_e4m3(d, a, queries, 0);
+    multiply_e4m3(d, descriptor_at(a, 2 * 64 * 16), descriptor_at(queries, 2 * kRankedRows * 16),
+                  1);
+    warpgroup_commit();
+  }
+
+  S2O_DEVICE void score(std::uint32_t q, int entry, int num_groups, int length,
+                        unsigned char* classes) {
+    const std::uint64_t queries = packed_descriptor(q, kRankedRows);
+    for (int group = 0; group < num_groups; ++group) {
+      float kept[2];
+      HalfAccumulators d;
+#pragma unroll
+      for (int b = 0; b < kKeyGroupTiles; ++b) {
+        const int stage = entry + b / kStageTiles;
+        if (b % kStageTiles == 0) s_.ring.wait(stage);
+        issue(d,
+              shared_address(s_.k) +
+                  static_cast<std::uint32_t>(stage % kRankRowsStages * kStageBytes +
+                                             b % kStageTiles * kKeyTileBytes),
+              queries);
+        warpgroup_wait<0>();
+        pin_registers(d);
+        if (b % kStageTiles + 1 == kStageTiles) s_.ring.give_back(stage);
+        reduce(d, b, kept);
+      }
+      entry += 2;
+      classify(kept, group, length, classes);
+    }
+  }
+
+  // Reduces the scores of tile b over the queries; of four lanes the one of tile b keeps the
+  // results of its two keys.
+  S2O_DEVICE static void reduce(const HalfAccumulators& d, int b, float (&kept)[2]) {
+    std::uint32_t largest[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      largest[i] = max_of_pairs(d[0][i], d[1][i], d[2][i]);
+#pragma unroll
+      for (int j = 3; j < 15; j += 2) largest[i] = max_of_pairs(largest[i], d[j][i], d[j + 1][i]);
+      largest[i] = max_of_pairs(largest[i], d[15][i]);
+    }
+    float sum[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      sum[i] = quad_sum(exp2_fast(unpack_low<Fp16>(largest[i])) +
+                        exp2_fast(unpack_high<Fp16>(largest[i])));
+    }
+    const bool mine = lane_index() % 4 == b;
+    kept[0] = mine ? sum[0] : kept[0];
+    kept[1] = mine ? sum[1] : kept[1];
+  }
+
+  // Octaves and quarters are the leading bits of a float.
+  S2O_DEVICE std::uint32_t class_of(float sum) const {
+    const int c = static_cast<int>(float_bits(sum) >> 21) - below_floor_;
+    return static_cast<std::uint32_t>(c < 0 ? 0 : min_of(c, kRowClasses - 2));
+  }
+
+  S2O_DEVICE void classify(const float (&kept)[2], int group, int length, unsigned char* classes) {
+    const int key =
+        group * kKeyGroup + warp_index() % 4 * 64 + lane_index() / 4 * 8 + lane_index() % 4 * 2;
+    std::uint32_t c[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      c[i] = class_of(kept[i]);
+      if (key + i < args_.sink) c[i] = kRowClasses - 1;
+      if (key + i >= length) c[i] = 0;
+    }
+    *reinterpret_cast<std::uint16_t*>(classes + key) = static_cast<std::uint16_t>(c[0] | c[1] << 8);
+    std::uint32_t* const counts = list_->classes.counts[group / groups_per_range_];
+    if (c[0] != 0) atomic_count(&counts[c[0]]);
+    if (c[1] != 0) atomic_count(&counts[c[1]]);
+  }
+
+  // ---- probes ----
+
+  S2O_DEVICE void weigh(const List& list) const {
+    const int c = kRowClasses - 1 - thread_of_list();
+    std::uint32_t own = 0;
+#pragma unroll
+    for (int r = 0; r < kRangeWarps; ++r) own += list_->classes.counts[r][c];
+    const bool counts = c > 0 && c < kRowClasses - 1;
+    float weight = counts ? static_cast<float>(own) *
+                                bits_float(static_cast<std::uint32_t>(c + below_floor_) << 21)
+                          : 0.0f;
+#pragma unroll
+    for (int mask = 1; mask < 32; mask *= 2) weight += shuffle_xor(weight, mask);
+    if (lane_index() == 0) list_->classes.warp_sums[warp_of_list()] = float_bits(weight);
+    sync_list();
+    if (thread_of_list() == 0) {
+      float sum = 0.0f;
+      for (int w = 0; w < kRangeWarps; ++w) sum += bits_float(list_->classes.warp_sums[w]);
+      const int probe = (list.segment - args_.tiles.first) / args_.tiles.stride;
+      args_.probe_weights[list.head * args_.tiles.count() + probe] = sum * kInverseBias;
+    }
+    clear_range();
+  }
+  S2O_DEVICE void clear_range() const {
+    for (int c = lane_index(); c < kRowClasses; c += 32)
+      list_->classes.counts[warp_of_list()][c] = 0;
+  }
+
+  const RankRowsArgs& args_;
+  SharedRankRows& s_;
+  const int num_tasks_;
+  const int first_row_;
+  const int below_floor_;  // leading bits of a sum one class below the floor
+  int groups_per_range_ = 1;
+  int warpgroup_ = 0;
+  SharedRankRows::List* list_ = nullptr;
+};
+
+struct RankRowsKernel {
+  static constexpr const char* kName = "planning: ranking by rows";
+  static constexpr int kThreads = kRankRowsThreads;
+  static constexpr int kMinBlocks = kRankRowsBlocks;
+  struct Added {
+    std::int32_t num_blocks;
+  };
+  static Added added(const RankRowsArgs& args, const AddedBy& by) {
+    const int resident = min_of(by.num_multiprocessors(), kMaxRankBlocks) * kRankRowsBlocks;
+    return {min_of(min_of(resident, kMaxRankBlocks), args.num_tasks())};
+  }
+  static Grid grid(const RankRowsArgs& /*args*/, const Added& added) {
+    return {.blocks = added.num_blocks, .shared_bytes = sizeof(SharedRankRows)};
+  }
+  S2O_DEVICE static void run(const RankRowsArgs& args, const Added& /*added*/) {
+    RankRowsSm90(args).run();
+  }
+};
+
+}  // namespace s2o::device

@@ -1,0 +1,34 @@
+// Planning of `s2o_plus` with the ranking by all rows of a tile in low precision (definition:
+// lib/methods/common/row_ranking.h). Host-safe.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "kernels/planning/planner.h"
+#include "kernels/planning/s2o_planner.h"
+
+namespace s2o {
+
+// A list has room for one of so many keys of a long history (HistoryShape::kept_fraction).
+inline constexpr int kRowsKeptFraction = 4;
+
+struct RowPlannerSettings {
+  int block_n = 128;
+  std::int64_t local_window = 128;  // tokens before a tile that are visited in place
+  std::int32_t sink = 64;           // leading tokens that are always visited
+  float floor = 0.0f;               // as in the definition; 0 ranks nothing and visits all keys
+  int probe_stride = 32;            // as in the definition
+  float local_limit = 0.0f;
+  int kept_fraction = kRowsKeptFraction;
+  std::int64_t order_bytes_per_token = kOrderBytesPerToken;
+  StopRule stop;
+  FoldRule fold;
+};
+
+// `l2_bytes` of the device orders the tiles.
+std::unique_ptr<Planner> make_row_planner(const Problem& problem,
+                                          const RowPlannerSettings& settings,
+                                          std::int64_t l2_bytes);
+
+}  // namespace s2o
