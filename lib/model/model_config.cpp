@@ -190,14 +190,13 @@ void check_prompt_length(const ModelConfig& config, std::int64_t seqlen, const s
   }
   // Scaled rope reaches as far as it was scaled, whatever the config says.
   const RopeConfig& rope = config.rope;
-  std::int64_t made_for = config.max_position_embeddings;
+  auto made_for = static_cast<double>(config.max_position_embeddings);
   if (rope.type == RopeType::kYarn || rope.type == RopeType::kLlama3) {
-    made_for = std::max(
-        made_for, std::int64_t{std::llround(
-                      rope.factor * static_cast<double>(rope.original_max_position_embeddings))});
+    made_for = std::max(made_for,
+                        rope.factor * static_cast<double>(rope.original_max_position_embeddings));
   }
-  if (made_for > 0 && seqlen > made_for && rope.type != RopeType::kDynamic) {
-    log_warning("{}: {} tokens, {} was made for {} (max_position_embeddings and rope scaling)",
+  if (made_for > 0 && static_cast<double>(seqlen) > made_for && rope.type != RopeType::kDynamic) {
+    log_warning("{}: {} tokens, {} was made for {:.0f} (max_position_embeddings and rope scaling)",
                 name, seqlen, config.name, made_for);
   }
 }

@@ -42,13 +42,6 @@ nlohmann::json comparable(nlohmann::json rope) {
 
 void check_agreement(const ConfigFields& root, const nlohmann::json& scaling,
                      const nlohmann::json& parameters) {
-  const auto refuse = [&](const std::string& key, const nlohmann::json& a,
-                          const nlohmann::json& b) {
-    throw InputError(
-        fmt::format("{0}: {1} is {2} here and {3} in rope_parameters; expected one of "
-                    "the two keys, or the same in both",
-                    root.place("rope_scaling"), key, a.dump(), b.dump()));
-  };
   const nlohmann::json a = comparable(scaling);
   const nlohmann::json b = comparable(parameters);
   std::set<std::string> keys;
@@ -57,40 +50,49 @@ void check_agreement(const ConfigFields& root, const nlohmann::json& scaling,
   for (const std::string& key : keys) {
     const nlohmann::json left = a.value(key, nlohmann::json());
     const nlohmann::json right = b.value(key, nlohmann::json());
-    if (left != right) refuse(key, left, right);
-  }
-  if (scaling.contains("rope_theta") && parameters.contains("rope_theta") &&
-      scaling["rope_theta"] != parameters["rope_theta"]) {
-    refuse("rope_theta", scaling["rope_theta"], parameters["rope_theta"]);
+    if (left == right) continue;
+    throw InputError(fmt::format(
+        "{0}: {1} is {2} here and {3} in rope_parameters; expected one of the two keys, "
+        "or the same in both",
+        root.place("rope_scaling"), key, left.dump(), right.dump()));
   }
 }
 
-// The objects come before the top level, as in transformers.
+// One object counts before the top level, as in transformers; two must agree with it.
 float read_theta(const ConfigFields& root, const nlohmann::json* scaling,
                  const nlohmann::json* parameters) {
-  constexpr const char* kKey = "rope_theta";
-  const ConfigFields* inside = nullptr;
-  const nlohmann::json nothing = nlohmann::json::object();
-  const ConfigFields in_scaling(scaling != nullptr ? *scaling : nothing,
-                                root.place("rope_scaling") + ".");
-  const ConfigFields in_parameters(parameters != nullptr ? *parameters : nothing,
-                                   root.place("rope_parameters") + ".");
-  if (in_scaling.find(kKey) != nullptr) inside = &in_scaling;
-  if (in_parameters.find(kKey) != nullptr) inside = &in_parameters;
-  const float fallback = RopeConfig{}.theta;
-  const float top = root.real(kKey, fallback);
-  if (inside == nullptr) {
-    if (root.find(kKey) == nullptr) {
-      log_warning("{}: missing, {} is used, as in transformers", root.place(kKey), fallback);
+  struct Found {
+    std::string place;
+    float theta;
+  };
+  std::vector<Found> found;  // the first counts
+  const auto look = [&found](const ConfigFields& fields) {
+    constexpr const char* kKey = "rope_theta";
+    if (fields.find(kKey) != nullptr) found.push_back({fields.place(kKey), fields.real(kKey, {})});
+  };
+  if (scaling != nullptr) look({*scaling, root.place("rope_scaling") + "."});
+  if (parameters != nullptr) look({*parameters, root.place("rope_parameters") + "."});
+  look(root);
+  if (found.empty()) {
+    const float fallback = RopeConfig{}.theta;
+    log_warning("{}: missing, {} is used, as in transformers", root.place("rope_theta"), fallback);
+    return fallback;
+  }
+  const Found& used = found.front();
+  const bool both = scaling != nullptr && parameters != nullptr;
+  for (const Found& other : found) {
+    if (other.theta == used.theta) continue;
+    if (both) {
+      throw InputError(fmt::format("{}: found {}, but {} says {}; expected one theta", used.place,
+                                   used.theta, other.place, other.theta));
     }
-    return top;
+    log_warning("{}: found {}, but {} says {}, which is used, as in transformers", other.place,
+                other.theta, used.place, used.theta);
   }
-  const float theta = inside->real(kKey, {});
-  if (root.find(kKey) != nullptr && top != theta) {
-    log_warning("{}: found {}, but {} says {}, which is used, as in transformers", root.place(kKey),
-                top, inside->place(kKey), theta);
+  if (both && found.size() == 1) {
+    log_warning("{}: found {}, which is used for the other rope key too", used.place, used.theta);
   }
-  return theta;
+  return used.theta;
 }
 
 void warn_about_unused(const ConfigFields& fields, const std::string& type,

@@ -263,7 +263,7 @@ TEST(ModelConfig, read_malformed_field_names_file_field_and_value) {
          c["rope_parameters"] = c["rope_scaling"];
          c["rope_parameters"]["rope_theta"] = 500000;
        },
-       {"rope_scaling", "rope_theta is 10000 here and 500000 in rope_parameters"}},
+       {"rope_scaling.rope_theta: found 10000", "rope_parameters.rope_theta says 500000"}},
       {"yarn_without_original",
        "llama3_rope",
        set("rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}),

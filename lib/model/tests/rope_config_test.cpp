@@ -199,6 +199,10 @@ TEST(RopeConfig, silent_defaults_do_not_exist) {
   EXPECT_THAT(warnings(R"({"rope_theta": 7.0, "rope_scaling": {"type": "linear", "factor": 4.0,
                            "betafast": 3}})"),
               AllOf(HasSubstr("rope_scaling.betafast"), HasSubstr("ignored")));
+  EXPECT_THAT(warnings(R"({"rope_scaling": {"type": "linear", "factor": 4.0},
+                           "rope_parameters": {"type": "linear", "factor": 4.0,
+                                               "rope_theta": 500.0}})"),
+              AllOf(HasSubstr("rope_parameters.rope_theta: found 500"), HasSubstr("used")));
   EXPECT_EQ(warnings(R"({"rope_theta": 7.0, "rope_scaling": {"type": "linear", "factor": 4}})"),
             "");
 }
