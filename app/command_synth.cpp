@@ -10,8 +10,8 @@
 #include "lib/core/log.h"
 #include "lib/core/strict_json.h"
 #include "lib/input/capture_file.h"
-#include "lib/input/source.h"
 #include "lib/input/synthetic.h"
+#include "lib/sources/source.h"
 
 namespace s2o {
 namespace {

@@ -8,7 +8,7 @@
 
 namespace s2o {
 
-// Exit codes of interface.md. An error that leaves a command becomes one in main.cpp.
+// Exit codes (docs/running.md). An error that leaves a command becomes one in main.cpp.
 inline constexpr int kExitDone = 0;
 inline constexpr int kExitSomeCellsFailed = 1;
 inline constexpr int kExitConfig = 2;

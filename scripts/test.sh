@@ -19,7 +19,7 @@ export OMP_WAIT_POLICY=passive
 
 # What reads files and configs meets damaged ones first under the address and undefined-behaviour
 # sanitizers.
-readers=(config_tests input_tests model_tests)
+readers=(config_tests input_tests model_tests sources_tests)
 echo "sanitizers: building the tests of the readers" >&2
 cmake --preset asan >/dev/null
 cmake --build build/asan --target "${readers[@]}"

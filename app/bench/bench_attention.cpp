@@ -18,12 +18,18 @@
 #include <vector>
 
 #include "kernels/attention/attention.h"
-#include "kernels/attention/attention_cuda.h"
+#include "kernels/attention/prepared_attention.h"
 #include "kernels/common/bf16.h"
 #include "kernels/common/device_info.h"
+#include "kernels/common/device_input_copy.h"
+#include "kernels/common/device_plan_copy.h"
 #include "kernels/common/parallel.h"
+#include "kernels/common/stream.h"
 #include "lib/core/atomic_file.h"
 #include "lib/core/random.h"
+#include "lib/device/cuda_device.h"
+#include "lib/device/l2_flush.h"
+#include "lib/device/phase_timer.h"
 #include "lib/plan/sparse_plan.h"
 
 namespace s2o {
@@ -265,18 +271,40 @@ std::vector<float> to_float(const std::vector<std::uint16_t>& bits, KernelDType 
   return values;
 }
 
-// Error of the last run against the CPU reference on the same 16-bit inputs.
-double error_of_run(const CudaAttention& attention, const Inputs& inputs, const SparsePlan& plan) {
-  std::vector<float> out, lse;
-  std::vector<TileStats> stats;
-  attention.read(out, lse, stats);
-  std::vector<float> expected(out.size()), expected_lse(lse.size());
+// Error of an output against the CPU reference on the same 16-bit inputs.
+double error_of(const std::vector<float>& out, const Inputs& inputs, const SparsePlan& plan) {
+  std::vector<float> expected(out.size());
+  std::vector<float> expected_lse(out.size() / static_cast<std::size_t>(inputs.problem.head_dim));
   const PlanPointers pointers(plan);
   attention_ref(inputs.problem, pointers.view(), to_float(inputs.q, inputs.dtype).data(),
                 to_float(inputs.k, inputs.dtype).data(), to_float(inputs.v, inputs.dtype).data(),
                 expected.data(), expected_lse.data(), nullptr);
   return relative_l2(out, expected);
 }
+
+// A plan on the device with all that running it takes.
+class PlanRun {
+ public:
+  PlanRun(const CudaDevice& device, const DeviceInput& input, const SparsePlan& plan,
+          OutputType output)
+      : dtype_(input.dtype),
+        plan_(input.problem, PlanPointers(plan).view(), device.info.l2_bytes),
+        buffers_(input.problem, plan_.plan().header, output),
+        attention_(device.info, device.attention, input, plan_.plan(), buffers_.output(),
+                   scratch_) {}
+
+  void enqueue(CudaStream stream) { attention_.enqueue(stream); }
+  void poison(CudaStream stream) { buffers_.poison(stream); }
+  std::vector<float> out() const { return buffers_.read_out(dtype_); }
+  std::int64_t workspace_bytes() const { return attention_.workspace_bytes() + plan_.bytes(); }
+
+ private:
+  KernelDType dtype_;
+  DevicePlanCopy plan_;
+  AttentionBuffers buffers_;
+  AttentionScratch scratch_;
+  PreparedAttention attention_;
+};
 
 class Bench {
  public:
@@ -288,14 +316,14 @@ class Bench {
     for (const std::int64_t seqlen : options_.seqlens) {
       const Inputs inputs = make_inputs(options_, seqlen);
       for (const std::string& kernel : options_.kernels) {
-        CudaAttention attention(0, kernel);
-        attention.set_input(inputs.problem, inputs.dtype, inputs.q.data(), inputs.k.data(),
-                            inputs.v.data());
+        const CudaDevice device = open_cuda_device(0, kernel);
+        const DeviceInputCopy copy(inputs.problem, inputs.dtype, inputs.q.data(), inputs.k.data(),
+                                   inputs.v.data());
         double dense_rate = 0.0;
         for (const std::string& kind : options_.kinds) {
           for (const double density :
                kind == "dense" ? std::vector<double>{1.0} : options_.densities) {
-            measure(attention, inputs, kernel, kind, density, dense_rate);
+            measure(device, copy.input(), inputs, kernel, kind, density, dense_rate);
           }
         }
       }
@@ -307,29 +335,35 @@ class Bench {
   }
 
  private:
-  void measure(CudaAttention& attention, const Inputs& inputs, const std::string& kernel,
-               const std::string& kind, double density, double& dense_rate) {
+  void measure(const CudaDevice& device, const DeviceInput& input, const Inputs& inputs,
+               const std::string& kernel, const std::string& kind, double density,
+               double& dense_rate) {
     const Problem& problem = inputs.problem;
     const SparsePlan plan = make_plan(options_, problem, kind, density);
-    attention.set_plan(PlanPointers(plan).view(),
-                       {.output = options_.check ? OutputType::kFp32 : OutputType::kInput});
+    PlanRun attention(device, input, plan, options_.check ? OutputType::kFp32 : OutputType::kInput);
     // What the early stop or the folds cost: the same steps without them run in between, since the
     // clock drifts with the heat of the chip by more than a small difference.
-    std::optional<CudaAttention> fixed;
+    std::optional<PlanRun> fixed;
     if (kind == "gather_stop" || kind == "gather_fold") {
-      fixed.emplace(0, kernel);
-      fixed->set_input(problem, inputs.dtype, inputs.q.data(), inputs.k.data(), inputs.v.data());
-      fixed->set_plan(PlanPointers(make_plan(options_, problem, "gather", density)).view(),
-                      {.output = OutputType::kInput});
+      fixed.emplace(device, input, make_plan(options_, problem, "gather", density),
+                    OutputType::kInput);
     }
-    const auto timed = [](CudaAttention& run) {
-      run.poison_outputs();
-      run.flush_l2();
-      return static_cast<double>(run.run());
+    const Stream stream;
+    PhaseTimer timer(stream.get());
+    L2Flush l2_flush(device.info);
+    const auto timed = [&](PlanRun& run) {
+      run.poison(stream.get());
+      stream.synchronize();
+      l2_flush.enqueue(stream.get());
+      timer.begin(Phase::kAttention);
+      run.enqueue(stream.get());
+      timer.end();
+      return timer.total_milliseconds();
     };
     for (int i = 0; i < options_.warmup; ++i) {
-      attention.run();
-      if (fixed) fixed->run();
+      attention.enqueue(stream.get());
+      if (fixed) fixed->enqueue(stream.get());
+      stream.synchronize();
     }
     std::vector<double> ms, fixed_ms;
     double total = 0.0;
@@ -346,7 +380,7 @@ class Bench {
         pairs / (static_cast<double>(problem.causal_pairs()) * problem.num_q_heads);
     const double rate = 4e-9 * problem.head_dim * pairs / timing.median;
     if (kind == "dense") dense_rate = rate;
-    const double error = options_.check ? error_of_run(attention, inputs, plan) : -1.0;
+    const double error = options_.check ? error_of(attention.out(), inputs, plan) : -1.0;
     fmt::print(
         "{:<6}{:<15}{:>8}{:>9.4f}{:>10.3f}{:>10.3f}{:>10.3f}{:>10.1f}{:>9.3f}{:>9.0f}{:>11}{}\n",
         kernel, kind, problem.seqlen, pair_density, timing.median, timing.p10, timing.p90, rate,

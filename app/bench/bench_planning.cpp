@@ -29,7 +29,7 @@
 #include "kernels/planning/device_planner.h"
 #include "kernels/planning/s2o_planner.h"
 #include "lib/methods/method.h"
-#include "lib/plan/device_plan.h"
+#include "lib/plan/fetch_plan.h"
 #include "lib/testing/plan_compare.h"
 #include "lib/testing/s2o_orders.h"
 

@@ -209,7 +209,7 @@ class AttentionRef {
     }
   }
 
-  // gain = p_blk / l_new per row, reduced over the rows of the tile (s2o.md, step 5).
+  // gain = p_blk / l_new per row, reduced over the rows of the tile.
   bool gain_is_small(const TileState<Scalar>& state) const {
     Scalar total = 0;
     Scalar largest = 0;

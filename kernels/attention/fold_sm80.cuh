@@ -9,7 +9,7 @@
 // rows), divided by their number. Sums are fp32; means are rounded to the type of q.
 #pragma once
 
-#include "kernels/attention/attention_launch.h"
+#include "kernels/attention/attention_kernels.h"
 #include "kernels/attention/fold_build.cuh"
 #include "kernels/attention/fold_list.cuh"
 #include "kernels/attention/tile_sm80.cuh"

@@ -2,7 +2,7 @@
 // row: each lane kHeadDim / 32 consecutive elements.
 #pragma once
 
-#include "kernels/attention/attention_launch.h"
+#include "kernels/attention/attention_kernels.h"
 #include "kernels/attention/rows.cuh"
 
 namespace s2o::device {

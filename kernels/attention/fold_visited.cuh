@@ -1,7 +1,7 @@
 // Which key slots a tile visited, as bits: a window of the slots at a time.
 #pragma once
 
-#include "kernels/attention/attention_launch.h"
+#include "kernels/attention/attention_kernels.h"
 #include "kernels/attention/steps.cuh"
 
 namespace s2o::device {

@@ -1,5 +1,5 @@
-// Gains of the early stop (s2o.md, step 5) as integers: what the rows of a warp add to the sum that
-// decides about a tile.
+// Gains of the early stop as integers: what the rows of a warp add to the sum that decides about a
+// tile.
 #pragma once
 
 #include "kernels/attention/kernel_args.h"

@@ -1,7 +1,7 @@
 // Kernel entry, launcher and instances of the portable kernel for one element type.
 #pragma once
 
-#include "kernels/attention/attention_launch.h"
+#include "kernels/attention/attention_kernels.h"
 #include "kernels/attention/mainloop_sm80.cuh"
 #include "kernels/common/cuda_check.h"
 

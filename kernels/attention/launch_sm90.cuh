@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <string>
 
-#include "kernels/attention/attention_launch.h"
+#include "kernels/attention/attention_kernels.h"
 #include "kernels/attention/mainloop_sm90.cuh"
 #include "kernels/common/cuda_check.h"
 

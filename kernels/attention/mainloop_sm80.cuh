@@ -267,7 +267,7 @@ class MainloopSm80 {
     if ((flags & kStepDecides) != 0) post_gain();
   }
 
-  // gain = p_blk / l_new per row, reduced over the rows of this warp (s2o.md, step 5).
+  // gain = p_blk / l_new per row, reduced over the rows of this warp.
   S2O_DEVICE void post_gain() {
     const bool mean = args_.stop.reduce == StopReduce::kMean;
     const int thread = thread_index_again();

@@ -11,12 +11,14 @@
 namespace s2o {
 namespace {
 
+[[noreturn]] void fail(const std::string& what) { throw Error("plan" + what); }
+
 class BoundsChecker {
  public:
   BoundsChecker(const Problem& problem, const PlanView& plan) : problem_(problem), plan_(plan) {}
 
   void check() const {
-    check_header();
+    check_plan_header(problem_, plan_);
     for (int p = 0; p < plan_.num_passes; ++p) {
       const PassView& pass = plan_.passes[p];
       check_order(p, pass.query_order, "query order");
@@ -27,27 +29,12 @@ class BoundsChecker {
   }
 
  private:
-  [[noreturn]] static void fail(const std::string& what) { throw Error("plan" + what); }
   std::string where(int pass, std::int64_t tile) const {
     return " pass " + std::to_string(pass) + " head " + std::to_string(tile / plan_.num_q_tiles) +
            " tile " + std::to_string(tile % plan_.num_q_tiles) + ": ";
   }
   std::int64_t num_tiles() const {
     return static_cast<std::int64_t>(plan_.num_plan_heads) * plan_.num_q_tiles;
-  }
-
-  void check_header() const {
-    if (plan_.block_m < 1 || plan_.block_n < 1 || plan_.pack < 1 ||
-        plan_.num_plan_heads * plan_.pack != problem_.num_q_heads) {
-      fail(": " + std::to_string(plan_.num_plan_heads) + " plan heads x pack " +
-           std::to_string(plan_.pack) + " do not give " + std::to_string(problem_.num_q_heads) +
-           " query heads");
-    }
-    const std::int64_t tiles = (problem_.seqlen * plan_.pack + plan_.block_m - 1) / plan_.block_m;
-    if (plan_.num_q_tiles != tiles) {
-      fail(": " + std::to_string(plan_.num_q_tiles) + " tiles a head, expected " +
-           std::to_string(tiles));
-    }
   }
 
   // Place of the first entry outside [0, seqlen), or `count`.
@@ -142,6 +129,20 @@ class BoundsChecker {
 };
 
 }  // namespace
+
+void check_plan_header(const Problem& problem, const PlanView& plan) {
+  if (plan.block_m < 1 || plan.block_n < 1 || plan.pack < 1 ||
+      plan.num_plan_heads * plan.pack != problem.num_q_heads) {
+    fail(": " + std::to_string(plan.num_plan_heads) + " plan heads x pack " +
+         std::to_string(plan.pack) + " do not give " + std::to_string(problem.num_q_heads) +
+         " query heads");
+  }
+  const std::int64_t tiles = (problem.seqlen * plan.pack + plan.block_m - 1) / plan.block_m;
+  if (plan.num_q_tiles != tiles) {
+    fail(": " + std::to_string(plan.num_q_tiles) + " tiles a head, expected " +
+         std::to_string(tiles));
+  }
+}
 
 void check_plan_bounds(const Problem& problem, const PlanView& plan) {
   BoundsChecker(problem, plan).check();

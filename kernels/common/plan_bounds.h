@@ -10,5 +10,7 @@ namespace s2o {
 // outside Q, K, V, the outputs or the plan's own arrays. One pass over every array; what a plan
 // means beyond that (causality, permutations, no key twice) is check_plan's.
 void check_plan_bounds(const Problem& problem, const PlanView& plan);
+// The part of it that needs no array: Error when the header was made for another problem.
+void check_plan_header(const Problem& problem, const PlanView& plan);
 
 }  // namespace s2o

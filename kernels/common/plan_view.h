@@ -37,7 +37,7 @@ struct PlanItem {
 
 enum class StopReduce : std::uint8_t { kMean, kMax };
 
-// Early stop of S2O (s2o.md, step 5). After each step of block_n keys of a stoppable item,
+// Early stop of S2O. After each step of block_n keys of a stoppable item,
 // gain = p_blk / l_new per row; the tile skips the rest of its stoppable items once
 // reduce(gain) < tau for `patience` steps in a row and at least `min_steps` were done.
 struct StopRule {

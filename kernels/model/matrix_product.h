@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/attention/attention_launch.h"
+#include "kernels/common/cuda_stream.h"
 
 namespace s2o {
 

@@ -8,7 +8,8 @@
 
 #include <cstdint>
 
-#include "kernels/attention/attention_launch.h"
+#include "kernels/common/cuda_stream.h"
+#include "kernels/common/dtype.h"
 #include "kernels/model/fused_layout.h"
 
 namespace s2o {

@@ -2,7 +2,7 @@
 // call throws CudaError when the launch is refused.
 #pragma once
 
-#include "kernels/attention/attention_launch.h"
+#include "kernels/common/cuda_stream.h"
 #include "kernels/planning/op.h"
 
 namespace s2o {

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "kernels/attention/attention_launch.h"
+#include "kernels/common/cuda_stream.h"
 #include "kernels/common/device_info.h"
 #include "kernels/planning/planner.h"
 

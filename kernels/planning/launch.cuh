@@ -24,8 +24,8 @@
 #include "kernels/planning/run_op.h"
 
 #if defined(__CUDACC__)
-#include "kernels/attention/tensor_map_cuda.h"
 #include "kernels/common/cuda_check.h"
+#include "kernels/common/tensor_map_cuda.h"
 #else
 #include <algorithm>
 

@@ -9,7 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/attention/launch_plan.h"
+#include "kernels/common/dtype.h"
 
 namespace s2o {
 
@@ -39,12 +39,6 @@ struct OpOf;
 
 // Which kernels plan: sm90 has its own where warpgroup products pay (S2O_OP_SM90 in ops.def).
 enum class PlanningVariant : std::uint8_t { kSm80, kSm90 };
-
-// Type of the elements of Q, K and V, and elements of a row.
-struct Elements {
-  KernelDType dtype = KernelDType::kBf16;
-  int head_dim = 0;  // 64 or 128
-};
 
 // An operation with its arguments, which lie where OpOf says.
 struct AnyOp {

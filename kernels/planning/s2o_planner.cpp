@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/attention/launch_plan.h"
+#include "kernels/common/tile_order.h"
 #include "kernels/planning/op.h"
 #include "kernels/planning/s2o/cluster_ops.h"
 #include "kernels/planning/s2o/ops.h"

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "kernels/attention/launch_plan.h"
+#include "kernels/common/tile_order.h"
 
 namespace s2o {
 

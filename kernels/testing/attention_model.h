@@ -5,7 +5,8 @@
 #include <cstdint>
 
 #include "kernels/attention/kernel_args.h"
-#include "kernels/attention/launch_plan.h"
+#include "kernels/attention/kernel_choice.h"
+#include "kernels/common/dtype.h"
 
 namespace s2o::testing {
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/attention/launch_plan.h"
+#include "kernels/common/dtype.h"
 #include "kernels/common/plan_view.h"
 
 namespace s2o::testing {

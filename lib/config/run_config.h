@@ -1,7 +1,7 @@
 // The config of a run: JSON file, then --set, then typed values. Every default is visible here.
 //
 // Inputs and methods stay raw entries at this level: their keys belong to the sources
-// (lib/input/source.h) and to the methods (lib/methods/method.h), which check them.
+// (lib/sources/source.h) and to the methods (lib/methods/method.h), which check them.
 #pragma once
 
 #include <cstdint>

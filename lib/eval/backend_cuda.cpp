@@ -6,17 +6,21 @@
 #include <algorithm>
 #include <optional>
 
-#include "kernels/attention/attention_cuda.h"
-#include "kernels/common/cuda_check.h"
+#include "kernels/attention/prepared_attention.h"
+#include "kernels/common/device_input_copy.h"
+#include "kernels/common/device_plan_copy.h"
 #include "kernels/common/kernel_registry.h"
 #include "kernels/common/parallel.h"
-#include "kernels/planning/device_planner.h"
+#include "kernels/common/stream.h"
+#include "kernels/error_sum/error_reference.h"
 #include "lib/core/error.h"
 #include "lib/core/log.h"
 #include "lib/core/text.h"
-#include "lib/eval/device_context.h"
+#include "lib/device/cuda_device.h"
+#include "lib/device/l2_flush.h"
+#include "lib/device/phase_timer.h"
+#include "lib/device/planned_attention.h"
 #include "lib/input/storage_bits.h"
-#include "lib/plan/device_plan.h"
 
 namespace s2o {
 namespace {
@@ -24,13 +28,35 @@ namespace {
 // Tiles of the fp32-accurate kernel instance.
 constexpr int kAccurateTile = 64;
 
+// All that lives on the device: lost, and made anew, when the device is reset.
+struct OnDevice {
+  explicit OnDevice(const CudaDevice& cuda)
+      : device(cuda), timer(stream.get()), l2_flush(cuda.info) {}
+
+  CudaDevice device;
+  Stream stream;
+  PhaseTimer timer;
+  L2Flush l2_flush;
+  AttentionScratch scratch;
+  std::optional<DeviceInputCopy> input;
+  std::optional<ErrorReference> reference;  // of the input
+  std::optional<AttentionBuffers> buffers;  // of the last run
+};
+
+DeviceInputCopy input_on_device(const AttentionInput& input) {
+  const KernelDType dtype =
+      input.dtype == StorageDType::kBF16 ? KernelDType::kBf16 : KernelDType::kFp16;
+  return {input.problem, dtype, to_16_bit(input.q, input.dtype).data(),
+          to_16_bit(input.k, input.dtype).data(), to_16_bit(input.v, input.dtype).data()};
+}
+
 class CudaBackend final : public Backend {
  public:
   CudaBackend(int device_index, const std::string& variant)
       : device_index_(device_index), variant_(variant) {
-    attention_.emplace(device_index, variant);
-    device_ = attention_->device();
-    kernel_ = attention_kernel_name(attention_->kernel());
+    on_.emplace(open_cuda_device(device_index, variant));
+    info_ = on_->device.info;
+    kernel_ = attention_kernel_name(on_->device.attention);
   }
 
   std::string name() const override { return "cuda"; }
@@ -41,7 +67,7 @@ class CudaBackend final : public Backend {
 
   nlohmann::ordered_json context() override {
     nlohmann::ordered_json context;
-    guarded([&] { context = device_context(*attention_, device_index_); });
+    guarded([&] { context = device_context(on_->device); });
     return context;
   }
 
@@ -82,7 +108,7 @@ class CudaBackend final : public Backend {
     std::unique_ptr<Planner> planner = method.device_planner({.problem = input_->problem,
                                                               .dtype = input_->dtype,
                                                               .params = params,
-                                                              .l2_bytes = device_.l2_bytes});
+                                                              .l2_bytes = info_.l2_bytes});
     if (planner == nullptr) return std::nullopt;
     std::optional<DevicePlanning> planning;
     guarded([&] {
@@ -94,33 +120,50 @@ class CudaBackend final : public Backend {
 
   std::vector<ErrorSums> error_sums() override {
     std::vector<ErrorSums> sums;
-    guarded([&] { sums = attention_->error_sums(); });
+    guarded([&] {
+      if (!on_->reference || !on_->buffers) throw Error("error sums: no reference or no run yet");
+      sums = on_->reference->error_sums(on_->buffers->output().out_fp32, on_->stream.get());
+    });
     return sums;
   }
 
   const std::vector<float>& out() override {
-    guarded([this] { attention_->read_out(out_); });
+    guarded([this] {
+      if (!on_->buffers) throw Error("output: no run yet");
+      out_ = on_->buffers->read_out(on_->input->input().dtype);
+    });
     return out_;
   }
 
  private:
   void upload(const AttentionInput& input) {
-    const KernelDType dtype =
-        input.dtype == StorageDType::kBF16 ? KernelDType::kBf16 : KernelDType::kFp16;
-    const auto q = to_16_bit(input.q, input.dtype);
-    const auto k = to_16_bit(input.k, input.dtype);
-    const auto v = to_16_bit(input.v, input.dtype);
-    attention_->set_input(input.problem, dtype, q.data(), k.data(), v.data());
+    on_->buffers.reset();
+    on_->reference.reset();
+    on_->input.reset();
+    on_->input.emplace(input_on_device(input));
+  }
+
+  // Buffers for the plan and what enqueues it.
+  PreparedAttention prepare(const DevicePlan& plan, bool fp32_accuracy = false) {
+    const DeviceInput& input = on_->input->input();
+    on_->buffers.emplace(input.problem, plan.header, OutputType::kFp32);
+    return {on_->device.info,       on_->device.attention, input,        plan,
+            on_->buffers->output(), on_->scratch,          fp32_accuracy};
+  }
+  DevicePlanCopy plan_on_device(const SparsePlan& plan) const {
+    return {input_->problem, PlanPointers(plan).view(), info_.l2_bytes};
   }
 
   void compute_reference() {
-    const SparsePlan plan = dense_plan(input_->problem, kAccurateTile, kAccurateTile);
-    attention_->set_plan(PlanPointers(plan).view(), {.fp32_accuracy = true});
-    attention_->poison_outputs();
-    attention_->run();
-    attention_->keep_as_reference();
-    std::vector<TileStats> stats;
-    attention_->read_rows(reference_.lse, stats);
+    const Problem& problem = input_->problem;
+    const DevicePlanCopy plan = plan_on_device(dense_plan(problem, kAccurateTile, kAccurateTile));
+    const PreparedAttention attention = prepare(plan.plan(), /*fp32_accuracy=*/true);
+    on_->buffers->poison(on_->stream.get());
+    attention.enqueue(on_->stream.get());
+    on_->reference.emplace(problem.num_q_heads, problem.seqlen * problem.head_dim,
+                           on_->buffers->output().out_fp32, on_->stream.get());
+    on_->stream.synchronize();
+    reference_.lse = on_->buffers->read_lse();
   }
 
   // A failed kernel leaves the device unusable for this process until it is reset. The cell that it
@@ -139,11 +182,11 @@ class CudaBackend final : public Backend {
   void recover() {
     if (!lost_.empty()) throw CudaError(lost_);
     log_warning("resetting CUDA device {} after a failure", device_index_);
-    attention_.reset();
+    on_.reset();
     (void)cudaDeviceReset();
     (void)cudaGetLastError();
     try {
-      attention_.emplace(device_index_, variant_);
+      on_.emplace(open_cuda_device(device_index_, variant_));
     } catch (const CudaError& error) {
       // Some drivers give a process no second chance.
       lost_ = fmt::format(
@@ -159,18 +202,33 @@ class CudaBackend final : public Backend {
     broken_ = false;
   }
 
+  // Before each run that counts: outputs hold NaN, and the cache nothing of use.
+  void start_cold() {
+    throw_if_cancelled();
+    on_->buffers->poison(on_->stream.get());
+    on_->stream.synchronize();
+    on_->l2_flush.enqueue(on_->stream.get());
+  }
+
   void execute(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) {
-    attention_->set_plan(PlanPointers(plan).view(), {});
-    for (int i = 0; i < timing.warmup; ++i) attention_->run();
+    const DevicePlanCopy copy = plan_on_device(plan);
+    const PreparedAttention attention = prepare(copy.plan());
+    const auto run = [&] {
+      on_->timer.begin(Phase::kAttention);
+      attention.enqueue(on_->stream.get());
+      on_->timer.end();
+      on_->stream.synchronize();
+    };
+    for (int i = 0; i < timing.warmup; ++i) run();
     result.attention_ms.clear();
     for (int i = 0; i < timing.repeats; ++i) {
-      throw_if_cancelled();
-      attention_->poison_outputs();
-      attention_->flush_l2();
-      result.attention_ms.push_back(static_cast<double>(attention_->run()));
+      start_cold();
+      run();
+      result.attention_ms.push_back(on_->timer.milliseconds(Phase::kAttention));
     }
-    attention_->read_rows(result.lse, result.stats);
-    result.workspace_bytes = attention_->workspace_bytes();
+    result.lse = on_->buffers->read_lse();
+    result.stats = on_->buffers->read_stats();
+    result.workspace_bytes = attention.workspace_bytes() + copy.bytes();
   }
 
   // Planning starts with a cold cache; attention finds what planning left there, as in a model, and
@@ -178,43 +236,40 @@ class CudaBackend final : public Backend {
   DevicePlanning execute_planned(DevicePlanner& planner, const TimingConfig& timing,
                                  bool fetch_tokens, AttentionRun& result) {
     planner.prepare();
-    attention_->set_device_plan(planner.device_plan(), {});
-    for (int i = 0; i < timing.warmup; ++i) {
-      attention_->run_planned(planner);
+    const PreparedAttention attention = prepare(planner.device_plan());
+    const DeviceInput& input = on_->input->input();
+    const PlanningVariant variant = on_->device.planning;
+    const auto plan_and_run = [&] {
+      on_->timer.begin(Phase::kPlanning);
+      enqueue_planned(planner, variant, input, attention, on_->stream.get(), on_->timer);
+      on_->timer.end();
+      on_->stream.synchronize();
       planner.check();
-    }
+    };
+    for (int i = 0; i < timing.warmup; ++i) plan_and_run();
     std::vector<double> plan_ms;
     result.attention_ms.clear();
     for (int i = 0; i < timing.repeats; ++i) {
-      throw_if_cancelled();
-      attention_->poison_outputs();
-      attention_->flush_l2();
-      const PlannedTimes times = attention_->run_planned(planner);
-      planner.check();
-      plan_ms.push_back(static_cast<double>(times.plan_ms));
-      result.attention_ms.push_back(static_cast<double>(times.attention_ms));
+      start_cold();
+      plan_and_run();
+      plan_ms.push_back(on_->timer.milliseconds(Phase::kPlanning));
+      result.attention_ms.push_back(on_->timer.milliseconds(Phase::kAttention));
     }
-    attention_->read_rows(result.lse, result.stats);
-    result.workspace_bytes = attention_->workspace_bytes() + planner.workspace_bytes();
-    const CopyToHost copy = [](void* target, const void* source, std::size_t bytes) {
-      cuda_check(cudaMemcpy(target, source, bytes, cudaMemcpyDeviceToHost), "fetch the plan");
-    };
-    const PlanBatch replan = [&](int batch) {
-      planner.plan_batch(batch, attention_->device_input(), attention_->stream(),
-                         attention_->planning());
-      cuda_check(cudaStreamSynchronize(attention_->stream()), "plan once more");
-    };
-    return {.plan = fetch_plan(input_->problem, planner.device_plan(), copy,
-                               fetch_tokens ? FetchedArrays::kAll : FetchedArrays::kWithoutTokens,
-                               replan),
-            .plan_ms = std::move(plan_ms),
-            .cost = planner.cost()};
+    result.lse = on_->buffers->read_lse();
+    result.stats = on_->buffers->read_stats();
+    result.workspace_bytes = attention.workspace_bytes() + planner.workspace_bytes();
+    return {
+        .plan = fetch_device_plan(
+            planner, variant, input,
+            fetch_tokens ? FetchedArrays::kAll : FetchedArrays::kWithoutTokens, on_->stream.get()),
+        .plan_ms = std::move(plan_ms),
+        .cost = planner.cost()};
   }
 
   const int device_index_;
   const std::string variant_;
-  std::optional<CudaAttention> attention_;
-  DeviceInfo device_;
+  std::optional<OnDevice> on_;
+  DeviceInfo info_;
   std::string kernel_;
   const AttentionInput* input_ = nullptr;
   DenseReference reference_;  // without `out`, which stays on the device

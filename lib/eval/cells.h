@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "lib/config/run_config.h"
-#include "lib/input/source.h"
 #include "lib/methods/method.h"
+#include "lib/sources/source.h"
 
 namespace s2o {
 

@@ -45,7 +45,7 @@ EvalSummary evaluate(const EvalCells& cells, Backend& backend, const EvaluateOpt
 ResultRow blank_row(const EvalCells& cells, std::size_t cell, const Backend& backend,
                     const AttentionInput* input);
 
-// What a config and this machine say about the results; see interface.md.
+// What a config and this machine say about the results.
 nlohmann::ordered_json make_context(const EvalCells& cells, Backend& backend);
 
 }  // namespace s2o

@@ -9,8 +9,8 @@
 #include "lib/config/config_parts.h"
 #include "lib/core/error.h"
 #include "lib/eval/cells.h"
-#include "lib/input/source.h"
 #include "lib/model/model_shapes.h"
+#include "lib/sources/source.h"
 
 namespace s2o {
 namespace {

@@ -5,18 +5,18 @@
 #include <algorithm>
 #include <utility>
 
-#include "kernels/attention/attention_cuda.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/common/parallel.h"
+#include "kernels/common/stream.h"
 #include "kernels/model/matrix_product.h"
 #include "kernels/model/model_kernels.h"
 #include "lib/core/error.h"
 #include "lib/core/log.h"
 #include "lib/core/text.h"
-#include "lib/eval/device_context.h"
+#include "lib/device/cuda_device.h"
+#include "lib/device/phase_timer.h"
 #include "lib/input/storage_bits.h"
-#include "lib/prefill/layer_plans.h"
-#include "lib/prefill/phase_timer.h"
+#include "lib/prefill/layer_attention.h"
 #include "lib/prefill/prefill_backend.h"
 #include "lib/prefill/prefill_memory.h"
 #include "lib/prefill/prefill_pass.h"
@@ -55,21 +55,19 @@ class CudaPrefill final : public PrefillBackend {
  public:
   CudaPrefill(PrefillModel model, int device_index, const std::string& variant)
       : model_(std::move(model)),
-        device_index_(device_index),
-        attention_(device_index, variant),
-        kernel_(attention_kernel_name(attention_.kernel())),
+        device_(open_cuda_device(device_index, variant)),
+        kernel_(attention_kernel_name(device_.attention)),
         products_(checked().cublas_folder),
-        plans_(attention_),
-        pass_(model_.config, model_.dtype, attention_, products_),
-        timer_(attention_.stream()),
+        attention_(device_, stream_.get()),
+        pass_(model_.config, model_.dtype, stream_.get(), products_),
+        timer_(stream_.get()),
         free_bytes_(free_device_bytes()) {
-    log_info("prefill on {}: {}, cuBLAS {}", attention_.device().name, kernel_,
-             products_.version());
+    log_info("prefill on {}: {}, cuBLAS {}", device_.info.name, kernel_, products_.version());
   }
 
   std::string name() const override { return "cuda"; }
   std::string kernel() const override { return kernel_; }
-  nlohmann::ordered_json context() override { return device_context(attention_, device_index_); }
+  nlohmann::ordered_json context() override { return device_context(device_); }
 
   PrefillMemory memory(std::int64_t seqlen) const override {
     return plan_prefill_memory(model_.config, seqlen,
@@ -99,7 +97,7 @@ class CudaPrefill final : public PrefillBackend {
     prepare(seqlen);
     load_replays(seqlen);
     pass_.set_tokens(tokens);
-    plans_.prepare(pass_.problem(), model_.dtype, layers);
+    attention_.prepare(pass_.problem(), model_.dtype, layers);
 
     const int num_layers = model_.config.num_layers;
     const int untimed = std::max(timing.warmup, 1);
@@ -112,7 +110,7 @@ class CudaPrefill final : public PrefillBackend {
     };
     PrefillRun result;
     enqueue([&](std::size_t layer) {
-      result.layers.push_back(plans_.account(layer));
+      result.layers.push_back(attention_.account());
       if (std::ranges::binary_search(wanted.layers, static_cast<int>(layer))) {
         result.layer_inputs.push_back(layer_input(static_cast<int>(layer)));
       }
@@ -121,7 +119,7 @@ class CudaPrefill final : public PrefillBackend {
     check_finite();
     for (int i = 1; i < untimed + timing.repeats; ++i) {
       enqueue([](std::size_t) {});
-      const PrefillSplit split = timer_.split();
+      const PrefillSplit split = measured_split();
       if (i >= untimed) result.repeats.push_back(split);
       advance(num_layers);
     }
@@ -129,8 +127,7 @@ class CudaPrefill final : public PrefillBackend {
     result.logits = pass_.logits(weights_, wanted.logit_positions);
     result.hidden = pass_.hidden_rows(wanted.hidden_positions);
     if (wanted.losses) result.losses = pass_.losses(weights_);
-    result.device_bytes = memory(pass_.max_seqlen()).total_bytes + plans_.device_bytes() +
-                          attention_.workspace_bytes();
+    result.device_bytes = memory(pass_.max_seqlen()).total_bytes + attention_.device_bytes();
     return result;
   }
 
@@ -177,10 +174,10 @@ class CudaPrefill final : public PrefillBackend {
     const PlacedWeights placed =
         place_weights(model_.config, static_cast<std::byte*>(weight_memory_.data()));
     if (model_.weights != nullptr) {
-      upload_weights(*model_.weights, placed, attention_.stream());
+      upload_weights(*model_.weights, placed, stream_.get());
     } else {
       make_random_weights(model_.seed, placed, model_.config.hidden_size, model_.config.head_dim,
-                          attention_.stream());
+                          stream_.get());
     }
     weights_ = placed;
   }
@@ -239,15 +236,25 @@ class CudaPrefill final : public PrefillBackend {
 
   template <class AfterAttention>
   void enqueue(const AfterAttention& after_attention) {
-    pass_.enqueue(weights_, replays_, plans_, timer_, after_attention);
+    pass_.enqueue(weights_, replays_, attention_, timer_, after_attention);
+  }
+
+  // Of the last pass; waits for it.
+  PrefillSplit measured_split() const {
+    PrefillSplit split = {.total_ms = timer_.total_milliseconds(),
+                          .linear_ms = timer_.milliseconds(Phase::kLinear),
+                          .attention_ms = timer_.milliseconds(Phase::kAttention),
+                          .planning_ms = timer_.milliseconds(Phase::kPlanning)};
+    split.rest_ms = split.total_ms - split.linear_ms - split.attention_ms - split.planning_ms;
+    return split;
   }
 
   PrefillModel model_;
-  int device_index_;
-  CudaAttention attention_;
+  CudaDevice device_;
+  Stream stream_;
   std::string kernel_;
   MatrixProducts products_;
-  LayerPlans plans_;
+  LayerAttention attention_;
   PrefillPass pass_;
   PhaseTimer timer_;
   std::int64_t free_bytes_;  // before weights and buffers

@@ -12,12 +12,11 @@
 #include <string>
 #include <vector>
 
-#include "kernels/attention/attention_cuda.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/model/matrix_product.h"
+#include "lib/device/phase_timer.h"
 #include "lib/input/attention_input.h"
-#include "lib/prefill/layer_plans.h"
-#include "lib/prefill/phase_timer.h"
+#include "lib/prefill/layer_attention.h"
 #include "lib/prefill/prefill_memory.h"
 #include "lib/prefill/weight_layout.h"
 
@@ -32,7 +31,8 @@ struct ReplayedHeads {
 
 class PrefillPass {
  public:
-  PrefillPass(const ModelConfig& config, StorageDType dtype, CudaAttention& attention,
+  // Works in `stream`.
+  PrefillPass(const ModelConfig& config, StorageDType dtype, CudaStream stream,
               MatrixProducts& products);
 
   // For prompts of up to `max_seqlen` tokens.
@@ -44,7 +44,7 @@ class PrefillPass {
   // Enqueues the whole pass, down to the logits of the last row. After the attention of a layer,
   // `after_attention` is called with it. `replays` may be empty.
   void enqueue(const PlacedWeights& weights, std::span<const ReplayedHeads> replays,
-               LayerPlans& plans, PhaseTimer& timer,
+               LayerAttention& attention, PhaseTimer& timer,
                const std::function<void(std::size_t layer)>& after_attention);
 
   // After a pass: waits. InputError naming the place of the first hidden state that is not finite.
@@ -62,15 +62,14 @@ class PrefillPass {
   std::vector<double> losses(const PlacedWeights& weights);
 
  private:
-  CudaStream stream() const { return attention_.stream(); }
   // For positions [0, seqlen) of a prompt of `seqlen` tokens.
   void fill_rope_table(std::int64_t seqlen);
   void start_layer(const PlacedWeights& weights, std::size_t layer, std::int64_t first_row,
                    std::int64_t rows, bool has_delta, PhaseTimer& timer);
-  void finish_layer(const PlacedWeights& weights, std::size_t layer, std::int64_t first_row,
-                    std::int64_t rows, PhaseTimer& timer);
-  void run_attention(std::span<const ReplayedHeads> replays, std::size_t layer, LayerPlans& plans,
-                     PhaseTimer& timer);
+  void finish_layer(const PlacedWeights& weights, std::size_t layer,
+                    const std::uint16_t* attention_out, std::int64_t first_row, std::int64_t rows,
+                    PhaseTimer& timer);
+  DeviceInput attention_input(std::span<const ReplayedHeads> replays, std::size_t layer) const;
   void multiply(const PlacedLinear& linear, const DeviceBuffer<std::uint16_t>& x,
                 DeviceBuffer<std::uint16_t>& y, std::int64_t rows, PhaseTimer& timer);
   void add_norm(const float* weight, const float* bias, std::int64_t first_row, std::int64_t rows,
@@ -82,7 +81,7 @@ class PrefillPass {
   const ModelConfig& config_;
   const StorageDType storage_;
   const KernelDType dtype_;
-  CudaAttention& attention_;
+  const CudaStream stream_;
   MatrixProducts& products_;
   std::int64_t max_seqlen_ = 0;
   std::int64_t seqlen_ = 0;

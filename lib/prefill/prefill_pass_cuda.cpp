@@ -26,12 +26,12 @@ std::string place_name(unsigned long long place) {
 
 }  // namespace
 
-PrefillPass::PrefillPass(const ModelConfig& config, StorageDType dtype, CudaAttention& attention,
+PrefillPass::PrefillPass(const ModelConfig& config, StorageDType dtype, CudaStream stream,
                          MatrixProducts& products)
     : config_(config),
       storage_(dtype),
       dtype_(dtype == StorageDType::kF16 ? KernelDType::kFp16 : KernelDType::kBf16),
-      attention_(attention),
+      stream_(stream),
       products_(products) {}
 
 void PrefillPass::allocate(std::int64_t max_seqlen) {
@@ -67,8 +67,8 @@ void PrefillPass::fill_rope_table(std::int64_t seqlen) {
                      .scale = frequencies.scale,
                      .seqlen = seqlen,
                      .rope = rope_.data()},
-                    stream());
-  cuda_check(cudaStreamSynchronize(stream()), "rope table");
+                    stream_);
+  cuda_check(cudaStreamSynchronize(stream_), "rope table");
 }
 
 void PrefillPass::set_tokens(std::span<const std::int32_t> tokens) {
@@ -87,17 +87,17 @@ Problem PrefillPass::problem() const {
 }
 
 void PrefillPass::enqueue(const PlacedWeights& weights, std::span<const ReplayedHeads> replays,
-                          LayerPlans& plans, PhaseTimer& timer,
+                          LayerAttention& attention, PhaseTimer& timer,
                           const std::function<void(std::size_t)>& after_attention) {
-  timer.begin();
-  cuda_check(cudaMemsetAsync(first_bad_.data(), 0xff, sizeof(kAllFinite), stream()),
+  timer.begin(Phase::kRest);
+  cuda_check(cudaMemsetAsync(first_bad_.data(), 0xff, sizeof(kAllFinite), stream_),
              "reset of the error word");
   launch_embed({.tokens = tokens_.data(),
                 .table = weights.embedding,
                 .residual = residual_.data(),
                 .rows = seqlen_,
                 .hidden_size = config_.hidden_size},
-               stream());
+               stream_);
   const auto for_each_chunk = [this](const auto& body) {
     for (std::int64_t row = 0; row < seqlen_; row += kPrefillChunkRows) {
       body(row, std::min(kPrefillChunkRows, seqlen_ - row));
@@ -108,10 +108,11 @@ void PrefillPass::enqueue(const PlacedWeights& weights, std::span<const Replayed
   });
   for (std::size_t layer = 0; layer < weights.layers.size(); ++layer) {
     throw_if_cancelled();
-    run_attention(replays, layer, plans, timer);
+    attention.enqueue(layer, attention_input(replays, layer), timer);
+    timer.enter(Phase::kRest);
     after_attention(layer);
     for_each_chunk([&](std::int64_t row, std::int64_t rows) {
-      finish_layer(weights, layer, row, rows, timer);
+      finish_layer(weights, layer, attention.out(), row, rows, timer);
       if (layer + 1 < weights.layers.size()) {
         start_layer(weights, layer + 1, row, rows, /*has_delta=*/true, timer);
         return;
@@ -150,40 +151,34 @@ void PrefillPass::start_layer(const PlacedWeights& weights, std::size_t layer,
                       .seqlen = seqlen_,
                       .first_row = first_row,
                       .rows = rows},
-                     dtype_, stream());
+                     dtype_, stream_);
 }
 
-void PrefillPass::run_attention(std::span<const ReplayedHeads> replays, std::size_t layer,
-                                LayerPlans& plans, PhaseTimer& timer) {
-  if (replays.empty()) {
-    attention_.set_device_input(problem(), dtype_, q_.data(), k_.data(), v_.data());
-  } else {
-    const ReplayedHeads& replay = replays[layer % replays.size()];
-    attention_.set_device_input(problem(), dtype_, replay.q.data(), replay.k.data(),
-                                replay.v.data());
-  }
-  for (int batch = 0; batch < plans.num_batches(layer); ++batch) {
-    timer.enter(Phase::kPlanning);
-    plans.plan(layer, batch);
-    timer.enter(Phase::kAttention);
-    attention_.enqueue_batch(batch);
-  }
-  timer.enter(Phase::kRest);
+DeviceInput PrefillPass::attention_input(std::span<const ReplayedHeads> replays,
+                                         std::size_t layer) const {
+  const auto input = [this](const auto& q, const auto& k, const auto& v) {
+    return DeviceInput{
+        .problem = problem(), .dtype = dtype_, .q = q.data(), .k = k.data(), .v = v.data()};
+  };
+  if (replays.empty()) return input(q_, k_, v_);
+  const ReplayedHeads& replay = replays[layer % replays.size()];
+  return input(replay.q, replay.k, replay.v);
 }
 
 // From the attention output of these rows to what the MLP adds, which stays in rows_out_.
 void PrefillPass::finish_layer(const PlacedWeights& weights, std::size_t layer,
-                               std::int64_t first_row, std::int64_t rows, PhaseTimer& timer) {
+                               const std::uint16_t* attention_out, std::int64_t first_row,
+                               std::int64_t rows, PhaseTimer& timer) {
   const PlacedLayer& place = weights.layers[layer];
   timer.enter(Phase::kRest);
-  launch_join_heads({.heads = attention_.device_out(),
+  launch_join_heads({.heads = attention_out,
                      .out = rows_in_.data(),
                      .num_heads = config_.num_q_heads,
                      .head_dim = config_.head_dim,
                      .seqlen = seqlen_,
                      .first_row = first_row,
                      .rows = rows},
-                    dtype_, stream());
+                    dtype_, stream_);
   multiply(place.o, rows_in_, rows_out_, rows, timer);
   add_norm(place.post_attention_norm, place.o.bias, first_row, rows, 2 * layer + 1, true);
   multiply(place.gate_up, rows_in_, rows_wide_, rows, timer);
@@ -192,7 +187,7 @@ void PrefillPass::finish_layer(const PlacedWeights& weights, std::size_t layer,
                  .out = rows_active_.data(),
                  .rows = rows,
                  .intermediate_size = config_.intermediate_size},
-                stream());
+                stream_);
   multiply(place.down, rows_active_, rows_out_, rows, timer);
 }
 
@@ -201,7 +196,7 @@ void PrefillPass::multiply(const PlacedLinear& linear, const DeviceBuffer<std::u
   timer.enter(Phase::kLinear);
   products_.run(
       {.rows = rows, .out_features = linear.out_features, .in_features = linear.in_features},
-      x.data(), linear.weight, y.data(), stream());
+      x.data(), linear.weight, y.data(), stream_);
   timer.enter(Phase::kRest);
 }
 
@@ -218,7 +213,7 @@ void PrefillPass::add_norm(const float* weight, const float* bias, std::int64_t 
                        .first_bad = first_bad_.data(),
                        .bad_key = (static_cast<unsigned long long>(place) << kPlaceShift) +
                                   static_cast<unsigned long long>(first_row)},
-                      stream());
+                      stream_);
 }
 
 void PrefillPass::project_logits(const PlacedWeights& weights, float* residual,
@@ -230,18 +225,18 @@ void PrefillPass::project_logits(const PlacedWeights& weights, float* residual,
                        .rows = rows,
                        .hidden_size = config_.hidden_size,
                        .eps = config_.rms_norm_eps},
-                      stream());
+                      stream_);
   products_.run({.rows = rows,
                  .out_features = config_.vocab_size,
                  .in_features = config_.hidden_size,
                  .fp32_output = true,
                  .out_stride = logit_stride(config_.vocab_size)},
-                logit_rows_.data(), weights.output.weight, logits_.data(), stream());
+                logit_rows_.data(), weights.output.weight, logits_.data(), stream_);
 }
 
 void PrefillPass::check_finite() const {
   unsigned long long first = kAllFinite;
-  cuda_check(cudaStreamSynchronize(stream()), "wait for the prefill");
+  cuda_check(cudaStreamSynchronize(stream_), "wait for the prefill");
   first_bad_.download(&first, "error word");
   if (first == kAllFinite) return;
   throw InputError(fmt::format("{}: {}, the hidden state of token {} is not finite", config_.name,
@@ -250,7 +245,7 @@ void PrefillPass::check_finite() const {
 }
 
 AttentionInput PrefillPass::layer_input(int layer, const std::string& name) const {
-  cuda_check(cudaStreamSynchronize(stream()), "wait for the layer");
+  cuda_check(cudaStreamSynchronize(stream_), "wait for the layer");
   AttentionInput input;
   input.name = name;
   input.layer = layer;
@@ -276,7 +271,7 @@ AttentionInput PrefillPass::layer_input(int layer, const std::string& name) cons
 void PrefillPass::download_logits(std::size_t rows, float* target) const {
   const auto vocab = static_cast<std::size_t>(config_.vocab_size);
   const auto stride = static_cast<std::size_t>(logit_stride(config_.vocab_size));
-  cuda_check(cudaStreamSynchronize(stream()), "logits");
+  cuda_check(cudaStreamSynchronize(stream_), "logits");
   cuda_check(cudaMemcpy2D(target, vocab * sizeof(float), logits_.data(), stride * sizeof(float),
                           vocab * sizeof(float), rows, cudaMemcpyDeviceToHost),
              "download of logits");
@@ -301,7 +296,7 @@ std::vector<float> PrefillPass::logits(const PlacedWeights& weights,
 std::vector<float> PrefillPass::hidden_rows(std::span<const std::int64_t> positions) const {
   const auto size = static_cast<std::size_t>(config_.hidden_size);
   std::vector<float> rows(positions.size() * size);
-  cuda_check(cudaStreamSynchronize(stream()), "hidden states");
+  cuda_check(cudaStreamSynchronize(stream_), "hidden states");
   for (std::size_t i = 0; i < positions.size(); ++i) {
     cuda_check(
         cudaMemcpy(rows.data() + i * size, residual_.data() + positions[i] * config_.hidden_size,
@@ -343,8 +338,8 @@ std::vector<double> PrefillPass::losses(const PlacedWeights& weights) {
                    .rows = static_cast<std::int64_t>(rows),
                    .stride = logit_stride(config_.vocab_size),
                    .vocab_size = config_.vocab_size},
-                  stream());
-    cuda_check(cudaStreamSynchronize(stream()), "losses");
+                  stream_);
+    cuda_check(cudaStreamSynchronize(stream_), "losses");
     cuda_check(cudaMemcpy(result.data() + first, losses_.data(), rows * sizeof(double),
                           cudaMemcpyDeviceToHost),
                "download of losses");

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "kernels/attention/attention_launch.h"
+#include "kernels/common/cuda_stream.h"
 #include "lib/model/weights.h"
 #include "lib/prefill/weight_layout.h"
 

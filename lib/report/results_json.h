@@ -1,4 +1,4 @@
-// results.json: the format of interface.md, and the same rows as lines of a journal.
+// results.json (results/README.md), and the same rows as lines of a journal.
 #pragma once
 
 #include <nlohmann/json.hpp>

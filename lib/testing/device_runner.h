@@ -3,16 +3,17 @@
 
 #include <string>
 
-#include "kernels/attention/attention_cuda.h"
+#include "kernels/attention/attention_output.h"
 #include "kernels/testing/row_reference.h"
+#include "lib/device/cuda_device.h"
 #include "lib/testing/compare.h"
 
 namespace s2o::testing {
 
 // "" if kernel `variant` ("sm80", "sm90") runs on device 0, else why not.
 std::string device_refusal(const std::string& variant);
-// The one instance of a variant in this process.
-CudaAttention& device_attention(const std::string& variant);
+// Device 0 with the kernels of a variant.
+const CudaDevice& device_with(const std::string& variant);
 
 // An input in 16 bits, as kernels read it.
 struct DeviceInputs {
@@ -25,8 +26,12 @@ struct DeviceInputs {
   RowInputs rows_;
 };
 
-// set_input, set_plan, poisoned outputs, run, read.
-KernelResult run_on_device(CudaAttention& attention, const AttentionInput& input,
-                           const SparsePlan& plan, const RunOptions& options = {});
+struct DeviceRunOptions {
+  OutputType output = OutputType::kFp32;
+  bool fp32_accuracy = false;
+};
+// Copies input and plan, poisons the outputs, runs, reads.
+KernelResult run_on_device(const CudaDevice& device, const AttentionInput& input,
+                           const SparsePlan& plan, const DeviceRunOptions& options = {});
 
 }  // namespace s2o::testing

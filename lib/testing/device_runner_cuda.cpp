@@ -1,7 +1,10 @@
 #include <map>
-#include <memory>
 
+#include "kernels/attention/prepared_attention.h"
+#include "kernels/common/device_input_copy.h"
+#include "kernels/common/device_plan_copy.h"
 #include "kernels/common/kernel_registry.h"
+#include "kernels/common/stream.h"
 #include "lib/testing/device_runner.h"
 #include "lib/testing/model_runner.h"
 
@@ -18,11 +21,11 @@ std::string device_refusal(const std::string& variant) {
   return "there is no attention kernel " + variant;
 }
 
-CudaAttention& device_attention(const std::string& variant) {
-  static std::map<std::string, std::unique_ptr<CudaAttention>> instances;
-  std::unique_ptr<CudaAttention>& instance = instances[variant];
-  if (!instance) instance = std::make_unique<CudaAttention>(0, variant);
-  return *instance;
+const CudaDevice& device_with(const std::string& variant) {
+  static std::map<std::string, CudaDevice> devices;
+  const auto known = devices.find(variant);
+  if (known != devices.end()) return known->second;
+  return devices.emplace(variant, open_cuda_device(0, variant)).first->second;
 }
 
 DeviceInputs::DeviceInputs(const AttentionInput& input) {
@@ -34,16 +37,23 @@ DeviceInputs::DeviceInputs(const AttentionInput& input) {
   rows_ = {.q = q_.data(), .k = k_.data(), .v = v_.data(), .dtype = dtype};
 }
 
-KernelResult run_on_device(CudaAttention& attention, const AttentionInput& input,
-                           const SparsePlan& plan, const RunOptions& options) {
+KernelResult run_on_device(const CudaDevice& device, const AttentionInput& input,
+                           const SparsePlan& plan, const DeviceRunOptions& options) {
   const DeviceInputs bits(input);
-  attention.set_input(input.problem, bits.dtype(), bits.rows().q, bits.rows().k, bits.rows().v);
-  attention.set_plan(PlanPointers(plan).view(), options);
-  attention.poison_outputs();
-  attention.run();
-  KernelResult result;
-  attention.read(result.out, result.lse, result.stats);
-  return result;
+  const Stream stream;
+  const DeviceInputCopy q_k_v(input.problem, bits.dtype(), bits.rows().q, bits.rows().k,
+                              bits.rows().v);
+  const DevicePlanCopy plan_copy(input.problem, PlanPointers(plan).view(), device.info.l2_bytes);
+  AttentionBuffers buffers(input.problem, plan_copy.plan().header, options.output);
+  AttentionScratch scratch;
+  const PreparedAttention attention(device.info, device.attention, q_k_v.input(), plan_copy.plan(),
+                                    buffers.output(), scratch, options.fp32_accuracy);
+  buffers.poison(stream.get());
+  attention.enqueue(stream.get());
+  stream.synchronize();
+  return {.out = buffers.read_out(bits.dtype()),
+          .lse = buffers.read_lse(),
+          .stats = buffers.read_stats()};
 }
 
 }  // namespace s2o::testing

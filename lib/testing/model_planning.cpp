@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "kernels/testing/planning_model.h"
-#include "lib/plan/device_plan.h"
+#include "lib/plan/fetch_plan.h"
 #include "lib/testing/model_runner.h"
 
 namespace s2o::testing {

@@ -5,7 +5,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/attention/launch_plan.h"
+#include "kernels/attention/kernel_choice.h"
+#include "kernels/common/dtype.h"
 #include "lib/testing/compare.h"
 
 namespace s2o::testing {

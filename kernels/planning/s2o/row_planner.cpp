@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/attention/launch_plan.h"
+#include "kernels/common/tile_order.h"
 #include "kernels/planning/op.h"
 #include "kernels/planning/s2o/row_ops.h"
 #include "kernels/planning/s2o_layout.h"

@@ -17,7 +17,7 @@ namespace s2o {
 namespace {
 
 using testing::Comparison;
-using testing::device_attention;
+using testing::device_with;
 using testing::DeviceInputs;
 using ::testing::HasSubstr;
 using testing::KernelResult;
@@ -114,9 +114,9 @@ class GpuPlans : public ::testing::TestWithParam<KindOnKernel> {
 
   void run_case(const Case& c) {
     const Expectation& expected = expectation(c);
-    CudaAttention& attention = device_attention(GetParam().variant);
-    KernelResult actual = testing::run_on_device(attention, expected.input, expected.plan);
-    const KernelResult again = testing::run_on_device(attention, expected.input, expected.plan);
+    const CudaDevice& device = device_with(GetParam().variant);
+    KernelResult actual = testing::run_on_device(device, expected.input, expected.plan);
+    const KernelResult again = testing::run_on_device(device, expected.input, expected.plan);
     EXPECT_TRUE(same_bits(actual.out, again.out)) << "two runs give different outputs";
     EXPECT_TRUE(same_bits(actual.lse, again.lse)) << "two runs give different lse";
     EXPECT_TRUE(same_stats(actual.stats, again.stats)) << "two runs do different work";
@@ -212,7 +212,7 @@ TEST_P(GpuKernel, s2o_with_tau_zero_equals_dense) {
   const Expectation& dense = expectation({{PlanKind::kDense, shape, 128, 128}});
   SparsePlan plan = s2o.plan;
   plan.header.stop.tau = 0.0f;
-  const KernelResult actual = testing::run_on_device(device_attention(GetParam()), s2o.input, plan);
+  const KernelResult actual = testing::run_on_device(device_with(GetParam()), s2o.input, plan);
   KernelResult wanted = dense.result;
   wanted.stats = testing::reference_result(s2o.input, plan).stats;
   const Comparison comparison = testing::compare(s2o.input, actual, wanted);
@@ -266,7 +266,7 @@ void expect_no_worse_than_math(const std::string& variant, const AttentionInput&
                                const SparsePlan& plan, const std::string& what) {
   for (const OutputType output : {OutputType::kFp32, OutputType::kInput}) {
     const KernelResult result =
-        testing::run_on_device(device_attention(variant), input, plan, {.output = output});
+        testing::run_on_device(device_with(variant), input, plan, {.output = output});
     const SampledErrors errors = sampled_errors(input, plan, result, 60);
     EXPECT_LE(errors.kernel, 2.0 * errors.math) << what;
     std::cout << variant << " " << what
@@ -308,7 +308,7 @@ TEST(GpuAccuracy, fp32_instance_reaches_fp32) {
     for (const int head_dim : {64, 128}) {
       const Case c{{PlanKind::kDense, {1000, 4, 1, head_dim}, 64, 64}, dtype};
       const Expectation& expected = expectation(c);
-      const KernelResult actual = testing::run_on_device(device_attention("sm80"), expected.input,
+      const KernelResult actual = testing::run_on_device(device_with("sm80"), expected.input,
                                                          expected.plan, {.fp32_accuracy = true});
       const Comparison comparison = testing::compare(expected.input, actual, expected.result);
       EXPECT_LE(comparison.out_relative_l2, 3e-6) << name_of(c) << ": " << comparison.worst;
@@ -319,7 +319,7 @@ TEST(GpuAccuracy, fp32_instance_reaches_fp32) {
   }
 }
 
-// What set_input and set_plan refuse, by message.
+// What is refused before anything runs, by message.
 template <class ErrorType>
 std::string message_of(const std::function<void()>& body) {
   try {
@@ -335,7 +335,7 @@ TEST_P(GpuKernel, unsupported_head_dim_is_named) {
   const AttentionInput input = testing::structured_input({128, 2, 1, 32});
   SparsePlan plan = testing::make_plan({PlanKind::kDense, {128, 2, 1, 32}, 128, 128}, input, 1);
   EXPECT_THAT(message_of<UnsupportedError>(
-                  [&] { testing::run_on_device(device_attention(GetParam()), input, plan); }),
+                  [&] { testing::run_on_device(device_with(GetParam()), input, plan); }),
               HasSubstr("head_dim is 32, supported are 64 and 128"));
 }
 
@@ -346,7 +346,7 @@ TEST_P(GpuKernel, index_out_of_range_names_head_tile_and_index) {
   SparsePlan plan = testing::make_plan(plan_case, input, 1);
   plan.passes[0].gather_indices[0] = 1000;
   const std::string message =
-      message_of<Error>([&] { testing::run_on_device(device_attention(GetParam()), input, plan); });
+      message_of<Error>([&] { testing::run_on_device(device_with(GetParam()), input, plan); });
   EXPECT_THAT(message, HasSubstr("head 0 tile"));
   EXPECT_THAT(message, HasSubstr("key 1000"));
 }

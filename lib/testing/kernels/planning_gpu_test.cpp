@@ -6,16 +6,18 @@
 #include <cstring>
 #include <iostream>
 #include <limits>
+#include <optional>
+#include <utility>
 
-#include "kernels/attention/attention_cuda.h"
-#include "kernels/common/cuda_check.h"
+#include "kernels/common/device_input_copy.h"
+#include "kernels/common/stream.h"
 #include "kernels/planning/block_planners.h"
 #include "kernels/planning/device_planner.h"
 #include "kernels/planning/energy_planners.h"
 #include "kernels/planning/minference_planner.h"
 #include "kernels/planning/s2o_layout.h"
 #include "kernels/planning/xattention_planner.h"
-#include "lib/plan/device_plan.h"
+#include "lib/device/planned_attention.h"
 #include "lib/testing/device_runner.h"
 #include "lib/testing/inputs.h"
 #include "lib/testing/model_planning.h"
@@ -26,6 +28,7 @@ namespace s2o {
 namespace {
 
 using nlohmann::ordered_json;
+using testing::KernelResult;
 using testing::Shape;
 using testing::structured_input;
 
@@ -35,27 +38,44 @@ class PlanningGpuTest : public ::testing::TestWithParam<const char*> {
   void SetUp() override {
     const std::string refusal = testing::device_refusal(GetParam());
     if (!refusal.empty()) GTEST_SKIP() << refusal;
-    attention_ = std::make_unique<CudaAttention>(0, GetParam());
-    EXPECT_EQ(attention_->planning() == PlanningVariant::kSm90, GetParam() == std::string("sm90"));
+    device_ = testing::device_with(GetParam());
+    EXPECT_EQ(device_.planning == PlanningVariant::kSm90, GetParam() == std::string("sm90"));
+    stream_.emplace();
+    timer_.emplace(stream_->get());
   }
 
   void set_input(const AttentionInput& input) {
-    const KernelDType dtype =
-        input.dtype == StorageDType::kF16 ? KernelDType::kFp16 : KernelDType::kBf16;
-    attention_->set_input(input.problem, dtype, testing::to_16_bit(input.q, dtype).data(),
-                          testing::to_16_bit(input.k, dtype).data(),
-                          testing::to_16_bit(input.v, dtype).data());
+    const testing::DeviceInputs bits(input);
+    copy_.emplace(input.problem, bits.dtype(), bits.rows().q, bits.rows().k, bits.rows().v);
   }
-  SparsePlan fetch(const AttentionInput& input, DevicePlanner& planner) const {
-    const CopyToHost copy = [](void* target, const void* source, std::size_t bytes) {
-      cuda_check(cudaMemcpy(target, source, bytes, cudaMemcpyDeviceToHost), "fetch the plan");
-    };
-    const PlanBatch replan = [&](int batch) {
-      planner.plan_batch(batch, attention_->device_input(), attention_->stream(),
-                         attention_->planning());
-      cuda_check(cudaStreamSynchronize(attention_->stream()), "plan once more");
-    };
-    return fetch_plan(input.problem, planner.device_plan(), copy, FetchedArrays::kAll, replan);
+  void run_planner(DevicePlanner& planner) {
+    planner.plan(copy_->input(), stream_->get(), device_.planning);
+    stream_->synchronize();
+  }
+  SparsePlan fetch(DevicePlanner& planner) const {
+    return fetch_device_plan(planner, device_.planning, copy_->input(), FetchedArrays::kAll,
+                             stream_->get());
+  }
+  // Plans and runs, batch by batch, into poisoned outputs, and waits.
+  KernelResult run_planned(DevicePlanner& planner, OutputType output = OutputType::kFp32) {
+    AttentionBuffers buffers(copy_->input().problem, planner.device_plan().header, output);
+    AttentionScratch scratch;
+    const PreparedAttention attention(device_.info, device_.attention, copy_->input(),
+                                      planner.device_plan(), buffers.output(), scratch);
+    buffers.poison(stream_->get());
+    timer_->begin(Phase::kPlanning);
+    enqueue_planned(planner, device_.planning, copy_->input(), attention, stream_->get(), *timer_);
+    timer_->end();
+    stream_->synchronize();
+    planner.check();
+    EXPECT_GT(timer_->milliseconds(Phase::kPlanning), 0.0);
+    EXPECT_GT(timer_->milliseconds(Phase::kAttention), 0.0);
+    if (planner.num_batches() > 1) {
+      EXPECT_THROW(attention.enqueue(stream_->get()), Error);
+    }
+    return {.out = buffers.read_out(copy_->input().dtype),
+            .lse = buffers.read_lse(),
+            .stats = buffers.read_stats()};
   }
   static std::unique_ptr<Planner> planner_of(const char* name, const AttentionInput& input,
                                              const ParamSet& params) {
@@ -63,7 +83,10 @@ class PlanningGpuTest : public ::testing::TestWithParam<const char*> {
         {.problem = input.problem, .dtype = input.dtype, .params = params, .l2_bytes = 1 << 20});
   }
 
-  std::unique_ptr<CudaAttention> attention_;
+  CudaDevice device_;
+  std::optional<Stream> stream_;
+  std::optional<PhaseTimer> timer_;
+  std::optional<DeviceInputCopy> copy_;
 };
 
 INSTANTIATE_TEST_SUITE_P(Variants, PlanningGpuTest, ::testing::Values("sm80", "sm90"),
@@ -125,12 +148,12 @@ TEST_P(PlanningGpuTest, plans_agree_with_the_cpu_and_from_run_to_run) {
         }
         DevicePlanner planner(std::move(program));
         planner.prepare();
-        attention_->run_planner(planner);
+        run_planner(planner);
         planner.check();
-        const SparsePlan plan = fetch(input, planner);
+        const SparsePlan plan = fetch(planner);
         check_plan(input.problem, plan);
-        attention_->run_planner(planner);
-        const SparsePlan again = fetch(input, planner);
+        run_planner(planner);
+        const SparsePlan again = fetch(planner);
         EXPECT_EQ(plan.passes[0].item_offsets, again.passes[0].item_offsets);
         EXPECT_EQ(plan.passes[0].gather_indices, again.passes[0].gather_indices);
         ASSERT_EQ(plan.passes[0].items.size(), again.passes[0].items.size());
@@ -175,9 +198,9 @@ TEST_P(PlanningGpuTest, energies_of_long_tiles_agree_with_the_cpu) {
       const ParamSet params = testing::settings_of(method, test.params);
       DevicePlanner planner(planner_of(test.name, input, params));
       planner.prepare();
-      attention_->run_planner(planner);
+      run_planner(planner);
       planner.check();
-      const SparsePlan plan = fetch(input, planner);
+      const SparsePlan plan = fetch(planner);
       check_plan(input.problem, plan);
       const DenseReference none;
       const auto d = testing::compare_plans(
@@ -198,13 +221,8 @@ TEST_P(PlanningGpuTest, tau_zero_over_a_device_plan_equals_dense) {
         find_method("s2o"), {{"tau", 0.0}, {"segment_size", 256}, {"key_order_sharing", sharing}});
     DevicePlanner planner(planner_of("s2o", input, params));
     planner.prepare();
-    attention_->set_device_plan(planner.device_plan(), {});
-    attention_->run_planner(planner);
-    attention_->poison_outputs();
-    attention_->run();
-    std::vector<float> out;
-    attention_->read_out(out);
-    EXPECT_LE(testing::relative_l2(out, testing::naive_dense(input).out), 0.005);
+    EXPECT_LE(testing::relative_l2(run_planned(planner).out, testing::naive_dense(input).out),
+              0.005);
   }
 }
 
@@ -226,8 +244,7 @@ TEST_P(PlanningGpuTest, batches_that_share_memory_give_the_bytes_of_one) {
                                              .stop = {.tau = 0.01f},
                                              .fold = {.kind = Compensation::kBlocksVariance}}};
   struct Result {
-    std::vector<float> out, lse;
-    std::vector<TileStats> stats;
+    KernelResult run;
     SparsePlan plan;
     int num_batches = 0;
     std::int64_t bytes = 0;
@@ -235,17 +252,11 @@ TEST_P(PlanningGpuTest, batches_that_share_memory_give_the_bytes_of_one) {
   const auto run = [&](const S2oDeviceSettings& settings, OutputType output) {
     DevicePlanner planner(make_s2o_planner(input.problem, settings, 1 << 20));
     planner.prepare();
-    attention_->set_device_plan(planner.device_plan(), {.output = output});
-    attention_->poison_outputs();
-    const PlannedTimes times = attention_->run_planned(planner);
-    planner.check();
-    EXPECT_GT(times.plan_ms, 0.0f);
-    EXPECT_GT(times.attention_ms, 0.0f);
-    Result result{.plan = fetch(input, planner),
+    KernelResult result = run_planned(planner, output);
+    return Result{.run = std::move(result),
+                  .plan = fetch(planner),
                   .num_batches = planner.num_batches(),
                   .bytes = planner.workspace_bytes()};
-    attention_->read(result.out, result.lse, result.stats);
-    return result;
   };
   for (S2oDeviceSettings settings : all_settings) {
     for (const OutputType output : {OutputType::kFp32, OutputType::kInput}) {
@@ -262,10 +273,9 @@ TEST_P(PlanningGpuTest, batches_that_share_memory_give_the_bytes_of_one) {
         return a.size() == b.size() &&
                std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])) == 0;
       };
-      EXPECT_TRUE(same(batched.out, whole.out));
-      EXPECT_TRUE(same(batched.lse, whole.lse));
-      EXPECT_TRUE(same(batched.stats, whole.stats));
-      EXPECT_THROW(attention_->run(), Error);
+      EXPECT_TRUE(same(batched.run.out, whole.run.out));
+      EXPECT_TRUE(same(batched.run.lse, whole.run.lse));
+      EXPECT_TRUE(same(batched.run.stats, whole.run.stats));
     }
   }
 }
@@ -276,14 +286,8 @@ TEST_P(PlanningGpuTest, batches_that_share_items_give_the_bytes_of_one) {
   const auto run = [&](std::unique_ptr<Planner> made, int& num_batches) {
     DevicePlanner planner(std::move(made));
     planner.prepare();
-    attention_->set_device_plan(planner.device_plan(), {});
-    attention_->poison_outputs();
-    attention_->run_planned(planner);
-    planner.check();
     num_batches = planner.num_batches();
-    std::vector<float> out;
-    attention_->read_out(out);
-    return out;
+    return run_planned(planner).out;
   };
   // `room` is the member of the settings that limits it.
   const auto compare = [&](const char* what, const auto& make, auto settings, auto room) {
@@ -318,7 +322,7 @@ TEST_P(PlanningGpuTest, scores_that_are_not_finite_are_an_error_that_names_head_
   const ParamSet params = testing::settings_of(find_method("s2o"), {{"segment_size", 128}});
   DevicePlanner planner(planner_of("s2o", input, params));
   planner.prepare();
-  attention_->run_planner(planner);
+  run_planner(planner);
   try {
     planner.check();
     FAIL() << "no error";
@@ -343,10 +347,10 @@ TEST_P(PlanningGpuTest, s2o_plus_orders_agree_with_exact_scores_up_to_near_ties)
                                          .local_window = 128};
         DevicePlanner planner(make_s2o_planner(input.problem, settings, 1 << 20));
         planner.prepare();
-        attention_->run_planner(planner);
+        run_planner(planner);
         planner.check();
         const testing::S2oOrders orders(input.problem, settings,
-                                        fetch(input, planner).passes[0].gather_indices);
+                                        fetch(planner).passes[0].gather_indices);
         const auto total = testing::compare_orders_with_cpu(input, settings, orders);
         EXPECT_TRUE(total.is_permutation);
         std::cout << "clusters " << num_clusters << " segment " << segment_size << ": "
@@ -365,9 +369,9 @@ TEST_P(PlanningGpuTest, long_orders_are_permutations_like_those_of_the_cpu_model
   const S2oDeviceSettings settings{.segment_size = 4096};
   DevicePlanner planner(make_s2o_planner(input.problem, settings, 1 << 20));
   planner.prepare();
-  attention_->run_planner(planner);
+  run_planner(planner);
   planner.check();
-  const SparsePlan plan = fetch(input, planner);
+  const SparsePlan plan = fetch(planner);
   check_plan(input.problem, plan);
   const auto model = make_s2o_planner(input.problem, settings, 1 << 20);
   const SparsePlan expected = testing::plan_on_model(*model, input).plan;

@@ -1,6 +1,6 @@
 #include "lib/core/memory.h"
-#include "lib/input/source.h"
 #include "lib/input/synthetic.h"
+#include "lib/sources/source.h"
 
 namespace s2o {
 namespace {

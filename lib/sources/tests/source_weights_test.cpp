@@ -5,10 +5,10 @@
 #include <vector>
 
 #include "lib/core/error.h"
-#include "lib/input/source.h"
 #include "lib/model/prefill.h"
 #include "lib/model/tests/model_folder.h"
 #include "lib/model/tokens.h"
+#include "lib/sources/source.h"
 
 namespace s2o {
 namespace {

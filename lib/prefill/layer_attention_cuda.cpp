@@ -5,20 +5,17 @@
 #include <optional>
 #include <string>
 
-#include "kernels/attention/uploaded_plan.h"
-#include "kernels/common/cuda_check.h"
+#include "kernels/common/device_plan_copy.h"
 #include "kernels/planning/device_planner.h"
 #include "lib/core/error.h"
 #include "lib/core/memory.h"
+#include "lib/device/planned_attention.h"
 #include "lib/input/storage_bits.h"
-#include "lib/plan/device_plan.h"
 #include "lib/plan/work.h"
-#include "lib/prefill/layer_plans.h"
+#include "lib/prefill/layer_attention.h"
 
 namespace s2o {
 namespace {
-
-constexpr RunOptions kRunOptions = {.output = OutputType::kInput};
 
 void fetch_heads(const void* source, std::size_t count, StorageDType dtype,
                  std::vector<std::uint16_t>& bits, std::vector<float>& values) {
@@ -31,12 +28,12 @@ void fetch_heads(const void* source, std::size_t count, StorageDType dtype,
 
 }  // namespace
 
-struct LayerPlans::Setting {
+struct LayerAttention::Setting {
   const Method* method = nullptr;
   ParamSet params;
   std::unique_ptr<DevicePlanner> planner;  // null: planned on the host
   std::optional<SparsePlan> host_plan;
-  UploadedPlan uploaded;  // of host_plan
+  std::optional<DevicePlanCopy> copied;  // host_plan on the device
 
   bool is_fixed() const { return !method->info().reads_input; }
   bool matches(const LayerMethod& layer) const {
@@ -44,19 +41,24 @@ struct LayerPlans::Setting {
   }
 };
 
-LayerPlans::LayerPlans(CudaAttention& attention) : attention_(attention) {}
-LayerPlans::~LayerPlans() = default;
+LayerAttention::LayerAttention(const CudaDevice& device, CudaStream stream)
+    : device_(device), stream_(stream) {}
+LayerAttention::~LayerAttention() = default;
 
-void LayerPlans::prepare(const Problem& problem, StorageDType dtype,
-                         std::span<const LayerMethod> layers) {
+void LayerAttention::prepare(const Problem& problem, StorageDType dtype,
+                             std::span<const LayerMethod> layers) {
   const bool same = problem_.seqlen == problem.seqlen && dtype_ == dtype;
   std::vector<std::unique_ptr<Setting>> kept;
   if (same) kept = std::move(settings_);
   settings_.clear();
   layers_.clear();
+  last_.reset();
   problem_ = problem;
   dtype_ = dtype;
-  const std::int64_t l2_bytes = attention_.device().l2_bytes;
+  const auto num_rows = static_cast<std::size_t>(problem.seqlen * problem.num_q_heads);
+  out_.resize(num_rows * static_cast<std::size_t>(problem.head_dim), "output");
+  lse_.resize(num_rows, "lse");
+  const std::int64_t l2_bytes = device_.info.l2_bytes;
   for (const LayerMethod& layer : layers) {
     const auto matches = [&layer](const auto& setting) {
       return setting && setting->matches(layer);
@@ -89,38 +91,48 @@ void LayerPlans::prepare(const Problem& problem, StorageDType dtype,
       shape_only.dtype = dtype;
       const DenseReference none;
       setting.host_plan.emplace(layer.method->plan_cpu({shape_only, none}, setting.params));
-      setting.uploaded.upload(problem, PlanPointers(*setting.host_plan).view(), l2_bytes);
+      setting.copied.emplace(problem, PlanPointers(*setting.host_plan).view(), l2_bytes);
     }
     setting.method = layer.method;
   }
 }
 
-int LayerPlans::num_batches(std::size_t layer) const {
-  const Setting& setting = *layers_.at(layer);
-  return setting.planner == nullptr ? 1 : setting.planner->num_batches();
+PreparedAttention LayerAttention::attention_over(const DevicePlan& plan, const DeviceInput& input) {
+  const PlanView& header = plan.header;
+  stats_.resize(static_cast<std::size_t>(header.num_passes) *
+                    static_cast<std::size_t>(header.num_plan_heads) *
+                    static_cast<std::size_t>(header.num_q_tiles),
+                "tile statistics");
+  const AttentionOutput output = {
+      .out_16 = out_.data(), .lse = lse_.data(), .stats = stats_.data()};
+  return {device_.info, device_.attention, input, plan, output, scratch_};
 }
 
-void LayerPlans::plan(std::size_t layer, int batch) {
+void LayerAttention::enqueue(std::size_t layer, const DeviceInput& input, PhaseTimer& timer) {
   Setting& setting = *layers_.at(layer);
+  timer.enter(Phase::kPlanning);
   if (setting.planner != nullptr) {
-    setting.planner->plan_batch(batch, attention_.device_input(), attention_.stream(),
-                                attention_.planning());
-    if (batch == 0) attention_.set_device_plan(setting.planner->device_plan(), kRunOptions);
-    return;
+    const PreparedAttention attention = attention_over(setting.planner->device_plan(), input);
+    enqueue_planned(*setting.planner, device_.planning, input, attention, stream_, timer);
+    workspace_bytes_ = attention.workspace_bytes();
+  } else {
+    if (!setting.is_fixed()) plan_on_host(setting, layer, input);
+    const PreparedAttention attention = attention_over(setting.copied->plan(), input);
+    timer.enter(Phase::kAttention);
+    attention.enqueue(stream_);
+    workspace_bytes_ = attention.workspace_bytes();
   }
-  if (!setting.is_fixed()) plan_on_host(setting, layer);
-  attention_.set_device_plan(setting.uploaded.device_plan(), kRunOptions);
+  last_ = {.layer = layer, .input = input};
 }
 
-void LayerPlans::plan_on_host(Setting& setting, std::size_t layer) {
+void LayerAttention::plan_on_host(Setting& setting, std::size_t layer, const DeviceInput& input) {
   const auto head = static_cast<std::size_t>(problem_.seqlen * problem_.head_dim);
   const auto heads = static_cast<std::size_t>(problem_.num_q_heads + 2 * problem_.num_kv_heads);
   if (host_input_.q.empty()) {
     require_memory(heads * head * sizeof(float),
                    fmt::format("{}: planning on the host", setting.method->info().name));
   }
-  cuda_check(cudaStreamSynchronize(attention_.stream()), "wait for Q, K and V");
-  const DeviceInput input = attention_.device_input();
+  cuda_check(cudaStreamSynchronize(stream_), "wait for Q, K and V");
   std::vector<std::uint16_t> bits;
   fetch_heads(input.q, head * problem_.num_q_heads, dtype_, bits, host_input_.q);
   fetch_heads(input.k, head * problem_.num_kv_heads, dtype_, bits, host_input_.k);
@@ -132,15 +144,16 @@ void LayerPlans::plan_on_host(Setting& setting, std::size_t layer) {
   setting.host_plan.reset();
   const DenseReference none;
   setting.host_plan.emplace(setting.method->plan_cpu({host_input_, none}, setting.params));
-  setting.uploaded.upload(problem_, PlanPointers(*setting.host_plan).view(),
-                          attention_.device().l2_bytes);
+  setting.copied.emplace(problem_, PlanPointers(*setting.host_plan).view(), device_.info.l2_bytes);
 }
 
-PrefillLayer LayerPlans::account(std::size_t layer) {
+PrefillLayer LayerAttention::account() {
+  if (!last_) throw Error("LayerAttention: no layer was enqueued");
+  const auto [layer, input] = *last_;
   Setting& setting = *layers_.at(layer);
-  cuda_check(cudaStreamSynchronize(attention_.stream()), "wait for attention");
-  std::vector<TileStats> stats;
-  attention_.read_stats(stats);
+  cuda_check(cudaStreamSynchronize(stream_), "wait for attention");
+  std::vector<TileStats> stats(stats_.size());
+  stats_.download(stats.data(), "download tile statistics");
   const auto result = [&](const char* planner, const SparsePlan& plan) {
     const WorkCounts work = count_work(problem_, plan, stats).total;
     return PrefillLayer{.planner = planner,
@@ -158,23 +171,15 @@ PrefillLayer LayerPlans::account(std::size_t layer) {
     throw InputError(
         fmt::format("layer {}: {}: {}", layer, setting.method->info().name, error.what()));
   }
-  const CopyToHost copy = [](void* target, const void* source, std::size_t bytes) {
-    cuda_check(cudaMemcpy(target, source, bytes, cudaMemcpyDeviceToHost), "fetch the plan");
-  };
   // Q, K and V of the layer are still where it found them.
-  const PlanBatch replan = [&](int batch) {
-    setting.planner->plan_batch(batch, attention_.device_input(), attention_.stream(),
-                                attention_.planning());
-    cuda_check(cudaStreamSynchronize(attention_.stream()), "plan once more");
-  };
-  return result("cuda", fetch_plan(problem_, setting.planner->device_plan(), copy,
-                                   FetchedArrays::kWithoutTokens, replan));
+  return result("cuda", fetch_device_plan(*setting.planner, device_.planning, input,
+                                          FetchedArrays::kWithoutTokens, stream_));
 }
 
-std::int64_t LayerPlans::device_bytes() const {
-  std::int64_t bytes = 0;
+std::int64_t LayerAttention::device_bytes() const {
+  std::int64_t bytes = workspace_bytes_;
   for (const auto& setting : settings_) {
-    bytes += setting->uploaded.bytes();
+    if (setting->copied) bytes += setting->copied->bytes();
     if (setting->planner != nullptr) bytes += setting->planner->workspace_bytes();
   }
   return bytes;

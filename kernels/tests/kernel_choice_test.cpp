@@ -1,4 +1,4 @@
-#include "kernels/attention/launch_plan.h"
+#include "kernels/attention/kernel_choice.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "lib/plan/device_plan.h"
+#include "lib/plan/fetch_plan.h"
 
 #include <algorithm>
 #include <limits>

@@ -1,4 +1,4 @@
-#include "lib/input/source.h"
+#include "lib/sources/source.h"
 
 #include <fmt/format.h>
 

@@ -10,7 +10,7 @@
 #include "lib/core/error.h"
 #include "lib/core/strict_json.h"
 #include "lib/input/capture_file.h"
-#include "lib/input/source.h"
+#include "lib/sources/source.h"
 #include "lib/testing/files.h"
 
 namespace s2o {

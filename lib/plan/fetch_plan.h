@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <functional>
 
-#include "kernels/planning/planner.h"
+#include "kernels/common/device_plan.h"
 #include "lib/plan/sparse_plan.h"
 
 namespace s2o {

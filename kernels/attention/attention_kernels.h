@@ -7,14 +7,11 @@
 #include <cstdint>
 
 #include "kernels/attention/kernel_args.h"
-#include "kernels/attention/launch_plan.h"
+#include "kernels/attention/kernel_choice.h"
+#include "kernels/common/cuda_stream.h"
 #include "kernels/common/tensor_map.h"
 
-struct CUstream_st;
-
 namespace s2o {
-
-using CudaStream = CUstream_st*;  // cudaStream_t
 
 void launch_attention_sm80_bf16(const AttentionKernelArgs& args, int head_dim, TileShape tile,
                                 CudaStream stream);

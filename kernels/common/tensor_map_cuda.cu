@@ -1,4 +1,4 @@
-#include "kernels/attention/tensor_map_cuda.h"
+#include "kernels/common/tensor_map_cuda.h"
 
 #include <cuda.h>  // types only: the function comes from the runtime, so libcuda is not linked
 #include <cuda_runtime.h>

@@ -16,9 +16,9 @@
 #include "lib/config/json_reader.h"
 #include "lib/core/error.h"
 #include "lib/core/log.h"
-#include "lib/input/source.h"
 #include "lib/model/prefill.h"
 #include "lib/model/tokens.h"
+#include "lib/sources/source.h"
 
 namespace s2o {
 namespace {

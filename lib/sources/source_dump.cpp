@@ -16,7 +16,7 @@
 #include "lib/core/text.h"
 #include "lib/input/capture_file.h"
 #include "lib/input/formats/format.h"
-#include "lib/input/source.h"
+#include "lib/sources/source.h"
 
 namespace s2o {
 namespace {

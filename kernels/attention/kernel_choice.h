@@ -12,7 +12,6 @@
 
 namespace s2o {
 
-enum class KernelDType : std::uint8_t { kBf16, kFp16 };
 enum class AttentionKernel : std::uint8_t { kSm80, kSm90 };
 
 // "attention_sm80", "attention_sm90".
@@ -30,12 +29,6 @@ struct TileShape {
 // the values supported. `fp32_accuracy` asks for the three-term product (sm80 kernel, block_m 64).
 TileShape choose_tile(AttentionKernel kernel, const Problem& problem, const PlanView& plan,
                       bool fp32_accuracy);
-
-// Tiles of a pass in launch order (plan_head * num_q_tiles + tile): KV heads in groups whose keys
-// and values fit half the L2 cache, inside a group the tiles with most keys first, ties by index.
-// `pass` holds host pointers.
-std::vector<std::int32_t> tile_launch_order(const Problem& problem, const PlanView& plan,
-                                            const PassView& pass, std::int64_t l2_bytes);
 
 // Arguments that do not depend on where arrays live; the caller fills in the pointers.
 AttentionKernelArgs kernel_args(const Problem& problem, const PlanView& plan);

@@ -1,0 +1,33 @@
+#include "kernels/common/tile_order.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <numeric>
+
+namespace s2o {
+
+std::vector<std::int32_t> tile_launch_order(const Problem& problem, const PlanView& plan,
+                                            const PassView& pass, std::int64_t l2_bytes) {
+  const std::int64_t num_tiles = static_cast<std::int64_t>(plan.num_plan_heads) * plan.num_q_tiles;
+  std::vector<std::int64_t> keys(static_cast<std::size_t>(num_tiles), 0);
+  for (std::int64_t tile = 0; tile < num_tiles; ++tile) {
+    for (std::int64_t i = pass.item_offsets[tile]; i < pass.item_offsets[tile + 1]; ++i) {
+      keys[static_cast<std::size_t>(tile)] += pass.items[i].count;
+    }
+  }
+  const std::int64_t kv_head_bytes = 2 * problem.seqlen * problem.head_dim * 2;  // K and V, 16-bit
+  const std::int64_t kv_heads_per_group = std::max<std::int64_t>(l2_bytes / 2 / kv_head_bytes, 1);
+  const std::int64_t tiles_per_kv_head = num_tiles / problem.num_kv_heads;
+  const auto group = [&](std::int32_t tile) {
+    return tile / tiles_per_kv_head / kv_heads_per_group;
+  };
+  std::vector<std::int32_t> order(static_cast<std::size_t>(num_tiles));
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+    if (group(a) != group(b)) return group(a) < group(b);
+    return keys[static_cast<std::size_t>(a)] > keys[static_cast<std::size_t>(b)];
+  });
+  return order;
+}
+
+}  // namespace s2o

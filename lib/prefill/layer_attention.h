@@ -1,0 +1,68 @@
+// Planning and attention of the layers of a prompt: layers with the same method and settings share
+// a planner, and plans that do not depend on Q, K and V are made once. CUDA builds only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "kernels/attention/prepared_attention.h"
+#include "lib/device/cuda_device.h"
+#include "lib/device/phase_timer.h"
+#include "lib/prefill/prefill_backend.h"
+
+namespace s2o {
+
+class LayerAttention {
+ public:
+  // Works in `stream`.
+  LayerAttention(const CudaDevice& device, CudaStream stream);
+  ~LayerAttention();
+  LayerAttention(const LayerAttention&) = delete;
+  LayerAttention& operator=(const LayerAttention&) = delete;
+
+  // Allocates what the layers need, and keeps what an earlier prompt of the same shape has.
+  // UnsupportedError for oracles, whose dense output nobody has, and for settings that cannot run
+  // on the problem.
+  void prepare(const Problem& problem, StorageDType dtype, std::span<const LayerMethod> layers);
+
+  // Enqueues planning and attention of a layer. Waits for the device only where the method has no
+  // code on it. `timer` is in a measurement.
+  void enqueue(std::size_t layer, const DeviceInput& input, PhaseTimer& timer);
+  // The output of the layer enqueued last: [num_q_heads, seqlen, head_dim].
+  const std::uint16_t* out() const { return out_.data(); }
+
+  // Waits, and counts what the layer enqueued last did. InputError naming the layer when a score
+  // was not finite.
+  PrefillLayer account();
+
+  std::int64_t device_bytes() const;
+
+ private:
+  struct Setting;
+  struct Enqueued {
+    std::size_t layer = 0;
+    DeviceInput input;
+  };
+  void plan_on_host(Setting& setting, std::size_t layer, const DeviceInput& input);
+  PreparedAttention attention_over(const DevicePlan& plan, const DeviceInput& input);
+
+  const CudaDevice& device_;
+  const CudaStream stream_;
+  Problem problem_;
+  StorageDType dtype_ = StorageDType::kBF16;
+  std::vector<std::unique_ptr<Setting>> settings_;
+  std::vector<Setting*> layers_;
+  std::optional<Enqueued> last_;
+  AttentionInput host_input_;  // for planning on the host
+
+  AttentionScratch scratch_;
+  DeviceBuffer<std::uint16_t> out_;   // [num_q_heads, seqlen, head_dim]
+  DeviceBuffer<float> lse_;           // [num_q_heads, seqlen]
+  DeviceBuffer<TileStats> stats_;     // of the layer enqueued last
+  std::int64_t workspace_bytes_ = 0;  // of the layer enqueued last
+};
+
+}  // namespace s2o
