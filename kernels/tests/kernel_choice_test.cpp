@@ -3,8 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
-
 #include "kernels/common/error.h"
 #include "kernels/common/kernel_registry.h"
 
@@ -80,34 +78,6 @@ TEST(ChooseTile, messages_say_found_and_supported) {
   plan = plan_of(128, 128);
   plan.fold = {.kind = Compensation::kBlocks, .fold_block = 4096};
   EXPECT_THAT(message_of(kProblem, plan), HasSubstr("fold_block is 4096"));
-}
-
-// Two KV heads of 2 MiB each (K and V): an L2 of 4 MiB holds one at a time.
-TEST(TileLaunchOrder, groups_kv_heads_and_starts_heavy_tiles_first) {
-  const PlanView plan = plan_of(128, 128);
-  std::vector<PlanItem> items;
-  std::vector<std::int64_t> offsets = {0};
-  for (int head = 0; head < 8; ++head) {
-    for (int tile = 0; tile < plan.num_q_tiles; ++tile) {
-      items.push_back({.count = 128 * (tile + 1)});
-      offsets.push_back(static_cast<std::int64_t>(items.size()));
-    }
-  }
-  PassView pass;
-  pass.items = items.data();
-  pass.item_offsets = offsets.data();
-  const auto order = tile_launch_order(kProblem, plan, pass, 4 << 20);
-  ASSERT_EQ(order.size(), 8u * 32);
-  EXPECT_EQ(order[0], 31);                // head 0, last tile
-  EXPECT_EQ(order[1], 63);                // head 1, last tile: same weight, higher index
-  EXPECT_EQ(order[4], 30);                // head 0, the tile before
-  EXPECT_EQ(order[4 * 32], 4 * 32 + 31);  // then the heads of the second KV head
-  std::vector<std::int32_t> sorted = order;
-  std::sort(sorted.begin(), sorted.end());
-  for (std::size_t i = 0; i < sorted.size(); ++i)
-    EXPECT_EQ(sorted[i], static_cast<std::int32_t>(i));
-  // A large cache holds all heads: the heavy tiles of all of them come first.
-  EXPECT_EQ(tile_launch_order(kProblem, plan, pass, 64 << 20)[7], 7 * 32 + 31);
 }
 
 TEST(KernelRegistry, lists_kernels_and_says_what_a_device_lacks) {
