@@ -7,6 +7,7 @@
 
 #include "kernels/common/dtype.h"
 #include "kernels/common/plan_view.h"
+#include "kernels/common/problem.h"
 
 namespace s2o::testing {
 

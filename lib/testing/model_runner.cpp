@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "kernels/common/tile_order.h"
 #include "kernels/testing/attention_model.h"
 #include "lib/input/storage_bits.h"
 
