@@ -68,10 +68,15 @@ else
   skip "s2o eval, cuda against cpu" "python3 not found"
 fi
 
-if python3 -c 'import torch, transformers' 2>/dev/null && [ -x "$build/bench_prefill" ]; then
-  step "logits against transformers" python3 scripts/prefill_peers.py --bench "$build/bench_prefill"
+# Models of scripts/fetch_models.sh are compared where they are.
+if python3 -c 'import torch, transformers' 2>/dev/null; then
+  step "logits against transformers, random models" python3 scripts/check_model.py --random --s2o "$build/s2o"
+  if [ -d models/smollm2 ]; then
+    step "SmolLM2 against transformers" python3 scripts/check_model.py --model models/smollm2 \
+      --tokens data/tokens/smollm2_book.safetensors --s2o "$build/s2o" --loss 8192
+  fi
 else
-  skip "logits against transformers" "needs torch, transformers and bench_prefill"
+  skip "logits against transformers" "needs torch and transformers"
 fi
 
 if [ "$bench" -eq 1 ]; then

@@ -5,15 +5,13 @@
 //
 //   bench_prefill --seqlen 8192,131072 --methods dense,s2o --set tau=0.01 --pattern mixed
 //   bench_prefill --model data/tiny-llama --tokens data/tokens/war_and_peace.safetensors
-//     --seqlen 512 --logits logits.safetensors
+//     --seqlen 8192
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
 #include <memory>
-#include <numeric>
 #include <string>
 #include <vector>
 
@@ -22,7 +20,6 @@
 #include "kernels/model/matrix_product.h"
 #include "kernels/model/model_kernels.h"
 #include "lib/core/text.h"
-#include "lib/input/formats/format.h"
 #include "lib/input/synthetic.h"
 #include "lib/model/model_shapes.h"
 #include "lib/model/tokens.h"
@@ -38,7 +35,6 @@ struct Options {
   std::string model;
   std::string tokens;
   std::string pattern;
-  std::string logits;
   std::string kernel;
   std::string dtype = "bf16";
   std::string cublas;
@@ -209,16 +205,9 @@ class Bench {
     const ParamSet params = settings_of(method);
     const std::vector<LayerMethod> layers(static_cast<std::size_t>(config.num_layers),
                                           {&method, &params});
-    PrefillWanted wanted;
-    if (!options_.logits.empty()) {
-      wanted.logit_positions.resize(static_cast<std::size_t>(seqlen));
-      std::iota(wanted.logit_positions.begin(), wanted.logit_positions.end(), 0);
-      wanted.losses = true;
-    }
     const TimingConfig timing{.warmup = options_.warmup, .repeats = options_.repeats};
-    const PrefillRun run = backend.run(tokens(config, seqlen), layers, wanted, timing, {});
+    const PrefillRun run = backend.run(tokens(config, seqlen), layers, {}, timing, {});
     print_row(config, seqlen, name, run);
-    if (!options_.logits.empty()) write_logits(config, seqlen, name, run);
     return run;
   }
 
@@ -266,26 +255,6 @@ class Bench {
     std::fflush(stdout);
   }
 
-  void write_logits(const ModelConfig& config, std::int64_t seqlen, const std::string& method,
-                    const PrefillRun& run) const {
-    const auto tensor = [](const std::string& name, DType dtype, std::vector<std::int64_t> shape,
-                           const void* data, std::size_t bytes) {
-      std::shared_ptr<std::byte[]> copy(new std::byte[bytes + 1]);
-      std::memcpy(copy.get(), data, bytes);
-      return HostTensor{
-          .info = {.name = name, .dtype = dtype, .shape = std::move(shape), .num_bytes = bytes},
-          .file = name,
-          .data = {copy, copy.get()}};
-    };
-    format_of(options_.logits)
-        .write(options_.logits,
-               {tensor("logits", DType::kF32, {seqlen, config.vocab_size}, run.logits.data(),
-                       run.logits.size() * sizeof(float)),
-                tensor("losses", DType::kF64, {seqlen - 1}, run.losses.data(),
-                       run.losses.size() * sizeof(double))},
-               {{"method", method}, {"seqlen", std::to_string(seqlen)}});
-  }
-
   const Options& options_;
   StorageDType dtype_;
   PrefillModel model_;
@@ -301,7 +270,6 @@ int run_bench(int argc, char** argv) {
   app.add_option("--model", options.model, "Model folder; default: seeded Llama-3.1-8B shape");
   app.add_option("--tokens", options.tokens, "Token file; default: made-up tokens");
   app.add_option("--pattern", options.pattern, "Attention on a synthetic pattern, replayed");
-  app.add_option("--logits", options.logits, "Write logits of all positions, and losses, here");
   app.add_option("--kernel", options.kernel, "sm90, sm80");
   app.add_option("--dtype", options.dtype)->check(CLI::IsMember({"bf16", "fp16"}));
   app.add_option("--cublas", options.cublas, "Folder of cuBLAS, or of NVIDIA's pip packages");
