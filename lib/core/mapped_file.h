@@ -9,15 +9,11 @@
 
 namespace s2o {
 
-// InputError unless `path` is a regular file (a folder, a device or a pipe is none) that can be
-// read and is not empty. Returns its size in bytes.
-std::uint64_t require_regular_file(const std::filesystem::path& path);
-
 // NOTE: a file that another process truncates while it is mapped kills this process (SIGBUS), as
 // with every memory-mapped file; our own writers replace files by rename, which is safe.
 class MappedFile {
  public:
-  // InputError as above, or when the mapping fails.
+  // InputError unless `path` is a regular file that is not empty, or when the mapping fails.
   static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;

@@ -2,10 +2,36 @@
 
 #include <fmt/format.h>
 
+#include <map>
+#include <tuple>
+
 #include "lib/config/json_reader.h"
 #include "lib/core/error.h"
 
 namespace s2o {
+namespace {
+
+// Gives inputs of one name longer ones; what cannot be told apart even so is there twice.
+void name_inputs(std::vector<InputCell>& inputs, const std::vector<std::string>& places) {
+  std::vector<NamedInput> named;
+  for (InputCell& input : inputs) {
+    named.push_back({&input.name, input.layer, input.seqlen, &input.identity});
+  }
+  tell_names_apart(named);
+  std::map<std::tuple<std::string, int, std::int64_t>, std::size_t> first;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const InputCell& input = inputs[i];
+    const auto [found, is_new] = first.try_emplace({input.name, input.layer, input.seqlen}, i);
+    if (is_new) continue;
+    throw ConfigError(
+        fmt::format("{}: '{}' layer {}, seqlen {} is the same input as one of {}; remove it, or "
+                    "give it another "
+                    "\"name\"",
+                    places[i], input.name, input.layer, input.seqlen, places[found->second]));
+  }
+}
+
+}  // namespace
 
 const Method& find_method_at(const std::string& name, const std::string& path) {
   try {
@@ -41,12 +67,15 @@ EvalCells expand_cells(const RunConfig& config) {
       .dtype = parse_storage_dtype(config.dtype, config.file + ": dtype"),
       .seed = config.seed,
       .allow_nonfinite = config.allow_nonfinite};
+  std::vector<std::string> places;  // of the inputs, in the config
   for (std::size_t i = 0; i < config.inputs.size(); ++i) {
     const std::string path = fmt::format("{}: inputs[{}]", config.file, i);
     for (InputCell& cell : expand_source(config.inputs[i], path, options)) {
       cells.inputs.push_back(std::move(cell));
+      places.push_back(path);
     }
   }
+  name_inputs(cells.inputs, places);
   if (cells.inputs.empty()) {
     throw ConfigError(fmt::format("{}: inputs: no layer and no sequence is left", config.file));
   }

@@ -102,6 +102,7 @@ class Evaluator {
     sink_.start(cell, fmt::format("loading {} layer {}", source.name, source.layer));
     input_.reset();
     input_ = source.load();
+    input_->name = source.name;
     const Problem& problem = input_->problem;
     require_memory(
         static_cast<std::uint64_t>(output_bytes()),
@@ -206,20 +207,13 @@ class Evaluator {
     return std::move(*plan);
   }
 
-  // A value that is NaN or infinite becomes null, and the row's error names it.
   static void fill_metrics(const MetricContext& context, ResultRow& row) {
     for (const Metric* metric : all_metrics()) {
       const std::vector<MetricValue> values = metric->compute(context);
       for (std::size_t i = 0; i < values.size(); ++i) {
         const MetricColumn& column = metric->columns()[i];
         if (column.per_head) row.per_head[column.name] = values[i].per_head;
-        if (!column.is_column) continue;
-        const std::optional<double>& value = values[i].value;
-        const bool usable = value && std::isfinite(*value);
-        row.metrics[column.name] = usable ? value : std::nullopt;
-        if (value && !usable && !row.error) {
-          row.error = fmt::format("metric {} is {}", column.name, *value);
-        }
+        if (column.is_column) set_metric(row, column.name, values[i].value, values[i].reason);
       }
     }
   }
@@ -286,6 +280,17 @@ class Evaluator {
 
 }  // namespace
 
+void set_metric(ResultRow& row, const std::string& column, std::optional<double> value,
+                std::string reason) {
+  if (value && !std::isfinite(*value)) {
+    reason = fmt::format("is {}", *value);
+    value.reset();
+  }
+  row.metrics[column] = value;
+  if (value || reason.empty()) return;
+  row.note = fmt::format("{}{}: {}", row.note ? *row.note + "; " : "", column, reason);
+}
+
 EvalSummary evaluate(const EvalCells& cells, Backend& backend, const EvaluateOptions& options,
                      EvalSink& sink) {
   return Evaluator(cells, backend, options, sink).run();
@@ -297,6 +302,7 @@ ResultRow blank_row(const EvalCells& cells, std::size_t cell, const Backend& bac
   const MethodSetting& setting = cells.setting(cell);
   ResultRow row;
   row.input = source.name;
+  row.input_id = source.identity.id();
   row.layer = source.layer;
   row.seqlen = source.seqlen;
   if (input != nullptr) {

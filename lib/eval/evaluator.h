@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <exception>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,11 @@ struct EvalSummary {
 // rows so far were added.
 EvalSummary evaluate(const EvalCells& cells, Backend& backend, const EvaluateOptions& options,
                      EvalSink& sink);
+
+// Sets a metric of a row. A value that is NaN or infinite becomes null, and the row's note says so;
+// the rest of the row stays. `reason` says why there is no value, "" for no need to.
+void set_metric(ResultRow& row, const std::string& column, std::optional<double> value,
+                std::string reason = "");
 
 // The row of a cell before it ran: names and shapes, no metrics. `input` may be null (unknown
 // shapes are 0 then).

@@ -29,8 +29,9 @@ struct PrefillFacts {
 
 struct ResultRow {
   RowKind kind = RowKind::kAttention;
-  std::string input;  // of a prefill: the prompt
-  int layer = 0;      // unused by a prefill
+  std::string input;     // of a prefill: the prompt
+  std::string input_id;  // of what determines the input's numbers; "" in files that lack it
+  int layer = 0;         // unused by a prefill
   std::int64_t seqlen = 0;
   int num_q_heads = 0;
   int num_kv_heads = 0;
@@ -47,6 +48,8 @@ struct ResultRow {
   std::vector<std::int32_t>
       stop_steps;  // [num_plan_heads * num_q_tiles], empty without a stop rule
   PrefillFacts prefill;
+  // Why single metrics are null although the row has no error: "mass_recall: ...".
+  std::optional<std::string> note;
   std::optional<std::string> error;
 };
 

@@ -34,14 +34,22 @@ nlohmann::ordered_json make_run_context(const RunIdentity& run,
   context["num_cells"] = run.num_cells;
   context["config"] = run.config;
   context["config_hash"] = hash_hex(run.config.dump());
+  context["inputs"] = run.inputs;
   return context;
 }
 
 nlohmann::ordered_json make_context(const EvalCells& cells, Backend& backend) {
+  nlohmann::ordered_json inputs = nlohmann::ordered_json::array();
+  for (const InputCell& cell : cells.inputs) {
+    // Layers of one input are one after the other.
+    nlohmann::ordered_json item = input_to_json(cell.name, cell.identity);
+    if (inputs.empty() || inputs.back() != item) inputs.push_back(std::move(item));
+  }
   return make_run_context({.name = cells.config.name,
                            .seed = cells.config.seed,
                            .num_cells = cells.size(),
-                           .config = to_json(cells.config)},
+                           .config = to_json(cells.config),
+                           .inputs = std::move(inputs)},
                           backend.context());
 }
 

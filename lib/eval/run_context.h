@@ -13,6 +13,7 @@ struct RunIdentity {
   std::uint64_t seed = 0;
   std::size_t num_cells = 0;      // rows of the whole run
   nlohmann::ordered_json config;  // resolved; its hash tells runs apart
+  nlohmann::ordered_json inputs;  // what the config's inputs were (lib/input/identity.h)
 };
 
 // `device_context` holds the fields device, driver, cuda and sm_clock_mhz.

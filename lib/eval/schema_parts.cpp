@@ -141,7 +141,7 @@ Json timing_schema(const TimingConfig& defaults, int min_repeats) {
 
 Json synthetic_entry() {
   return params_entry("source", "synthetic", "Seeded structured Q, K and V",
-                      synthetic_param_specs(), Json::object());
+                      synthetic_param_specs(), {{"name", {{"type", "string"}}}});
 }
 
 Json method_entries(const Json& extra) {

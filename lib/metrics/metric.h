@@ -53,7 +53,8 @@ struct MetricColumn {
 
 struct MetricValue {
   std::optional<double> value;   // null = not measured
-  std::vector<double> per_head;  // [num_q_heads] if the column says so
+  std::vector<double> per_head;  // [num_q_heads] if the column says so; NaN = not measured
+  std::string reason;            // why there is no value, where a reader would ask
 };
 
 class Metric {

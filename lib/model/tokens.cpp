@@ -11,6 +11,7 @@
 
 #include "lib/core/error.h"
 #include "lib/core/mapped_file.h"
+#include "lib/core/text.h"
 #include "lib/input/formats/format.h"
 
 namespace s2o {
@@ -122,6 +123,10 @@ std::vector<std::int32_t> select_tokens(const TokenFile& file, std::int64_t offs
     tokens[i] = static_cast<std::int32_t>(id);
   }
   return tokens;
+}
+
+std::string tokens_hash(const std::vector<std::int32_t>& tokens) {
+  return hash_hex({reinterpret_cast<const char*>(tokens.data()), tokens.size() * sizeof tokens[0]});
 }
 
 }  // namespace s2o

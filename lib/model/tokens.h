@@ -22,4 +22,7 @@ TokenFile read_token_file(const std::filesystem::path& path);
 std::vector<std::int32_t> select_tokens(const TokenFile& file, std::int64_t offset,
                                         std::int64_t seqlen, int vocab_size);
 
+// What tells one sequence of tokens from another: 16 hexadecimal digits.
+std::string tokens_hash(const std::vector<std::int32_t>& tokens);
+
 }  // namespace s2o

@@ -8,6 +8,7 @@
 
 #include "lib/config/config_parts.h"
 #include "lib/core/error.h"
+#include "lib/core/text.h"
 #include "lib/eval/cells.h"
 #include "lib/model/model_shapes.h"
 #include "lib/sources/source.h"
@@ -41,7 +42,9 @@ void read_replay(const PrefillConfig& config, PrefillCells& cells) {
   const std::string path = config.file + ": replay";
   const SourceOptions options = {
       .base_folder = config.base_folder, .dtype = cells.model.dtype, .seed = config.seed};
+  std::string ids;
   for (const InputCell& cell : expand_source(config.replay, path, options)) {
+    ids += fmt::format("{} {} {}\n", cell.identity.id(), cell.layer, cell.seqlen);
     if (cell.seqlen > 0 && cell.seqlen < cells.longest_prompt()) {
       throw ConfigError(fmt::format("{}: {} tokens, expected at least {} (the longest prompt)",
                                     path, cell.seqlen, cells.longest_prompt()));
@@ -56,6 +59,26 @@ void read_replay(const PrefillConfig& config, PrefillCells& cells) {
     }
   }
   cells.qkv_label = "replay of " + cells.model.replay.front().name;
+  for (Prompt& prompt : cells.prompts) prompt.identity.facts["replay_id"] = hash_hex(ids);
+}
+
+// The model is part of what a prompt's numbers depend on.
+void identify_model(const PrefillConfig& config, PrefillCells& cells) {
+  InputIdentity model;
+  if (config.model.is_string()) {
+    const auto folder = config.model.get<std::string>();
+    model.origin["model"] = folder;
+    add_file_identity(model, "model_", file_identity(config.base_folder / folder));
+  } else {
+    model.facts["model_shape"] = cells.model.config.name;
+    model.facts["model_seed"] = cells.model.seed;
+  }
+  model.facts["dtype"] = config.dtype;
+  model.facts["logit_positions"] = config.logit_positions;
+  for (Prompt& prompt : cells.prompts) {
+    prompt.identity.facts.update(model.facts);
+    prompt.identity.origin.update(model.origin);
+  }
 }
 
 // ---- methods ----
@@ -220,6 +243,7 @@ PrefillCells expand_prefill_cells(const PrefillConfig& config) {
   const Method& dense = find_method("dense");
   cells.dense = expander.make(dense, ParamSet(dense.info().params));
   cells.prompts = expand_prompts(config, cells.model.config.vocab_size);
+  identify_model(config, cells);
   read_replay(config, cells);
   cells.measures_accuracy = cells.model.weights != nullptr && cells.model.replay.empty();
   return cells;

@@ -29,6 +29,7 @@ Json prompt_entries() {
        schema_object(
            "Prompts with a known answer, from JSON lines",
            {{"prompts", schema_described(kText, "prompt file")},
+            {"name", schema_described(kText, "of the file in tables")},
             {"tasks", schema_described(schema_sweep(kText, true), "only these; default: all")},
             {"seqlen", schema_described(schema_integers(1), "only these lengths; default: all")},
             {"samples",

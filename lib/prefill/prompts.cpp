@@ -3,14 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
 #include <limits>
 #include <map>
 #include <set>
+#include <sstream>
 
 #include "lib/config/json_reader.h"
 #include "lib/core/error.h"
 #include "lib/core/random.h"
+#include "lib/core/regular_file.h"
 #include "lib/core/strict_json.h"
 #include "lib/core/text.h"
 #include "lib/model/tokens.h"
@@ -62,7 +63,7 @@ void read_answer(const JsonReader& reader, Prompt& prompt) {
       reader.path_of("answer"), prompt.answer_length, prompt.answer_start, prompt.seqlen()));
 }
 
-Prompt read_prompt(const std::string& line, const std::string& where, const std::string& stem,
+Prompt read_prompt(const std::string& line, const std::string& where, const std::string& name,
                    std::int64_t number, int vocab_size) {
   const Json object = parse_strict_json(line);
   const JsonReader reader(object, where + ": ", kPromptKeys);
@@ -75,7 +76,7 @@ Prompt read_prompt(const std::string& line, const std::string& where, const std:
   }
   read_answer(reader, prompt);
   prompt.task = reader.get_string("task", "prompt");
-  prompt.name = fmt::format("{}/{}/{}", stem, prompt.task, reader.get_int("sample", number, 0));
+  prompt.name = fmt::format("{}/{}/{}", name, prompt.task, reader.get_int("sample", number, 0));
   return prompt;
 }
 
@@ -97,27 +98,31 @@ void expand_tokens(const JsonReader& reader, const EntryContext& context) {
   const TokenFile file = read_token_file(path);
   for (const std::int64_t seqlen : seqlens) {
     for (const std::int64_t offset : offsets) {
-      context.prompts.push_back({.name = offset == 0 ? name : fmt::format("{}@{}", name, offset),
-                                 .tokens = select_tokens(file, offset, seqlen, context.vocab_size),
-                                 .wants_loss = wants_loss && seqlen > 1});
+      Prompt prompt = {.name = offset == 0 ? name : fmt::format("{}@{}", name, offset),
+                       .tokens = select_tokens(file, offset, seqlen, context.vocab_size),
+                       .wants_loss = wants_loss && seqlen > 1};
+      prompt.identity.origin["tokens"] = reader.get_string("tokens");
+      context.prompts.push_back(std::move(prompt));
     }
   }
 }
 
 void expand_prompt_file(const JsonReader& reader, const EntryContext& context) {
   const std::filesystem::path path = context.config.base_folder / reader.get_string("prompts");
+  const std::string name = reader.get_string("name", path.stem().string());
   const std::vector<std::string> tasks = reader.get_strings("tasks", /*required=*/false);
   const std::vector<std::int64_t> seqlens = reader.get_ints("seqlen", /*required=*/false, 1);
   const std::int64_t samples = reader.get_int("samples", kMaxTokens, 1, kMaxTokens);
   std::map<std::pair<std::string, std::int64_t>, std::int64_t> taken;
   std::set<std::string> known_tasks;
-  for (Prompt& prompt : read_prompt_file(path, context.vocab_size)) {
+  for (Prompt& prompt : read_prompt_file(path, context.vocab_size, name)) {
     known_tasks.insert(prompt.task);
     const auto is_one_of = [](const auto& list, const auto& value) {
       return list.empty() || std::find(list.begin(), list.end(), value) != list.end();
     };
     if (!is_one_of(tasks, prompt.task) || !is_one_of(seqlens, prompt.seqlen())) continue;
     if (++taken[{prompt.task, prompt.seqlen()}] > samples) continue;
+    prompt.identity.origin["prompts"] = reader.get_string("prompts");
     context.prompts.push_back(std::move(prompt));
   }
   if (taken.empty()) {
@@ -151,9 +156,23 @@ struct EntryKind {
 const std::vector<EntryKind>& entry_kinds() {
   static const std::vector<EntryKind> kKinds = {
       {"tokens", {"tokens", "name", "seqlen", "offset", "loss"}, expand_tokens},
-      {"prompts", {"prompts", "tasks", "seqlen", "samples"}, expand_prompt_file},
+      {"prompts", {"prompts", "name", "tasks", "seqlen", "samples"}, expand_prompt_file},
       {"random", {"random", "name", "seqlen"}, expand_random}};
   return kKinds;
+}
+
+// What is measured on a prompt depends on its tokens, on its answer and on whether losses are asked
+// for.
+void identify(std::vector<Prompt>& prompts) {
+  std::vector<NamedInput> named;
+  for (Prompt& prompt : prompts) {
+    prompt.identity.facts["tokens_hash"] = tokens_hash(prompt.tokens);
+    prompt.identity.facts["answer_start"] = prompt.answer_start;
+    prompt.identity.facts["answer_length"] = prompt.answer_length;
+    prompt.identity.facts["loss"] = prompt.wants_loss;
+    named.push_back({&prompt.name, 0, prompt.seqlen(), &prompt.identity});
+  }
+  tell_names_apart(named);
 }
 
 // Results are known by name and length: two prompts that share both could not be told apart.
@@ -170,27 +189,23 @@ void require_distinct(const std::vector<Prompt>& prompts, const std::string& fil
 
 }  // namespace
 
-std::vector<Prompt> read_prompt_file(const std::filesystem::path& file, int vocab_size) {
-  std::error_code ignored;
-  std::ifstream stream(file, std::ios::binary);
-  if (!stream || !std::filesystem::is_regular_file(file, ignored)) {
-    throw InputError(fmt::format("{}: no such file, or it cannot be read", file.string()));
-  }
+std::vector<Prompt> read_prompt_file(const std::filesystem::path& file, int vocab_size,
+                                     const std::string& name) {
+  std::istringstream stream(read_whole_file(file));
   std::vector<Prompt> prompts;
   std::int64_t number = 0;
   for (std::string line; std::getline(stream, line);) {
     const std::string where = fmt::format("{}: line {}", file.string(), ++number);
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
     try {
-      prompts.push_back(read_prompt(line, where, file.stem().string(),
-                                    static_cast<std::int64_t>(prompts.size()), vocab_size));
+      prompts.push_back(
+          read_prompt(line, where, name, static_cast<std::int64_t>(prompts.size()), vocab_size));
     } catch (const JsonTextError& error) {
       throw InputError(fmt::format("{}: {}", where, error.what()));
     } catch (const ConfigError& error) {
       throw InputError(error.what());  // the reader's messages name the place already
     }
   }
-  if (stream.bad()) throw InputError(fmt::format("{}: cannot be read", file.string()));
   if (prompts.empty()) throw InputError(fmt::format("{}: holds no prompt", file.string()));
   return prompts;
 }
@@ -212,6 +227,7 @@ std::vector<Prompt> expand_prompts(const PrefillConfig& config, int vocab_size) 
     }
     kind->expand(JsonReader(entry, path, kind->keys), {config, vocab_size, prompts});
   }
+  identify(prompts);
   require_distinct(prompts, config.file);
   return prompts;
 }

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "lib/config/prefill_config.h"
+#include "lib/input/identity.h"
 
 namespace s2o {
 
@@ -26,6 +27,7 @@ struct Prompt {
   std::int64_t answer_start = 0;
   std::int64_t answer_length = 0;  // 0: there is no answer
   bool wants_loss = false;         // next-token loss of every position
+  InputIdentity identity = {};
 
   std::int64_t seqlen() const { return static_cast<std::int64_t>(tokens.size()); }
 };
@@ -35,8 +37,9 @@ struct Prompt {
 // answers outside their prompt.
 std::vector<Prompt> expand_prompts(const PrefillConfig& config, int vocab_size);
 
-// All prompts of a prompt file.
-std::vector<Prompt> read_prompt_file(const std::filesystem::path& file, int vocab_size);
+// All prompts of a prompt file. Their names begin with `name`.
+std::vector<Prompt> read_prompt_file(const std::filesystem::path& file, int vocab_size,
+                                     const std::string& name);
 
 // Rows of logits that are compared and scored, ascending: those that predict the answer, or else
 // one out of each of `count` equal parts of the prompt, the last row among them. Which one is

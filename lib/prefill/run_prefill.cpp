@@ -295,6 +295,7 @@ ResultRow blank_prefill_row(const PrefillCells& cells, std::size_t cell,
   ResultRow row;
   row.kind = RowKind::kPrefill;
   row.input = prompt.name;
+  row.input_id = prompt.identity.id();
   row.seqlen = prompt.seqlen();
   row.num_q_heads = config.num_q_heads;
   row.num_kv_heads = config.num_kv_heads;
@@ -309,10 +310,15 @@ ResultRow blank_prefill_row(const PrefillCells& cells, std::size_t cell,
 }
 
 nlohmann::ordered_json make_prefill_context(const PrefillCells& cells, PrefillBackend& backend) {
+  nlohmann::ordered_json inputs = nlohmann::ordered_json::array();
+  for (const Prompt& prompt : cells.prompts) {
+    inputs.push_back(input_to_json(prompt.name, prompt.identity));
+  }
   return make_run_context({.name = cells.config.name,
                            .seed = cells.config.seed,
                            .num_cells = cells.size(),
-                           .config = to_json(cells.config)},
+                           .config = to_json(cells.config),
+                           .inputs = std::move(inputs)},
                           backend.context());
 }
 

@@ -9,9 +9,10 @@
 namespace s2o {
 
 // Reads every path (read_results of results_file.h) and joins the rows in that order. Where a cell
-// (input, layer, seqlen, method, parameters, backend, kernel) occurs again, the later row replaces
-// the earlier, unless only the earlier one succeeded; the log says how many. The context is that of
-// the first path.
+// (input and its id, layer, seqlen, method, parameters, backend, kernel) occurs again, the later
+// row replaces the earlier, unless only the earlier one succeeded; a warning says how many. Inputs
+// of one name that are not the same get longer names. The context is that of the first path.
+// InputError when two rows of one file are the same cell.
 ResultTable read_merged_results(const std::vector<std::filesystem::path>& paths);
 
 // The joining alone: adds the rows of `more` to `table`; returns how many replaced a row.

@@ -32,8 +32,9 @@ bool file_exists(const fs::path& path) {
 // unknown before its file is read.
 bool same_cell(const ResultRow& cell, const ResultRow& row) {
   const bool same_seqlen = cell.seqlen == 0 || row.seqlen == 0 || cell.seqlen == row.seqlen;
-  return same_seqlen && cell.input == row.input && cell.layer == row.layer &&
-         cell.method == row.method && cell.params == row.params && cell.backend == row.backend;
+  return same_seqlen && cell.input_id == row.input_id && cell.input == row.input &&
+         cell.layer == row.layer && cell.method == row.method && cell.params == row.params &&
+         cell.backend == row.backend;
 }
 
 std::string output_name(std::size_t cell) { return fmt::format("rows.partial.{}.f32", cell); }
@@ -96,11 +97,11 @@ ResultStore::ResultStore(fs::path folder, Json context, std::vector<ResultRow> e
       options_(options),
       lock_(folder_) {
   probe();
+  keep_previous_ = !options_.resume || !has_own_results();
   if (options_.resume) {
     resume();
     return;
   }
-  keep_previous_ = true;
   put_aside(kJournalName, kJournalPrevious);
   journal_ = std::make_unique<Journal>(folder_ / kJournalName, context_);
 }
@@ -126,6 +127,7 @@ void ResultStore::check_same_config(const Json& context, const std::string& file
                     (folder_ / file).string(), hash, context_["config_hash"].get<std::string>(),
                     first_difference(context_["config"], theirs)));
   }
+  check_same_inputs(context, file);
   const auto commit = context.value("git_commit", std::string("unknown"));
   if (commit != context_["git_commit"]) {
     log_warning("--resume: the rows so far were computed by commit {}, the others by {}", commit,
@@ -133,9 +135,27 @@ void ResultStore::check_same_config(const Json& context, const std::string& file
   }
 }
 
-bool ResultStore::has_results_of(const Json& config_hash) const {
+// The same config may mean other numbers: a file that it names was replaced.
+void ResultStore::check_same_inputs(const Json& context, const std::string& file) const {
+  const Json ours = context_.value("inputs", Json::array());
+  const Json theirs = context.value("inputs", Json::array());
+  for (std::size_t i = 0; i < std::max(ours.size(), theirs.size()); ++i) {
+    const Json mine = i < ours.size() ? ours[i] : Json::object();
+    const Json earlier = i < theirs.size() ? theirs[i] : Json::object();
+    const std::string difference = first_difference(mine, earlier);
+    if (difference.empty()) continue;
+    throw ConfigError(fmt::format(
+        "--resume: input '{}' is not what it was when the rows of {} were computed; it differs in: "
+        "{}. Choose another --out, or leave --resume away to start again",
+        (mine.empty() ? earlier : mine).value("name", ""), (folder_ / file).string(), difference));
+  }
+}
+
+bool ResultStore::has_own_results() const {
   try {
-    return read_results(folder_).context.value("config_hash", Json()) == config_hash;
+    const Json theirs = read_results(folder_).context;
+    return theirs.value("config_hash", Json()) == context_["config_hash"] &&
+           theirs.value("inputs", Json()) == context_.value("inputs", Json());
   } catch (const Error&) {
     return false;
   }
@@ -162,17 +182,20 @@ void ResultStore::take_over(const JournalEntry& entry) {
 }
 
 void ResultStore::resume() {
-  if (file_exists(folder_ / kJournalName)) {
-    const JournalContent content = read_journal(folder_ / kJournalName);
-    if (!content.context.is_null()) {
-      check_same_config(content.context, kJournalName);
-      keep_previous_ = !has_results_of(content.context["config_hash"]);
-      for (const JournalEntry& entry : content.entries) take_over(entry);
-      journal_ = std::make_unique<Journal>(folder_ / kJournalName, content.valid_bytes);
-      log_info("--resume: {} of {} rows are there", rows_.size(), expected_.size());
-      return;
-    }
-  } else if (file_exists(folder_ / kHdf5ResultsName) || file_exists(folder_ / kJsonResultsName)) {
+  const bool has_journal = file_exists(folder_ / kJournalName);
+  JournalContent content;
+  if (has_journal) content = read_journal(folder_ / kJournalName);
+  if (!content.context.is_null()) {
+    check_same_config(content.context, kJournalName);
+    for (const JournalEntry& entry : content.entries) take_over(entry);
+    journal_ = std::make_unique<Journal>(folder_ / kJournalName, content.valid_bytes);
+    log_info("--resume: {} of {} rows are there", rows_.size(), expected_.size());
+    return;
+  }
+  // A journal that was cut off before it held anything leaves the results of others alone.
+  const bool has_results =
+      file_exists(folder_ / kHdf5ResultsName) || file_exists(folder_ / kJsonResultsName);
+  if (has_results && (!has_journal || !keep_previous_)) {
     const ResultTable earlier = read_results(folder_);
     check_same_config(earlier.context, kJsonResultsName);
     // Outputs stay in results.h5 alone; a complete file needs no change, from others they are

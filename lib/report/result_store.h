@@ -39,7 +39,8 @@ class ResultStore {
   // layer, seqlen, method, parameters and backend still agree.
   //
   // Creates the folder, locks it against other runs and writes a probe. ConfigError when the folder
-  // cannot be written or is in use, or when `resume` finds results of another config;
+  // cannot be written or is in use, or when `resume` finds results of another config or of inputs
+  // that have changed since;
   // UnsupportedError when the disk is full.
   ResultStore(std::filesystem::path folder, nlohmann::ordered_json context,
               std::vector<ResultRow> expected, const StoreOptions& options);
@@ -64,8 +65,9 @@ class ResultStore {
   void take_over(const ResultTable& earlier);
   void take_over(const JournalEntry& entry);
   void check_same_config(const nlohmann::ordered_json& context, const std::string& file) const;
-  // Whether the result files here are of that config: they may be replaced then.
-  bool has_results_of(const nlohmann::ordered_json& config_hash) const;
+  void check_same_inputs(const nlohmann::ordered_json& context, const std::string& file) const;
+  // Whether the result files here are of the same config and inputs: they may be replaced then.
+  bool has_own_results() const;
   void put_aside(const std::string& name, const std::string& previous) const;
   void drop_journal();
   bool is_complete() const;

@@ -130,7 +130,8 @@ std::vector<Json> read_table(const Reader& reader, const std::string& file) {
         if (kJsonColumns.contains(name)) {
           values.push_back(text.empty() ? Json() : parse_text(text, file + ": " + path));
         } else {
-          values.push_back(name == "error" && text.empty() ? Json() : Json(text));
+          const bool is_null = text.empty() && kNullableColumns.contains(name);
+          values.push_back(is_null ? Json() : Json(text));
         }
       }
     } else if (kIntegerColumns.contains(name)) {

@@ -18,11 +18,11 @@ using Json = nlohmann::ordered_json;
 
 const std::vector<std::string> kLeadingColumns = {
     "input",  "layer",  "seqlen", "num_q_heads", "num_kv_heads", "head_dim",
-    "method", "params", "kernel", "backend",     "planner"};
+    "method", "params", "kernel", "backend",     "planner",      "input_id"};
 // A row with a "prompt" is one of a prefill.
 const std::vector<std::string> kPrefillLeadingColumns = {
-    "prompt", "task",   "model",   "qkv",     "seqlen",          "method",
-    "params", "kernel", "backend", "planner", "loss_by_position"};
+    "prompt", "task",   "model",   "qkv",     "seqlen",           "method",
+    "params", "kernel", "backend", "planner", "loss_by_position", "input_id"};
 
 Json known_or_null(std::int64_t value) { return value == 0 ? Json() : Json(value); }
 
@@ -43,6 +43,12 @@ class RowReader {
   std::string text(const std::string& name) const {
     const Json& value = at(name);
     if (!value.is_string()) wrong(name, value, "a string");
+    return value.get<std::string>();
+  }
+  std::optional<std::string> text_or_null(const std::string& name) const {
+    const Json& value = at(name);
+    if (value.is_null()) return std::nullopt;
+    if (!value.is_string()) wrong(name, value, "a string or null");
     return value.get<std::string>();
   }
   // 0 for null.
@@ -85,7 +91,8 @@ const std::vector<MetricColumn>& measured_columns(RowKind kind) {
 
 bool is_metric(const std::string& name, RowKind kind) {
   const std::vector<std::string>& leading = leading_columns(kind);
-  return name != "error" && std::find(leading.begin(), leading.end(), name) == leading.end();
+  return name != "error" && name != "note" &&
+         std::find(leading.begin(), leading.end(), name) == leading.end();
 }
 
 Json leading_json(const ResultRow& row) {
@@ -100,7 +107,8 @@ Json leading_json(const ResultRow& row) {
             {"kernel", row.kernel},
             {"backend", row.backend},
             {"planner", row.planner},
-            {"loss_by_position", row.prefill.loss_by_position}};
+            {"loss_by_position", row.prefill.loss_by_position},
+            {"input_id", row.input_id}};
   }
   return {{"input", row.input},
           {"layer", row.layer},
@@ -112,7 +120,8 @@ Json leading_json(const ResultRow& row) {
           {"params", row.params},
           {"kernel", row.kernel},
           {"backend", row.backend},
-          {"planner", row.planner}};
+          {"planner", row.planner},
+          {"input_id", row.input_id}};
 }
 
 void read_leading(const RowReader& reader, ResultRow& row) {
@@ -146,6 +155,7 @@ void read_leading(const RowReader& reader, ResultRow& row) {
 std::vector<std::string> result_columns(RowKind kind) {
   std::vector<std::string> columns = leading_columns(kind);
   for (const MetricColumn& column : measured_columns(kind)) columns.push_back(column.name);
+  columns.push_back("note");
   columns.push_back("error");
   return columns;
 }
@@ -160,6 +170,7 @@ Json row_to_json(const ResultRow& row) {
   for (const auto& [name, value] : row.metrics) {
     if (!object.contains(name)) object[name] = metric_json(name, value);
   }
+  object["note"] = row.note ? Json(*row.note) : Json();
   object["error"] = row.error ? Json(*row.error) : Json();
   return object;
 }
@@ -169,16 +180,16 @@ ResultRow row_from_json(const Json& object, const std::string& where) {
   ResultRow row;
   row.kind = object.contains("prompt") ? RowKind::kPrefill : RowKind::kAttention;
   read_leading(reader, row);
-  // Older files do not say it: all their plans were made on the CPU.
+  // Older files do not say these; all their plans were made on the CPU.
   if (object.contains("planner")) row.planner = reader.text("planner");
+  if (object.contains("input_id")) row.input_id = reader.text("input_id");
+  if (object.contains("note")) row.note = reader.text_or_null("note");
   for (const auto& [name, value] : object.items()) {
     if (!is_metric(name, row.kind)) continue;
     if (!value.is_null() && !value.is_number()) reader.wrong(name, value, "a number or null");
     row.metrics[name] = value.is_null() ? std::nullopt : std::optional(value.get<double>());
   }
-  const Json& error = reader.at("error");
-  if (!error.is_null() && !error.is_string()) reader.wrong("error", error, "a string or null");
-  if (error.is_string()) row.error = error.get<std::string>();
+  row.error = reader.text_or_null("error");
   return row;
 }
 

@@ -9,7 +9,7 @@
 
 namespace s2o {
 
-// The columns of a row in order: names and shapes, then metrics, then "error".
+// The columns of a row in order: names and shapes, then metrics, then "note" and "error".
 std::vector<std::string> result_columns(RowKind kind = RowKind::kAttention);
 
 // One object with result_columns(); metrics that this build does not know follow the known ones.

@@ -26,11 +26,14 @@ std::string value_text(const Json& value) {
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
-std::vector<std::string> failure_notes(const ResultTable& table, const ParamColumns& params) {
+// "failed: s2o tau=0.1 on <place>: <why>"; settings of which the same text is true share a note.
+std::vector<std::string> text_notes(const ResultTable& table, const ParamColumns& params,
+                                    const char* label,
+                                    std::optional<std::string> ResultRow::*text) {
   std::vector<std::pair<std::string, std::vector<std::string>>> causes;
   for (const ResultRow& row : table.rows) {
-    if (!row.error) continue;
-    const std::string cause = fmt::format("on {}: {}", place_text(row), *row.error);
+    if (!(row.*text)) continue;
+    const std::string cause = fmt::format("on {}: {}", place_text(row), *(row.*text));
     if (causes.empty() || causes.back().first != cause) causes.push_back({cause, {}});
     const std::string setting = params.text(row);
     causes.back().second.push_back(row.method + (setting.empty() ? "" : " " + setting));
@@ -40,7 +43,7 @@ std::vector<std::string> failure_notes(const ResultTable& table, const ParamColu
     const std::string who = settings.size() > kMaxNamedSettings
                                 ? fmt::format("{} settings", settings.size())
                                 : join(settings);
-    notes.push_back(fmt::format("failed: {} {}", who, cause));
+    notes.push_back(fmt::format("{}: {} {}", label, who, cause));
   }
   return notes;
 }
@@ -92,7 +95,10 @@ std::string place_text(const ResultRow& row) {
 }
 
 std::vector<std::string> table_notes(const ResultTable& table, const ParamColumns& params) {
-  std::vector<std::string> notes = failure_notes(table, params);
+  std::vector<std::string> notes = text_notes(table, params, "failed", &ResultRow::error);
+  for (std::string& note : text_notes(table, params, "not measured", &ResultRow::note)) {
+    notes.push_back(std::move(note));
+  }
   for (std::string& note : params.shared_notes(table)) notes.push_back(std::move(note));
   return notes;
 }

@@ -29,7 +29,8 @@ class ParamColumns {
 std::string place_text(const ResultRow& row);
 
 // What a reader has to know below the table: failures ("failed: s2o tau=0.1 on <place>: <why>", one
-// note for settings that failed alike at one place), then shared_notes.
+// note for settings that failed alike at one place), metrics that are null for a reason, then
+// shared_notes.
 std::vector<std::string> table_notes(const ResultTable& table, const ParamColumns& params);
 
 // Every column of results.json.

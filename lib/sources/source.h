@@ -10,6 +10,7 @@
 
 #include "lib/config/params.h"
 #include "lib/input/attention_input.h"
+#include "lib/input/identity.h"
 
 namespace s2o {
 
@@ -25,6 +26,7 @@ struct InputCell {
   std::string name;
   int layer = 0;
   std::int64_t seqlen = 0;  // 0 when only the file knows
+  InputIdentity identity = {};
   std::function<AttentionInput()> load;
 };
 

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <array>
 #include <limits>
-#include <map>
 #include <memory>
 #include <utility>
 
@@ -231,18 +230,13 @@ std::string stem_of(const std::filesystem::path& path) {
   return stem;
 }
 
-// One name per path: its stem, or the whole path where two files have the same stem.
+// One name per path, by its stem.
 std::vector<std::string> input_names(const JsonReader& reader,
                                      const std::vector<std::string>& paths) {
   const std::string prefix = reader.get_string("name", "dump");
-  if (paths.size() == 1) return {reader.has("name") ? prefix : "dump/" + stem_of(paths[0])};
-  std::map<std::string, int> uses;
-  for (const std::string& path : paths) ++uses[stem_of(path)];
+  if (paths.size() == 1 && reader.has("name")) return {prefix};
   std::vector<std::string> names;
-  for (const std::string& path : paths) {
-    const std::string stem = stem_of(path);
-    names.push_back(fmt::format("{}/{}", prefix, uses[stem] == 1 ? stem : path));
-  }
+  for (const std::string& path : paths) names.push_back(prefix + "/" + stem_of(path));
   return names;
 }
 
@@ -252,6 +246,21 @@ TensorNames read_names(const JsonReader& reader) {
   const JsonReader tensors(reader.at("tensors"), reader.path_of("tensors"), {"q", "k", "v"});
   return {tensors.get_string("q", names.q), tensors.get_string("k", names.k),
           tensors.get_string("v", names.v)};
+}
+
+InputIdentity identity_of(const JsonReader& reader, const std::string& path,
+                          const std::filesystem::path& full_path, const SourceOptions& options) {
+  const TensorNames names = read_names(reader);
+  InputIdentity identity;
+  identity.origin["path"] = path;
+  identity.facts["source"] = "dump";
+  add_file_identity(identity, "", file_identity(full_path));
+  identity.facts["layout"] = reader.get_string("layout", "head_major");
+  identity.facts["q"] = names.q;
+  identity.facts["k"] = names.k;
+  identity.facts["v"] = names.v;
+  identity.facts["dtype"] = storage_dtype_name(options.dtype);
+  return identity;
 }
 
 // Which layers of a file are cells, and how their tensors are called there.
@@ -305,6 +314,7 @@ std::vector<InputCell> expand_dump_source(const nlohmann::ordered_json& entry,
   for (std::size_t i = 0; i < files.size(); ++i) {
     const std::filesystem::path full_path = options.base_folder / files[i];
     const std::shared_ptr<const TensorFile> file = open_tensor_file(full_path);
+    const InputIdentity identity = identity_of(reader, files[i], full_path, options);
     for (const auto& [number, tensors] : choose_layers(reader, *file, files[i])) {
       DumpLayer layer{.file = file,
                       .file_name = full_path.string(),
@@ -320,6 +330,7 @@ std::vector<InputCell> expand_dump_source(const nlohmann::ordered_json& entry,
       cells.push_back({.name = names[i],
                        .layer = number,
                        .seqlen = layer.q.shape.seqlen,
+                       .identity = identity,
                        .load = [layer = std::move(layer), name = names[i], options] {
                          return load_layer(layer, name, options);
                        }});

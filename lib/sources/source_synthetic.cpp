@@ -1,3 +1,4 @@
+#include "lib/config/json_reader.h"
 #include "lib/core/memory.h"
 #include "lib/input/synthetic.h"
 #include "lib/sources/source.h"
@@ -13,16 +14,36 @@ std::uint64_t input_bytes(const ParamSet& params) {
          static_cast<std::uint64_t>(params.get_int("head_dim"));
 }
 
+InputIdentity identity_of(const ParamSet& params, const SourceOptions& options) {
+  InputIdentity identity;
+  identity.facts["source"] = "synthetic";
+  identity.facts.update(params.to_json());
+  identity.facts.erase("seqlen");
+  identity.facts["seed"] = options.seed;
+  identity.facts["dtype"] = storage_dtype_name(options.dtype);
+  return identity;
+}
+
 }  // namespace
 
 std::vector<InputCell> expand_synthetic_source(const nlohmann::ordered_json& entry,
                                                const std::string& path,
                                                const SourceOptions& options) {
+  std::string name;
+  nlohmann::ordered_json parameters = entry;
+  if (entry.contains("name")) {
+    const nlohmann::ordered_json& value = entry["name"];
+    if (!value.is_string()) throw_wrong_json(value, json_member_path(path, "name"), "a string");
+    name = value.get<std::string>();
+    parameters.erase("name");
+  }
   std::vector<InputCell> cells;
-  for (const ParamSet& params : expand_params(synthetic_param_specs(), entry, "source", path)) {
+  for (const ParamSet& params :
+       expand_params(synthetic_param_specs(), parameters, "source", path)) {
     InputCell cell;
-    cell.name = "synthetic/" + params.get_choice("pattern");
+    cell.name = name.empty() ? "synthetic/" + params.get_choice("pattern") : name;
     cell.seqlen = params.get_int("seqlen");
+    cell.identity = identity_of(params, options);
     cell.load = [params, options, name = cell.name] {
       require_memory(input_bytes(params), name);
       AttentionInput input = make_synthetic(params, options.seed);

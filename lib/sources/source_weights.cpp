@@ -95,20 +95,31 @@ std::vector<InputCell> expand_weights_source(const nlohmann::ordered_json& entry
   const std::vector<int> layers = read_layers(reader, model->config.num_layers);
   const std::string name = reader.get_string(
       "name", fmt::format("{}/{}", model->config.name, tokens_path.stem().string()));
+  const TokenFile token_file = read_token_file(tokens_path);
   const std::int64_t longest = *std::max_element(seqlens.begin(), seqlens.end());
   auto session = std::make_shared<PrefillSession>(
-      model, select_tokens(read_token_file(tokens_path), offset, longest, model->config.vocab_size),
-      layers.back(),
+      model, select_tokens(token_file, offset, longest, model->config.vocab_size), layers.back(),
       PrefillOptions{
           .dtype = options.dtype, .allow_nonfinite = options.allow_nonfinite, .name = name});
 
+  InputIdentity identity;
+  identity.origin["model"] = reader.get_string("model");
+  identity.origin["token_file"] = reader.get_string("tokens");
+  identity.origin["offset"] = offset;
+  identity.facts["source"] = "weights";
+  add_file_identity(identity, "model_", file_identity(folder));
+  identity.facts["dtype"] = storage_dtype_name(options.dtype);
+
   std::vector<InputCell> cells;
   for (const std::int64_t seqlen : seqlens) {
+    identity.facts["tokens_hash"] =
+        tokens_hash(select_tokens(token_file, offset, seqlen, model->config.vocab_size));
     for (const int layer : layers) {
-      cells.push_back(
-          {.name = name, .layer = layer, .seqlen = seqlen, .load = [session, seqlen, layer] {
-             return session->load(seqlen, layer);
-           }});
+      cells.push_back({.name = name,
+                       .layer = layer,
+                       .seqlen = seqlen,
+                       .identity = identity,
+                       .load = [session, seqlen, layer] { return session->load(seqlen, layer); }});
     }
   }
   return cells;

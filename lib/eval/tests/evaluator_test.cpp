@@ -17,6 +17,7 @@ namespace s2o {
 namespace {
 
 using Json = nlohmann::ordered_json;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 // Dense attention, or a failure of the given kind.
@@ -142,6 +143,74 @@ TEST(expand_cells, resolved_config_has_every_parameter_in_the_given_order) {
   EXPECT_EQ(entry["tau"], Json({0.0, 0.5}));
   // What results carry gives the same run.
   EXPECT_EQ(expand_cells(cells.config).config.methods, cells.config.methods);
+}
+
+std::vector<std::string> input_names(const char* inputs) {
+  RunConfig config = two_inputs();
+  config.inputs = Json::parse(inputs);
+  std::vector<std::string> names;
+  for (const InputCell& input : expand_cells(config).inputs) names.push_back(input.name);
+  return names;
+}
+
+TEST(expand_cells, inputs_of_one_name_get_longer_ones) {
+  EXPECT_THAT(input_names(R"([{"source": "synthetic", "pattern": "stripes", "strength": [2, 5]}])"),
+              ElementsAre("synthetic/stripes strength=2.0", "synthetic/stripes strength=5.0"));
+  EXPECT_THAT(input_names(R"([{"source": "synthetic", "num_q_heads": 4, "num_kv_heads": 4},
+                              {"source": "synthetic", "num_q_heads": 8, "num_kv_heads": 4}])"),
+              ElementsAre("synthetic/mixed num_q_heads=4", "synthetic/mixed num_q_heads=8"));
+  EXPECT_THAT(input_names(R"([{"source": "synthetic", "seqlen": [256, 512], "name": "mine"}])"),
+              ElementsAre("mine", "mine"));
+}
+
+TEST(expand_cells, the_same_input_twice_is_an_error_unless_it_has_two_names) {
+  const char* twice =
+      R"([{"source": "synthetic"}, {"source": "synthetic", "seqlen": [256, 4096]}])";
+  try {
+    input_names(twice);
+    FAIL();
+  } catch (const ConfigError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("is the same input as one of test.json: inputs[0]"));
+  }
+  EXPECT_THAT(input_names(R"([{"source": "synthetic"}, {"source": "synthetic", "name": "b"}])"),
+              ElementsAre("synthetic/mixed", "b"));
+}
+
+TEST(expand_cells, what_determines_the_numbers_is_in_the_id) {
+  RunConfig config = two_inputs();
+  const auto id = [](const RunConfig& of) { return expand_cells(of).inputs[0].identity.id(); };
+  const std::string before = id(config);
+  config.seed = 1;
+  EXPECT_NE(id(config), before);
+  config.seed = 0;
+  EXPECT_EQ(id(config), before);
+  config.dtype = "bf16";
+  EXPECT_NE(id(config), before);
+}
+
+TEST(evaluate, metric_out_of_its_range_is_null_and_the_row_stays) {
+  RunConfig config = two_inputs();
+  config.dtype = "fp32";
+  EvalCells cells = expand_cells(config);
+  const auto load = cells.inputs[0].load;
+  cells.inputs[0].load = [load] {
+    AttentionInput input = load();
+    for (float& x : input.q) x = x < 0 ? -1e4f : 1e4f;
+    for (float& x : input.k) x = x < 0 ? -1e4f : 1e4f;
+    return input;
+  };
+  const auto backend = make_cpu_backend();
+  RecordingSink sink;
+  const EvalSummary summary = evaluate(cells, *backend, {}, sink);
+  EXPECT_EQ(summary.failed, 0u);
+  for (std::size_t cell = 0; cell < 3; ++cell) {
+    const ResultRow& row = sink.rows[cell];
+    EXPECT_FALSE(row.metrics.at("mass_recall").has_value());
+    EXPECT_THAT(row.note.value(), HasSubstr("mass_recall: the lse of head"));
+    EXPECT_TRUE(row.metrics.at("mse").has_value());
+  }
+  EXPECT_FALSE(sink.rows[3].note.has_value());
+  EXPECT_LE(sink.rows[4].metrics.at("mass_recall").value(), 1.0 + 1e-4);
 }
 
 TEST(expand_cells, wrong_methods_name_their_place) {

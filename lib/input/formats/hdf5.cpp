@@ -17,8 +17,8 @@
 #include "lib/core/error.h"
 #include "lib/core/hdf5_handle.h"
 #include "lib/core/isolated.h"
-#include "lib/core/mapped_file.h"
 #include "lib/core/memory.h"
+#include "lib/core/regular_file.h"
 #include "lib/input/formats/hdf5_listing.h"
 #include "lib/input/formats/tensor_table.h"
 

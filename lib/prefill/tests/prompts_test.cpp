@@ -24,7 +24,7 @@ class PromptsTest : public ::testing::Test {
  protected:
   std::vector<Prompt> read(const std::string& text) const {
     write_file(folder_ / "tasks.jsonl", text);
-    return read_prompt_file(folder_ / "tasks.jsonl", kVocab);
+    return read_prompt_file(folder_ / "tasks.jsonl", kVocab, "tasks");
   }
   std::string refusal(const std::string& text) const {
     return message_of<InputError>([&] { read(text); });
@@ -73,7 +73,7 @@ TEST_F(PromptsTest, refusals_name_file_line_and_what_is_wrong) {
   EXPECT_THAT(refusal("\n"), HasSubstr("holds no prompt"));
   EXPECT_THAT(refusal("{\"input_ids\": [1, 2], \"length\": 3}\n"),
               HasSubstr("length: found 3, the line has 2 input_ids"));
-  EXPECT_THAT(message_of<InputError>([&] { read_prompt_file(folder_ / "none.jsonl", kVocab); }),
+  EXPECT_THAT(message_of<InputError>([&] { read_prompt_file(folder_ / "none.jsonl", kVocab, ""); }),
               HasSubstr("none.jsonl: no such file"));
 }
 

@@ -153,6 +153,47 @@ TEST_F(ResultStoreTest, journal_whose_context_was_cut_off_starts_again) {
   EXPECT_EQ(read_results(out_).rows.size(), kNumCells);
 }
 
+TEST_F(ResultStoreTest, cut_journal_over_results_of_another_config_keeps_those) {
+  run(0, kNumCells, {}, context_of(0.1));
+  const std::string first = read_file(out_ / "results.json");
+  { open({}, context_of(0.2)); }
+  const std::string line = read_file(out_ / kJournalName);
+  for (const std::size_t length : {line.size() / 2, std::size_t{0}}) {
+    write_file(out_ / kJournalName, line.substr(0, length));
+    EXPECT_FALSE(open({.resume = true}, context_of(0.2))->has_row(0));
+  }
+  write_file(out_ / kJournalName, "");
+  run(0, kNumCells, {.resume = true}, context_of(0.2));
+  EXPECT_EQ(read_file(out_ / "results.previous.json"), first);
+  EXPECT_EQ(read_results(out_).context, context_of(0.2));
+}
+
+TEST_F(ResultStoreTest, cut_journal_over_own_results_goes_on_with_those) {
+  run(0, 2);
+  write_file(out_ / kJournalName, "");
+  const auto store = open({.resume = true});
+  EXPECT_TRUE(store->has_row(1));
+  EXPECT_FALSE(store->has_row(2));
+}
+
+TEST_F(ResultStoreTest, resume_over_an_input_that_changed_is_refused) {
+  const auto context = [](const char* hash, std::int64_t time) {
+    Json result = context_of(0.1);
+    result["inputs"] = Json::array(
+        {{{"name", "in"}, {"facts", {{"hash", hash}}}, {"origin", {{"modified_ns", time}}}}});
+    return result;
+  };
+  for (const std::size_t num_rows : {std::size_t{1}, kNumCells}) {  // with and without a journal
+    run(0, num_rows, {}, context("ab", 1));
+    EXPECT_THAT(
+        message_of<ConfigError>([&] { open({.resume = true}, context("cd", 1)); }),
+        AllOf(HasSubstr("input 'in' is not what it was"), HasSubstr("differs in: facts.hash")));
+    EXPECT_THAT(message_of<ConfigError>([&] { open({.resume = true}, context("ab", 2)); }),
+                HasSubstr("differs in: origin.modified_ns"));
+    EXPECT_TRUE(open({.resume = true}, context("ab", 1))->has_row(0));
+  }
+}
+
 TEST_F(ResultStoreTest, broken_line_in_the_middle_is_an_input_error) {
   { open({})->add(0, finished(0), {}); }
   const std::string whole = read_file(out_ / kJournalName);
