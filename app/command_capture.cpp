@@ -55,9 +55,9 @@ void add_capture_command(CLI::App& app, int& exit_code) {
   command->add_option("--model", options.model, "Hugging Face model directory")->required();
   command->add_option("--tokens", options.tokens, "Token file")->required();
   command->add_option("--seqlen", options.seqlen, "Tokens [all from the offset on]")
-      ->check(CLI::PositiveNumber);
+      ->check(integer_in<std::int64_t>(1));
   command->add_option("--offset", options.offset, "First token of the file that is used")
-      ->check(CLI::NonNegativeNumber)
+      ->check(integer_in<std::int64_t>(0))
       ->capture_default_str();
   command
       ->add_option("--layers", flags->layers,
@@ -66,7 +66,7 @@ void add_capture_command(CLI::App& app, int& exit_code) {
   command
       ->add_option("--logits", options.logit_rows,
                    "Write the logits of so many last positions too; without --layers, only those")
-      ->check(CLI::NonNegativeNumber);
+      ->check(integer_in<std::int64_t>(0));
   command->add_option("--dtype", flags->dtype, "fp32, bf16 or fp16")->capture_default_str();
   command->add_option("--device", flags->device, "auto, cpu, cuda or cuda:N")
       ->capture_default_str();

@@ -117,7 +117,9 @@ void add_eval_command(CLI::App& app, int& exit_code) {
                     "Go on when Q, K or V hold NaN or infinity");
   command->add_flag("--check", options->check, "Check every invariant of every plan (slow)");
   // For tests of the interrupt: behaves as Ctrl-C after that many rows.
-  command->add_option("--stop-after-rows", options->stop_after_rows)->group("");
+  command->add_option("--stop-after-rows", options->stop_after_rows)
+      ->check(integer_in<std::size_t>(0))
+      ->group("");
   command->callback([options, &exit_code] { exit_code = run_eval(*options); });
 }
 

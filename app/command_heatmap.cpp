@@ -90,15 +90,17 @@ void add_heatmap_command(CLI::App& app, int& exit_code) {
       ->required();
   command->add_option("--set", options->sets, "Change a value of the config: path=value")
       ->allow_extra_args(false);
-  command->add_option("--layer", options->layer, "Layer of the input; default: its first");
+  command->add_option("--layer", options->layer, "Layer of the input; default: its first")
+      ->check(integer_in(0));
   command->add_option("--head", options->head, "Query head, from 0")
-      ->check(CLI::NonNegativeNumber)
+      ->check(integer_in(0))
       ->capture_default_str();
   command->add_option("--input", options->input,
                       "Name of the input; default: the first of the config");
-  command->add_option("--seqlen", options->seqlen, "Length of the input; default: its first");
+  command->add_option("--seqlen", options->seqlen, "Length of the input; default: its first")
+      ->check(integer_in<std::int64_t>(1));
   command->add_option("--pixels", options->pixels, "Side of a panel")
-      ->check(CLI::Range(kMinPixels, kMaxPixels))
+      ->check(integer_in(kMinPixels, kMaxPixels))
       ->capture_default_str();
   command->add_option("--out", options->out, "PNG file to write")->required();
   command->callback([options, &exit_code] { exit_code = run_heatmap(*options); });

@@ -7,6 +7,7 @@
 
 #include "app/commands.h"
 #include "lib/core/error.h"
+#include "lib/core/printable.h"
 #include "lib/core/text.h"
 #include "lib/input/formats/format.h"
 #include "lib/model/model_config.h"
@@ -29,8 +30,8 @@ std::string render_facts(const Json& facts) {
   std::string text;
   for (const auto& [name, value] : facts.items()) {
     if (value.is_null()) continue;
-    text +=
-        fmt::format("{}: {}\n", name, value.is_string() ? value.get<std::string>() : value.dump());
+    text += fmt::format("{}: {}\n", printable(name),
+                        printable(value.is_string() ? value.get<std::string>() : json_text(value)));
   }
   return text;
 }
@@ -70,7 +71,7 @@ std::string inspect_tensors(const fs::path& path, Json facts, bool as_json) {
   if (as_json) {
     facts["metadata"] = metadata;
     facts["tensors"] = describe_tensors(*file);
-    return facts.dump(1) + "\n";
+    return json_text(facts, 1) + "\n";
   }
   for (const auto& [name, value] : metadata.items()) facts["metadata " + name] = value;
   return render_facts(facts) + "\n" + render_tensors(*file);
@@ -131,7 +132,7 @@ std::string inspect_results(const fs::path& path, bool as_json) {
   const Json methods = count_by(table, [](const ResultRow& row) { return row.method; });
   facts["inputs"] = as_json ? inputs : Json(counts_text(inputs));
   facts["methods"] = as_json ? methods : Json(counts_text(methods));
-  return as_json ? facts.dump(1) + "\n" : render_facts(facts);
+  return as_json ? json_text(facts, 1) + "\n" : render_facts(facts);
 }
 
 bool is_results(const fs::path& path) {

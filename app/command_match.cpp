@@ -32,6 +32,7 @@ int run_match(const MatchFlags& flags) {
   const ErrorMetric& metric = parse_error_metric(flags.on);
   MatchOptions options = match_options(flags.report);
   const ResultTable table = read_merged_results(flags.report.results);
+  check_knobs(table, options.curves.knobs);
   Report report;
   if (metric.is_of_attention) {
     options.curves.error = metric.name;

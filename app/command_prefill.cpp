@@ -151,7 +151,9 @@ void add_prefill_command(CLI::App& app, int& exit_code) {
   command->add_flag("--resume", flags->resume,
                     "Go on with the rows in --out that the same config has left there");
   // For tests of the interrupt: behaves as Ctrl-C after that many rows.
-  command->add_option("--stop-after-rows", flags->stop_after_rows)->group("");
+  command->add_option("--stop-after-rows", flags->stop_after_rows)
+      ->check(integer_in<std::size_t>(0))
+      ->group("");
   command->callback([flags, &exit_code] { exit_code = run_prefill(*flags); });
 }
 

@@ -1,15 +1,21 @@
+#include <fcntl.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <new>
 
 #include "app/commands.h"
 #include "kernels/common/parallel.h"
 #include "lib/core/error.h"
 #include "lib/core/log.h"
+#include "lib/core/mapped_file.h"
 
 namespace s2o {
 namespace {
@@ -84,6 +90,18 @@ std::string failure_text(const std::exception_ptr& failure) {
   }
 }
 
+void prepare_process() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
+    // The lowest free number is this one. For stdout not writable: a result that goes nowhere is
+    // an error.
+    if (open("/dev/null", fd == STDOUT_FILENO ? O_RDONLY : O_RDWR) != fd) std::abort();
+  }
+  std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);
+  exit_on_truncated_mappings(kExitInput);
+}
+
 void handle_interrupts() {
   std::signal(SIGINT, request_cancel);
   std::signal(SIGTERM, request_cancel);
@@ -91,7 +109,8 @@ void handle_interrupts() {
 
 void print_result(const std::string& text) {
   const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
-  if (!written || std::fflush(stdout) != 0) throw Error("cannot write the result to stdout");
+  if (written && std::fflush(stdout) == 0) return;
+  throw UnsupportedError(std::string("cannot write the result to stdout: ") + std::strerror(errno));
 }
 
 }  // namespace s2o

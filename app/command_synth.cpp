@@ -40,6 +40,7 @@ nlohmann::ordered_json make_entry(const SynthOptions& options) {
 
 int run_synth(const SynthOptions& options) {
   handle_interrupts();
+  output_format(options.out, /*num_tensors=*/3);
   const SourceOptions source = {.dtype = parse_storage_dtype(options.dtype, "--dtype"),
                                 .seed = options.seed};
   const InputCell cell = expand_synthetic_source(make_entry(options), "synth", source).at(0);
@@ -75,7 +76,9 @@ void add_synth_command(CLI::App& app, int& exit_code) {
         [options, name = spec.name](const std::string& text) { options->params[name] = text; },
         option_help(spec));
   }
-  command->add_option("--seed", options->seed, "Of every random number")->capture_default_str();
+  command->add_option("--seed", options->seed, "Of every random number")
+      ->check(integer_in<std::uint64_t>(0))
+      ->capture_default_str();
   command->add_option("--dtype", options->dtype, "fp32, bf16 or fp16")->capture_default_str();
   command->add_option("-o,--out", options->out, "A .safetensors or .h5 file")->required();
   command->callback([options, &exit_code] { exit_code = run_synth(*options); });

@@ -24,7 +24,9 @@ int run_table(const TableFlags& flags) {
   for (const std::string& file : flags.peers) {
     for (const PeerTime& time : read_peer_times(file)) options.peers.push_back(time);
   }
-  const Report report = table.build(read_merged_results(flags.report.results), options);
+  const ResultTable results = read_merged_results(flags.report.results);
+  check_knobs(results, options.curves.knobs);
+  const Report report = table.build(results, options);
   print_result(render_report(report, format));
   return kExitDone;
 }

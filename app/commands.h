@@ -3,7 +3,9 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <exception>
+#include <limits>
 #include <string>
 
 namespace s2o {
@@ -32,6 +34,20 @@ inline constexpr int kExitInterrupted = 130;
 CLI::App* add_command(CLI::App& app, const std::string& name, const std::string& description,
                       const std::string& example);
 
+// For options that take an integer: the whole text has to be one, in [min, max].
+template <class T>
+CLI::Validator integer_in(T min, T max = std::numeric_limits<T>::max()) {
+  const auto check = [min, max](const std::string& text) -> std::string {
+    T value{};
+    const char* end = text.data() + text.size();
+    const auto parsed = std::from_chars(text.data(), end, value);
+    if (parsed.ec == std::errc() && parsed.ptr == end && value >= min && value <= max) return "";
+    return "found '" + text + "', expected an integer between " + std::to_string(min) + " and " +
+           std::to_string(max);
+  };
+  return {check, "", "integer"};
+}
+
 // The exit code of an error, and its message.
 int failure_exit_code(const std::exception_ptr& failure);
 std::string failure_text(const std::exception_ptr& failure);
@@ -40,7 +56,12 @@ std::string failure_text(const std::exception_ptr& failure);
 // InterruptedError; one that comes a second later or more ends the process.
 void handle_interrupts();
 
-// Writes a result to stdout and throws Error when that fails (closed pipe, full disk).
+// Before anything else: descriptors 0 to 2 are taken, so that no file gets the number of a standard
+// stream that was closed; a pipe that nobody reads, a limit on file sizes and a file that shrinks
+// while it is read become errors instead of the end of the process.
+void prepare_process();
+
+// Writes a result to stdout. UnsupportedError when that fails (closed pipe, full disk).
 void print_result(const std::string& text);
 
 #define S2O_COMMAND(name) void add_##name##_command(CLI::App& app, int& exit_code);

@@ -1,10 +1,13 @@
 // Builds the command line and runs the subcommand; errors end here.
 #include <algorithm>
+#include <cstdio>
 #include <exception>
+#include <sstream>
 
 #include "app/commands.h"
 #include "lib/core/error.h"
 #include "lib/core/log.h"
+#include "lib/core/printable.h"
 #include "lib/core/text.h"
 #include "lib/core/version.h"
 
@@ -38,7 +41,11 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     // Help and version go to stdout with code 0; everything else is a usage error.
-    return app.exit(error) == 0 ? kExitDone : kExitConfig;
+    std::ostringstream out, err;
+    const bool is_help = app.exit(error, out, err) == 0;
+    if (!err.str().empty()) std::fputs(printable(err.str(), "\n").c_str(), stderr);
+    if (!out.str().empty()) print_result(out.str());
+    return is_help ? kExitDone : kExitConfig;
   }
   return exit_code;
 }
@@ -47,6 +54,7 @@ int run(int argc, char** argv) {
 }  // namespace s2o
 
 int main(int argc, char** argv) {
+  s2o::prepare_process();
   try {
     return s2o::run(argc, argv);
   } catch (...) {

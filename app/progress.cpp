@@ -8,6 +8,7 @@
 #include <cstdio>
 
 #include "lib/core/log.h"
+#include "lib/core/printable.h"
 
 namespace s2o {
 namespace {
@@ -50,9 +51,9 @@ std::string ProgressBar::time_left() const {
 void ProgressBar::show(const std::string& what) {
   if (!enabled_) return;
   const std::size_t filled = kBarWidth * done_ / total_;
-  std::string line =
-      fmt::format("[{}{}] {}/{}{}  {}", std::string(filled, '='),
-                  std::string(kBarWidth - filled, ' '), done_, total_, time_left(), what);
+  std::string line = fmt::format("[{}{}] {}/{}{}  {}", std::string(filled, '='),
+                                 std::string(kBarWidth - filled, ' '), done_, total_, time_left(),
+                                 printable(what));
   line.resize(std::min(line.size(), terminal_width() - 1));
   std::fputs(fmt::format("\r\x1b[K{}", line).c_str(), stderr);
   std::fflush(stderr);

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "app/commands.h"
+
 #include "lib/core/error.h"
 #include "lib/core/text.h"
 
@@ -38,9 +40,11 @@ void add_report_options(CLI::App& command, ReportFlags& flags) {
                    "At equal error: settings that differ in more than the knob are rows of their "
                    "own, instead of one method with the best of them");
   command.add_option("--resamples", flags.resamples, "Bootstrap resamples")
-      ->check(CLI::Range(1, 1000000))
+      ->check(integer_in(1, 1000000))
       ->capture_default_str();
-  command.add_option("--seed", flags.seed, "Of the bootstrap")->capture_default_str();
+  command.add_option("--seed", flags.seed, "Of the bootstrap")
+      ->check(integer_in<std::uint64_t>(0))
+      ->capture_default_str();
 }
 
 MatchOptions match_options(const ReportFlags& flags) {

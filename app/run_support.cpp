@@ -34,8 +34,10 @@ int run_sweep(ResultStore& store, const SweepOutput& output,
   }
   // The files come first, because stdout may be a pipe that nobody reads.
   const ResultTable table = store.table();
+  bool is_written = false;
   try {
     store.finish();
+    is_written = true;
   } catch (...) {
     if (stopped)
       log_error(failure_text(std::current_exception()));
@@ -43,11 +45,12 @@ int run_sweep(ResultStore& store, const SweepOutput& output,
       stopped = std::current_exception();
   }
   print_result(output.render(table));
-  log_info("{} rows in {}", table.rows.size(), output.folder.string());
+  if (is_written) log_info("{} rows in {}", table.rows.size(), output.folder.string());
   if (stopped) {
-    if (table.rows.empty()) std::rethrow_exception(stopped);
-    log_warning("{} of {} rows are in {}; the same command with --resume goes on",
-                table.rows.size(), output.num_cells, output.folder.string());
+    if (is_written && !table.rows.empty()) {
+      log_warning("{} of {} rows are in {}; the same command with --resume goes on",
+                  table.rows.size(), output.num_cells, output.folder.string());
+    }
     std::rethrow_exception(stopped);
   }
   return exit_code_of(summary, table);

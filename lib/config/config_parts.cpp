@@ -3,11 +3,12 @@
 #include <fmt/format.h>
 
 #include "lib/core/error.h"
+#include "lib/core/printable.h"
 
 namespace s2o {
 
 std::string read_run_name(const JsonReader& reader, const std::string& fallback) {
-  const std::string name = reader.get_string("name", fallback);
+  const std::string name = reader.get_string("name", printable(fallback));
   const bool plain = !name.empty() && name != "." && name != ".." &&
                      name.find('/') == std::string::npos && name.find('\0') == std::string::npos;
   if (!plain) {

@@ -8,6 +8,7 @@
 
 #include "lib/config/config_parts.h"
 #include "lib/core/error.h"
+#include "lib/core/printable.h"
 #include "lib/core/strict_json.h"
 #include "lib/core/text.h"
 
@@ -140,6 +141,7 @@ std::filesystem::path find_config(const std::string& name_or_file) {
 
 void apply_set(Json& document, const std::string& assignment, const ConfigKeys& keys) {
   const std::string where = "--set " + assignment;
+  if (!is_utf8(assignment)) throw ConfigError(where + ": is not UTF-8, as all of a config");
   const std::size_t equals = assignment.find('=');
   if (equals == std::string::npos || equals == 0) {
     throw ConfigError(where + ": expected path=value, e.g. methods.s2o.tau=0.01,0.02");

@@ -4,11 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
-#include <sstream>
+#include <set>
 #include <utility>
 
 #include "lib/core/error.h"
+#include "lib/core/printable.h"
+#include "lib/core/regular_file.h"
 #include "lib/core/strict_json.h"
 #include "lib/core/text.h"
 
@@ -17,6 +18,7 @@ namespace {
 
 // A whole config in a message helps nobody.
 constexpr std::size_t kMaxQuotedChars = 60;
+constexpr std::uint64_t kMaxConfigBytes = 64 << 20;
 
 // The path of the value itself: the root is called by its document alone.
 std::string place(const std::string& path) {
@@ -61,6 +63,7 @@ template <class T, class Parse>
 std::vector<T> parse_sweep(const nlohmann::ordered_json* value, const std::string& path,
                            Parse&& parse) {
   std::vector<T> values;
+  std::set<T> seen;
   if (value == nullptr) return values;
   if (!value->is_array()) return {parse(*value, path)};
   if (value->empty()) {
@@ -69,7 +72,7 @@ std::vector<T> parse_sweep(const nlohmann::ordered_json* value, const std::strin
   for (std::size_t i = 0; i < value->size(); ++i) {
     const std::string element_path = json_element_path(path, i);
     T parsed = parse((*value)[i], element_path);
-    if (std::find(values.begin(), values.end(), parsed) != values.end()) {
+    if (!seen.insert(parsed).second) {
       throw ConfigError(fmt::format("{}: {} occurs twice in the list", element_path, parsed));
     }
     values.push_back(std::move(parsed));
@@ -90,7 +93,7 @@ std::string json_element_path(const std::string& path, std::size_t index) {
 
 void throw_wrong_json(const nlohmann::ordered_json& value, const std::string& path,
                       const std::string& expected) {
-  std::string found = value.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  std::string found = json_text(value);
   if (found.size() > kMaxQuotedChars) found = found.substr(0, kMaxQuotedChars) + "...";
   throw ConfigError(fmt::format("{}: found {} ({}), expected {}", place(path), found,
                                 value.type_name(), expected));
@@ -102,24 +105,17 @@ std::string did_you_mean(const std::string& word, const std::vector<std::string>
 }
 
 nlohmann::ordered_json read_json_file(const std::filesystem::path& file) {
-  std::error_code status_error;
-  const auto status = std::filesystem::status(file, status_error);
-  if (!std::filesystem::exists(status)) {
-    throw ConfigError(fmt::format("{}: no such file", file.string()));
-  }
-  if (!std::filesystem::is_regular_file(status)) {
-    throw ConfigError(fmt::format("{}: is not a regular file", file.string()));
-  }
-  std::ifstream stream(file, std::ios::binary);
-  std::ostringstream text;
-  if (!stream ||
-      (stream.peek() != std::ifstream::traits_type::eof() && !(text << stream.rdbuf()))) {
-    throw ConfigError(fmt::format("{}: cannot be read", file.string()));
-  }
   try {
-    return parse_strict_json(text.str());
+    const RegularFile opened(file);
+    if (opened.size() > kMaxConfigBytes) {
+      throw ConfigError(fmt::format("{}: {} bytes, expected a config of at most {}", file.string(),
+                                    opened.size(), kMaxConfigBytes));
+    }
+    return parse_strict_json(read_whole_file(file));
   } catch (const JsonTextError& error) {
     throw ConfigError(fmt::format("{}: {}", file.string(), error.what()));
+  } catch (const InputError& error) {
+    throw ConfigError(error.what());  // names the file
   }
 }
 

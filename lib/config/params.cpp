@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "lib/core/error.h"
+#include "lib/core/printable.h"
 #include "lib/core/text.h"
 
 namespace s2o {
@@ -40,7 +41,7 @@ void check_range(const ParamSpec& spec, double value, const std::string& where) 
 
 [[noreturn]] void wrong_type(const std::string& where, const nlohmann::json& value,
                              const char* expected) {
-  throw ConfigError(fmt::format("{}: found {} ({}), expected {}", where, value.dump(),
+  throw ConfigError(fmt::format("{}: found {} ({}), expected {}", where, json_text(value),
                                 value.type_name(), expected));
 }
 

@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,9 +20,19 @@ namespace {
 // Linux writes at most 2^31 - 4096 bytes a call.
 constexpr std::size_t kMaxWriteBytes = std::size_t{1} << 30;
 constexpr int kMaxNameAttempts = 100;
+constexpr std::string_view kTemporaryMark = ".tmp-";  // between the name and the process
 
 std::filesystem::path folder_of(const std::filesystem::path& path) {
   return path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+}
+
+// Locks a new temporary file. False when another process took it for a leftover before that.
+bool is_locked_in_place(int fd) {
+  // A file system without locks has nobody who could think so.
+  while (::flock(fd, LOCK_EX) != 0 && errno == EINTR) {
+  }
+  struct stat status {};
+  return ::fstat(fd, &status) == 0 && status.st_nlink > 0;
 }
 
 }  // namespace
@@ -35,15 +47,37 @@ AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
   if (!path_.has_filename() || std::filesystem::is_directory(path_, ignored)) {
     throw ConfigError(fmt::format("{}: cannot be written: is a folder", path_.string()));
   }
+  const std::string name = path_.filename().string();
+  remove_leftovers(folder, name);
   for (int attempt = 0; attempt < kMaxNameAttempts && fd_ < 0; ++attempt) {
-    temporary_ =
-        folder / fmt::format(".{}.tmp-{}-{}", path_.filename().string(), ::getpid(), attempt);
+    temporary_ = folder / fmt::format(".{}{}{}-{}", name, kTemporaryMark, ::getpid(), attempt);
     fd_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd_ < 0 && errno != EEXIST) break;
+    if (fd_ >= 0 && !is_locked_in_place(fd_)) ::close(std::exchange(fd_, -1));
   }
   if (fd_ < 0) {
     throw ConfigError(
         fmt::format("{}: cannot be written: {}", path_.string(), std::strerror(errno)));
+  }
+}
+
+void remove_leftovers(const std::filesystem::path& folder, const std::string& name) {
+  const std::string prefix = "." + name;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string file = entry->path().filename().string();
+    const std::size_t mark = file.rfind(kTemporaryMark);
+    if (mark == std::string::npos || !file.starts_with(prefix)) continue;
+    if (!name.empty() && mark != prefix.size()) continue;
+    if (file.find_first_not_of("0123456789-", mark + kTemporaryMark.size()) != std::string::npos) {
+      continue;
+    }
+    const int fd = ::open(entry->path().c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0) continue;
+    // Its writer holds a lock as long as it lives.
+    if (::flock(fd, LOCK_EX | LOCK_NB) == 0) ::unlink(entry->path().c_str());
+    ::close(fd);
   }
 }
 

@@ -4,10 +4,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <string>
 #include <string_view>
 
 namespace s2o {
 
+// What a process that was killed left behind goes away when the next one writes the same file.
+//
 // Errors: ConfigError when the file cannot be created or replaced (no such folder, no permission,
 // the path is a folder): the user named it. UnsupportedError when writing fails (disk full).
 class AtomicFile {
@@ -31,6 +34,10 @@ class AtomicFile {
   std::filesystem::path temporary_;
   int fd_ = -1;
 };
+
+// Removes temporary files of AtomicFile in a folder whose writers are gone. With a `name`, only
+// those of that file.
+void remove_leftovers(const std::filesystem::path& folder, const std::string& name = "");
 
 // UnsupportedError when the file system of `path` has not that many bytes left.
 void require_disk_space(const std::filesystem::path& path, std::uint64_t num_bytes);

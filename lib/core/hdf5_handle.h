@@ -36,6 +36,15 @@ class Hdf5Handle {
   hid_t id_ = H5I_INVALID_HID;
 };
 
+// How files are opened and created: without HDF5's locks, so that files on read-only or network
+// file systems open too, and those that AtomicFile locks; nothing of a closed file stays open.
+inline Hdf5Handle hdf5_file_access() {
+  Hdf5Handle access(H5Pcreate(H5P_FILE_ACCESS));
+  H5Pset_file_locking(access.get(), false, true);
+  H5Pset_fclose_degree(access.get(), H5F_CLOSE_STRONG);
+  return access;
+}
+
 // While it lives, HDF5 prints nothing on stderr; the errors stay on its stack for hdf5_error_text.
 // To be made before anything else of the library is called.
 class Hdf5QuietErrors {

@@ -83,9 +83,17 @@ void HostTensor::copy_float(std::int64_t begin, std::int64_t count, float* out) 
     std::memcpy(out, source, n * sizeof(float));
     return;
   }
+  if (info.dtype == DType::kF64) {
+    for (std::size_t i = 0; i < n; ++i) {
+      double value;
+      std::memcpy(&value, source + sizeof value * i, sizeof value);
+      out[i] = static_cast<float>(value);
+    }
+    return;
+  }
   if (info.dtype != DType::kBF16 && info.dtype != DType::kF16) {
-    throw InputError(fmt::format("{}: tensor '{}': dtype is {}, expected F32, F16 or BF16", file,
-                                 info.name, dtype_name(info.dtype)));
+    throw InputError(fmt::format("{}: tensor '{}': dtype is {}, expected F64, F32, F16 or BF16",
+                                 file, info.name, dtype_name(info.dtype)));
   }
   const bool is_bf16 = info.dtype == DType::kBF16;
   for (std::size_t i = 0; i < n; ++i) {

@@ -47,7 +47,7 @@ struct HostTensor {
   std::shared_ptr<const std::byte> data;
 
   std::int64_t num_elements() const;
-  // Elements converted to fp32 (exact for F32, F16, BF16). InputError for other dtypes.
+  // Elements converted to fp32: exact for F32, F16, BF16, rounded for F64. InputError for others.
   std::vector<float> to_float() const;
   // As above, into [begin, begin + count) of the flattened tensor.
   void copy_float(std::int64_t begin, std::int64_t count, float* out) const;

@@ -53,15 +53,15 @@ void send(int fd, char kind, std::string_view text) {
   }
 }
 
-[[noreturn]] void run_child(int answer_fd, std::uint64_t max_cpu_seconds,
-                            const std::function<std::string()>& work) {
+[[noreturn]] void run_child(int answer_fd, const std::string& where, std::uint64_t max_cpu_seconds,
+                            std::uint64_t max_bytes, const std::function<std::string()>& work) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // never outlives its parent
   ::signal(SIGINT, SIG_DFL);
   ::signal(SIGTERM, SIG_DFL);
   set_limit(RLIMIT_CORE, 0);
   set_limit(RLIMIT_CPU, max_cpu_seconds);
   const std::uint64_t mapped = mapped_bytes();
-  const std::uint64_t available = available_memory_bytes();
+  const std::uint64_t available = std::min(available_memory_bytes(), max_bytes);
   if (mapped > 0 && available < ~mapped) set_limit(RLIMIT_AS, mapped + available);
   const int null = ::open("/dev/null", O_WRONLY | O_CLOEXEC);
   if (null >= 0) ::dup2(null, STDERR_FILENO);
@@ -72,7 +72,10 @@ void send(int fd, char kind, std::string_view text) {
   } catch (const UnsupportedError& error) {
     send(answer_fd, kUnsupportedError, error.what());
   } catch (const std::bad_alloc&) {
-    send(answer_fd, kUnsupportedError, "out of memory");
+    const bool is_damage = available == max_bytes;
+    send(answer_fd, is_damage ? kInputError : kUnsupportedError,
+         is_damage ? where + ": takes far more memory than a file of its size holds: it is damaged"
+                   : "out of memory");
   }
   // No destructors, no exit handlers: they belong to the parent.
   ::_exit(0);
@@ -110,7 +113,7 @@ int wait_for(pid_t child) {
 }  // namespace
 
 std::string run_isolated(const std::string& where, std::uint64_t max_cpu_seconds,
-                         const std::function<std::string()>& work) {
+                         const std::function<std::string()>& work, std::uint64_t max_bytes) {
   std::array<int, 2> pipe{};
   if (::pipe2(pipe.data(), O_CLOEXEC) != 0) {
     throw UnsupportedError(fmt::format("{}: no pipe: {}", where, std::strerror(errno)));
@@ -118,7 +121,7 @@ std::string run_isolated(const std::string& where, std::uint64_t max_cpu_seconds
   const pid_t child = ::fork();
   if (child == 0) {
     ::close(pipe[0]);
-    run_child(pipe[1], max_cpu_seconds, work);
+    run_child(pipe[1], where, max_cpu_seconds, max_bytes, work);
   }
   ::close(pipe[1]);
   if (child < 0) {

@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "lib/core/printable.h"
+
 namespace s2o {
 namespace {
 
@@ -48,11 +50,11 @@ LogLevel log_level() { return g_level; }
 void set_before_log(std::function<void()> hook) { g_before_log = std::move(hook); }
 void log_message(LogLevel level, std::string_view message) {
   if (g_before_log && logger().should_log(to_spdlog(level))) g_before_log();
-  logger().log(to_spdlog(level), message);
+  logger().log(to_spdlog(level), printable(message));
 }
 void log_error(std::string_view message) {
   if (g_before_log) g_before_log();
-  logger().error(message);
+  logger().error(printable(message));
 }
 
 }  // namespace s2o

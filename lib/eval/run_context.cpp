@@ -4,6 +4,7 @@
 #include <array>
 #include <ctime>
 
+#include "lib/core/printable.h"
 #include "lib/core/text.h"
 #include "lib/core/version.h"
 #include "lib/eval/evaluator.h"
@@ -33,7 +34,7 @@ nlohmann::ordered_json make_run_context(const RunIdentity& run,
   context["seed"] = run.seed;
   context["num_cells"] = run.num_cells;
   context["config"] = run.config;
-  context["config_hash"] = hash_hex(run.config.dump());
+  context["config_hash"] = hash_hex(json_text(run.config));
   context["inputs"] = run.inputs;
   return context;
 }

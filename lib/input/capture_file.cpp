@@ -86,14 +86,14 @@ void write_capture(const std::filesystem::path& path, const std::vector<Attentio
     });
   }
   std::move(others.begin(), others.end(), std::back_inserter(tensors));
-  format_of(path).write(path, tensors, metadata);
+  output_format(path, tensors.size()).write(path, tensors, metadata);
 }
 
 void write_dump(const std::filesystem::path& path, const AttentionInput& input,
                 const TensorMetadata& metadata) {
   std::vector<HostTensor> tensors;
   add_tensors(tensors, input, [](std::string_view tensor) { return std::string(tensor); });
-  format_of(path).write(path, tensors, metadata);
+  output_format(path, tensors.size()).write(path, tensors, metadata);
 }
 
 }  // namespace s2o

@@ -6,16 +6,13 @@
 #include <set>
 #include <tuple>
 
+#include "lib/core/printable.h"
 #include "lib/core/text.h"
 
 namespace s2o {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-std::string dump(const Json& value) {
-  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
 
 // Origin first: a path says more to a reader than a hash.
 Json description(const InputIdentity& identity) {
@@ -27,7 +24,7 @@ Json description(const InputIdentity& identity) {
 std::string value_text(const Json& description, const std::string& key) {
   if (!description.contains(key)) return "unknown";
   const Json& value = description[key];
-  return value.is_string() ? value.get<std::string>() : dump(value);
+  return value.is_string() ? value.get<std::string>() : json_text(value);
 }
 
 // The keys in order of which each splits what those before left together.
@@ -57,7 +54,7 @@ std::vector<std::string> telling_keys(const std::vector<Json>& descriptions) {
 
 }  // namespace
 
-std::string InputIdentity::id() const { return hash_hex(dump(facts)); }
+std::string InputIdentity::id() const { return hash_hex(json_text(facts)); }
 
 void add_file_identity(InputIdentity& identity, const std::string& prefix,
                        const FileIdentity& file) {

@@ -12,6 +12,7 @@
 #include "lib/core/atomic_file.h"
 #include "lib/core/error.h"
 #include "lib/core/memory.h"
+#include "lib/core/printable.h"
 #include "lib/input/capture_file.h"
 #include "lib/model/tokens.h"
 #include "lib/prefill/prefill_backend.h"
@@ -20,13 +21,10 @@ namespace s2o {
 namespace {
 
 // An output that cannot be written must not cost the user a whole prefill.
-void check_output(const std::filesystem::path& out) {
-  const Format& format = format_of(out);
-  if (!format.can_write()) {
-    throw UnsupportedError(
-        fmt::format("{}: s2o cannot write the {} format", out.string(), format.name()));
-  }
-  const AtomicFile probe(out);  // created and removed again
+void check_output(const CaptureOptions& options) {
+  const bool logits_alone = options.layers.empty() && options.logit_rows > 0;
+  output_format(options.out, logits_alone ? 1 : 3);
+  const AtomicFile probe(options.out);  // created and removed again
 }
 
 std::vector<CapturedLayer> checked_layers(const CaptureOptions& options,
@@ -107,7 +105,7 @@ CapturedLayer parse_captured_layer(const std::string& text, const std::string& p
 }
 
 CaptureSummary capture(const CaptureOptions& options) {
-  check_output(options.out);
+  check_output(options);
   const std::shared_ptr<const Model> model = load_model(options.model);
   const ModelConfig& config = model->config;
   const std::vector<CapturedLayer> layers = checked_layers(options, config);
@@ -149,8 +147,8 @@ CaptureSummary capture(const CaptureOptions& options) {
   std::vector<HostTensor> others;
   if (options.logit_rows > 0) others.push_back(logits_tensor(run.logits, options.logit_rows));
   write_capture(options.out, run.layer_inputs,
-                {{"model", config.name},
-                 {"tokens", options.tokens.filename().string()},
+                {{"model", printable(config.name)},
+                 {"tokens", printable(options.tokens.filename().string())},
                  {"offset", std::to_string(options.offset)},
                  {"seqlen", std::to_string(seqlen)},
                  {"dtype", std::string(storage_dtype_name(options.dtype))},

@@ -154,6 +154,46 @@ std::string setting_label(const std::string& method, const ordered_json& params,
   return setting.empty() ? method : method + " " + setting;
 }
 
+void check_knobs(const ResultTable& table, const std::map<std::string, std::string>& knobs) {
+  std::set<std::string> methods;
+  for (const ResultRow& row : table.rows) methods.insert(row.method);
+  for (const auto& [method, knob] : knobs) {
+    std::set<std::string> params;
+    for (const ResultRow& row : table.rows) {
+      if (row.method != method) continue;
+      for (const auto& [name, value] : row.params.items()) params.insert(name);
+    }
+    if (!methods.contains(method)) {
+      throw ConfigError(fmt::format("--knob {}={}: the results hold no method '{}'; they hold {}",
+                                    method, knob, method, join({methods.begin(), methods.end()})));
+    }
+    if (!params.contains(knob)) {
+      throw ConfigError(fmt::format("--knob {}={}: '{}' has no parameter '{}'; it has {}", method,
+                                    knob, method, knob, join({params.begin(), params.end()})));
+    }
+  }
+}
+
+// "dense (2 rows), s2o (4 rows, compute density 1)"
+std::string holdings_text(const std::vector<const ResultRow*>& rows) {
+  struct Holding {
+    int rows = 0;
+    double least_density = 1.0;
+  };
+  std::map<std::string, Holding> holdings;
+  for (const ResultRow* row : rows) {
+    Holding& holding = holdings[row->method];
+    ++holding.rows;
+    holding.least_density = std::min(holding.least_density, *row_metric(*row, "compute_density"));
+  }
+  std::vector<std::string> parts;
+  for (const auto& [method, holding] : holdings) {
+    parts.push_back(fmt::format("{} ({} rows, compute density {:.3g} or more)", method,
+                                holding.rows, holding.least_density));
+  }
+  return parts.empty() ? "none" : join(parts);
+}
+
 CurveSet build_curves(const ResultTable& table, const CurveOptions& options) {
   std::vector<const ResultRow*> rows;
   for (const ResultRow& row : table.rows) {
@@ -200,8 +240,8 @@ CurveSet build_curves(const ResultTable& table, const CurveOptions& options) {
   }
   if (set.methods.empty()) {
     throw ConfigError(fmt::format(
-        "the results hold no sparse method with {} and compute_density ({} rows, {} usable)",
-        options.error, table.rows.size(), rows.size()));
+        "the results hold no sparse method with {} and compute_density ({} rows, {} usable: {})",
+        options.error, table.rows.size(), rows.size(), holdings_text(rows)));
   }
   set.units.assign(units.begin(), units.end());
   return set;

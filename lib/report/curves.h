@@ -68,6 +68,9 @@ struct CurveOptions {
   MethodFactsLookup facts = registry_method_facts;
 };
 
+// ConfigError unless every knob is a parameter of its method in the results.
+void check_knobs(const ResultTable& table, const std::map<std::string, std::string>& knobs);
+
 // Rows that failed, and rows without the error or compute_density, are left out. Dense rows (no
 // knob and no error to plot) make no curve. ConfigError when kHead is asked for and a row has no
 // per-head vectors, or when nothing is left.

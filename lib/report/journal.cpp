@@ -2,17 +2,18 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cmath>
 #include <cstring>
-#include <fstream>
 #include <limits>
-#include <sstream>
 
 #include "lib/core/error.h"
 #include "lib/core/log.h"
+#include "lib/core/printable.h"
+#include "lib/core/regular_file.h"
 #include "lib/core/strict_json.h"
 #include "lib/report/results_json.h"
 
@@ -20,10 +21,6 @@ namespace s2o {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-std::string dump(const Json& value) {
-  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
 
 using Vectors = std::map<std::string, std::vector<double>>;
 
@@ -70,7 +67,8 @@ JournalEntry entry_from_json(const Json& line, const std::string& where) {
 }
 
 int open_or_throw(const std::filesystem::path& file, int flags) {
-  const int fd = ::open(file.c_str(), flags | O_WRONLY | O_CLOEXEC, 0666);
+  // A link would have us write into a file of somebody else.
+  const int fd = ::open(file.c_str(), flags | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0666);
   if (fd < 0) {
     throw ConfigError(
         fmt::format("{}: cannot be written: {}", file.string(), std::strerror(errno)));
@@ -81,17 +79,23 @@ int open_or_throw(const std::filesystem::path& file, int flags) {
 }  // namespace
 
 JournalContent read_journal(const std::filesystem::path& file) {
-  std::ifstream stream(file, std::ios::binary);
-  std::ostringstream whole;
-  if (!stream || !(whole << stream.rdbuf())) {
-    throw InputError(fmt::format("{}: cannot be read", file.string()));
+  return parse_journal(read_whole_file(file), file.string());
+}
+
+std::string journal_text(const ResultTable& table) {
+  std::string text = json_text(table.context) + "\n";
+  for (std::size_t i = 0; i < table.rows.size(); ++i) {
+    text += json_text(entry_to_json({.cell = i, .row = table.rows[i]})) + "\n";
   }
-  const std::string text = whole.str();
+  return text;
+}
+
+JournalContent parse_journal(const std::string& text, const std::string& file) {
   JournalContent content;
   std::size_t begin = 0;
   for (int number = 1; begin < text.size(); ++number) {
     const std::size_t end = text.find('\n', begin);
-    const std::string where = fmt::format("{}: line {}", file.string(), number);
+    const std::string where = fmt::format("{}: line {}", file, number);
     if (end == std::string::npos) {
       log_warning("{} was cut off and is left out", where);
       break;
@@ -114,7 +118,7 @@ JournalContent read_journal(const std::filesystem::path& file) {
 
 Journal::Journal(const std::filesystem::path& file, const Json& context)
     : file_(file), fd_(open_or_throw(file, O_CREAT | O_TRUNC | O_APPEND)) {
-  write_line(dump(context));
+  write_line(json_text(context));
 }
 
 Journal::Journal(const std::filesystem::path& file, std::uintmax_t valid_bytes)
@@ -127,7 +131,26 @@ Journal::Journal(const std::filesystem::path& file, std::uintmax_t valid_bytes)
 
 Journal::~Journal() { ::close(fd_); }
 
-void Journal::append(const JournalEntry& entry) { write_line(dump(entry_to_json(entry))); }
+void Journal::append(const JournalEntry& entry) {
+  write_line(json_text(entry_to_json(entry)));
+  const std::string now = place();
+  if (now == file_.string()) return;
+  throw UnsupportedError(
+      now.empty() ? fmt::format("{}: was removed during the run", file_.string())
+                  : fmt::format("{}: was moved to {} during the run", file_.string(), now));
+}
+
+std::string Journal::place() const {
+  struct stat ours {};
+  struct stat named {};
+  if (::fstat(fd_, &ours) != 0 || ours.st_nlink == 0) return "";
+  if (::stat(file_.c_str(), &named) == 0 && named.st_dev == ours.st_dev &&
+      named.st_ino == ours.st_ino) {
+    return file_.string();
+  }
+  std::error_code ignored;
+  return std::filesystem::read_symlink(fmt::format("/proc/self/fd/{}", fd_), ignored).string();
+}
 
 void Journal::write_line(const std::string& line) {
   const std::string text = line + "\n";

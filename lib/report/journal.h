@@ -27,6 +27,9 @@ struct JournalContent {
 
 // InputError for a broken line; a last line that is not whole is left out with a warning.
 JournalContent read_journal(const std::filesystem::path& file);
+// The same of a text, which `file` names in messages; and the text of whole results.
+JournalContent parse_journal(const std::string& text, const std::string& file);
+std::string journal_text(const ResultTable& table);
 
 // Appends lines, each flushed to disk before append() returns.
 class Journal {
@@ -39,8 +42,11 @@ class Journal {
   Journal(const Journal&) = delete;
   Journal& operator=(const Journal&) = delete;
 
-  // UnsupportedError when the disk is full; the lines before stay whole.
+  // UnsupportedError when the disk is full, and the lines before stay whole; or when the file is no
+  // longer where it was.
   void append(const JournalEntry& entry);
+  // Where the file is: its path, the one that it was moved to, or "" when it was removed.
+  std::string place() const;
 
  private:
   void write_line(const std::string& line);

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "lib/core/error.h"
+#include "lib/core/printable.h"
 #include "lib/core/text.h"
 
 namespace s2o {
@@ -201,7 +202,7 @@ std::string csv_value(const nlohmann::ordered_json& value) {
   if (value.is_null()) return "";
   // Nine digits: what follows is rounding noise of the sums, and differs between machines.
   if (value.is_number_float()) return fmt::format("{:.9g}", value.get<double>());
-  return csv_field(value.is_string() ? value.get<std::string>() : value.dump());
+  return csv_field(value.is_string() ? value.get<std::string>() : json_text(value));
 }
 
 std::string render_csv(const ReportTable& table) {
@@ -243,7 +244,7 @@ nlohmann::ordered_json table_json(const ReportTable& table) {
 std::string render_json(const std::vector<ReportTable>& tables) {
   nlohmann::ordered_json out = {{"tables", nlohmann::ordered_json::array()}};
   for (const ReportTable& table : tables) out["tables"].push_back(table_json(table));
-  return out.dump(1) + "\n";
+  return json_text(out, 1) + "\n";
 }
 
 }  // namespace
@@ -285,11 +286,29 @@ ReportFormat parse_report_format(const std::string& name, const std::vector<std:
                                 join(allowed)));
 }
 
+namespace {
+
+// A name with a line break in it must not break the table.
+ReportTable escaped(ReportTable table) {
+  table.title = printable(table.title);
+  for (std::string& note : table.notes) note = printable(note);
+  for (auto& row : table.rows) {
+    for (ReportCell& cell : row) {
+      cell.text = printable(cell.text);
+      if (cell.value.is_string()) cell.value = printable(cell.value.get<std::string>());
+    }
+  }
+  return table;
+}
+
+}  // namespace
+
 std::string render_report(const Report& report, ReportFormat format) {
   const std::vector<ReportTable>& data = report.data.empty() ? report.view : report.data;
   if (format == ReportFormat::kJson) return render_json(data);
   std::string out;
-  for (const ReportTable& table : format == ReportFormat::kCsv ? data : report.view) {
+  for (const ReportTable& raw : format == ReportFormat::kCsv ? data : report.view) {
+    const ReportTable table = escaped(raw);
     if (!out.empty()) out += "\n";
     switch (format) {
       case ReportFormat::kText:

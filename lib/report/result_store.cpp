@@ -7,11 +7,11 @@
 
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 
 #include "lib/core/atomic_file.h"
 #include "lib/core/error.h"
 #include "lib/core/log.h"
+#include "lib/core/regular_file.h"
 #include "lib/report/results_file.h"
 
 namespace s2o {
@@ -37,7 +37,15 @@ bool same_cell(const ResultRow& cell, const ResultRow& row) {
          cell.backend == row.backend;
 }
 
-std::string output_name(std::size_t cell) { return fmt::format("rows.partial.{}.f32", cell); }
+constexpr std::string_view kOutputPrefix = "rows.partial.";
+constexpr std::string_view kOutputSuffix = ".f32";
+std::string output_name(std::size_t cell) {
+  return fmt::format("{}{}{}", kOutputPrefix, cell, kOutputSuffix);
+}
+
+std::size_t output_bytes(const ResultRow& row) {
+  return sizeof(float) * static_cast<std::size_t>(row.num_q_heads * row.seqlen * row.head_dim);
+}
 
 std::string previous_name(const fs::path& name) {
   return name.stem().string() + ".previous" + name.extension().string();
@@ -97,12 +105,13 @@ ResultStore::ResultStore(fs::path folder, Json context, std::vector<ResultRow> e
       options_(options),
       lock_(folder_) {
   probe();
-  keep_previous_ = !options_.resume || !has_own_results();
+  remove_leftovers(folder_);
   if (options_.resume) {
     resume();
     return;
   }
   put_aside(kJournalName, kJournalPrevious);
+  remove_outputs();
   journal_ = std::make_unique<Journal>(folder_ / kJournalName, context_);
 }
 
@@ -139,6 +148,13 @@ void ResultStore::check_same_config(const Json& context, const std::string& file
 void ResultStore::check_same_inputs(const Json& context, const std::string& file) const {
   const Json ours = context_.value("inputs", Json::array());
   const Json theirs = context.value("inputs", Json::array());
+  if (!context.contains("inputs") && !ours.empty()) {
+    throw ConfigError(
+        fmt::format("--resume: {} is of an earlier s2o, which did not note what its inputs were. "
+                    "Choose another "
+                    "--out, or leave --resume away to start again",
+                    (folder_ / file).string()));
+  }
   for (std::size_t i = 0; i < std::max(ours.size(), theirs.size()); ++i) {
     const Json mine = i < ours.size() ? ours[i] : Json::object();
     const Json earlier = i < theirs.size() ? theirs[i] : Json::object();
@@ -151,9 +167,9 @@ void ResultStore::check_same_inputs(const Json& context, const std::string& file
   }
 }
 
-bool ResultStore::has_own_results() const {
+bool ResultStore::is_own(const std::string& name) const {
   try {
-    const Json theirs = read_results(folder_).context;
+    const Json theirs = read_results(folder_ / name).context;
     return theirs.value("config_hash", Json()) == context_["config_hash"] &&
            theirs.value("inputs", Json()) == context_.value("inputs", Json());
   } catch (const Error&) {
@@ -172,13 +188,25 @@ void ResultStore::take_over(const ResultTable& earlier) {
 }
 
 void ResultStore::take_over(const JournalEntry& entry) {
-  const bool lacks_output = options_.save_outputs && !entry.row.error && entry.output_file.empty();
+  const bool lacks_output =
+      options_.save_outputs && !entry.row.error && !has_output(entry.cell, entry.row);
   // An input file may have changed between the runs, and with it what the cell is.
   if (lacks_output || entry.cell >= expected_.size() ||
       !same_cell(expected_[entry.cell], entry.row)) {
     return;
   }
-  rows_[entry.cell] = {entry.row, entry.output_file};
+  rows_[entry.cell] = {entry.row, options_.save_outputs && !entry.row.error
+                                      ? output_name(entry.cell)
+                                      : std::string()};
+}
+
+// Whatever a journal says: an output is the file of its cell, in this folder, of the right size.
+bool ResultStore::has_output(std::size_t cell, const ResultRow& row) const {
+  const fs::path path = folder_ / output_name(cell);
+  std::error_code error;
+  const auto status = fs::symlink_status(path, error);
+  return !error && fs::is_regular_file(status) && fs::file_size(path, error) == output_bytes(row) &&
+         !error;
 }
 
 void ResultStore::resume() {
@@ -192,21 +220,26 @@ void ResultStore::resume() {
     log_info("--resume: {} of {} rows are there", rows_.size(), expected_.size());
     return;
   }
-  // A journal that was cut off before it held anything leaves the results of others alone.
-  const bool has_results =
-      file_exists(folder_ / kHdf5ResultsName) || file_exists(folder_ / kJsonResultsName);
-  if (has_results && (!has_journal || !keep_previous_)) {
-    const ResultTable earlier = read_results(folder_);
-    check_same_config(earlier.context, kJsonResultsName);
+  const bool own_hdf5 = is_own(kHdf5ResultsName);
+  const bool own_json = is_own(kJsonResultsName);
+  if (own_hdf5 || own_json) {
+    const ResultTable earlier =
+        read_results(folder_ / (own_hdf5 ? kHdf5ResultsName : kJsonResultsName));
+    check_same_config(earlier.context, own_hdf5 ? kHdf5ResultsName : kJsonResultsName);
     // Outputs stay in results.h5 alone; a complete file needs no change, from others they are
     // computed again.
     take_over(earlier);
-    if (is_complete()) {
+    if (is_complete() && own_hdf5 && own_json) {
       context_ = earlier.context;
+      remove_outputs();
       log_info("--resume: all {} rows are there, nothing is left to do", rows_.size());
       return;
     }
     if (options_.save_outputs) rows_.clear();
+  } else if (!has_journal &&
+             (file_exists(folder_ / kHdf5ResultsName) || file_exists(folder_ / kJsonResultsName))) {
+    // A journal that was cut off before it held anything says that a run of ours began here.
+    check_same_config(read_results(folder_).context, kJsonResultsName);
   }
   journal_ = std::make_unique<Journal>(folder_ / kJournalName, context_);
   for (const auto& [cell, stored] : rows_) journal_->append({cell, stored.row, ""});
@@ -235,9 +268,7 @@ void ResultStore::add(std::size_t cell, const ResultRow& row, const std::vector<
     }
     journal_->append({cell, row, stored.output_file});
   } catch (const Error& error) {
-    throw UnsupportedError(fmt::format(
-        "{}. {} of {} rows are safe in {}; make room, then run again with --resume", error.what(),
-        rows_.size(), expected_.size(), (folder_ / kJournalName).string()));
+    throw UnsupportedError(fmt::format("{}. {}", error.what(), whereabouts()));
   }
   rows_[cell] = std::move(stored);
 }
@@ -250,15 +281,27 @@ ResultTable ResultStore::table() const {
 
 std::vector<float> ResultStore::read_output(const StoredRow& stored) const {
   if (stored.output_file.empty()) return {};
-  const ResultRow& row = stored.row;
-  std::vector<float> out(static_cast<std::size_t>(row.num_q_heads * row.seqlen * row.head_dim));
-  const auto bytes = static_cast<std::streamsize>(out.size() * sizeof(float));
-  std::ifstream file(folder_ / stored.output_file, std::ios::binary);
-  if (!file.read(reinterpret_cast<char*>(out.data()), bytes)) {
-    throw InputError(fmt::format("{}: cannot be read, or is shorter than {} bytes",
-                                 (folder_ / stored.output_file).string(), bytes));
+  std::vector<float> out(output_bytes(stored.row) / sizeof(float));
+  const RegularFile file(folder_ / stored.output_file);
+  if (file.read(0, out.data(), out.size() * sizeof(float)) != out.size() * sizeof(float)) {
+    throw InputError(fmt::format("{}: is shorter than {} bytes", file.path().string(),
+                                 out.size() * sizeof(float)));
   }
   return out;
+}
+
+std::string ResultStore::whereabouts() const {
+  const std::string journal = (folder_ / kJournalName).string();
+  const std::string place = journal_->place();
+  if (place.empty()) {
+    return fmt::format("The file of the {} rows so far is gone with it", rows_.size());
+  }
+  if (place != journal) {
+    return fmt::format("{} of {} rows are in {}; go on there with --resume and --out", rows_.size(),
+                       expected_.size(), place);
+  }
+  return fmt::format("{} of {} rows are safe in {}; once the cause is gone, go on with --resume",
+                     rows_.size(), expected_.size(), journal);
 }
 
 void ResultStore::put_aside(const std::string& name, const std::string& previous) const {
@@ -274,6 +317,10 @@ void ResultStore::put_aside(const std::string& name, const std::string& previous
 
 void ResultStore::finish() {
   if (!journal_) return;
+  if (journal_->place() != (folder_ / kJournalName).string()) {
+    throw UnsupportedError(fmt::format("{}: was removed or moved during the run. {}",
+                                       folder_.string(), whereabouts()));
+  }
   if (rows_.empty()) {
     drop_journal();
     return;
@@ -289,17 +336,16 @@ void ResultStore::finish() {
     write_results_hdf5(new_hdf5, current, [&](std::size_t i) { return read_output(*stored[i]); });
     for (const auto& [file, name] :
          {std::pair(new_json, kJsonResultsName), std::pair(new_hdf5, kHdf5ResultsName)}) {
-      if (keep_previous_) put_aside(name, previous_name(name));
+      // After a crash between the two one is ours already, the other still that of an earlier run.
+      if (!options_.resume || !is_own(name)) put_aside(name, previous_name(name));
       fs::rename(file, folder_ / name);
     }
-    keep_previous_ = false;
+    options_.resume = true;  // what is there is ours now
   } catch (const std::exception& error) {
     std::error_code ignored;
     fs::remove(new_json, ignored);
     fs::remove(new_hdf5, ignored);
-    throw UnsupportedError(fmt::format(
-        "{}. All {} rows are in {}; once the cause is gone, --resume writes the result files",
-        error.what(), rows_.size(), (folder_ / kJournalName).string()));
+    throw UnsupportedError(fmt::format("{}. {}", error.what(), whereabouts()));
   }
   if (is_complete()) drop_journal();
 }
@@ -308,9 +354,22 @@ void ResultStore::drop_journal() {
   journal_.reset();
   std::error_code ignored;
   fs::remove(folder_ / kJournalName, ignored);
-  for (std::size_t cell = 0; cell < expected_.size(); ++cell) {
-    fs::remove(folder_ / output_name(cell), ignored);
+  remove_outputs();
+}
+
+// Those of any run: an earlier one may have had more cells.
+void ResultStore::remove_outputs() const {
+  std::vector<fs::path> outputs;
+  std::error_code error;
+  for (fs::directory_iterator entry(folder_, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    if (name.starts_with(kOutputPrefix) && name.ends_with(kOutputSuffix)) {
+      outputs.push_back(entry->path());
+    }
   }
+  std::error_code ignored;
+  for (const fs::path& output : outputs) fs::remove(output, ignored);
 }
 
 }  // namespace s2o

@@ -66,10 +66,14 @@ class ResultStore {
   void take_over(const JournalEntry& entry);
   void check_same_config(const nlohmann::ordered_json& context, const std::string& file) const;
   void check_same_inputs(const nlohmann::ordered_json& context, const std::string& file) const;
-  // Whether the result files here are of the same config and inputs: they may be replaced then.
-  bool has_own_results() const;
+  // Whether a result file here is of the same config and inputs: it may be replaced then.
+  bool is_own(const std::string& name) const;
   void put_aside(const std::string& name, const std::string& previous) const;
   void drop_journal();
+  void remove_outputs() const;
+  bool has_output(std::size_t cell, const ResultRow& row) const;
+  // Where the rows so far are, for messages about what went wrong.
+  std::string whereabouts() const;
   bool is_complete() const;
   std::vector<float> read_output(const StoredRow& stored) const;
 
@@ -80,7 +84,6 @@ class ResultStore {
   FolderLock lock_;
   std::map<std::size_t, StoredRow> rows_;  // by cell
   std::unique_ptr<Journal> journal_;       // null when there is nothing left to compute
-  bool keep_previous_ = false;
 };
 
 // "methods[1].tau": where two configs differ first, or "" if they do not.

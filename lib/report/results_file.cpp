@@ -2,22 +2,15 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
-#include <sstream>
-
 #include "lib/core/atomic_file.h"
 #include "lib/core/error.h"
+#include "lib/core/regular_file.h"
 #include "lib/report/results_json.h"
 
 namespace s2o {
 
 ResultTable read_results_json(const std::filesystem::path& file) {
-  std::ifstream stream(file, std::ios::binary);
-  std::ostringstream text;
-  if (!stream || !(text << stream.rdbuf())) {
-    throw InputError(fmt::format("{}: cannot be read", file.string()));
-  }
-  return results_from_json(text.str(), file.string());
+  return results_from_json(read_whole_file(file), file.string());
 }
 
 void write_results_json(const std::filesystem::path& file, const ResultTable& table) {

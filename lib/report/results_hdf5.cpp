@@ -9,6 +9,7 @@
 #include "lib/core/atomic_file.h"
 #include "lib/core/error.h"
 #include "lib/core/hdf5_handle.h"
+#include "lib/core/printable.h"
 #include "lib/report/results_file.h"
 #include "lib/report/results_hdf5_columns.h"
 #include "lib/report/results_json.h"
@@ -18,17 +19,13 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::string dump(const Json& value) {
-  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
-
 class Writer {
  public:
   explicit Writer(const std::filesystem::path& file) : name_(file.string()) {}
 
   // Opens `path`, which is to become the file that messages name.
   void open(const std::filesystem::path& path) {
-    file_ = check(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT));
+    file_ = check(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, hdf5_file_access().get()));
     // Equal results give equal bytes: no creation times.
     dataset_properties_ = check(H5Pcreate(H5P_DATASET_CREATE));
     check_status(H5Pset_obj_track_times(dataset_properties_.get(), false));
@@ -125,7 +122,7 @@ class Writer {
 void write_context(Writer& writer, const Json& context) {
   writer.group("/context");
   // A dataset: an attribute would have to stay below 64 KiB.
-  writer.text("/context/json", dump(context));
+  writer.text("/context/json", json_text(context));
   for (const auto& [name, value] : context.items()) {
     if (value.is_string()) writer.text_attribute("/context", name, value.get<std::string>());
     if (value.is_number_integer()) {
@@ -153,7 +150,7 @@ void write_column(Writer& writer, const std::string& name, const std::vector<Jso
       const Json& value = row[name];
       texts.push_back(value.is_null()     ? ""
                       : value.is_string() ? value.get<std::string>()
-                                          : dump(value));
+                                          : json_text(value));
     }
     writer.texts(path, texts);
   } else if (kIntegerColumns.contains(name)) {

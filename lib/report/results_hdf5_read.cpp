@@ -7,7 +7,10 @@
 
 #include "lib/core/error.h"
 #include "lib/core/hdf5_handle.h"
+#include "lib/core/isolated.h"
+#include "lib/core/regular_file.h"
 #include "lib/core/strict_json.h"
+#include "lib/report/journal.h"
 #include "lib/report/results_file.h"
 #include "lib/report/results_hdf5_columns.h"
 #include "lib/report/results_json.h"
@@ -17,25 +20,34 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+// The library follows the lengths and offsets of a damaged file without much care; see
+// lib/input/formats/hdf5.cpp. A row is some KiB here and not much more as text.
+std::uint64_t max_seconds(std::uint64_t file_bytes) { return 5 + file_bytes / 1'000'000; }
+std::uint64_t max_bytes(std::uint64_t file_bytes) { return (256 << 20) + 64 * file_bytes; }
+
 class Reader {
  public:
   explicit Reader(const std::filesystem::path& file) : name_(file.string()) {
-    std::error_code error;
-    file_bytes_ = std::filesystem::file_size(file, error);
-    if (error) throw InputError(fmt::format("{}: {}", name_, error.message()));
-    file_ = Hdf5Handle(H5Fopen(file.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT));
+    file_bytes_ = require_regular_file(file);
+    file_ = Hdf5Handle(H5Fopen(file.c_str(), H5F_ACC_RDONLY, hdf5_file_access().get()));
     if (!file_) fail("no HDF5 file");
   }
 
+  // False also for what a soft or external link leads to: another file is none of ours.
   bool has(const std::string& path) const {
     // A link is asked for level by level: H5Lexists fails where a parent misses.
     for (std::size_t end = path.find('/', 1);; end = path.find('/', end + 1)) {
-      if (H5Lexists(file_.get(), path.substr(0, end).c_str(), H5P_DEFAULT) <= 0) return false;
+      const std::string level = path.substr(0, end);
+      if (H5Lexists(file_.get(), level.c_str(), H5P_DEFAULT) <= 0) return false;
+      H5L_info_t info{};
+      if (H5Lget_info(file_.get(), level.c_str(), &info, H5P_DEFAULT) < 0) return false;
+      if (info.type != H5L_TYPE_HARD) return false;
       if (end == std::string::npos) return true;
     }
   }
 
   std::vector<std::string> members(const std::string& path) const {
+    require(path);
     const Hdf5Handle group = check(H5Gopen2(file_.get(), path.c_str(), H5P_DEFAULT), path);
     std::vector<std::string> names;
     const auto collect = [](hid_t, const char* name, const H5L_info_t*, void* out) -> herr_t {
@@ -50,14 +62,14 @@ class Reader {
 
   template <class T>
   std::vector<T> numbers(const std::string& path, hid_t type) const {
-    const Hdf5Handle dataset = check(H5Dopen2(file_.get(), path.c_str(), H5P_DEFAULT), path);
+    const Hdf5Handle dataset = open_dataset(path);
     std::vector<T> values(count(dataset.get(), sizeof(T), path));
     if (H5Dread(dataset.get(), type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) < 0) fail(path);
     return values;
   }
 
   std::vector<std::string> texts(const std::string& path) const {
-    const Hdf5Handle dataset = check(H5Dopen2(file_.get(), path.c_str(), H5P_DEFAULT), path);
+    const Hdf5Handle dataset = open_dataset(path);
     const Hdf5Handle type = check(H5Dget_type(dataset.get()), path);
     if (H5Tget_class(type.get()) != H5T_STRING || H5Tis_variable_str(type.get()) != 0) {
       throw InputError(fmt::format("{}: {}: expected fixed-length text", name_, path));
@@ -92,6 +104,20 @@ class Reader {
   Hdf5Handle check(hid_t id, const std::string& path) const {
     if (id < 0) fail(path);
     return Hdf5Handle(id);
+  }
+  void require(const std::string& path) const {
+    if (!has(path)) {
+      throw InputError(fmt::format("{}: {}: is missing, or a link to something else", name_, path));
+    }
+  }
+  Hdf5Handle open_dataset(const std::string& path) const {
+    require(path);
+    Hdf5Handle dataset = check(H5Dopen2(file_.get(), path.c_str(), H5P_DEFAULT), path);
+    const Hdf5Handle layout = check(H5Dget_create_plist(dataset.get()), path);
+    if (H5Pget_layout(layout.get()) == H5D_VIRTUAL || H5Pget_external_count(layout.get()) > 0) {
+      throw InputError(fmt::format("{}: {}: data lies in other files", name_, path));
+    }
+    return dataset;
   }
   // Elements of a dataset. Ours are stored plainly, so a length that the file cannot hold is wrong.
   std::size_t count(hid_t dataset, std::size_t element_bytes, const std::string& path) const {
@@ -165,9 +191,8 @@ std::map<std::string, std::vector<double>> read_vectors(const Reader& reader,
   return vectors;
 }
 
-}  // namespace
-
-ResultTable read_results_hdf5(const std::filesystem::path& file) {
+// In a process of its own (core/isolated.h).
+ResultTable read_here(const std::filesystem::path& file) {
   const Hdf5QuietErrors quiet;
   const Reader reader(file);
   if (reader.schema_version() != kResultSchemaVersion) {
@@ -191,12 +216,30 @@ ResultTable read_results_hdf5(const std::filesystem::path& file) {
   return table;
 }
 
+}  // namespace
+
+ResultTable read_results_hdf5(const std::filesystem::path& file) {
+  const std::uint64_t file_bytes = require_regular_file(file);
+  const std::string text = run_isolated(
+      file.string(), max_seconds(file_bytes), [&file] { return journal_text(read_here(file)); },
+      max_bytes(file_bytes));
+  JournalContent content = parse_journal(text, file.string());
+  ResultTable table{.context = std::move(content.context), .rows = {}};
+  for (JournalEntry& entry : content.entries) table.rows.push_back(std::move(entry.row));
+  return table;
+}
+
 bool is_results_hdf5(const std::filesystem::path& file) {
-  const Hdf5QuietErrors quiet;
-  if (H5Fis_hdf5(file.c_str()) <= 0) return false;
-  try {
+  const auto ask = [&file]() -> std::string {
+    const Hdf5QuietErrors quiet;
+    if (H5Fis_hdf5(file.c_str()) <= 0) return "no";
     const Reader reader(file);
-    return reader.has("/context/json") && reader.has("/table");
+    return reader.has("/context/json") && reader.has("/table") ? "yes" : "no";
+  };
+  try {
+    const std::uint64_t file_bytes = require_regular_file(file);
+    return run_isolated(file.string(), max_seconds(file_bytes), ask, max_bytes(file_bytes)) ==
+           "yes";
   } catch (const InputError&) {
     return false;
   }

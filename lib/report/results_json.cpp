@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "lib/core/error.h"
+#include "lib/core/printable.h"
 #include "lib/core/strict_json.h"
 #include "lib/metrics/metric.h"
 #include "lib/prefill/columns.h"
@@ -194,14 +195,10 @@ ResultRow row_from_json(const Json& object, const std::string& where) {
 }
 
 std::string results_to_json(const ResultTable& table) {
-  // A file name need not be valid UTF-8; it must not cost the results.
-  const auto dump = [](const Json& value, int indent) {
-    return value.dump(indent, ' ', false, Json::error_handler_t::replace);
-  };
   std::string text = fmt::format("{{\"schema_version\": {},\n\"context\": {},\n\"rows\": [",
-                                 kResultSchemaVersion, dump(table.context, 1));
+                                 kResultSchemaVersion, json_text(table.context, 1));
   for (std::size_t i = 0; i < table.rows.size(); ++i) {
-    text += (i == 0 ? "\n" : ",\n") + dump(row_to_json(table.rows[i]), -1);
+    text += (i == 0 ? "\n" : ",\n") + json_text(row_to_json(table.rows[i]));
   }
   return text + "\n]}\n";
 }

@@ -52,11 +52,11 @@ struct TensorNames {
   std::string k = "k";
   std::string v = "v";
 
-  bool has_layer() const {
-    return std::ranges::all_of(std::array{q, k, v}, [](const std::string& name) {
-      return name.find(kLayerPlace) != std::string::npos;
-    });
+  static bool is_of_layer(const std::string& name) {
+    return name.find(kLayerPlace) != std::string::npos;
   }
+  bool has_layer() const { return std::ranges::all_of(std::array{q, k, v}, is_of_layer); }
+  bool mentions_layer() const { return std::ranges::any_of(std::array{q, k, v}, is_of_layer); }
   TensorNames of_layer(int layer) const {
     const auto fill = [layer](std::string name) {
       const std::size_t at = name.find(kLayerPlace);
@@ -86,9 +86,10 @@ DumpTensor find_tensor(const DumpLayer& layer, const std::string& name) {
   DumpTensor tensor{.info = *found, .shape = {}};
   const std::string where = place_of(layer, tensor);
   const DType dtype = tensor.info.dtype;
-  if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16) {
+  if (dtype != DType::kF64 && dtype != DType::kF32 && dtype != DType::kF16 &&
+      dtype != DType::kBF16) {
     throw InputError(
-        fmt::format("{}: dtype is {}, expected F32, F16 or BF16", where, dtype_name(dtype)));
+        fmt::format("{}: dtype is {}, expected F64, F32, F16 or BF16", where, dtype_name(dtype)));
   }
   const auto& shape = tensor.info.shape;
   const char* order =
@@ -171,7 +172,7 @@ void copy_token_major(const HostTensor& tensor, const HeadShape& shape, float* o
 bool loses_bits(DType from, StorageDType to) {
   switch (to) {
     case StorageDType::kF32:
-      return false;
+      return from == DType::kF64;
     case StorageDType::kBF16:
       return from != DType::kBF16;
     case StorageDType::kF16:
@@ -191,8 +192,11 @@ std::vector<float> load_tensor(const DumpLayer& layer, const DumpTensor& tensor,
     stored.copy_float(0, count, values.data());
   }
   if (loses_bits(tensor.info.dtype, dtype)) {
-    log_info("{}: {} values are rounded to {}", place_of(layer, tensor),
-             dtype_name(tensor.info.dtype), storage_dtype_name(dtype));
+    const std::string rounding =
+        fmt::format("{}: {} values are rounded to {}", place_of(layer, tensor),
+                    dtype_name(tensor.info.dtype), storage_dtype_name(dtype));
+    // The usual dumps are fp32; who stores fp64 may expect it to be used.
+    log_message(tensor.info.dtype == DType::kF64 ? LogLevel::kWarning : LogLevel::kInfo, rounding);
     round_to_dtype(values, dtype, place_of(layer, tensor));
   }
   return values;
@@ -285,6 +289,12 @@ std::vector<std::pair<int, TensorNames>> choose_layers(const JsonReader& reader,
                                     fmt::join(captured, ", ")));
     }
     return layers;
+  }
+  if (chosen.empty() && names.mentions_layer()) {
+    throw ConfigError(
+        fmt::format("{}: the names hold \"{}\", expected \"layers\" beside them: the "
+                    "numbers to put there",
+                    reader.path_of("tensors"), kLayerPlace));
   }
   if (chosen.empty()) return {{0, names}};
   if (!names.has_layer()) {

@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <fstream>
+#include <string>
 
 #include "lib/core/error.h"
 #include "lib/core/strict_json.h"
@@ -108,10 +110,32 @@ TEST(strict_json, duplicate_key_deep_nesting_and_syntax_are_refused) {
   }
 }
 
+TEST(strict_json, both_kinds_of_document_are_the_same) {
+  const char* text =
+      R"({"b": [1, -2, 2.5, true, null, "x", {}, [[]]], "a": {"c": {"d": 1}}, "": 0})";
+  EXPECT_EQ(parse_strict_json(text), nlohmann::ordered_json::parse(text));
+  EXPECT_EQ(parse_strict_json(text).dump(), nlohmann::ordered_json::parse(text).dump());
+  EXPECT_EQ(parse_strict_json_sorted(text), nlohmann::json::parse(text));
+  EXPECT_EQ(parse_strict_json("3"), 3);
+}
+
+TEST(strict_json, long_lists_and_objects_take_linear_time) {
+  std::string list = "[", object = "{";
+  for (int i = 0; i < 200'000; ++i) {
+    list += i == 0 ? "{}" : ",{}";
+    object += (i == 0 ? "\"" : ",\"") + std::to_string(i) + "\":{}";
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(parse_strict_json(list + "]").size(), 200'000u);
+  EXPECT_EQ(parse_strict_json(object + "}").size(), 200'000u);
+  // Quadratic, it took minutes.
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20));
+}
+
 TEST(strict_json, missing_file_and_folder_are_config_errors) {
   EXPECT_EQ(config_error([] { read_json_file("no/such.json"); }), "no/such.json: no such file");
   EXPECT_THAT(config_error([] { read_json_file(std::filesystem::temp_directory_path()); }),
-              HasSubstr("is not a regular file"));
+              HasSubstr("is a folder, expected a file"));
 }
 
 }  // namespace

@@ -48,6 +48,26 @@ TEST(atomic_file, two_writers_of_one_path_do_not_disturb_each_other) {
   EXPECT_EQ(read_file(folder / "x"), "first");
 }
 
+TEST(atomic_file, leftovers_of_killed_writers_go_away_and_no_others) {
+  const TempFolder folder;
+  // No process holds these.
+  write_file(folder / ".x.tmp-1-0", "left by a process that was killed");
+  write_file(folder / ".x.tmp-999999-3", "and by another");
+  write_file(folder / ".y.tmp-1-0", "of another file");
+  write_file(folder / ".x.tmp-notes", "no temporary file of ours");
+  AtomicFile first(folder / "x");
+  EXPECT_FALSE(std::filesystem::exists(folder / ".x.tmp-1-0"));
+  EXPECT_FALSE(std::filesystem::exists(folder / ".x.tmp-999999-3"));
+  EXPECT_TRUE(std::filesystem::exists(folder / ".y.tmp-1-0"));
+  EXPECT_TRUE(std::filesystem::exists(folder / ".x.tmp-notes"));
+  first.write("first");
+  remove_leftovers(folder.path());
+  EXPECT_FALSE(std::filesystem::exists(folder / ".y.tmp-1-0"));
+  EXPECT_TRUE(std::filesystem::exists(folder / ".x.tmp-notes"));
+  first.commit();
+  EXPECT_EQ(read_file(folder / "x"), "first");
+}
+
 TEST(atomic_file, missing_folder_and_folder_as_target_are_config_errors) {
   const TempFolder folder;
   EXPECT_THAT(message_of<ConfigError>([&] { AtomicFile(folder / "no/x"); }),

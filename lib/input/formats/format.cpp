@@ -47,6 +47,29 @@ const Format& format_of(const std::filesystem::path& path) {
                                path.string(), join(known)));
 }
 
+const Format& output_format(const std::filesystem::path& path, std::size_t num_tensors) {
+  const Format* format = nullptr;
+  try {
+    format = &format_of(path);
+  } catch (const InputError& error) {
+    throw ConfigError(error.what());
+  }
+  if (format->max_tensors() == 0) {
+    throw ConfigError(
+        fmt::format("{}: s2o cannot write the {} format", path.string(), format->name()));
+  }
+  if (format->max_tensors() < num_tensors) {
+    throw ConfigError(
+        fmt::format("{}: a file of the {} format holds {} tensor, expected room for {}",
+                    path.string(), format->name(), format->max_tensors(), num_tensors));
+  }
+  if (path.extension() == ".json") {
+    throw ConfigError(fmt::format("{}: is the name of an index; s2o writes one .safetensors file",
+                                  path.string()));
+  }
+  return *format;
+}
+
 std::unique_ptr<TensorFile> open_tensor_file(const std::filesystem::path& path) {
   std::error_code ignored;  // what cannot be asked here fails with a message when it is opened
   if (!std::filesystem::is_directory(path, ignored)) return format_of(path).open(path);

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <map>
 #include <optional>
 #include <stdexcept>
@@ -168,6 +169,34 @@ std::optional<std::vector<std::int64_t>> shape_of(hid_t dataset, const std::stri
   return shape;
 }
 
+// InputError for a filter that this library has neither built in nor as a plugin. A writer that did
+// not have it either, where it is optional, has stored the chunks as they are and noted that.
+void require_filters(hid_t dataset, hid_t layout, const std::string& where) {
+  const int count = H5Pget_nfilters(layout);
+  if (count <= 0) return;
+  const Hdf5Handle space = checked(H5Dget_space(dataset), where, "reading the shape");
+  unsigned unused = 0;  // bit i: filter i was not applied
+  if (H5Dget_chunk_info(dataset, space.get(), 0, nullptr, &unused, nullptr, nullptr) < 0) {
+    throw_input(where, "reading the first chunk");
+  }
+  for (int i = 0; i < count; ++i) {
+    unsigned flags = 0;
+    std::size_t num_values = 0;
+    std::array<char, 64> name{};
+    const H5Z_filter_t filter =
+        H5Pget_filter2(layout, static_cast<unsigned>(i), &flags, &num_values, nullptr, name.size(),
+                       name.data(), nullptr);
+    if (filter < 0) throw_input(where, "reading the filters");
+    if (H5Zfilter_avail(filter) > 0 || (unused >> i & 1u) != 0) continue;
+    name.back() = '\0';
+    throw InputError(fmt::format(
+        "{}: packed by the HDF5 filter '{}' (number {}), which is not here; set HDF5_PLUGIN_PATH "
+        "to "
+        "a folder with its plugin, or write the dataset with gzip or without compression",
+        where, name[0] != '\0' ? name.data() : "unnamed", static_cast<int>(filter)));
+  }
+}
+
 // A dataset may claim any shape without holding a byte: what was never written reads as zeros.
 // That is never what a dump means, so every byte or chunk has to be there.
 void require_written(hid_t dataset, const std::string& where, const TensorInfo& info) {
@@ -204,15 +233,13 @@ void require_written(hid_t dataset, const std::string& where, const TensorInfo& 
     throw InputError(fmt::format("{}: {} of {} chunks are written: the dataset is incomplete",
                                  where, written, expected));
   }
+  require_filters(dataset, layout.get(), where);
   require_memory(chunk_bytes, where + ": one chunk");  // HDF5 allocates a whole one
 }
 
-// For reading: no lock, so that files on read-only or network file systems open too.
 Hdf5Handle open_file(const std::string& file) {
-  const Hdf5Handle access(H5Pcreate(H5P_FILE_ACCESS));
-  H5Pset_file_locking(access.get(), false, true);
-  H5Pset_fclose_degree(access.get(), H5F_CLOSE_STRONG);
-  return checked(H5Fopen(file.c_str(), H5F_ACC_RDONLY, access.get()), file, "opening as HDF5");
+  return checked(H5Fopen(file.c_str(), H5F_ACC_RDONLY, hdf5_file_access().get()), file,
+                 "opening as HDF5");
 }
 
 // Names of all datasets, in the order of their names. An object with several names has one here.
@@ -314,13 +341,11 @@ class Hdf5File : public TensorTable {
         run_isolated(file(), max_seconds, [this] { return list_file(file()); });
     Hdf5Listing listing = parse_listing(file(), text);
     metadata_ = std::move(listing.metadata);
-    skipped_ = std::move(listing.skipped);
+    for (const auto& [name, reason] : listing.skipped) skip(name, reason);
     for (TensorInfo& info : listing.tensors) add(std::move(info));
   }
 
   HostTensor read(const std::string& name) const override {
-    const auto skipped = skipped_.find(name);
-    if (skipped != skipped_.end()) throw InputError(skipped->second);
     const TensorInfo& info = tensors()[index_of(name)];
     const std::string where = tensor_place(file(), name);
     require_memory(info.num_bytes, where);
@@ -332,9 +357,6 @@ class Hdf5File : public TensorTable {
     });
     return {.info = info, .file = file(), .data = data};
   }
-
- private:
-  std::map<std::string, std::string> skipped_;  // datasets that cannot be read, and why
 };
 
 [[noreturn]] void throw_output(const std::string& where) {
@@ -380,7 +402,7 @@ class Hdf5Format : public Format {
   std::string summary() const override {
     return "all datasets under their paths; bfloat16 as uint16 with attribute dtype = \"bfloat16\"";
   }
-  bool can_write() const override { return true; }
+  std::size_t max_tensors() const override { return std::numeric_limits<std::size_t>::max(); }
 
   std::unique_ptr<TensorFile> open(const std::filesystem::path& path) const override {
     return std::make_unique<Hdf5File>(path);
@@ -393,8 +415,8 @@ class Hdf5Format : public Format {
     // HDF5 does not recover well from a full disk: notice before.
     require_disk_space(path, total_bytes(tensors));
     const Hdf5QuietErrors quiet;
-    Hdf5Handle file(
-        H5Fcreate(output.temporary_path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT));
+    Hdf5Handle file(H5Fcreate(output.temporary_path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT,
+                              hdf5_file_access().get()));
     if (!file) throw_output(path.string());
     for (const auto& [key, text] : metadata) write_text(file.get(), key, text, path.string());
     for (const HostTensor& tensor : tensors) {

@@ -64,7 +64,7 @@ class NpyFormat : public Format {
   std::string summary() const override {
     return "one numpy array, named after its file; a folder of them opens as one set; no BF16";
   }
-  bool can_write() const override { return true; }
+  std::size_t max_tensors() const override { return 1; }
 
   std::unique_ptr<TensorFile> open(const std::filesystem::path& path) const override {
     return std::make_unique<NpyFiles>(path, std::vector{path});

@@ -84,7 +84,7 @@ class NpzFormat : public Format {
   std::string name() const override { return "npz"; }
   std::vector<std::string> extensions() const override { return {".npz"}; }
   std::string summary() const override { return "numpy arrays in a zip archive; no BF16"; }
-  bool can_write() const override { return false; }
+  std::size_t max_tensors() const override { return 0; }
 
   std::unique_ptr<TensorFile> open(const std::filesystem::path& path) const override {
     return std::make_unique<NpzFile>(path);

@@ -10,13 +10,16 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <limits>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "lib/core/atomic_file.h"
 #include "lib/core/error.h"
 #include "lib/core/mapped_file.h"
 #include "lib/core/strict_json.h"
+#include "lib/core/text.h"
 #include "lib/input/formats/tensor_table.h"
 
 namespace s2o {
@@ -42,17 +45,22 @@ json parse_json(const std::string& where, std::string_view text) {
   }
 }
 
-DType parse_dtype(const std::string& where, const json& value) {
+// Nothing for a dtype that we do not have: the format has more of them from time to time.
+std::optional<DType> parse_dtype(const std::string& where, const json& value) {
   if (!value.is_string()) {
     throw InputError(fmt::format("{}: dtype is a {}, expected a string", where, value.type_name()));
   }
-  std::string known;
   for (const DType dtype : kDTypes) {
     if (value == dtype_name(dtype)) return dtype;
-    known += fmt::format("{}{}", known.empty() ? "" : ", ", dtype_name(dtype));
   }
-  throw InputError(fmt::format("{}: dtype is '{}', expected one of: {}", where,
-                               value.get<std::string>(), known));
+  return std::nullopt;
+}
+
+std::string unknown_dtype(const std::string& where, const json& value) {
+  std::vector<std::string> known;
+  for (const DType dtype : kDTypes) known.emplace_back(dtype_name(dtype));
+  return fmt::format("{}: dtype is '{}', expected one of: {}", where, value.get<std::string>(),
+                     join(known));
 }
 
 // A list of integers in [0, 2^63).
@@ -75,6 +83,7 @@ std::vector<std::int64_t> parse_sizes(const std::string& where, const json& valu
 struct Entry {
   TensorInfo info;
   std::uint64_t begin = 0;  // from the end of the header
+  std::string problem;      // why the tensor cannot be read, "" if it can
 };
 
 Entry parse_entry(const std::string& file, const std::string& name, const json& value) {
@@ -91,9 +100,7 @@ Entry parse_entry(const std::string& file, const std::string& name, const json& 
   }
   Entry entry;
   entry.info.name = name;
-  entry.info.dtype = parse_dtype(where, value["dtype"]);
   entry.info.shape = parse_sizes(where + ": shape", value["shape"]);
-  entry.info.num_bytes = checked_tensor_bytes(where, entry.info.shape, entry.info.dtype);
   const auto offsets = parse_sizes(where + ": data_offsets", value["data_offsets"]);
   if (offsets.size() != 2 || offsets[0] > offsets[1]) {
     throw InputError(fmt::format("{}: data_offsets are {}, expected [begin, end] with begin <= end",
@@ -101,6 +108,14 @@ Entry parse_entry(const std::string& file, const std::string& name, const json& 
   }
   entry.begin = static_cast<std::uint64_t>(offsets[0]);
   const auto spanned = static_cast<std::uint64_t>(offsets[1] - offsets[0]);
+  const std::optional<DType> dtype = parse_dtype(where, value["dtype"]);
+  if (!dtype) {  // no size to check against
+    entry.info.num_bytes = spanned;
+    entry.problem = unknown_dtype(where, value["dtype"]);
+    return entry;
+  }
+  entry.info.dtype = *dtype;
+  entry.info.num_bytes = checked_tensor_bytes(where, entry.info.shape, entry.info.dtype);
   if (spanned != entry.info.num_bytes) {
     throw InputError(fmt::format("{}: data_offsets span {} bytes, expected {} for {} of shape {}",
                                  where, spanned, entry.info.num_bytes, dtype_name(entry.info.dtype),
@@ -172,6 +187,10 @@ class SafetensorsFile : public TensorTable {
     });
     check_coverage(file(), entries, bytes.size() - kLengthBytes - header.size());
     for (Entry& entry : entries) {
+      if (!entry.problem.empty()) {
+        skip(entry.info.name, entry.problem);
+        continue;
+      }
       begins_.push_back(entry.begin);
       add(std::move(entry.info));
     }
@@ -266,6 +285,11 @@ class ShardedSafetensors : public TensorTable {
       shard = std::make_unique<SafetensorsFile>(folder / shard_name);
     }
     const TensorInfo* info = shard->find(name);
+    const auto skipped = shard->skipped().find(name);
+    if (skipped != shard->skipped().end()) {
+      skip(name, skipped->second);
+      return;
+    }
     if (info == nullptr) {
       throw InputError(fmt::format("{}: tensor '{}' is missing, which {} places there",
                                    (folder / shard_name).string(), name, file()));
@@ -309,7 +333,7 @@ class SafetensorsFormat : public Format {
   std::string summary() const override {
     return "memory-mapped tensors; a sharded set opens through its .safetensors.index.json";
   }
-  bool can_write() const override { return true; }
+  std::size_t max_tensors() const override { return std::numeric_limits<std::size_t>::max(); }
 
   std::unique_ptr<TensorFile> open(const std::filesystem::path& path) const override {
     if (path.extension() == ".json") return std::make_unique<ShardedSafetensors>(path);

@@ -74,10 +74,16 @@ std::uint64_t total_bytes(const std::vector<HostTensor>& tensors) {
 }
 
 void TensorTable::add(TensorInfo info) {
-  if (!index_.emplace(info.name, tensors_.size()).second) {
+  if (skipped_.contains(info.name) || !index_.emplace(info.name, tensors_.size()).second) {
     throw InputError(tensor_place(file_, info.name) + ": name occurs twice");
   }
   tensors_.push_back(std::move(info));
+}
+
+void TensorTable::skip(const std::string& name, std::string reason) {
+  if (index_.contains(name) || !skipped_.emplace(name, std::move(reason)).second) {
+    throw InputError(tensor_place(file_, name) + ": name occurs twice");
+  }
 }
 
 const TensorInfo* TensorTable::find(const std::string& name) const {
@@ -88,6 +94,8 @@ const TensorInfo* TensorTable::find(const std::string& name) const {
 std::size_t TensorTable::index_of(const std::string& name) const {
   const auto found = index_.find(name);
   if (found != index_.end()) return found->second;
+  const auto skipped = skipped_.find(name);
+  if (skipped != skipped_.end()) throw InputError(skipped->second);
   std::vector<std::string> names;
   for (const TensorInfo& info : tensors_) names.push_back(info.name);
   const std::string nearest = nearest_name(name, names);

@@ -1,6 +1,7 @@
 // What every reader of a tensor file needs: a table of checked TensorInfos, looked up by name.
 #pragma once
 
+#include <map>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -30,6 +31,7 @@ class TensorTable : public TensorFile {
  public:
   const std::vector<TensorInfo>& tensors() const override { return tensors_; }
   const TensorMetadata& metadata() const override { return metadata_; }
+  const std::map<std::string, std::string>& skipped() const override { return skipped_; }
   // Null when there is no such tensor.
   const TensorInfo* find(const std::string& name) const;
 
@@ -38,7 +40,10 @@ class TensorTable : public TensorFile {
 
   // InputError when the name is there already.
   void add(TensorInfo info);
-  // Position in tensors(). InputError with the nearest name when there is none.
+  // Notes a tensor that cannot be read. InputError when the name is there already.
+  void skip(const std::string& name, std::string reason);
+  // Position in tensors(). InputError with the nearest name when there is none, with the reason for
+  // one that was skipped.
   std::size_t index_of(const std::string& name) const;
   const std::string& file() const { return file_; }
 
@@ -48,6 +53,7 @@ class TensorTable : public TensorFile {
   std::string file_;
   std::vector<TensorInfo> tensors_;
   std::unordered_map<std::string, std::size_t> index_;
+  std::map<std::string, std::string> skipped_;
 };
 
 }  // namespace s2o

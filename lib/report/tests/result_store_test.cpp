@@ -295,6 +295,65 @@ TEST_F(ResultStoreTest, rows_of_an_input_that_changed_are_computed_again) {
   EXPECT_FALSE(open({.resume = true})->has_row(0));
 }
 
+TEST_F(ResultStoreTest, output_that_a_journal_names_elsewhere_is_not_taken) {
+  run(0, 1, {.save_outputs = true});
+  const std::string secret(16, 's');
+  write_file(folder_ / "deep/secret", secret);
+  std::string journal = read_file(out_ / kJournalName);
+  const std::string own = "rows.partial.0.f32";
+  journal.replace(journal.find(own), own.size(), "../secret");
+  write_file(out_ / kJournalName, journal);
+  // The file of the cell counts, whatever the journal says ...
+  run(1, kNumCells, {.resume = true, .save_outputs = true});
+  EXPECT_EQ(read_file(out_ / "results.h5").find(secret), std::string::npos);
+  // ... and only if it is a file of the right size.
+  for (const bool is_link : {false, true}) {
+    run(0, 1, {.save_outputs = true});
+    std::filesystem::remove(out_ / own);
+    if (is_link) std::filesystem::create_symlink("../secret", out_ / own);
+    EXPECT_FALSE(open({.resume = true, .save_outputs = true})->has_row(0));
+  }
+}
+
+TEST_F(ResultStoreTest, journal_that_is_a_link_is_not_written_through) {
+  write_file(folder_ / "precious", "");
+  std::filesystem::create_directories(out_);
+  std::filesystem::create_symlink("../../precious", out_ / kJournalName);
+  EXPECT_THROW(open({.resume = true}), ConfigError);
+  EXPECT_EQ(read_file(folder_ / "precious"), "");
+}
+
+TEST_F(ResultStoreTest, folder_that_moves_is_noticed_at_the_next_row) {
+  const auto store = open({});
+  store->add(0, finished(0), {});
+  std::filesystem::rename(out_, folder_ / "deep/moved");
+  EXPECT_THAT(message_of<UnsupportedError>([&] { store->add(1, finished(1), {}); }),
+              AllOf(HasSubstr("was moved to"), HasSubstr("deep/moved/rows.partial.jsonl"),
+                    HasSubstr("go on there with --resume")));
+  EXPECT_THAT(message_of<UnsupportedError>([&] { store->finish(); }), HasSubstr("deep/moved"));
+  EXPECT_EQ(read_journal(folder_ / "deep/moved" / kJournalName).entries.size(), 2u);
+}
+
+TEST_F(ResultStoreTest, folder_that_goes_away_is_noticed_and_nothing_is_claimed) {
+  const auto store = open({});
+  store->add(0, finished(0), {});
+  std::filesystem::remove_all(out_);
+  const std::string message = message_of<UnsupportedError>([&] { store->add(1, finished(1), {}); });
+  EXPECT_THAT(message, AllOf(HasSubstr("was removed"), Not(HasSubstr("safe"))));
+  EXPECT_THAT(message_of<UnsupportedError>([&] { store->finish(); }), Not(HasSubstr("safe")));
+  EXPECT_EQ(store->table().rows.size(), 1u);
+}
+
+TEST_F(ResultStoreTest, leftovers_of_a_killed_run_go_away) {
+  std::filesystem::create_directories(out_);
+  for (const char* name :
+       {".results.new.h5.tmp-1-0", ".rows.partial.7.f32.tmp-1-0", "rows.partial.12.f32"}) {
+    write_file(out_ / name, "as large as a result");
+  }
+  run(0, kNumCells);
+  EXPECT_EQ(num_files(), 2u);
+}
+
 TEST_F(ResultStoreTest, folder_in_use_is_refused) {
   const auto store = open({});
   EXPECT_THAT(message_of<ConfigError>([&] { open({}); }), HasSubstr("another run is writing"));
@@ -353,7 +412,7 @@ TEST_F(ResultStoreTest, result_files_that_cannot_be_written_leave_the_earlier_on
   {
     const FileSizeLimit limit(100 << 10);
     EXPECT_THAT(message_of<UnsupportedError>([&] { store->finish(); }),
-                AllOf(HasSubstr("All 1 rows are in"), HasSubstr("--resume")));
+                AllOf(HasSubstr("1 of 3 rows are safe in"), HasSubstr("--resume")));
   }
   EXPECT_EQ(read_file(out_ / "results.json"), json);
   EXPECT_FALSE(exists("results.previous.json"));

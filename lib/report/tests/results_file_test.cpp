@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "lib/core/error.h"
+#include "lib/core/hdf5_handle.h"
 #include "lib/metrics/metric.h"
 #include "lib/report/eval_table.h"
 #include "lib/report/results_json.h"
@@ -92,6 +93,7 @@ TEST(results_json, columns_are_those_of_the_contract_in_its_order) {
                                              "kernel",
                                              "backend",
                                              "planner",
+                                             "input_id",
                                              "mse",
                                              "relative_l2",
                                              "max_abs_error",
@@ -111,6 +113,7 @@ TEST(results_json, columns_are_those_of_the_contract_in_its_order) {
                                              "peak_workspace_bytes",
                                              "plan_flops",
                                              "plan_bytes",
+                                             "note",
                                              "error"};
   EXPECT_EQ(result_columns(), expected);
   std::vector<std::string> keys;
@@ -241,11 +244,59 @@ TEST(read_results, missing_files_and_unknown_extensions_are_input_errors) {
               HasSubstr("unknown extension '.csv'"));
 }
 
+TEST(results_hdf5, links_to_other_files_are_not_followed) {
+  const TempFolder folder;
+  write_results_hdf5(folder / "a.h5", sample_table(), {});
+  write_results_hdf5(folder / "b.h5", sample_table(), {});
+  for (const char* place : {"/table/mse", "/context", "/rows/0/per_head/mse"}) {
+    std::filesystem::copy_file(folder / "a.h5", folder / "linked.h5",
+                               std::filesystem::copy_options::overwrite_existing);
+    {
+      const Hdf5QuietErrors quiet;
+      const Hdf5Handle file(H5Fopen((folder / "linked.h5").c_str(), H5F_ACC_RDWR, H5P_DEFAULT));
+      ASSERT_GE(H5Ldelete(file.get(), place, H5P_DEFAULT), 0);
+      ASSERT_GE(H5Lcreate_external("b.h5", place, file.get(), place, H5P_DEFAULT, H5P_DEFAULT), 0);
+    }
+    EXPECT_THAT(message_of<InputError>([&] { read_results(folder / "linked.h5"); }),
+                HasSubstr(place))
+        << place;
+  }
+}
+
+TEST(results_hdf5, lengths_that_the_file_does_not_hold_take_no_memory) {
+  const TempFolder folder;
+  write_results_hdf5(folder / "a.h5", sample_table(), {});
+  const std::string bytes = read_file(folder / "a.h5");
+  // Every pair of bytes at its largest: some of them are lengths.
+  for (std::size_t at = 0; at + 2 < bytes.size(); at += 997) {
+    std::string damaged = bytes;
+    damaged[at] = damaged[at + 1] = '\xff';
+    write_file(folder / "x.h5", damaged);
+    try {
+      read_results(folder / "x.h5");
+    } catch (const InputError&) {
+    }
+  }
+}
+
+TEST(render_results, names_cannot_break_a_table) {
+  ResultTable table = sample_table();
+  table.rows.resize(1);
+  table.rows[0].input = "two\nlines|\x1b[31m";
+  for (const ReportFormat format :
+       {ReportFormat::kText, ReportFormat::kCsv, ReportFormat::kMarkdown}) {
+    const std::string text = render_results(table, format);
+    EXPECT_THAT(text, HasSubstr("two\\"));
+    EXPECT_EQ(text.find("two\n"), std::string::npos);
+    EXPECT_EQ(text.find('\x1b'), std::string::npos);
+  }
+}
+
 TEST(render_results, csv_has_every_column_and_quotes_what_needs_it) {
   const std::string csv = render_results(sample_table(), ReportFormat::kCsv);
   EXPECT_EQ(csv.substr(0, csv.find('\n')).find("input,layer,seqlen,num_q_heads"), 0u);
   EXPECT_THAT(csv, HasSubstr("\"{\"\"segment_size\"\":256,"));
-  EXPECT_THAT(csv, HasSubstr("\"layer \"\"3\"\": no such tensor,\nor two lines\""));
+  EXPECT_THAT(csv, HasSubstr("\"layer \"\"3\"\": no such tensor,\\nor two lines\""));
 }
 
 TEST(render_results, json_is_the_results_file) {

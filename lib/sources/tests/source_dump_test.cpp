@@ -218,7 +218,7 @@ TEST_F(DumpSource, wrong_dtype_and_missing_tensor_are_input_errors) {
   EXPECT_THAT(input_error(R"({"source": "dump", "path": "d.h5"})"),
               HasSubstr("d.h5: no tensor 'k', did you mean 'K'?"));
   EXPECT_THAT(input_error(R"({"source": "dump", "path": "d.h5", "tensors": {"k": "K"}})"),
-              HasSubstr("tensor 'v': dtype is I32, expected F32, F16 or BF16"));
+              HasSubstr("tensor 'v': dtype is I32, expected F64, F32, F16 or BF16"));
   EXPECT_THAT(input_error(R"({"source": "dump", "path": "missing.h5"})"),
               HasSubstr("missing.h5: no such file"));
 }
@@ -291,16 +291,51 @@ TEST_F(DumpSource, list_of_paths_gives_distinct_names) {
   }
   const auto names = [&](const std::string& rest) {
     std::vector<std::string> found;
-    for (const InputCell& cell : expand(R"({"source": "dump", "path": )" + rest + "}")) {
-      found.push_back(cell.name);
-    }
+    auto cells = expand(R"({"source": "dump", "path": )" + rest + "}");
+    std::vector<NamedInput> named;
+    for (InputCell& cell : cells) named.push_back({&cell.name, cell.layer, 0, &cell.identity});
+    tell_names_apart(named);
+    for (const InputCell& cell : cells) found.push_back(cell.name);
     return found;
   };
   EXPECT_EQ(names(R"(["a.safetensors", "b.h5"])"), (std::vector<std::string>{"dump/a", "dump/b"}));
   EXPECT_EQ(names(R"(["b.h5", "other/b.safetensors"])"),
-            (std::vector<std::string>{"dump/b.h5", "dump/other/b.safetensors"}));
+            (std::vector<std::string>{"dump/b path=b.h5", "dump/b path=other/b.safetensors"}));
   EXPECT_EQ(names(R"(["a.safetensors", "b.h5"], "name": "run")"),
             (std::vector<std::string>{"run/a", "run/b"}));
+}
+
+TEST_F(DumpSource, fp64_is_read_and_rounded) {
+  std::string bytes;
+  for (const double value : {0.1, -2.0, 1e-3, 4.0}) bytes += testing_support::bytes_of(value);
+  const auto tensor = [&](const char* name) {
+    return make_tensor(name, DType::kF64, {1, 2, 2}, bytes);
+  };
+  write("d.safetensors", {tensor("q"), tensor("k"), tensor("v")});
+  const AttentionInput input =
+      expand(R"({"source": "dump", "path": "d.safetensors"})").at(0).load();
+  EXPECT_EQ(input.q[0], round_bf16(0.1f));
+  EXPECT_EQ(input.v[1], -2.0f);
+}
+
+TEST_F(DumpSource, names_with_a_layer_place_want_layers) {
+  write_qkv("d.safetensors", {2, 3, 4}, {2, 3, 4}, {2, 3, 4});
+  EXPECT_THAT(config_error(R"({"source": "dump", "path": "d.safetensors",
+                               "tensors": {"q": "layers/{layer}/q"}})"),
+              HasSubstr("inputs[0].tensors: the names hold \"{layer}\", expected \"layers\""));
+}
+
+TEST_F(DumpSource, a_changed_file_is_another_input_and_a_copy_is_not) {
+  const auto id = [&](const char* path) {
+    return expand(std::string(R"({"source": "dump", "path": ")") + path + "\"}").at(0).identity;
+  };
+  write_qkv("a.safetensors", {2, 3, 4}, {2, 3, 4}, {2, 3, 4});
+  std::filesystem::copy_file(folder_ / "a.safetensors", folder_ / "copy.safetensors");
+  const InputIdentity before = id("a.safetensors");
+  EXPECT_EQ(id("copy.safetensors").id(), before.id());
+  EXPECT_NE(id("copy.safetensors").origin, before.origin);
+  write_dump(folder_ / "a.safetensors", sample_input(0, StorageDType::kBF16));
+  EXPECT_NE(id("a.safetensors").id(), before.id());
 }
 
 TEST_F(DumpSource, folder_of_npy_files_is_a_dump) {
