@@ -22,12 +22,14 @@ export OMP_WAIT_POLICY=passive
 readers=(config_tests input_tests model_tests sources_tests)
 echo "sanitizers: building the tests of the readers" >&2
 cmake --preset asan >/dev/null
-cmake --build build/asan --target "${readers[@]}"
+cmake --build build/asan --target "${readers[@]}" fuzz_readers
 # HDF5's damaged files are left to ctest: a process per file is slow here, and the library that reads
 # them is not instrumented.
 for tests in "${readers[@]}"; do
   "build/asan/$tests" --gtest_brief=1 --gtest_filter='-*FormatFuzz*/h5py_h5'
 done
+
+build/asan/fuzz_readers --all .
 
 cmake --preset "$preset" >/dev/null
 cmake --build "build/$preset"

@@ -1,7 +1,7 @@
 // Every reader of files and texts on damaged input: it has to succeed or to say what is wrong.
 //
 //   fuzz_readers READER [--seconds N] [--seed N] FILE_OR_FOLDER...
-//   fuzz_readers --all CORPUS [--seconds N]        CORPUS/<reader>/* for every reader
+//   fuzz_readers --all SOURCE_TREE [--seconds N] [--seed N]     every reader on its files there
 //
 // Without --seconds each file of the corpus is read once as it is, and once cut off at its middle;
 // with it, damaged copies follow for that long. Meant for a build with sanitizers (preset asan); an
@@ -90,6 +90,11 @@ void read_tensors(const fs::path& path) {
 
 struct Reader {
   const char* name;
+  // Files of the source tree that it reads: beside data/fixtures/fuzz/<name>/, those of a folder
+  // with names that begin and end so.
+  const char* folder;
+  const char* prefix;
+  const char* extension;
   std::function<void(const Scratch&, const std::string&)> read;
 };
 
@@ -100,41 +105,46 @@ const std::vector<Reader>& all_readers() {
     };
   };
   constexpr int kVocabSize = 256;
+  constexpr const char* kFormats = "data/fixtures/formats";
+  constexpr const char* kNone = "";
   static const std::vector<Reader> kReaders = {
-      {"safetensors", tensor_file("x.safetensors")},
-      {"index", tensor_file("x.safetensors.index.json")},
-      {"npy", tensor_file("x.npy")},
-      {"npz", tensor_file("x.npz")},
-      {"hdf5", tensor_file("x.h5")},
-      {"config",
+      {"safetensors", kFormats, "", ".safetensors", tensor_file("x.safetensors")},
+      {"index", kNone, "", "", tensor_file("x.safetensors.index.json")},
+      {"npy", kFormats, "", ".npy", tensor_file("x.npy")},
+      {"npz", kFormats, "", ".npz", tensor_file("x.npz")},
+      {"hdf5", kFormats, "", ".h5", tensor_file("x.h5")},
+      {"config", "configs", "s", ".json",
        [](const Scratch&, const std::string& text) {
          parse_run_config(parse_strict_json(text), "x.json");
        }},
-      {"prefill_config",
+      {"prefill_config", "configs", "prefill_q", ".json",
        [](const Scratch&, const std::string& text) {
          parse_prefill_config(parse_strict_json(text), "x.json");
        }},
-      {"set",
+      {"set", kNone, "", "",
        [](const Scratch&, const std::string& text) {
          nlohmann::ordered_json document = nlohmann::ordered_json::parse(
              R"({"inputs": [{"source": "synthetic"}], "methods": [{"name": "s2o"}]})");
          apply_set(document, text);
        }},
-      {"model_config",
+      {"model_config", "data/fixtures/models/qwen3", "config", ".json",
        [](const Scratch& scratch, const std::string& text) {
          scratch.write("config.json", text);
          read_model_config(scratch.folder());
        }},
-      {"tokens", [](const Scratch& scratch,
-                    const std::string& text) { read_token_file(scratch.write("x.txt", text)); }},
-      {"prompts",
+      {"tokens", kNone, "", "",
+       [](const Scratch& scratch, const std::string& text) {
+         read_token_file(scratch.write("x.txt", text));
+       }},
+      {"prompts", kNone, "", "",
        [](const Scratch& scratch, const std::string& text) {
          read_prompt_file(scratch.write("x.jsonl", text), kVocabSize, "x");
        }},
-      {"journal", [](const Scratch&, const std::string& text) { parse_journal(text, "x.jsonl"); }},
-      {"results",
+      {"journal", kNone, "", "",
+       [](const Scratch&, const std::string& text) { parse_journal(text, "x.jsonl"); }},
+      {"results", kNone, "", "",
        [](const Scratch&, const std::string& text) { results_from_json(text, "x.json"); }},
-      {"results_hdf5",
+      {"results_hdf5", kNone, "", "",
        [](const Scratch& scratch, const std::string& bytes) {
          read_results_hdf5(scratch.write("results.h5", bytes));
        }},
@@ -260,6 +270,20 @@ class Damage {
   std::uint64_t draw_ = 0;
 };
 
+std::vector<fs::path> files_of(const Reader& reader, const fs::path& source_tree) {
+  std::vector<fs::path> files;
+  const fs::path own = source_tree / "data/fixtures/fuzz" / reader.name;
+  if (fs::is_directory(own)) files.push_back(own);
+  if (*reader.folder == '\0') return files;
+  for (const auto& entry : fs::directory_iterator(source_tree / reader.folder)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with(reader.prefix) && name.ends_with(reader.extension)) {
+      files.push_back(entry.path());
+    }
+  }
+  return files;
+}
+
 std::vector<std::string> read_corpus(const std::vector<fs::path>& paths) {
   std::vector<fs::path> files;
   for (const fs::path& path : paths) {
@@ -348,7 +372,10 @@ int main(int argc, char** argv) {
     }
   }
   if (paths.empty()) {
-    std::fputs("usage: fuzz_readers READER|--all [--seconds N] [--seed N] CORPUS...\n", stderr);
+    std::fputs(
+        "usage: fuzz_readers READER [--seconds N] [--seed N] FILE_OR_FOLDER...\n"
+        "       fuzz_readers --all [--seconds N] [--seed N] SOURCE_TREE\n",
+        stderr);
     return 2;
   }
   if (reader != "--all") {
@@ -356,7 +383,7 @@ int main(int argc, char** argv) {
     return 0;
   }
   for (const s2o::Reader& one : s2o::all_readers()) {
-    s2o::fuzz(one, s2o::read_corpus({paths[0] / one.name}), seconds, seed);
+    s2o::fuzz(one, s2o::read_corpus(s2o::files_of(one, paths[0])), seconds, seed);
   }
 }
 
