@@ -20,6 +20,11 @@ namespace {
 using Json = nlohmann::ordered_json;
 namespace fs = std::filesystem;
 
+bool is_folder(const fs::path& path) {
+  std::error_code ignored;
+  return fs::is_directory(path, ignored);
+}
+
 bool file_exists(const fs::path& path) {
   std::error_code ignored;
   return fs::exists(path, ignored);
@@ -136,7 +141,7 @@ std::string inspect_results(const fs::path& path, bool as_json) {
 }
 
 bool is_results(const fs::path& path) {
-  if (fs::is_directory(path)) {
+  if (is_folder(path)) {
     return file_exists(path / kHdf5ResultsName) || file_exists(path / kJsonResultsName);
   }
   return path.extension() == ".json" ? !path.string().ends_with(".safetensors.index.json")
@@ -150,7 +155,7 @@ int run_inspect(const std::string& name, const std::string& format) {
   std::string text;
   if (is_results(path)) {
     text = inspect_results(path, as_json);
-  } else if (fs::is_directory(path) && file_exists(path / "config.json")) {
+  } else if (is_folder(path) && file_exists(path / "config.json")) {
     text = inspect_tensors(path, model_facts(path), as_json);
   } else {
     text = inspect_tensors(path, {{"file", name}}, as_json);

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <new>
 
 #include "app/commands.h"
@@ -64,6 +65,8 @@ int failure_exit_code(const std::exception_ptr& failure) {
   } catch (const ConfigError&) {
     return kExitConfig;
   } catch (const InputError&) {
+    return kExitInput;
+  } catch (const std::filesystem::filesystem_error&) {
     return kExitInput;
   } catch (const UnsupportedError&) {
     return kExitUnsupported;

@@ -7,6 +7,8 @@ S2O_BUILD_PACKAGES=(g++ cmake ninja-build git pkg-config libcli11-dev nlohmann-j
   libeigen3-dev libfmt-dev libspdlog-dev libhdf5-dev zlib1g-dev libpng-dev python3-matplotlib
   python3-numpy python3-h5py)
 S2O_TEST_PACKAGES=(libgtest-dev libgmock-dev libbenchmark-dev clang-format-14)
+# What scripts/fuzz.sh needs beside both.
+S2O_FUZZ_PACKAGES=(clang-14 libomp-14-dev libclang-rt-14-dev)
 
 # Installs the packages that are missing; says what to run when it may not.
 s2o_ensure_packages() {

@@ -153,7 +153,9 @@ void read_heads(const ConfigFields& fields, const Family& family, ModelConfig& c
 
 ModelConfig read_model_config(const std::filesystem::path& folder) {
   const std::filesystem::path file = folder / "config.json";
-  if (!std::filesystem::is_directory(folder)) {
+  std::error_code ignored;  // what cannot be asked here fails with a message when it is opened
+  const auto status = std::filesystem::status(folder, ignored);
+  if (std::filesystem::status_known(status) && !std::filesystem::is_directory(status)) {
     throw InputError(fmt::format("{}: no such folder, expected a model directory with config.json",
                                  folder.string()));
   }
@@ -161,7 +163,7 @@ ModelConfig read_model_config(const std::filesystem::path& folder) {
   const ConfigFields fields(root, file.string() + ": ");
   ModelConfig config;
   config.folder = folder;
-  config.name = std::filesystem::weakly_canonical(folder).filename().string();
+  config.name = std::filesystem::weakly_canonical(folder, ignored).filename().string();
   const Family& family = read_family(fields);
   config.architecture = family.architecture;
   config.qk_norm = config.architecture == "Qwen3ForCausalLM";

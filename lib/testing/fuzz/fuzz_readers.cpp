@@ -2,6 +2,7 @@
 //
 //   fuzz_readers READER [--seconds N] [--seed N] FILE_OR_FOLDER...
 //   fuzz_readers --all SOURCE_TREE [--seconds N] [--seed N]     every reader on its files there
+//   fuzz_readers --list SOURCE_TREE                             which files those are
 //
 // Without --seconds each file of the corpus is read once as it is, and once cut off at its middle;
 // with it, damaged copies follow for that long. Meant for a build with sanitizers (preset asan); an
@@ -377,6 +378,14 @@ int main(int argc, char** argv) {
         "       fuzz_readers --all [--seconds N] [--seed N] SOURCE_TREE\n",
         stderr);
     return 2;
+  }
+  if (reader == "--list") {
+    for (const s2o::Reader& one : s2o::all_readers()) {
+      std::printf("%s", one.name);
+      for (const auto& file : s2o::files_of(one, paths[0])) std::printf(" %s", file.c_str());
+      std::printf("\n");
+    }
+    return 0;
   }
   if (reader != "--all") {
     s2o::fuzz(s2o::find_reader(reader), s2o::read_corpus(paths), seconds, seed);
