@@ -55,9 +55,10 @@ void add_match_command(CLI::App& app, int& exit_code) {
                   "s2o match results/run --reference s2o --sparsity 0.7,0.8,0.9");
   add_report_options(*command, flags->report);
   command
-      ->add_option("--on", flags->on,
-                   "Error: mse or relative_l2 of attention (`s2o eval`), held_out_loss over dense "
-                   "or accuracy lost on prompts with an answer (`s2o prefill`)")
+      ->add_option(
+          "--on", flags->on,
+          "Error: mse or relative_l2 of attention (`s2o eval`), kl_from_dense, held_out_loss "
+          "over dense, or accuracy lost on prompts with an answer (`s2o prefill`)")
       ->capture_default_str();
   command->callback([flags, &exit_code] { exit_code = run_match(*flags); });
 }

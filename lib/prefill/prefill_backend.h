@@ -115,7 +115,7 @@ class PrefillBackend {
                          const PrefillProgress& progress) = 0;
   // Logits [rows, vocab_size] of rows [rows, hidden_size] of PrefillRun::hidden, of any run of this
   // backend. At most kLogitRows at a time.
-  virtual std::vector<float> logits_of(std::span<const float> hidden) = 0;
+  virtual void logits_of(std::span<const float> hidden, std::span<float> logits) = 0;
   static constexpr std::int64_t kLogitRows = 64;
 };
 

@@ -176,11 +176,12 @@ class CpuPrefill final : public PrefillBackend {
     return result;
   }
 
-  std::vector<float> logits_of(std::span<const float> hidden) override {
+  void logits_of(std::span<const float> hidden, std::span<float> logits) override {
     std::vector<std::int64_t> rows(hidden.size() /
                                    static_cast<std::size_t>(model_.config.hidden_size));
     std::iota(rows.begin(), rows.end(), std::int64_t{0});
-    return compute_logits(*weights_, {hidden.begin(), hidden.end()}, rows);
+    std::ranges::copy(compute_logits(*weights_, {hidden.begin(), hidden.end()}, rows),
+                      logits.begin());
   }
 
  private:

@@ -131,8 +131,8 @@ class CudaPrefill final : public PrefillBackend {
     return result;
   }
 
-  std::vector<float> logits_of(std::span<const float> hidden) override {
-    return pass_.logits_of(weights_, hidden);
+  void logits_of(std::span<const float> hidden, std::span<float> logits) override {
+    pass_.logits_of(weights_, hidden, logits);
   }
 
  private:

@@ -57,7 +57,8 @@ class PrefillPass {
   std::vector<float> hidden_rows(std::span<const std::int64_t> positions) const;
   // Logits [rows, vocab_size] of such rows, of any pass. The residual stream of the last pass is
   // gone after it.
-  std::vector<float> logits_of(const PlacedWeights& weights, std::span<const float> hidden);
+  void logits_of(const PlacedWeights& weights, std::span<const float> hidden,
+                 std::span<float> logits);
   // Next-token losses: [seqlen - 1], nats.
   std::vector<double> losses(const PlacedWeights& weights);
 

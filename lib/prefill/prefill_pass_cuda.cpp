@@ -306,13 +306,12 @@ std::vector<float> PrefillPass::hidden_rows(std::span<const std::int64_t> positi
   return rows;
 }
 
-std::vector<float> PrefillPass::logits_of(const PlacedWeights& weights,
-                                          std::span<const float> hidden) {
+void PrefillPass::logits_of(const PlacedWeights& weights, std::span<const float> hidden,
+                            std::span<float> logits) {
   const auto size = static_cast<std::size_t>(config_.hidden_size);
   const auto vocab = static_cast<std::size_t>(config_.vocab_size);
   const std::size_t count = hidden.size() / size;
   const std::size_t most = std::min(positions_.size(), static_cast<std::size_t>(max_seqlen_));
-  std::vector<float> result(count * vocab);
   for (std::size_t first = 0; first < count; first += most) {
     const std::size_t rows = std::min(most, count - first);
     cuda_check(cudaMemcpy(residual_.data(), hidden.data() + first * size,
@@ -320,9 +319,8 @@ std::vector<float> PrefillPass::logits_of(const PlacedWeights& weights,
                "upload of hidden states");
     cuda_check(cudaDeviceSynchronize(), "upload of hidden states");
     project_logits(weights, residual_.data(), nullptr, static_cast<std::int64_t>(rows));
-    download_logits(rows, result.data() + first * vocab);
+    download_logits(rows, logits.data() + first * vocab);
   }
-  return result;
 }
 
 std::vector<double> PrefillPass::losses(const PlacedWeights& weights) {

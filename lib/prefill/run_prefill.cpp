@@ -93,33 +93,44 @@ class LogitComparison {
       : backend_(backend), prompt_(prompt), config_(config) {}
 
   void run(const PrefillRun& run, const PrefillRun& dense, ResultRow& row) {
-    const auto chunk = static_cast<std::size_t>(PrefillBackend::kLogitRows * config_.hidden_size);
-    for (std::size_t begin = 0; begin < run.hidden.size(); begin += chunk) {
-      const std::size_t size = std::min(chunk, run.hidden.size() - begin);
-      const std::vector<float> logits =
-          backend_.logits_of(std::span(run.hidden).subspan(begin, size));
-      if (!check_finite(logits, row)) return;
-      score(logits);
-      divergence_.add(logits,
-                      &run == &dense
-                          ? logits
-                          : backend_.logits_of(std::span(dense.hidden).subspan(begin, size)),
-                      config_.vocab_size);
+    const auto width = static_cast<std::size_t>(config_.hidden_size);
+    const auto vocab = static_cast<std::size_t>(config_.vocab_size);
+    const std::size_t rows = run.hidden.size() / width;
+    const std::size_t chunk = std::min<std::size_t>(rows, PrefillBackend::kLogitRows);
+    std::vector<float> logits(chunk * vocab);
+    std::vector<float> reference(&run == &dense ? 0 : logits.size());
+    for (std::size_t first = 0; first < rows; first += chunk) {
+      const std::size_t count = std::min(chunk, rows - first);
+      const auto read = [&](const PrefillRun& from, std::vector<float>& to) {
+        const std::span<float> found = std::span(to).first(count * vocab);
+        backend_.logits_of(std::span(from.hidden).subspan(first * width, count * width), found);
+        return found;
+      };
+      const std::span<const float> found = read(run, logits);
+      const std::span<const float> expected = &run == &dense ? found : read(dense, reference);
+      score(found);
+      divergence_.add(found, expected, config_.vocab_size);
+      if (!std::isfinite(divergence_.kl_mean()) && !check_finite(found, row)) return;
     }
     fill(row);
   }
 
  private:
-  bool check_finite(const std::vector<float>& logits, ResultRow& row) const {
+  bool check_finite(std::span<const float> logits, ResultRow& row) const {
     const auto bad = std::find_if(logits.begin(), logits.end(),
                                   [](float logit) { return !std::isfinite(logit); });
     if (bad == logits.end()) return true;
     row.error = fmt::format("{}: logits hold {} in row {}", row.method, *bad,
-                            divergence_.num_rows() + (bad - logits.begin()) / config_.vocab_size);
+                            first_row(logits) + (bad - logits.begin()) / config_.vocab_size);
     return false;
   }
 
-  void score(const std::vector<float>& logits) {
+  // Of a chunk that was added last.
+  std::int64_t first_row(std::span<const float> logits) const {
+    return divergence_.num_rows() - static_cast<std::int64_t>(logits.size()) / config_.vocab_size;
+  }
+
+  void score(std::span<const float> logits) {
     if (prompt_.answer_length == 0) return;
     const auto rows = static_cast<std::int64_t>(logits.size()) / config_.vocab_size;
     const std::span<const std::int32_t> answer(

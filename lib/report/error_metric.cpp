@@ -17,6 +17,7 @@ const std::vector<ErrorMetric>& error_metrics() {
   static const std::vector<ErrorMetric> kMetrics = {
       {ErrorOn::kMse, "mse", "MSE", {}, true},
       {ErrorOn::kRelativeL2, "relative_l2", "relative L2", {0.05, 0.1, 0.15, 0.2}, true},
+      {ErrorOn::kKl, "kl_from_dense", "KL from dense", {0.005, 0.01, 0.02, 0.05}, false},
       {ErrorOn::kHeldOutLoss,
        "held_out_loss",
        "held-out loss over dense",
@@ -85,7 +86,18 @@ std::string prompt_key(const ResultRow& row) {
   return fmt::format("{}\n{}\n{}\n{}", row.input, row.seqlen, row.prefill.model, row.backend);
 }
 
-std::vector<UnitSetting> of_losses(const ResultTable& table, const CurveOptions& options) {
+// KL from dense, or the increase of the held-out loss.
+std::optional<double> error_of_predictions(const ResultRow& row, ErrorOn on) {
+  if (on == ErrorOn::kKl) return row_metric(row, "kl_from_dense");
+  const std::optional<double> loss = row_metric(row, "held_out_loss");
+  const std::optional<double> dense_loss = row_metric(row, "dense_loss");
+  if (!loss || !dense_loss) return std::nullopt;
+  return *loss - *dense_loss;
+}
+
+// Of text; prompts with an answer are scored by it.
+std::vector<UnitSetting> of_predictions(const ResultTable& table, ErrorOn on,
+                                        const CurveOptions& options) {
   std::map<std::string, double> dense_ms;
   for (const ResultRow& row : table.rows) {
     const std::optional<double> ms = attention_and_planning_ms(row);
@@ -95,16 +107,15 @@ std::vector<UnitSetting> of_losses(const ResultTable& table, const CurveOptions&
   }
   std::vector<UnitSetting> settings;
   for (const ResultRow& row : table.rows) {
-    const std::optional<double> loss = row_metric(row, "held_out_loss");
-    const std::optional<double> dense_loss = row_metric(row, "dense_loss");
-    const std::optional<double> density = row_metric(row, "compute_density");
     if (row.kind != RowKind::kPrefill || row.error || row.method == "dense") continue;
-    if (!loss || !dense_loss || !density) continue;
+    const std::optional<double> error = error_of_predictions(row, on);
+    const std::optional<double> density = row_metric(row, "compute_density");
+    if (!row.prefill.task.empty() || !error || !density) continue;
     UnitSetting& setting = settings.emplace_back(named_setting(row.method, row.params, options));
     add_shape(row, setting);
     setting.group = row.prefill.model;
     setting.unit = row.input;
-    setting.error = *loss - *dense_loss;
+    setting.error = *error;
     setting.compute_density = *density;
     setting.total_ms = attention_and_planning_ms(row);
     const auto dense = dense_ms.find(prompt_key(row));
@@ -158,7 +169,9 @@ const ErrorMetric& parse_error_metric(const std::string& name) {
 
 std::vector<UnitSetting> unit_settings(const ResultTable& table, ErrorOn on,
                                        const CurveOptions& options) {
-  if (on == ErrorOn::kHeldOutLoss) return of_losses(table, options);
+  if (on == ErrorOn::kKl || on == ErrorOn::kHeldOutLoss) {
+    return of_predictions(table, on, options);
+  }
   if (on == ErrorOn::kAccuracy) return of_accuracy(table, options);
   return of_attention(table, error_metric(on).name, options);
 }

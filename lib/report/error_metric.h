@@ -12,6 +12,7 @@ namespace s2o {
 enum class ErrorOn {
   kMse,          // of the attention output (`s2o eval`)
   kRelativeL2,   // of the attention output (`s2o eval`)
+  kKl,           // KL of the predictions from those of dense, nats (`s2o prefill`)
   kHeldOutLoss,  // increase of the held-out loss over dense, nats (`s2o prefill`)
   kAccuracy,     // share of prompts answered by dense minus that of the method (`s2o prefill`)
 };
@@ -24,7 +25,8 @@ struct ErrorMetric {
   bool is_of_attention = false;  // else of whole prefills
 };
 
-// "mse", "relative_l2", "held_out_loss" or "accuracy"; ConfigError with the list for another.
+// "mse", "relative_l2", "kl_from_dense", "held_out_loss" or "accuracy"; ConfigError with the list
+// for another.
 const ErrorMetric& parse_error_metric(const std::string& name);
 const ErrorMetric& error_metric(ErrorOn on);
 

@@ -126,6 +126,19 @@ TEST(MatchErrors, on_the_held_out_loss_cost_is_attention_and_planning_of_the_mod
   EXPECT_NEAR(*cell_of(groups[0], "s2o", 1).least_density.value, 0.25, 1e-9);
 }
 
+TEST(MatchErrors, on_the_divergence_a_better_loss_is_no_excuse) {
+  ResultTable table = sample_prefill();
+  for (ResultRow& row : table.rows) {
+    if (row.method != "s2o" || !row.prefill.task.empty()) continue;
+    row.metrics["held_out_loss"] = 3.6;  // dense has 3.7
+    row.metrics["kl_from_dense"] = 0.03;
+  }
+  EXPECT_TRUE(
+      cell_of(groups_of(table, ErrorOn::kHeldOutLoss, {0.01})[0], "s2o").least_density.value);
+  EXPECT_FALSE(cell_of(groups_of(table, ErrorOn::kKl, {0.01})[0], "s2o").least_density.value);
+  EXPECT_TRUE(cell_of(groups_of(table, ErrorOn::kKl, {0.05})[0], "s2o").least_density.value);
+}
+
 TEST(MatchErrors, on_accuracy_units_are_tasks_that_dense_answers) {
   ResultTable table = sample_prefill();
   for (int i = 0; i < 4; ++i) {
@@ -159,7 +172,8 @@ TEST(MatchedErrorReport, units_that_miss_the_target_are_counted) {
 
 TEST(ErrorMetric, unknown_names_list_what_there_is) {
   EXPECT_THAT([] { parse_error_metric("l2"); },
-              ThrowsMessage<ConfigError>(HasSubstr("mse, relative_l2, held_out_loss, accuracy")));
+              ThrowsMessage<ConfigError>(
+                  HasSubstr("mse, relative_l2, kl_from_dense, held_out_loss, accuracy")));
 }
 
 }  // namespace
