@@ -56,8 +56,6 @@ peers peers_long.json --seqlen 524288 --warmup 1 --repeats 1
 
 table latency latency "${peer_options[@]}"
 for kind in latency latency_scaling; do figure "$kind" "$kind" "${run_folders[@]}"; done
-figure error_time error_time "${run_folders[@]}" --metric relative_l2
-figure matched_error matched_error_latency "$out/tables/latency.json"
 echo "tables:  $out/tables" >&2
 echo "figures: $out/figures" >&2
 exit "$failed"

@@ -150,17 +150,17 @@ attention_tables() {
   fi
 }
 
-# loss_tables NAME: density and time at equal loss, and every setting.
+# loss_tables NAME: density and time at equal divergence and at equal loss, and every setting.
 loss_tables() {
-  local format extension
+  local on format
   table end_to_end "loss-$1"
-  for format in text:txt markdown:md csv:csv latex:tex json:json; do
-    extension=${format#*:}
-    "$S2O" match "${run_folders[@]}" --on held_out_loss --format "${format%:*}" \
-      >"$out/tables/matched_loss-$1.$extension" || failed=1
+  for on in kl_from_dense held_out_loss; do
+    for format in text:txt markdown:md csv:csv latex:tex json:json; do
+      "$S2O" match "${run_folders[@]}" --on "$on" --format "${format%:*}" \
+        >"$out/tables/matched_$on-$1.${format#*:}" || failed=1
+    done
   done
-  figure loss "loss-$1" "${run_folders[@]}"
-  figure loss_by_position "loss_by_position-$1" "${run_folders[@]}"
+  for on in divergence loss loss_by_position; do figure "$on" "$on-$1" "${run_folders[@]}"; done
 }
 
 qwen_layers=2,6,14,22,26

@@ -47,20 +47,20 @@ def _title(rows):
     return f"{models}; {prompts}"
 
 
-def loss(arguments):
-    """Loss over dense against density, and against attention and planning time."""
+def _against_cost(arguments, column, prepare):
+    """A column against density, and against attention and planning time."""
     rows, settings, dense = _load(arguments)
-    columns = ["compute_density"]
+    costs = ["compute_density"]
     if any("attention_and_planning_ms" in row for row in rows if row["method"] != "dense"):
-        columns.append("attention_and_planning_ms")
+        costs.append("attention_and_planning_ms")
     num_labels = len({s.label for s in settings})
-    figure, panels, legend = panels_over_legend(len(columns), (num_labels + 2) // 3)
+    figure, panels, legend = panels_over_legend(len(costs), (num_labels + 2) // 3)
     styles = line_styles((s.label, s.method) for s in settings)
-    for axes, column in zip(panels, columns):
+    for axes, cost in zip(panels, costs):
         for label in dict.fromkeys(s.label for s in settings):
             curve = [s for s in settings if s.label == label]
-            points = sorted((s.mean(column), s.mean("loss_increase")) for s in curve
-                            if s.mean(column) is not None)
+            points = sorted((s.mean(cost), s.mean(column)) for s in curve
+                            if s.mean(cost) is not None and s.mean(column) is not None)
             if points:
                 axes.plot(*zip(*points), linestyle=styles[label], label=label,
                           **curve_look(curve[0].method))
@@ -68,17 +68,33 @@ def loss(arguments):
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(ticker.NullFormatter())
         axes.margins(y=0.1)
-        _axis_of_loss(axes)
+        axes.grid(True)
+        axes.set_axisbelow(True)
+        prepare(axes)
     panels[0].set_xlabel("compute density, mean over layers")
-    if len(columns) > 1:
-        times = [row["attention_and_planning_ms"] for row in dense.values()]
-        for time in times:
-            panels[1].axvline(time, color="black", linewidth=0.8)
+    if len(costs) > 1:
+        for row in dense.values():
+            panels[1].axvline(row["attention_and_planning_ms"], color="black", linewidth=0.8)
         panels[1].set_xlabel("attention + planning of all layers, ms (black: dense)")
         panels[1].set_ylabel("")
     legend_below(legend, panels, columns=3)
     set_title(figure, arguments, _title(rows))
     return figure
+
+
+def loss(arguments):
+    """Held-out loss over dense."""
+    return _against_cost(arguments, "loss_increase", _axis_of_loss)
+
+
+def divergence(arguments):
+    """KL of the predictions from those of dense."""
+
+    def prepare(axes):
+        axes.set_yscale("log")
+        axes.set_ylabel("KL from dense, nats")
+
+    return _against_cost(arguments, "kl_from_dense", prepare)
 
 
 def loss_by_position(arguments):
@@ -116,4 +132,4 @@ def loss_by_position(arguments):
     return figure
 
 
-FIGURES = {"loss": loss, "loss_by_position": loss_by_position}
+FIGURES = {"divergence": divergence, "loss": loss, "loss_by_position": loss_by_position}
