@@ -108,7 +108,7 @@ class FlashPrefill final : public Method {
                  "v2: packed tiles, one mask per KV head; v1: one mask per query head"),
              rounding_spec(), compensation_spec()},
         .knob = "alpha",
-        .knob_sweep = {0.003, 0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 1.0},
+        .knob_sweep = {0.001, 0.004, 0.015, 0.04, 0.1, 0.25, 1.0},
         .full_budget = {.exists = true, .params = {{"alpha", 0.0}}},
     };
     return kInfo;

@@ -257,7 +257,7 @@ class FlexPrefill final : public Method {
                    ParamSpec::integer("block_size", 128, "16, 32, 64 or 128 tokens", 16, 128),
                    rounding_spec(), compensation_spec()},
         .knob = "gamma",
-        .knob_sweep = {0.995, 0.99, 0.98, 0.97, 0.95, 0.93, 0.9, 0.85, 0.8, 0.7},
+        .knob_sweep = {0.999, 0.995, 0.98, 0.95, 0.9, 0.8, 0.6, 0.3},
         .full_budget = {.exists = true, .params = {{"min_budget", std::int64_t{1} << 40}}},
     };
     return kInfo;

@@ -61,7 +61,7 @@ class MeanPooling final : public Method {
                                    1.0),
                    pooled_block_size_spec(), rounding_spec(), compensation_spec()},
         .knob = "threshold",
-        .knob_sweep = {0.99, 0.97, 0.94, 0.9, 0.85, 0.8, 0.7, 0.6, 0.45, 0.3},
+        .knob_sweep = {0.995, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5, 0.15},
         .full_budget = {.exists = true, .params = {{"threshold", 1.0}}},
     };
     return kInfo;

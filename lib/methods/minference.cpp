@@ -179,7 +179,7 @@ class Minference final : public Method {
                    ParamSpec::integer("last_q", 64, "last queries that estimate, tokens", 1),
                    rounding_spec()},
         .knob = "budget_scale",
-        .knob_sweep = {2.0, 1.0, 0.5, 0.35, 0.25, 0.18, 0.125, 0.09, 0.0625, 0.045, 0.03},
+        .knob_sweep = {8.0, 3.0, 1.0, 0.5, 0.2, 0.1, 0.05},
         .full_budget = {.exists = true, .params = {{"budget_scale", 1e9}}},
     };
     return kInfo;

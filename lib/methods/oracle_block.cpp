@@ -31,7 +31,7 @@ class OracleBlock final : public Method {
                    ParamSpec::choice("scope", "head", {"row", "head"},
                                      "budget per query block, or per head")},
         .knob = "density",
-        .knob_sweep = {0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6},
+        .knob_sweep = {0.6, 0.35, 0.2, 0.1, 0.05, 0.02},
         .full_budget = {.exists = true, .params = {{"density", 1.0}}},
         .is_oracle = true,
     };

@@ -40,7 +40,7 @@ class OracleToken final : public Method {
                    ParamSpec::choice("scope", "head", {"row", "head"},
                                      "budget per query tile, or per head")},
         .knob = "density",
-        .knob_sweep = {0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6},
+        .knob_sweep = {0.6, 0.3, 0.1, 0.03, 0.01, 0.003},
         .full_budget = {.exists = true, .params = {{"density", 1.0}}},
         .is_oracle = true,
     };

@@ -142,7 +142,7 @@ class PbsAttn final : public Method {
                                       16, 1 << 30),
                    pooled_block_size_spec(), rounding_spec(), compensation_spec()},
         .knob = "threshold",
-        .knob_sweep = {0.97, 0.94, 0.9, 0.85, 0.8, 0.7, 0.6, 0.45, 0.3, 0.15},
+        .knob_sweep = {0.995, 0.98, 0.95, 0.9, 0.75, 0.6, 0.3, 0.05},
         .full_budget = {.exists = true, .params = {{"threshold", 1.0}}},
     };
     return kInfo;

@@ -91,7 +91,7 @@ class Rbs final : public Method {
              ParamSpec::integer("last_tiles", 2, "dense query tiles at the end", 0, kMaxBlocks),
              rounding_spec(), compensation_spec()},
         .knob = "alpha_base",
-        .knob_sweep = {0.01, 0.03, 0.045, 0.06, 0.09, 0.12, 0.22, 0.4, 1.0},
+        .knob_sweep = {0.002, 0.015, 0.04, 0.1, 0.22, 0.4, 1.0},
         .full_budget = {.exists = true, .params = {{"alpha_base", 0.0}}},
     };
     return kInfo;

@@ -22,7 +22,7 @@ class S2o final : public Method {
             "own segment, then history from most to least important until a step adds little",
         .params = s2o_param_specs(),
         .knob = "tau",
-        .knob_sweep = {0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.12, 0.3},
+        .knob_sweep = {0.000005, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1},
         .full_budget = {.exists = true, .params = {{"tau", 0.0}}},
     };
     return kInfo;

@@ -215,7 +215,7 @@ class SpargeAttn final : public Method {
                                       "every query block visits the first key block"),
                    rounding_spec(), compensation_spec()},
         .knob = "topk",
-        .knob_sweep = {0.5, 0.37, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02},
+        .knob_sweep = {0.45, 0.25, 0.1, 0.04, 0.015, 0.004},
         .full_budget = {.exists = true, .params = {{"topk", 1.0}}},
     };
     return kInfo;

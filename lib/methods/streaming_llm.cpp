@@ -24,7 +24,7 @@ class StreamingLlm final : public Method {
                    ParamSpec::integer("window", 3968, "tokens up to and including the query", 1,
                                       1 << 30)},
         .knob = "window",
-        .knob_sweep = {128, 256, 512, 1024, 2048, 3072, 3968, 6144},
+        .knob_sweep = {49152, 24576, 12288, 6144, 3968, 2048, 1024, 512},
         .full_budget = {.exists = true, .params = {{"window", 1 << 30}}},
         .reads_input = false,
     };

@@ -166,7 +166,7 @@ class XAttention final : public Method {
                    ParamSpec::integer("block_size", 128, "tokens, 64 or 128", 64, 128),
                    rounding_spec(), compensation_spec()},
         .knob = "threshold",
-        .knob_sweep = {0.99, 0.98, 0.95, 0.93, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.3},
+        .knob_sweep = {0.995, 0.98, 0.95, 0.9, 0.8, 0.65, 0.3, 0.1},
         .full_budget = {.exists = true, .params = {{"threshold", 1.0}}},
     };
     return kInfo;
