@@ -1,8 +1,8 @@
-// Estimated normalisers (RowNormalizerArgs) by warpgroup products, as estimate_lse_sm90: a
-// block of threads holds a tile of queries of one head after another of a KV head's group, each
-// warpgroup 64 of them, and walks blocks of 128 keys: the tile's own, those of the window before
-// it, the sink, then samples. The warpgroups take turns, so that exponentials of one run under the
-// product of the other.
+// Estimated normalisers (RowNormalizerArgs) by warpgroup products: a block of threads holds a tile
+// of queries of one head after another of a KV head's group and walks steps of 64 keys: the tile's
+// own, those of the window before it, the sink, then samples. Two warpgroups have 64 queries each,
+// two more the same queries and every other step: exponentials of some run under products of
+// others.
 #pragma once
 
 #include "kernels/planning/launch.cuh"
@@ -12,13 +12,14 @@
 
 namespace s2o::device {
 
-inline constexpr int kNearConsumers = 2;
+inline constexpr int kNearConsumers = 4;
 inline constexpr int kNearRows = kRankedRows;
-inline constexpr int kNearKeys = 128;  // of a step
-inline constexpr int kNearStages = 4;
-inline constexpr int kNearTurnBarrier = 1;  // named barriers 1, 2: turn of warpgroup 0, 1
+inline constexpr int kNearKeys = 64;  // of a step
+inline constexpr int kNearStages = 8;
+inline constexpr int kNearSumBarrier =
+    1;  // named barriers 1 to 4: of two warpgroups of the same rows
 
-// Boxes of kNearRows rows.
+// Boxes of kNearRows queries, of kNearKeys keys.
 struct NearMaps {
   TensorMap q;        // [num_q_heads, seqlen, head_dim]
   TensorMap k;        // [num_kv_heads, seqlen, head_dim]
@@ -26,15 +27,15 @@ struct NearMaps {
 };
 inline NearMaps near_maps(const RowNormalizerArgs& args, int head_dim, const AddedBy& by) {
   const HistoryShape& shape = args.shape;
-  const auto map = [&](const void* x, int heads, std::int64_t rows) {
-    return by.tensor_map(mapped_heads(x, heads, rows, head_dim), kNearRows);
+  const auto map = [&](const void* x, int heads, std::int64_t rows, int box_rows) {
+    return by.tensor_map(mapped_heads(x, heads, rows, head_dim), box_rows);
   };
   // Where there are no samples, a map that nobody uses.
   const bool has_samples = args.num_samples > 0;
-  return {.q = map(args.q, shape.num_lists(), shape.seqlen),
-          .k = map(args.k, shape.num_kv_heads, shape.seqlen),
+  return {.q = map(args.q, shape.num_lists(), shape.seqlen, kNearRows),
+          .k = map(args.k, shape.num_kv_heads, shape.seqlen, kNearKeys),
           .samples = map(has_samples ? args.samples : args.k, shape.num_kv_heads,
-                         has_samples ? args.num_samples : shape.seqlen)};
+                         has_samples ? args.num_samples : shape.seqlen, kNearKeys)};
 }
 
 template <int kHeadDim>
@@ -42,6 +43,8 @@ struct SharedNear {
   static constexpr int kQueryBuffers = 2;
   alignas(1024) unsigned char q[kQueryBuffers][tile_bytes(kNearRows, kHeadDim)];
   alignas(1024) unsigned char k[kNearStages][tile_bytes(kNearKeys, kHeadDim)];
+  float largest[2][kNearRows];  // of the two warpgroups that leave the sum to the others; heads
+  float sums[2][kNearRows];     // take turns
   ProductRing<kQueryBuffers> queries;
   ProductRing<kNearStages> ring;
 };
@@ -57,13 +60,14 @@ class RowNormalizersSm90 {
     kv_head_ = block_index() % shape.num_kv_heads;
     history_ = static_cast<int>(shape.history_length(segment_));
     window_steps_ = ceil_div(segment_ * kNearRows - history_, kNearKeys);
+    own_steps_ = kNearRows / kNearKeys;
     sink_steps_ = ceil_div(min_of(args.sink, history_), kNearKeys);
     const auto stride = static_cast<int>(args.sample_stride);
     first_sample_ = ceil_div(args.sink, stride);
     end_sample_ = history_ / stride;
     if (end_sample_ > args.num_samples) end_sample_ = static_cast<int>(args.num_samples);
     const int samples = end_sample_ - first_sample_;
-    near_steps_ = 1 + window_steps_ + sink_steps_;
+    near_steps_ = own_steps_ + window_steps_ + sink_steps_;
     steps_ = near_steps_ + (samples > 0 ? ceil_div(samples, kNearKeys) : 0);
     sample_weight_ =
         samples > 0
@@ -74,7 +78,7 @@ class RowNormalizersSm90 {
   S2O_DEVICE void run() {
     if (thread_index() == 0) {
       s_.queries.init(kNearConsumers * 4);
-      s_.ring.init(kNearConsumers * 4);
+      s_.ring.init(kNearConsumers / 2 * 4);
     }
     sync_block(product_threads(kNearConsumers));
     run_product<kNearConsumers>([&] { fill(); }, [&](int warpgroup) { consume(warpgroup); });
@@ -132,9 +136,9 @@ class RowNormalizersSm90 {
   }
   // Row of K, or of the samples, at which a step begins.
   S2O_DEVICE int first_row(int step) const {
-    if (step == 0) return segment_ * kNearRows;
-    if (step <= window_steps_) return history_ + (step - 1) * kNearKeys;
-    if (step < near_steps_) return (step - 1 - window_steps_) * kNearKeys;
+    if (step < own_steps_) return segment_ * kNearRows + step * kNearKeys;
+    if (step < own_steps_ + window_steps_) return history_ + (step - own_steps_) * kNearKeys;
+    if (step < near_steps_) return (step - own_steps_ - window_steps_) * kNearKeys;
     return (step - near_steps_) * kNearKeys;
   }
   // Columns [first, end) of a step count, of the own segment up to the row.
@@ -143,53 +147,62 @@ class RowNormalizersSm90 {
   };
   S2O_DEVICE Columns columns_of(int step) const {
     const int begin = first_row(step);
-    if (step == 0) return {0, kNearKeys};
-    if (step <= window_steps_) return {0, min_of(kNearKeys, segment_ * kNearRows - begin)};
+    if (step < own_steps_) return {0, kNearKeys};
+    if (step < own_steps_ + window_steps_)
+      return {0, min_of(kNearKeys, segment_ * kNearRows - begin)};
     if (step < near_steps_) return {0, min_of(args_.sink, history_) - begin};
     return {first_sample_ - begin, end_sample_ - begin};
   }
 
   S2O_DEVICE void consume(int warpgroup) {
+    const int rows = warpgroup % 2;  // which half of the queries
+    const int turn = warpgroup / 2;  // which of two steps
     float logit[kColumnTiles][4];
-    if (warpgroup == 1) arrive_named(kNearTurnBarrier, kNearConsumers * 128);
     int entry = 0;
     int shown = 0;
     for (int head = head_from(0); head < group(); head = head_from(head + 1), ++shown) {
       s_.queries.wait(shown);
       LseSum sums[2];
-      for (int step = 0; step < steps_; ++step, ++entry) {
-        s_.ring.wait(entry);
-        sync_named(kNearTurnBarrier + warpgroup, kNearConsumers * 128);
+      for (int step = (entry + turn) % 2; step < steps_; step += 2) {
+        s_.ring.wait(entry + step);
         pin_registers(logit);
         issue_product<Element, kPanels>(
             logit,
             shared_address(s_.q[shown % Shared::kQueryBuffers]) +
-                static_cast<std::uint32_t>(warpgroup * 64 * kPanelRowBytes),
-            kNearRows, shared_address(s_.k[entry % kNearStages]), kNearKeys, false);
-        arrive_named(kNearTurnBarrier + 1 - warpgroup, kNearConsumers * 128);
+                static_cast<std::uint32_t>(rows * 64 * kPanelRowBytes),
+            kNearRows, shared_address(s_.k[(entry + step) % kNearStages]), kNearKeys, false);
         warpgroup_wait<0>();
         pin_registers(logit);
-        s_.ring.give_back(entry);
-        add_columns(step, warpgroup, logit, sums);
+        s_.ring.give_back(entry + step);
+        add_columns(step, rows, logit, sums);
       }
-      s_.queries.give_back(shown);
-      write(head, warpgroup, sums);
+      entry += steps_;
+      const int barrier = kNearSumBarrier + rows + shown % 2 * 2;
+      if (turn == 1) {
+        leave(rows, shown % 2, sums);
+        arrive_named(barrier, 256);
+      } else {
+        sync_named(barrier, 256);
+        write(head, rows, shown % 2, sums);
+      }
+      s_.queries.give_back(shown);  // not before: then sums two heads later have a place
     }
   }
 
-  S2O_DEVICE static int row_of(int warpgroup, int i) {
-    return warpgroup * 64 + warp_index() % 4 * 16 + lane_index() / 4 + i * 8;
+  S2O_DEVICE static int row_of(int rows, int i) {
+    return rows * 64 + warp_index() % 4 * 16 + lane_index() / 4 + i * 8;
   }
 
-  S2O_DEVICE void add_columns(int step, int warpgroup, const float (&logit)[kColumnTiles][4],
+  S2O_DEVICE void add_columns(int step, int rows, const float (&logit)[kColumnTiles][4],
                               LseSum (&sums)[2]) const {
     const float scale = args_.softmax_scale * kLog2E;
     const float bias = step >= near_steps_ ? sample_weight_ : 0.0f;
     const Columns columns = columns_of(step);
-    const bool whole = step != 0 && columns.first <= 0 && columns.end >= kNearKeys;
+    const bool whole = step >= own_steps_ && columns.first <= 0 && columns.end >= kNearKeys;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int end = step == 0 ? row_of(warpgroup, i) + 1 : columns.end;
+      // Of the own segment up to the row itself.
+      const int end = step < own_steps_ ? row_of(rows, i) + 1 - step * kNearKeys : columns.end;
       float x[2 * kColumnTiles];
 #pragma unroll
       for (int j = 0; j < 2 * kColumnTiles; ++j) {
@@ -206,20 +219,38 @@ class RowNormalizersSm90 {
     }
   }
 
-  // log2 over the quad that holds the row.
-  S2O_DEVICE static float log2_sum(const LseSum& sum) {
+  // Over the quad that holds the row.
+  struct QuadSum {
+    float largest, sum;
+  };
+  S2O_DEVICE static QuadSum of_quad(const LseSum& sum) {
     const float all = quad_max(sum.largest);
-    return all + log2_fast(quad_sum(sum.sum * exp2_fast(sum.largest - all)));
+    return {all, quad_sum(sum.sum * exp2_fast(sum.largest - all))};
   }
-  S2O_DEVICE void write(int head, int warpgroup, const LseSum (&sums)[2]) const {
+  // NOTE: places are written again two heads later, whose queries come when all have given theirs
+  // back.
+  S2O_DEVICE void leave(int rows, int buffer, const LseSum (&sums)[2]) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const QuadSum own = of_quad(sums[i]);
+      if (lane_index() % 4 != 0) continue;
+      s_.largest[buffer][row_of(rows, i)] = own.largest;
+      s_.sums[buffer][row_of(rows, i)] = own.sum;
+    }
+  }
+  S2O_DEVICE void write(int head, int rows, int buffer, const LseSum (&sums)[2]) const {
     const std::int64_t q_head = kv_head_ * group() + head;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const float normalizer = log2_sum(sums[i]);
-      const std::int64_t token =
-          static_cast<std::int64_t>(segment_) * kNearRows + row_of(warpgroup, i);
+      const QuadSum own = of_quad(sums[i]);
+      const int row = row_of(rows, i);
+      const float other = s_.largest[buffer][row];
+      const float all = max_of(own.largest, other);
+      const float sum =
+          own.sum * exp2_fast(own.largest - all) + s_.sums[buffer][row] * exp2_fast(other - all);
+      const std::int64_t token = static_cast<std::int64_t>(segment_) * kNearRows + row;
       if (lane_index() % 4 != 0 || token >= args_.shape.seqlen) continue;
-      args_.log2_normalizers[q_head * args_.shape.seqlen + token] = normalizer;
+      args_.log2_normalizers[q_head * args_.shape.seqlen + token] = all + log2_fast(sum);
     }
   }
 
@@ -229,7 +260,7 @@ class RowNormalizersSm90 {
   int segment_;
   int kv_head_;
   int history_;
-  int window_steps_, sink_steps_, near_steps_, steps_;
+  int own_steps_, window_steps_, sink_steps_, near_steps_, steps_;
   int first_sample_, end_sample_;
   float sample_weight_;
 };

@@ -10,8 +10,11 @@
 
 namespace s2o {
 
-// A list has room for one of so many keys of a long history (HistoryShape::kept_fraction).
-inline constexpr int kRowsKeptFraction = 4;
+// A list has room for one of so many keys of a long history (HistoryShape::kept_fraction): a walk
+// that ends at tau visits less.
+constexpr int rows_kept_fraction(float tau) { return tau >= 0.002f ? 4 : tau >= 0.0005f ? 2 : 1; }
+// As kOrderBytesPerToken, for lists that are shorter.
+inline constexpr std::int64_t kRowOrderBytesPerToken = 512;
 
 struct RowPlannerSettings {
   int block_n = 128;
@@ -20,8 +23,8 @@ struct RowPlannerSettings {
   float floor = 0.0f;               // as in the definition; 0 ranks nothing and visits all keys
   int probe_stride = 32;            // as in the definition
   float local_limit = 0.0f;
-  int kept_fraction = kRowsKeptFraction;
-  std::int64_t order_bytes_per_token = kOrderBytesPerToken;
+  int kept_fraction = 4;
+  std::int64_t order_bytes_per_token = kRowOrderBytesPerToken;
   StopRule stop;
   FoldRule fold;
 };

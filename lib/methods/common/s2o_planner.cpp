@@ -180,7 +180,7 @@ class S2oPlanner {
     HistoryShape shape;
     shape.segment_size = settings_.segment_size;
     shape.local_window = settings_.local_window;
-    shape.kept_fraction = kRowsKeptFraction;
+    shape.kept_fraction = rows_kept_fraction(settings_.stop.tau);
     ranked_.resize(static_cast<std::size_t>(problem_.num_q_heads * num_segments_));
     parallel_for(problem_.num_q_heads * num_segments_, [&](std::int64_t task) {
       const std::int64_t head = task / num_segments_;
@@ -352,7 +352,7 @@ std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request
                              .floor = rows.floor,
                              .probe_stride = rows.probe_stride,
                              .local_limit = rows.local_limit,
-                             .kept_fraction = kRowsKeptFraction,
+                             .kept_fraction = rows_kept_fraction(settings.stop.tau),
                              .stop = settings.stop,
                              .fold = settings.fold},
                             request.l2_bytes);
