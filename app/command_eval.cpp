@@ -26,9 +26,9 @@ struct EvalOptions {
 };
 
 // Rows go to the store, what happens to the progress bar.
-class StoreSink final : public EvalSink {
+class EvalStoreSink final : public EvalSink {
  public:
-  StoreSink(ResultStore& store, ProgressBar& progress, std::size_t stop_after_rows)
+  EvalStoreSink(ResultStore& store, ProgressBar& progress, std::size_t stop_after_rows)
       : store_(store), progress_(progress), rows_left_(stop_after_rows) {}
 
   bool has_row(std::size_t cell) const override { return store_.has_row(cell); }
@@ -86,7 +86,7 @@ int run_eval(const EvalOptions& options) {
   return run_sweep(store, {folder, cells.size(), render}, [&] {
     ProgressBar progress(count_missing(store, cells.size()),
                          stderr_is_terminal() && log_level() != LogLevel::kQuiet);
-    StoreSink sink(store, progress, options.stop_after_rows);
+    EvalStoreSink sink(store, progress, options.stop_after_rows);
     return evaluate(cells, *backend, {.check_plans = options.check}, sink);
   });
 }

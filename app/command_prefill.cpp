@@ -32,9 +32,9 @@ struct PrefillFlags {
 const std::vector<std::string> kPrefillFormats = {"text", "json", "csv", "markdown"};
 
 // Rows go to the store, layers of prefills to the progress bar.
-class StoreSink final : public PrefillSink {
+class PrefillStoreSink final : public PrefillSink {
  public:
-  StoreSink(ResultStore& store, const PrefillCells& cells, std::size_t stop_after_rows)
+  PrefillStoreSink(ResultStore& store, const PrefillCells& cells, std::size_t stop_after_rows)
       : store_(store), num_layers_(cells.model.config.num_layers), rows_left_(stop_after_rows) {
     const bool enabled = stderr_is_terminal() && log_level() != LogLevel::kQuiet;
     progress_ = std::make_unique<ProgressBar>(count_prefills(cells, *this) * num_layers(), enabled);
@@ -119,7 +119,7 @@ int run_prefill(const PrefillFlags& flags) {
     return render_prefill_results(table, format);
   };
   return run_sweep(store, {folder, cells.size(), render}, [&] {
-    StoreSink sink(store, cells, flags.stop_after_rows);
+    PrefillStoreSink sink(store, cells, flags.stop_after_rows);
     if (count_prefills(cells, sink) == 0) return EvalSummary{};
     print_memory(*backend, cells.longest_prompt());
     backend->prepare(cells.longest_prompt());

@@ -54,7 +54,8 @@ s2o_build_program() {
   if s2o_find_nvcc && s2o_has_gpu; then preset=cuda; fi
   echo "building s2o ($preset)" >&2
   local folder=$S2O_ROOT/build/quickstart-$preset
-  cmake --preset "$preset" -S "$S2O_ROOT" -DS2O_TESTS=OFF -DS2O_BENCHMARKS=OFF -B "$folder" >/dev/null
+  cmake --preset "$preset" -S "$S2O_ROOT" -DS2O_TESTS=OFF -DS2O_BENCHMARKS=OFF \
+    -DS2O_UNITY=ON -B "$folder" >/dev/null
   cmake --build "$folder" --target s2o >&2
   S2O=$folder/s2o
 }

@@ -21,7 +21,7 @@ export OMP_WAIT_POLICY=passive
 # sanitizers.
 readers=(config_tests input_tests model_tests sources_tests)
 echo "sanitizers: building the tests of the readers" >&2
-cmake --preset asan >/dev/null
+cmake --preset asan -DS2O_UNITY=ON >/dev/null
 cmake --build build/asan --target "${readers[@]}" fuzz_readers
 # HDF5's damaged files are left to ctest: a process per file is slow here, and the library that reads
 # them is not instrumented.
@@ -31,6 +31,6 @@ done
 
 build/asan/fuzz_readers --all .
 
-cmake --preset "$preset" >/dev/null
+cmake --preset "$preset" -DS2O_UNITY=ON >/dev/null
 cmake --build "build/$preset"
 ctest --test-dir "build/$preset" --output-on-failure

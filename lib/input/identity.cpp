@@ -41,7 +41,8 @@ std::vector<std::string> telling_keys(const std::vector<Json>& descriptions) {
   for (const std::string& key : keys) {
     std::vector<std::string> longer = texts;
     for (std::size_t i = 0; i < texts.size(); ++i) {
-      longer[i] += "\n" + value_text(descriptions[i], key);
+      longer[i] += '\n';
+      longer[i] += value_text(descriptions[i], key);
     }
     const std::size_t split = std::set<std::string>(longer.begin(), longer.end()).size();
     if (split == groups) continue;

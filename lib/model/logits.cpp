@@ -12,7 +12,7 @@
 namespace s2o {
 namespace {
 
-constexpr std::int64_t kChunkRows = 256;  // rows whose logits exist at a time
+constexpr std::int64_t kLogitRows = 256;  // rows whose logits exist at a time
 
 // Final norm and output projection of rows [rows, hidden_size], which are overwritten.
 void project(const Model& model, std::vector<float>& x, std::int64_t rows, float* logits) {
@@ -49,9 +49,9 @@ std::vector<float> compute_logits(const Model& model, const std::vector<float>& 
   }
   const auto count = static_cast<std::int64_t>(positions.size());
   std::vector<float> logits(static_cast<std::size_t>(count * vocab));
-  std::vector<float> x(static_cast<std::size_t>(std::min(kChunkRows, count) * size));
-  for (std::int64_t first = 0; first < count; first += kChunkRows) {
-    const std::int64_t rows = std::min(kChunkRows, count - first);
+  std::vector<float> x(static_cast<std::size_t>(std::min(kLogitRows, count) * size));
+  for (std::int64_t first = 0; first < count; first += kLogitRows) {
+    const std::int64_t rows = std::min(kLogitRows, count - first);
     for (std::int64_t i = 0; i < rows; ++i) {
       std::copy_n(hidden.data() + positions[first + i] * size, size, x.data() + i * size);
     }
@@ -70,10 +70,10 @@ std::vector<double> next_token_losses(const Model& model, const std::vector<floa
   }
   check_rows(model, hidden, count + 1);
   std::vector<double> losses(static_cast<std::size_t>(count));
-  std::vector<float> x(static_cast<std::size_t>(std::min(kChunkRows, count) * size));
-  std::vector<float> logits(static_cast<std::size_t>(std::min(kChunkRows, count) * vocab));
-  for (std::int64_t first = 0; first < count; first += kChunkRows) {
-    const std::int64_t rows = std::min(kChunkRows, count - first);
+  std::vector<float> x(static_cast<std::size_t>(std::min(kLogitRows, count) * size));
+  std::vector<float> logits(static_cast<std::size_t>(std::min(kLogitRows, count) * vocab));
+  for (std::int64_t first = 0; first < count; first += kLogitRows) {
+    const std::int64_t rows = std::min(kLogitRows, count - first);
     std::copy_n(hidden.data() + first * size, rows * size, x.data());
     project(model, x, rows, logits.data());
     parallel_for(rows, [&](std::int64_t i) {

@@ -8,16 +8,13 @@
 #include "lib/core/error.h"
 #include "lib/core/text.h"
 #include "lib/methods/method.h"
+#include "lib/report/results_json.h"
 #include "lib/report/settings.h"
 
 namespace s2o {
 namespace {
 
 using nlohmann::ordered_json;
-
-std::string value_text(const ordered_json& value) {
-  return value.is_string() ? value.get<std::string>() : value.dump();
-}
 
 bool is_usable(const ResultRow& row, const std::string& error) {
   return !row.error && row_metric(row, error) && row_metric(row, "compute_density");

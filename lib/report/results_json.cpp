@@ -161,6 +161,10 @@ std::vector<std::string> result_columns(RowKind kind) {
   return columns;
 }
 
+std::string value_text(const Json& value) {
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
 Json row_to_json(const ResultRow& row) {
   Json object = leading_json(row);
   for (const MetricColumn& column : measured_columns(row.kind)) {

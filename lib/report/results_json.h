@@ -12,6 +12,9 @@ namespace s2o {
 // The columns of a row in order: names and shapes, then metrics, then "note" and "error".
 std::vector<std::string> result_columns(RowKind kind = RowKind::kAttention);
 
+// A value as the text of a table: strings without quotes.
+std::string value_text(const nlohmann::ordered_json& value);
+
 // One object with result_columns(); metrics that this build does not know follow the known ones.
 // Unknown shapes (0) are null, whole numbers of bytes are integers.
 nlohmann::ordered_json row_to_json(const ResultRow& row);

@@ -22,10 +22,6 @@ const MethodInfo* find_info(const std::string& method) {
   return nullptr;
 }
 
-std::string value_text(const Json& value) {
-  return value.is_string() ? value.get<std::string>() : value.dump();
-}
-
 // "failed: s2o tau=0.1 on <place>: <why>"; settings of which the same text is true share a note.
 std::vector<std::string> text_notes(const ResultTable& table, const ParamColumns& params,
                                     const char* label,

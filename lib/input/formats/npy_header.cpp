@@ -19,7 +19,7 @@ namespace s2o {
 namespace {
 
 constexpr std::string_view kMagic("\x93NUMPY", 6);
-constexpr std::size_t kDataAlignment = 64;
+constexpr std::size_t kNpyAlignment = 64;
 constexpr std::size_t kMaxRank = 64;
 
 struct NumpyType {
@@ -227,7 +227,7 @@ std::string npy_header_text(const std::string& where, const TensorInfo& info) {
   std::string dict = fmt::format("{{'descr': '{}{}', 'fortran_order': False, 'shape': ({}), }}",
                                  dtype_bytes(info.dtype) == 1 ? '|' : '<', type->code, shape);
   const std::size_t lead = kMagic.size() + 4;
-  dict.append(kDataAlignment - 1 - (lead + dict.size()) % kDataAlignment, ' ');
+  dict.append(kNpyAlignment - 1 - (lead + dict.size()) % kNpyAlignment, ' ');
   dict += '\n';
   const auto length = static_cast<std::uint16_t>(dict.size());
   std::string text(kMagic);
