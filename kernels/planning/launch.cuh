@@ -30,7 +30,6 @@
 #include <algorithm>
 
 #include "kernels/device/tma_sm90.cuh"
-#include "kernels/testing/simt.h"
 #endif
 
 namespace s2o::device {

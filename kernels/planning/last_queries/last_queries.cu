@@ -12,8 +12,4 @@ void run_op(const PlanDevice& device, const LastQueryArgs& args, const Elements&
   if (args.distance_mass != nullptr) device.launch<CombineDistancesKernel>(args);
 }
 
-void run_op(const PlanDevice& device, const SegmentOrderArgs& args, const Elements& /*elements*/) {
-  device.launch<OrderSegmentsKernel>(args);
-}
-
 }  // namespace s2o::device

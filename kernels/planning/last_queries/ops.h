@@ -40,18 +40,4 @@ struct LastQueryArgs {
   std::int32_t rows_per_head = 1;    // what a head counts as in bad_row
 };
 
-// Inside each complete segment of keys the tokens by descending mass, ties by lower token; the
-// trailing partial segment in place.
-struct SegmentOrderArgs {
-  const float* mass = nullptr;         // [num_heads, num_keys]
-  std::int32_t* order = nullptr;       // [num_heads, seqlen], slot -> token
-  std::int32_t* sink_block = nullptr;  // [num_heads], the block of slots that holds token 0
-  std::int64_t seqlen = 0;
-  std::int64_t num_keys = 0;  // complete segments
-  std::int32_t num_heads = 0;
-  std::int32_t segment = 256;
-  std::int32_t block = 128;
-};
-inline constexpr int kMaxOrderedSegment = 4096;  // ranked by counting: quadratic in the segment
-
 }  // namespace s2o

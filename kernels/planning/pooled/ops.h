@@ -31,17 +31,6 @@ struct PoolArgs {
   float similarity_threshold = 0.0f;
 };
 
-// Mean of all rows of each head: fp32 sums of parts of kColumnSumRows rows, their sum in fp64, r.
-struct ColumnMeanArgs {
-  const void* x = nullptr;        // [num_heads, seqlen, head_dim], 16-bit
-  float* partial_sums = nullptr;  // [num_heads, num_parts, head_dim]
-  void* means = nullptr;          // [num_heads, head_dim], 16-bit
-  std::int64_t seqlen = 0;
-  std::int32_t num_heads = 0;
-  std::int32_t num_parts = 0;  // ceil(seqlen / kColumnSumRows)
-};
-inline constexpr int kColumnSumRows = 512;
-
 // A[i, j] = r(r(q_i . k_j) * scale) of mean queries and mean keys.
 struct BlockScoreArgs {
   const void* q = nullptr;  // [num_heads, num_q_blocks, head_dim], 16-bit
@@ -62,16 +51,9 @@ struct BlockScoreArgs {
   float scale = 0.0f;
 };
 
-enum class RowRule : std::uint8_t {
-  kMeanPooling,  // cross-in over causal blocks; block 0 and the diagonal
-  kPbsAttn,      // cross-in over earlier segments; the block of token 0; the own segment
-  kSpargeAttn,   // top-k or cross-out over similar blocks
-  kXAttention,   // cross-in after the forced blocks; scores are masses, not logits
-};
-
-// From the scores of a row to the items of its tile.
-struct SelectArgs {
-  RowRule rule = RowRule::kMeanPooling;
+// Rows whose scores become the items of their tiles: what the selection rules of all methods share.
+// Their own arguments hold it as `rows` (select_rows.cuh).
+struct RowArgs {
   const std::uint16_t* scores = nullptr;  // as in BlockScoreArgs
   std::int32_t num_heads = 0;
   std::int32_t num_q_blocks = 0;
@@ -82,20 +64,6 @@ struct SelectArgs {
   std::int32_t block_m = 128;
   std::int32_t block_n = 128;
   std::int64_t seqlen = 0;
-  float threshold = 0.0f;  // share of a row's mass
-  // kPbsAttn.
-  std::int32_t segment_blocks = 1;
-  const std::int32_t* sink_block = nullptr;  // [num_heads]
-  // kSpargeAttn.
-  const std::uint8_t* q_similar = nullptr;  // [num_heads, num_q_blocks]
-  const std::uint8_t* k_similar = nullptr;  // [num_heads / heads_per_k, num_kv_blocks]
-  std::int32_t heads_per_k = 1;
-  bool by_mass = false;     // cross-out at `threshold`, else the best `top_count`
-  bool keep_first = false;  // block 0 besides
-  std::int32_t top_count = 1;
-  // kXAttention.
-  double mass_share = 0.0;              // instead of threshold
-  std::int32_t first_chunk_blocks = 0;  // rows below this follow another rule
   // The plan (plan_view.h).
   const std::int64_t* item_offsets = nullptr;
   PlanItem* items = nullptr;

@@ -1,7 +1,6 @@
 // Operations of methods that select blocks by pooled queries and keys.
 #include "kernels/planning/pooled/block_scores.cuh"
 #include "kernels/planning/pooled/pool_blocks.cuh"
-#include "kernels/planning/pooled/select_rows.cuh"
 
 namespace s2o::device {
 
@@ -11,22 +10,10 @@ void run_op(const PlanDevice& device, const PoolArgs& args, const Elements& elem
   });
 }
 
-void run_op(const PlanDevice& device, const ColumnMeanArgs& args, const Elements& elements) {
-  dispatch_elements(elements, [&]<class Element, int kHeadDim>() {
-    device.launch<ColumnSumsKernel<Element, kHeadDim>>(args);
-    device.launch<ColumnMeansKernel<Element, kHeadDim>>(args);
-  });
-}
-
 void run_op(const PlanDevice& device, const BlockScoreArgs& args, const Elements& elements) {
   dispatch_elements(elements, [&]<class Element, int kHeadDim>() {
     device.launch<BlockScoresKernel<Element, kHeadDim>>(args);
   });
-}
-
-void run_op(const PlanDevice& device, const SelectArgs& args, const Elements& elements) {
-  dispatch_element_type(elements,
-                        [&]<class Element>() { device.launch<SelectRowsKernel<Element>>(args); });
 }
 
 }  // namespace s2o::device

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "kernels/common/host_device.h"
+#include "kernels/planning/pooled/ops.h"
 
 namespace s2o {
 
@@ -58,6 +59,12 @@ struct XAttentionMassArgs {
   std::int32_t first_block = 0;
   std::int32_t num_blocks = 0;
   std::int32_t row_stride = 0;
+};
+
+struct XAttentionRowArgs {
+  RowArgs rows;  // their scores are the masses
+  double mass_share = 0.0;
+  std::int32_t first_chunk_blocks = 0;  // rows below this follow another rule
 };
 
 }  // namespace s2o

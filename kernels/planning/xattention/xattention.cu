@@ -1,6 +1,7 @@
 // Operations of XAttention.
 #include "kernels/planning/xattention/stride_mass.cuh"
 #include "kernels/planning/xattention/stride_sums.cuh"
+#include "kernels/planning/xattention/xattention_row.cuh"
 
 namespace s2o::device {
 
@@ -15,6 +16,12 @@ void run_op(const PlanDevice& device, const XAttentionMassArgs& args, const Elem
     dispatch_columns(args.columns_per_block, [&]<int kColumnsPerBlock>() {
       device.launch<StrideMassKernel<Element, kColumnsPerBlock>>(args);
     });
+  });
+}
+
+void run_op(const PlanDevice& device, const XAttentionRowArgs& args, const Elements& elements) {
+  dispatch_element_type(elements, [&]<class Element>() {
+    device.launch<SelectRowsKernel<XAttentionRow<Element>, XAttentionRowArgs>>(args);
   });
 }
 
