@@ -22,7 +22,7 @@ OWNERS = {
     r"spdlog/": ["lib/core/"],
     r"hdf5\.h|H5": ["lib/core/", "lib/input/formats/", "lib/report/"],
     r"fmt/|nlohmann/": ["lib/", "app/"],
-    r"Eigen/": ["lib/", "kernels/"],
+    r"Eigen/": ["lib/", "kernels/", "app/bench/"],
     r"png\.h": ["lib/report/"],
 }
 # What device code is compiled against in tests, in place of CUDA's built-ins.

@@ -26,10 +26,9 @@
 #include "kernels/common/device_info.h"
 #include "kernels/common/parallel.h"
 #include "kernels/common/stream.h"
-#include "kernels/planning/device_planner.h"
-#include "kernels/planning/s2o_planner.h"
 #include "lib/methods/method.h"
 #include "lib/plan/fetch_plan.h"
+#include "lib/planning/device_planner.h"
 #include "lib/testing/plan_compare.h"
 #include "lib/testing/s2o_orders.h"
 
@@ -144,8 +143,8 @@ AttentionInput first_group(const Problem& problem, const HostInput& host) {
   return input;
 }
 
-S2oDeviceSettings s2o_settings_of(const Options& options, const std::string& method,
-                                  std::int64_t segment_size) {
+testing::S2oCase s2o_settings_of(const Options& options, const std::string& method,
+                                 std::int64_t segment_size) {
   const auto option = [&options](const char* name) { return options.at(name).front(); };
   if (method == "s2o_plus") {  // its defaults
     return {.segment_size = segment_size,
@@ -163,14 +162,14 @@ S2oDeviceSettings s2o_settings_of(const Options& options, const std::string& met
 }
 
 std::unique_ptr<Planner> make_planner(const std::string& method, const Problem& problem,
-                                      const S2oDeviceSettings& settings) {
+                                      const testing::S2oCase& settings) {
   constexpr std::int64_t kL2Bytes = std::int64_t{50} << 20;
   if (method == "s2o" || method == "s2o_plus") {
-    return make_s2o_planner(problem, settings, kL2Bytes);
+    return settings.planner(problem, kL2Bytes);
   }
   const ParamSet params(find_method(method).info().params);
   auto planner = find_method(method).device_planner(
-      {.problem = problem, .params = params, .l2_bytes = kL2Bytes});
+      {.problem = problem, .params = params, .limits = {.l2_bytes = kL2Bytes}});
   if (planner == nullptr) throw Error("bench_planning: no planner for '" + method + "'");
   return planner;
 }
@@ -218,12 +217,12 @@ void print_steps(DevicePlanner& planner, const DeviceInput& input, PlanningVaria
 
 // Orders of the first group and the last batch, which is in memory, twice: the same bytes, and
 // exact up to near-ties.
-void check_orders(const Options& options, const S2oDeviceSettings& settings,
+void check_orders(const Options& options, const testing::S2oCase& settings,
                   const DeviceInput& input, const HostInput& host, DevicePlanner& planner,
                   PlanningVariant variant) {
   const AttentionInput group = first_group(input.problem, host);
-  const HistoryShape shape = s2o_history_shape(group.problem, settings);
-  const S2oLayout layout(shape, settings);
+  const HistoryShape shape = s2o_history_shape(group.problem, settings.settings());
+  const S2oLayout layout(shape, settings.limits());
   const auto fetch = [&] {
     std::vector<std::int32_t> order(
         static_cast<std::size_t>(layout.order_per_list * shape.num_lists()));
@@ -298,7 +297,7 @@ void run(const Options& options, const std::string& method, std::int64_t seqlen,
     uploaded = seqlen;
   }
   const bool is_s2o = method == "s2o" || method == "s2o_plus";
-  const S2oDeviceSettings settings = s2o_settings_of(options, method, segment_size);
+  const testing::S2oCase settings = s2o_settings_of(options, method, segment_size);
   DevicePlanner planner(make_planner(method, problem, settings));
   const PlanningCost cost = planner.cost();
   planner.prepare();

@@ -72,7 +72,7 @@ void dispatch_element_type(const Elements& elements, const Body& body) {
 #if defined(__CUDACC__)
 
 // What a .cu file is compiled for.
-using PlanDevice = CudaDevice;
+using PlanDevice = CudaPlanDevice;
 
 template <class Kernel, class Args>
 __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kMinBlocks)
@@ -104,7 +104,7 @@ void launch_entry(Entry entry, const Grid& grid, CUstream_st* stream, const Args
 }
 
 template <class Kernel, class Args>
-void CudaDevice::launch(const Args& args) const {
+void CudaPlanDevice::launch(const Args& args) const {
   launch_entry<Kernel>(planning_kernel<Kernel, Args>, Kernel::grid(args), stream, args);
 }
 
@@ -133,7 +133,7 @@ void check_block_registers(Entry entry) {
 }
 
 template <class Kernel, class Args>
-void CudaDevice::launch_sm90(const Args& args, const Elements& elements) const {
+void CudaPlanDevice::launch_sm90(const Args& args, const Elements& elements) const {
   using Added = typename Kernel::Added;
   const auto entry = planning_sm90_kernel<Kernel, Args, Added>;
   if constexpr (requires { Kernel::kBlockRegisters; }) {
@@ -150,7 +150,7 @@ void CudaDevice::launch_sm90(const Args& args, const Elements& elements) const {
 
 #else
 
-using PlanDevice = ModelDevice;
+using PlanDevice = ModelPlanDevice;
 
 template <class Kernel, class Body>
 void launch_on_model(const Grid& grid, std::uint64_t* seed, const Body& body) {
@@ -164,7 +164,7 @@ void launch_on_model(const Grid& grid, std::uint64_t* seed, const Body& body) {
 }
 
 template <class Kernel, class Args>
-void ModelDevice::launch(const Args& args) const {
+void ModelPlanDevice::launch(const Args& args) const {
   launch_on_model<Kernel>(Kernel::grid(args), seed, [&] { Kernel::run(args); });
 }
 
@@ -175,7 +175,7 @@ inline TensorMap AddedBy::tensor_map(const MappedTensor& tensor, int box_rows) c
 inline int AddedBy::num_multiprocessors() const { return 1 << 20; }
 
 template <class Kernel, class Args>
-void ModelDevice::launch_sm90(const Args& args, const Elements& elements) const {
+void ModelPlanDevice::launch_sm90(const Args& args, const Elements& elements) const {
   const auto added = Kernel::added(args, AddedBy{elements});
   launch_on_model<Kernel>(Kernel::grid(args, added), seed, [&] { Kernel::run(args, added); });
 }

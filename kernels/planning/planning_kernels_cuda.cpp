@@ -11,7 +11,7 @@ void CudaPlanningKernels::clear(void* array, std::size_t bytes) {
 }
 
 void CudaPlanningKernels::enqueue(const AnyOp& op) {
-  device::run_any_op(device::CudaDevice{stream_}, variant_, op);
+  device::run_any_op(device::CudaPlanDevice{stream_}, variant_, op);
 }
 
 }  // namespace s2o

@@ -12,7 +12,7 @@ struct CUstream_st;
 namespace s2o::device {
 
 // A CUDA stream; launch.cuh, which only nvcc sees whole, says how a kernel is launched on it.
-struct CudaDevice {
+struct CudaPlanDevice {
   CUstream_st* stream = nullptr;
 
   template <class Kernel, class Args>
@@ -22,7 +22,7 @@ struct CudaDevice {
 };
 
 // The CPU model of a GPU. `seed` decides the schedule of the next launch and is counted up.
-struct ModelDevice {
+struct ModelPlanDevice {
   std::uint64_t* seed = nullptr;
 
   template <class Kernel, class Args>
@@ -32,13 +32,13 @@ struct ModelDevice {
 };
 
 // run_op_sm90 is false where the arguments do not suit the kernels for sm_90a.
-#define S2O_OP(name, Args)                                                    \
-  void run_op(const CudaDevice&, const Args& args, const Elements& elements); \
-  void run_op(const ModelDevice&, const Args& args, const Elements& elements);
-#define S2O_OP_SM90(name, Args)                                                    \
-  S2O_OP(name, Args)                                                               \
-  bool run_op_sm90(const CudaDevice&, const Args& args, const Elements& elements); \
-  bool run_op_sm90(const ModelDevice&, const Args& args, const Elements& elements);
+#define S2O_OP(name, Args)                                                        \
+  void run_op(const CudaPlanDevice&, const Args& args, const Elements& elements); \
+  void run_op(const ModelPlanDevice&, const Args& args, const Elements& elements);
+#define S2O_OP_SM90(name, Args)                                                        \
+  S2O_OP(name, Args)                                                                   \
+  bool run_op_sm90(const CudaPlanDevice&, const Args& args, const Elements& elements); \
+  bool run_op_sm90(const ModelPlanDevice&, const Args& args, const Elements& elements);
 #include "kernels/planning/ops.def"
 
 // Throws CudaError when a launch is refused, UnsupportedError for other head dimensions than 64 and

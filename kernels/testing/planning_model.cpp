@@ -16,7 +16,7 @@ class ModelPlanningKernels final : public PlanningKernels {
     if (bytes > 0) std::memset(array, 0, bytes);
   }
   void enqueue(const AnyOp& op) override {
-    device::run_any_op(device::ModelDevice{&seed_}, variant_, op);
+    device::run_any_op(device::ModelPlanDevice{&seed_}, variant_, op);
   }
 
  private:

@@ -7,7 +7,7 @@
 
 #include "kernels/attention/kernel_choice.h"
 #include "kernels/common/device_info.h"
-#include "kernels/planning/planner.h"
+#include "lib/planning/planner.h"
 
 namespace s2o {
 

@@ -5,9 +5,9 @@
 #include "kernels/common/cuda_check.h"
 #include "kernels/common/kernel_registry.h"
 #include "kernels/common/stream.h"
-#include "kernels/planning/device_planner.h"
 #include "lib/device/cuda_device.h"
 #include "lib/device/l2_flush.h"
+#include "lib/planning/device_planner.h"
 
 namespace s2o {
 

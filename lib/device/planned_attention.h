@@ -2,9 +2,9 @@
 #pragma once
 
 #include "kernels/attention/prepared_attention.h"
-#include "kernels/planning/device_planner.h"
 #include "lib/device/phase_timer.h"
 #include "lib/plan/fetch_plan.h"
+#include "lib/planning/device_planner.h"
 
 namespace s2o {
 

@@ -105,10 +105,11 @@ class CudaBackend final : public Backend {
   std::optional<DevicePlanning> plan_and_run(const Method& method, const ParamSet& params,
                                              const TimingConfig& timing, bool fetch_tokens,
                                              AttentionRun& result) override {
-    std::unique_ptr<Planner> planner = method.device_planner({.problem = input_->problem,
-                                                              .dtype = input_->dtype,
-                                                              .params = params,
-                                                              .l2_bytes = info_.l2_bytes});
+    std::unique_ptr<Planner> planner =
+        method.device_planner({.problem = input_->problem,
+                               .dtype = input_->dtype,
+                               .params = params,
+                               .limits = {.l2_bytes = info_.l2_bytes}});
     if (planner == nullptr) return std::nullopt;
     std::optional<DevicePlanning> planning;
     guarded([&] {

@@ -1,18 +1,17 @@
 // A method decides which keys each query tile visits, and in which order. It never computes
 // attention: it fills a SparsePlan, and one attention kernel runs it.
 //
-// To add a method: write lib/methods/foo.cpp that defines `const Method& method_foo()`, and add
-// S2O_METHOD(foo) to methods.def. The contract tests in lib/methods/tests then run on it.
+// To add a method: docs/methods.md.
 #pragma once
 
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "kernels/planning/planner.h"
 #include "lib/config/params.h"
 #include "lib/input/attention_input.h"
 #include "lib/plan/sparse_plan.h"
+#include "lib/planning/planner.h"
 
 namespace s2o {
 
@@ -32,13 +31,20 @@ struct DevicePlanningRequest {
   Problem problem;
   StorageDType dtype = StorageDType::kBF16;
   const ParamSet& params;
-  std::int64_t l2_bytes = 0;  // of the device: decides the order of tiles
+  PlannerLimits limits;
 };
 
 // Where a contract test expects a method to equal dense attention.
 struct FullBudget {
   bool exists = false;
   nlohmann::ordered_json params;  // settings under which every causal key is visited
+};
+
+// Settings under which a test holds the device planner to plan_cpu. Near-ties may fall to the other
+// side there: sums run in another order.
+struct DeviceAgreement {
+  std::vector<nlohmann::ordered_json> settings;
+  double tie_share = 0.0;  // of all visited keys, at most, that differ
 };
 
 struct MethodInfo {
@@ -52,6 +58,7 @@ struct MethodInfo {
   // 60 % of the pairs to below 1 %, as far down as what the method always visits.
   std::vector<double> knob_sweep;
   FullBudget full_budget;
+  DeviceAgreement device;  // of methods with a device planner
   bool is_oracle = false;  // needs the dense reference; its planning time means nothing
   // false: the plan depends on the shape alone, not on Q, K and V; made once, it costs nothing.
   bool reads_input = true;

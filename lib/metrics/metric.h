@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "kernels/error_sum/error_sum.h"
-#include "kernels/planning/planner.h"
 #include "lib/input/attention_input.h"
 #include "lib/methods/method.h"
 #include "lib/plan/work.h"
+#include "lib/planning/planner.h"
 
 namespace s2o {
 

@@ -1,5 +1,5 @@
 // What planning on the device must at least compute and move, as its planner states it
-// (kernels/planning/planner.h): to be set against plan_latency_ms.
+// (lib/planning/planner.h): to be set against plan_latency_ms.
 #include "lib/metrics/metric.h"
 
 namespace s2o {

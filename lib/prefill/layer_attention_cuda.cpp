@@ -6,12 +6,12 @@
 #include <string>
 
 #include "kernels/common/device_plan_copy.h"
-#include "kernels/planning/device_planner.h"
 #include "lib/core/error.h"
 #include "lib/core/memory.h"
 #include "lib/device/planned_attention.h"
 #include "lib/input/storage_bits.h"
 #include "lib/plan/work.h"
+#include "lib/planning/device_planner.h"
 #include "lib/prefill/layer_attention.h"
 
 namespace s2o {
@@ -80,8 +80,10 @@ void LayerAttention::prepare(const Problem& problem, StorageDType dtype,
           info.name));
     }
     setting.params = *layer.params;
-    auto planner = layer.method->device_planner(
-        {.problem = problem, .dtype = dtype, .params = setting.params, .l2_bytes = l2_bytes});
+    auto planner = layer.method->device_planner({.problem = problem,
+                                                 .dtype = dtype,
+                                                 .params = setting.params,
+                                                 .limits = {.l2_bytes = l2_bytes}});
     if (planner != nullptr) {
       setting.planner = std::make_unique<DevicePlanner>(std::move(planner));
       setting.planner->prepare();

@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-#include "kernels/planning/planner.h"
 #include "lib/input/attention_input.h"
 #include "lib/plan/sparse_plan.h"
+#include "lib/planning/planner.h"
 #include "lib/testing/plan_compare.h"
 
 namespace s2o::testing {

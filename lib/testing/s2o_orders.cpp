@@ -22,23 +22,33 @@ std::vector<std::int32_t> exact_order(const std::vector<float>& scores) {
 
 }  // namespace
 
-RankingSettings ranking_of(const S2oDeviceSettings& settings) {
-  RankingSettings ranking{.cluster_iterations = settings.cluster_iterations,
-                          .normalizer_aware = settings.normalizer_aware,
-                          .value_aware = settings.value_aware};
-  if (settings.diagonal_ranking) ranking.form = Ranking::kDiagonal;
-  if (settings.num_clusters > 0) {
-    ranking.form = Ranking::kClusters;
-    ranking.num_clusters = settings.num_clusters;
-  }
-  return ranking;
+S2oSettings S2oCase::settings() const {
+  return {.segment_size = segment_size,
+          .block_m = block_m,
+          .block_n = 128,
+          .query_guide = query_guide,
+          .history_order = HistoryOrder::kRanked,
+          .share_key_order_in_group = share_key_order_in_group,
+          .stop = stop,
+          .ranking = {.form = num_clusters > 0   ? Ranking::kClusters
+                              : diagonal_ranking ? Ranking::kDiagonal
+                                                 : Ranking::kMean,
+                      .low_rank = 0,
+                      .num_clusters = num_clusters,
+                      .cluster_iterations = 3,
+                      .normalizer_aware = normalizer_aware,
+                      .value_aware = value_aware},
+          .local_window = local_window,
+          .fold = fold,
+          .natural_pass1 = query_guide != QueryGuide::kNone,
+          .max_depth = max_depth};
 }
 
-S2oOrders::S2oOrders(const Problem& problem, const S2oDeviceSettings& settings,
+S2oOrders::S2oOrders(const Problem& problem, const S2oCase& settings,
                      std::vector<std::int32_t> gather_indices)
     : order(std::move(gather_indices)),
-      layout(s2o_history_shape(problem, settings), settings),
-      shape(s2o_history_shape(problem, settings)) {}
+      layout(s2o_history_shape(problem, settings.settings()), settings.limits()),
+      shape(s2o_history_shape(problem, settings.settings())) {}
 
 std::span<const std::int32_t> S2oOrders::row(int list, std::int64_t segment) const {
   return {order.data() + list * layout.order_per_list +
@@ -46,10 +56,10 @@ std::span<const std::int32_t> S2oOrders::row(int list, std::int64_t segment) con
           static_cast<std::size_t>(shape.order_length(segment))};
 }
 
-OrderComparison compare_orders_with_cpu(const AttentionInput& input,
-                                        const S2oDeviceSettings& settings, const S2oOrders& plan,
+OrderComparison compare_orders_with_cpu(const AttentionInput& input, const S2oCase& settings,
+                                        const S2oOrders& plan,
                                         std::span<const std::int64_t> segments) {
-  const KeyRanking ranking(input, ranking_of(settings));
+  const KeyRanking ranking(input, settings.settings().ranking);
   const int group = input.problem.num_q_heads / plan.shape.num_lists();
   std::vector<std::int64_t> compared(segments.begin(), segments.end());
   if (compared.empty()) {

@@ -1,5 +1,5 @@
 // Radii of key blocks around their means, and the lifts of RBS that derive from them
-// (ops.h, lib/methods/rbs.cpp).
+// (ops.h, lib/methods/rbs).
 #pragma once
 
 #include "kernels/device/layout.cuh"

@@ -1,4 +1,4 @@
-// Arguments of the kernels behind FlexPrefill (lib/methods/flexprefill.cpp). All pointers are
+// Arguments of the kernels behind FlexPrefill (lib/methods/flexprefill). All pointers are
 // device pointers. Host-safe. Heads are query heads, blocks are of `block` tokens.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Arguments of the kernels behind MInference (lib/methods/minference.cpp). All pointers are device
+// Arguments of the kernels behind MInference (lib/methods/minference). All pointers are device
 // pointers. Host-safe.
 #pragma once
 

@@ -1,5 +1,5 @@
 // Arguments of the kernels behind S2O's rankings beyond the mean query
-// (lib/methods/common/key_ranking.h): moments of blocks of keys and values, estimated normalisers,
+// (lib/methods/s2o/key_ranking.h): moments of blocks of keys and values, estimated normalisers,
 // clusters of queries, scores from clusters. All pointers are device pointers. Host-safe.
 #pragma once
 

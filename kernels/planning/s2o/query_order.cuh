@@ -29,7 +29,7 @@ S2O_DEVICE void sum_segment(const QueryOrderArgs& args) {
   const std::int64_t count = left < shape.segment_size ? left : shape.segment_size;
   const int chunk = thread_index() % kChunks;
   const int group = thread_index() / kChunks;
-  const void* const source = args.kind == QueryGuideKind::kSegmentMeanQuery ? args.q : args.k;
+  const void* const source = args.kind == QueryGuide::kSegmentMeanQuery ? args.q : args.k;
   const auto* const rows = static_cast<const std::uint16_t*>(source) +
                            (head * shape.seqlen + begin) * kHeadDim + chunk * kChunkElements;
   float sum[kChunkElements] = {};
@@ -67,11 +67,11 @@ S2O_DEVICE void make_guides(const QueryOrderArgs& args) {
         begin + shape.segment_size < shape.seqlen ? begin + shape.segment_size : shape.seqlen;
     const float sum = guides[static_cast<std::int64_t>(segment) * kHeadDim];
     total += sum;
-    const bool prefix = args.kind == QueryGuideKind::kPrefixMeanKey;
+    const bool prefix = args.kind == QueryGuide::kPrefixMeanKey;
     guides[static_cast<std::int64_t>(segment) * kHeadDim] =
         (prefix ? total : sum) / static_cast<float>(prefix ? end : end - begin);
   }
-  if (args.kind != QueryGuideKind::kGlobalMeanKey) return;
+  if (args.kind != QueryGuide::kGlobalMeanKey) return;
   for (int segment = 0; segment < shape.num_segments; ++segment) {
     guides[static_cast<std::int64_t>(segment) * kHeadDim] =
         total / static_cast<float>(shape.seqlen);
@@ -89,7 +89,7 @@ S2O_DEVICE void order_queries(const QueryOrderArgs& args) {
   const std::int64_t begin = segment * shape.segment_size;
   const std::int64_t left = shape.seqlen - begin;
   const int count = static_cast<int>(left < shape.segment_size ? left : shape.segment_size);
-  const int source = args.kind == QueryGuideKind::kSegmentMeanQuery ? head : head / args.group_size;
+  const int source = args.kind == QueryGuide::kSegmentMeanQuery ? head : head / args.group_size;
   const float* const guide =
       args.guides + (static_cast<std::int64_t>(source) * shape.num_segments + segment) * kHeadDim;
   constexpr int kPairs = kHeadDim / 64;  // of a lane

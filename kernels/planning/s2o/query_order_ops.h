@@ -1,5 +1,5 @@
 // Arguments of the kernels that order the queries of S2O's segments by a guide vector
-// (lib/methods/common/s2o_planner.cpp, step 1). All pointers are device pointers. Host-safe.
+// (lib/methods/s2o/s2o_plan_cpu.cpp, step 1). All pointers are device pointers. Host-safe.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace s2o {
 
-enum class QueryGuideKind : std::uint8_t {
+enum class QueryGuide : std::uint8_t {
   kNone,              // queries keep their order
   kPrefixMeanKey,     // mean of the keys up to the end of the segment
   kGlobalMeanKey,     // mean of all keys
@@ -28,10 +28,10 @@ struct QueryOrderArgs {
   HistoryShape shape;
   std::int32_t num_q_heads = 0;
   std::int32_t group_size = 1;
-  QueryGuideKind kind = QueryGuideKind::kNone;
+  QueryGuide kind = QueryGuide::kNone;
 
   S2O_ANYWHERE std::int32_t num_sources() const {
-    return kind == QueryGuideKind::kSegmentMeanQuery ? num_q_heads : num_q_heads / group_size;
+    return kind == QueryGuide::kSegmentMeanQuery ? num_q_heads : num_q_heads / group_size;
   }
 };
 inline constexpr std::int64_t kMaxGuidedSegment = 4096;  // ranked by counting: quadratic

@@ -1,5 +1,5 @@
 // Arguments of the operations that rank by all rows of a tile in low precision (definition:
-// lib/methods/common/row_ranking.h): profiles, packed keys, estimated normalisers, packed queries,
+// lib/methods/s2o/row_ranking.h): profiles, packed keys, estimated normalisers, packed queries,
 // and the ranking itself. All pointers are device pointers. Host-safe.
 //
 // Packed tiles are e4m3 matrices of kPackedColumns columns whose chunks of 16 columns lie one after

@@ -1,4 +1,4 @@
-// Arguments of the kernels behind XAttention (lib/methods/xattention.cpp). All pointers are device
+// Arguments of the kernels behind XAttention (lib/methods/xattention). All pointers are device
 // pointers. Host-safe.
 //
 // A reduced row a is the stride group of queries a in reverse, a reduced column b the stride group

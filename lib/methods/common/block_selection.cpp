@@ -191,6 +191,14 @@ ParamSpec compensation_spec() {
       "one per block with the variance of its logits");
 }
 
+Compensation compensation_of(const ParamSet& params) {
+  const std::string& kind = params.get_choice("compensation");
+  return kind == "none"       ? Compensation::kNone
+         : kind == "centroid" ? Compensation::kCentroid
+         : kind == "blocks"   ? Compensation::kBlocks
+                              : Compensation::kBlocksVariance;
+}
+
 void set_compensation(Compensation kind, const Problem& problem, int block, SparsePlan& plan) {
   plan.header.fold.kind = kind;
   plan.header.fold.fold_block = block;
@@ -208,12 +216,8 @@ void set_compensation(Compensation kind, const Problem& problem, int block, Spar
 
 void apply_compensation(const ParamSet& params, const Problem& problem, int block,
                         SparsePlan& plan) {
-  const std::string& kind = params.get_choice("compensation");
-  if (kind == "none") return;
-  set_compensation(kind == "centroid" ? Compensation::kCentroid
-                   : kind == "blocks" ? Compensation::kBlocks
-                                      : Compensation::kBlocksVariance,
-                   problem, block, plan);
+  const Compensation kind = compensation_of(params);
+  if (kind != Compensation::kNone) set_compensation(kind, problem, block, plan);
 }
 
 }  // namespace s2o

@@ -107,8 +107,10 @@ inline std::int64_t num_blocks(std::int64_t seqlen, int block) {
 SparsePlan plan_from_block_masks(const Problem& problem, int block_m, int block_n,
                                  const std::vector<BlockMask>& masks);
 
-// Parameter `compensation`: "none" (default), "centroid", "blocks", "blocks_variance".
+// Parameter `compensation`: "none" (default), "centroid", "blocks", "blocks_variance"; and its
+// value.
 ParamSpec compensation_spec();
+Compensation compensation_of(const ParamSet& params);
 // Leading keys that a tile may fold: the blocks that end at or before its first position, which lie
 // in the past of every row (equality included).
 inline std::int64_t fold_end_of(std::int64_t first_position, int block) {

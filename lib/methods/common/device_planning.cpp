@@ -1,17 +1,13 @@
 #include "lib/methods/common/device_planning.h"
 
+#include "lib/methods/common/block_selection.h"
+
 namespace s2o {
 
 PlannedFold planned_fold(const ParamSet& params, int block) {
-  const std::string& kind = params.get_choice("compensation");
-  PlannedFold fold;
-  fold.rule.fold_block = block;
-  fold.rule.kind = kind == "none"       ? Compensation::kNone
-                   : kind == "centroid" ? Compensation::kCentroid
-                   : kind == "blocks"   ? Compensation::kBlocks
-                                        : Compensation::kBlocksVariance;
-  if (fold.rule.kind == Compensation::kNone) fold.rule = FoldRule{};
-  return fold;
+  const Compensation kind = compensation_of(params);
+  if (kind == Compensation::kNone) return {};
+  return {.rule = {.kind = kind, .fold_block = block}};
 }
 
 bool rounds_officially(const DevicePlanningRequest& request) {

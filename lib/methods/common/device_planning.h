@@ -1,8 +1,8 @@
-// From parameters of methods to the settings of their device planners (kernels/planning/).
+// What the device planners of several methods share.
 #pragma once
 
-#include "kernels/planning/tile_planner.h"
 #include "lib/methods/method.h"
+#include "lib/planning/tile_planner.h"
 
 namespace s2o {
 
@@ -13,5 +13,9 @@ PlannedFold planned_fold(const ParamSet& params, int block);
 // work on blocks of 64 or 128 tokens.
 bool rounds_officially(const DevicePlanningRequest& request);
 inline bool is_device_block(std::int64_t block) { return block == 64 || block == 128; }
+
+inline std::int32_t ceil_div(std::int64_t a, std::int64_t b) {
+  return static_cast<std::int32_t>((a + b - 1) / b);
+}
 
 }  // namespace s2o

@@ -1,0 +1,255 @@
+#include "lib/methods/s2o/row_planner.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/common/tile_order.h"
+#include "kernels/planning/op.h"
+#include "kernels/planning/s2o/row_ops.h"
+#include "lib/methods/s2o/s2o_layout.h"
+
+namespace s2o {
+namespace {
+
+class RowPlanner final : public Planner {
+ public:
+  RowPlanner(const Problem& problem, const RowPlannerSettings& settings, std::int64_t l2_bytes)
+      : problem_(problem),
+        settings_(settings),
+        limits_{.l2_bytes = l2_bytes, .list_bytes_per_token = settings.order_bytes_per_token},
+        common_{.segment_size = kRankedRows,
+                .block_m = kRankedRows,
+                .block_n = settings.block_n,
+                .query_guide = QueryGuide::kNone,
+                .history_order = HistoryOrder::kRanked,
+                .share_key_order_in_group = false,
+                .stop = settings.stop,
+                .ranking = {.form = Ranking::kRows},
+                .local_window = settings.local_window,
+                .fold = settings.fold,
+                .kept_fraction = settings.kept_fraction},
+        shape_(s2o_history_shape(problem, common_)),
+        layout_(shape_, limits_),
+        sample_stride_(row_sample_stride(problem.seqlen)) {
+    const std::int64_t tiles = std::int64_t{shape_.num_segments} * problem.num_q_heads;
+    const std::int64_t groups = num_key_groups(problem.seqlen);
+    bad_row_ = workspace_.add<std::uint32_t>(1);
+    next_task_ =
+        workspace_.add<std::int32_t>(static_cast<std::int64_t>(layout_.batches.size()) + 1);
+    const std::int64_t profile = std::int64_t{problem.num_kv_heads} * kPackedColumns;
+    key_means_ = workspace_.add<float>(std::int64_t{problem.num_kv_heads} * problem.head_dim);
+    dims_ = workspace_.add<std::int32_t>(profile);
+    key_scales_ = workspace_.add<float>(profile);
+    query_scales_ = workspace_.add<float>(profile);
+    samples_ = workspace_.add<std::uint16_t>(std::int64_t{problem.num_kv_heads} * num_samples() *
+                                             problem.head_dim);
+    keys_ = workspace_.add<unsigned char>(problem.num_kv_heads * groups * kPackedGroupBytes);
+    queries_ = workspace_.add<unsigned char>(tiles * kPackedQueryBytes);
+    normalizers_ = workspace_.add<float>(problem.num_q_heads * problem.seqlen);
+    probe_weights_ = workspace_.add<float>(std::int64_t{probes().count()} * problem.num_q_heads);
+    is_local_ = workspace_.add<std::uint8_t>(tiles);
+    classes_ = workspace_.add<unsigned char>(2 * std::min<std::int64_t>(tiles, kMaxRankBlocks) *
+                                             groups * kKeyGroup);
+    order_offsets_ = workspace_.add_constant(layout_.order_offsets);
+    order_ = workspace_.add<std::int32_t>(layout_.order_per_list * shape_.num_lists());
+
+    PlanSkeleton skeleton = s2o_plan_skeleton(problem, common_, shape_, layout_);
+    if (settings.floor == 0.0f) visit_everything(skeleton.passes.front());
+    header_ = skeleton.header;
+    std::vector<std::int32_t> tile_ends;
+    for (const OrderBatch& batch : layout_.batches) {
+      tile_ends.push_back(batch.end_segment);
+      batch_ends_.push_back(batch.end_segment * header_.num_plan_heads);
+    }
+    const PassSkeleton& pass = skeleton.passes.front();
+    const PassView host{.item_offsets = pass.item_offsets.data(), .items = pass.items.data()};
+    items_ = workspace_.add_constant(pass.items);
+    item_offsets_ = workspace_.add_constant(pass.item_offsets);
+    fold_end_ = workspace_.add_constant(pass.fold_end);
+    tile_order_ = workspace_.add_constant(order_by_batch(
+        tile_launch_order(problem, header_, host, l2_bytes), header_.num_q_tiles, tile_ends));
+  }
+
+  PlanningCost cost() const override {
+    const double d = problem_.head_dim;
+    const auto seqlen = static_cast<double>(problem_.seqlen);
+    const double queries = problem_.num_q_heads * seqlen;
+    const double keys = problem_.num_kv_heads * seqlen;
+    const double scores =
+        static_cast<double>(layout_.history_per_list) * shape_.num_lists() * kRankedRows;
+    const double estimated = queries * static_cast<double>(num_samples()) / 2.0 +
+                             queries * (kRankedRows + static_cast<double>(shape_.local_window));
+    return {.flops = 2.0 * scores * kPackedColumns + 2.0 * estimated * d,
+            .bytes = 2.0 * d * (2.0 * queries + keys) + 2.0 * kPackedColumns * (queries + keys)};
+  }
+
+  void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
+    const Elements elements = input.elements();
+    kernels.clear(bad_row_.data(), bad_row_.size_bytes());
+    if (settings_.floor == 0.0f) return;
+    kernels.clear(next_task_.data(), next_task_.size_bytes());
+    kernels.run(RowProfileArgs{.q = input.q,
+                               .k = input.k,
+                               .profile = profile(),
+                               .seqlen = problem_.seqlen,
+                               .num_kv_heads = problem_.num_kv_heads,
+                               .group_size = problem_.group_size(),
+                               .softmax_scale = problem_.softmax_scale},
+                elements);
+    kernels.run(PackKeysArgs{.k = input.k,
+                             .profile = profile(),
+                             .packed = keys_.data(),
+                             .samples = samples_.data(),
+                             .bad_row = bad_row_.data(),
+                             .seqlen = problem_.seqlen,
+                             .sample_stride = sample_stride_,
+                             .num_samples = num_samples(),
+                             .num_kv_heads = problem_.num_kv_heads,
+                             .group_size = problem_.group_size(),
+                             .num_segments = shape_.num_segments},
+                elements);
+    if (looks_for_local_tiles()) {
+      prepare_queries(probes(), nullptr, input, kernels);
+      RankRowsArgs weigh = rank_args(probes(), next_task_.data() + layout_.batches.size());
+      weigh.probe_weights = probe_weights_.data();
+      kernels.run(weigh, elements);
+      kernels.run(FindLocalArgs{.probe_weights = probe_weights_.data(),
+                                .is_local = is_local_.data(),
+                                .num_q_heads = problem_.num_q_heads,
+                                .num_segments = shape_.num_segments,
+                                .probe_stride = settings_.probe_stride,
+                                .limit = settings_.local_limit},
+                  elements);
+    }
+    prepare_queries({.end = shape_.num_segments}, local_tiles(), input, kernels);
+    plan_next(0, input, kernels);
+  }
+
+  int num_batches() const override { return static_cast<int>(layout_.batches.size()); }
+  void plan_next(int batch, const DeviceInput& input, PlanningKernels& kernels) const override {
+    if (settings_.floor == 0.0f) return;
+    const OrderBatch& rows = layout_.batches[static_cast<std::size_t>(batch)];
+    RankRowsArgs args = rank_args({.first = rows.first_segment, .end = rows.end_segment},
+                                  next_task_.data() + batch);
+    args.is_local = local_tiles();
+    kernels.run(args, input.elements());
+  }
+
+  DevicePlan device_plan() const override {
+    DevicePlan plan;
+    plan.header = header_;
+    plan.passes.push_back({.item_offsets = item_offsets_.data(),
+                           .items = items_.data(),
+                           .gather_indices = order_.data(),
+                           .fold_end = fold_end_.data()});
+    plan.tile_orders.push_back(tile_order_.data());
+    plan.batch_ends = batch_ends_;
+    return plan;
+  }
+
+  const std::uint32_t* error_word() const override { return bad_row_.data(); }
+  std::string row_name(std::int64_t row) const override {
+    return "query head " + std::to_string(row / shape_.num_segments) + ", segment " +
+           std::to_string(row % shape_.num_segments);
+  }
+
+ private:
+  // Histories in place of lists.
+  void visit_everything(PassSkeleton& pass) const {
+    for (std::size_t tile = 0; tile + 1 < pass.item_offsets.size(); ++tile) {
+      const auto segment = static_cast<std::int64_t>(tile) % shape_.num_segments;
+      for (std::int64_t i = pass.item_offsets[tile]; i < pass.item_offsets[tile + 1]; ++i) {
+        PlanItem& item = pass.items[static_cast<std::size_t>(i)];
+        if (item.kind != ItemKind::kGather) continue;
+        item = {.begin = 0, .count = static_cast<std::int32_t>(shape_.history_length(segment))};
+      }
+    }
+  }
+  std::int64_t num_samples() const { return problem_.seqlen / sample_stride_; }
+  TileSet probes() const { return probe_tiles(shape_.num_segments, settings_.probe_stride); }
+  bool looks_for_local_tiles() const {
+    return settings_.local_limit > 0.0f && probes().count() > 0;
+  }
+  const std::uint8_t* local_tiles() const {
+    return looks_for_local_tiles() ? is_local_.data() : nullptr;
+  }
+  void prepare_queries(const TileSet& tiles, const std::uint8_t* is_local, const DeviceInput& input,
+                       PlanningKernels& kernels) const {
+    kernels.run(RowNormalizerArgs{.q = input.q,
+                                  .k = input.k,
+                                  .samples = samples_.data(),
+                                  .log2_normalizers = normalizers_.data(),
+                                  .is_local = is_local,
+                                  .tiles = tiles,
+                                  .shape = shape_,
+                                  .sample_stride = sample_stride_,
+                                  .num_samples = num_samples(),
+                                  .sink = settings_.sink,
+                                  .softmax_scale = problem_.softmax_scale},
+                input.elements());
+    kernels.run(PackQueriesArgs{.q = input.q,
+                                .profile = profile(),
+                                .log2_normalizers = normalizers_.data(),
+                                .packed = queries_.data(),
+                                .is_local = is_local,
+                                .bad_row = bad_row_.data(),
+                                .tiles = tiles,
+                                .shape = shape_,
+                                .softmax_scale = problem_.softmax_scale},
+                input.elements());
+  }
+  RankRowsArgs rank_args(const TileSet& tiles, std::int32_t* next_task) const {
+    return {.queries = queries_.data(),
+            .keys = keys_.data(),
+            .classes = classes_.data(),
+            .next_task = next_task,
+            .order = order_.data(),
+            .order_offsets = order_offsets_.data(),
+            .order_per_list = layout_.order_per_list,
+            .items = items_.data(),
+            .item_offsets = item_offsets_.data(),
+            .shape = shape_,
+            .num_q_heads = problem_.num_q_heads,
+            .tiles = tiles,
+            .sink = settings_.sink,
+            .floor = settings_.floor * std::exp2(kScoreBias)};
+  }
+  RowProfile profile() const {
+    return {.key_means = key_means_.data(),
+            .dims = dims_.data(),
+            .key_scales = key_scales_.data(),
+            .query_scales = query_scales_.data()};
+  }
+
+  const Problem problem_;
+  const RowPlannerSettings settings_;
+  const PlannerLimits limits_;
+  const S2oSettings common_;
+  const HistoryShape shape_;
+  const S2oLayout layout_;
+  const std::int64_t sample_stride_;
+  PlanView header_;
+  Workspace::Array<std::uint32_t> bad_row_;
+  Workspace::Array<std::int32_t> next_task_, dims_, order_;
+  Workspace::Array<float> key_means_, key_scales_, query_scales_, normalizers_, probe_weights_;
+  Workspace::Array<std::uint16_t> samples_;
+  Workspace::Array<unsigned char> keys_, queries_, classes_;
+  Workspace::Array<std::uint8_t> is_local_;
+  Workspace::Array<std::int64_t> order_offsets_, item_offsets_;
+  Workspace::Array<PlanItem> items_;
+  Workspace::Array<std::int32_t> fold_end_, tile_order_;
+  std::vector<std::int32_t> batch_ends_;  // as in DevicePlan
+};
+
+}  // namespace
+
+std::unique_ptr<Planner> make_row_planner(const Problem& problem,
+                                          const RowPlannerSettings& settings,
+                                          std::int64_t l2_bytes) {
+  return std::make_unique<RowPlanner>(problem, settings, l2_bytes);
+}
+
+}  // namespace s2o

@@ -1,0 +1,55 @@
+// Settings and plans of `s2o` (the paper) and `s2o_plus` (what this project adds): segments, query
+// order, ranked history, early stop.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "kernels/planning/s2o/query_order_ops.h"
+#include "lib/methods/method.h"
+#include "lib/methods/s2o/key_ranking.h"
+#include "lib/methods/s2o/row_ranking.h"
+
+namespace s2o {
+
+enum class HistoryOrder { kRanked, kRecent, kNone };
+
+struct S2oSettings {
+  std::int64_t segment_size;  // tokens, a multiple of block_m
+  int block_m;                // query rows of a tile
+  int block_n;                // keys of a step
+  // Orders the queries of a segment; the history then has a pass of its own, in that order.
+  QueryGuide query_guide;
+  HistoryOrder history_order;
+  bool share_key_order_in_group;  // one order for all query heads of a KV head
+  StopRule stop;
+  // Beyond the paper:
+  RankingSettings ranking;
+  std::int64_t local_window;  // tokens before the segment that are always visited
+  FoldRule fold;
+  bool natural_pass1;  // pass 1 in natural order with its own tiles, merged by LSE
+  // Of the device planner, set by no parameter: ranked keys kept of each history. 0 keeps all, and
+  // only then tau = 0 equals dense attention.
+  std::int64_t max_depth;
+  int kept_fraction;  // of the same, as in HistoryShape
+  // Of ranking by rows: leading tokens that are always visited; weight below which keys are not
+  // visited and far share below which a tile ranks nothing, both as multiples of tau.
+  std::int64_t sink;
+  float floor_per_tau;
+  float local_per_tau;
+};
+
+// The parameters of the paper's method, in interface order; and reading them back.
+std::vector<ParamSpec> s2o_param_specs();
+S2oSettings s2o_settings(const ParamSet& params);
+
+SparsePlan plan_s2o(const AttentionInput& input, const S2oSettings& settings);
+// UnsupportedError when the kernels cannot hold the problem.
+std::unique_ptr<Planner> s2o_planner(const Problem& problem, const S2oSettings& settings,
+                                     const PlannerLimits& limits);
+// The same, or null for settings without device code: permuted rows in pass 1, an unranked history,
+// low-rank or full covariance, more clusters than kMaxClusters.
+std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request,
+                                            const S2oSettings& settings);
+
+}  // namespace s2o

@@ -1,0 +1,78 @@
+// Where the scores and orders of S2O's rows lie, in which batches they are computed, and the part
+// of the plan that does not depend on Q and K. Host code without CUDA.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/common/plan_view.h"
+#include "kernels/common/problem.h"
+#include "kernels/planning/s2o/history.h"
+#include "lib/methods/s2o/s2o.h"
+
+namespace s2o {
+
+// Scores take at most so many bytes per token and list (history.h), 2 a key.
+inline constexpr std::int64_t kScoreBytesPerToken = 128;
+// Bytes per token and query head of the whole workspace, whatever the settings, from 32,768 tokens
+// at head_dim 128 or less: orders (kListBytesPerToken), scores, 130 for the clusters of segments of
+// 64 tokens, the rest for normalisers, orders of queries and items.
+inline constexpr std::int64_t kS2oBytesPerToken = 576;
+
+// Checks the settings against the problem.
+HistoryShape s2o_history_shape(const Problem& problem, const S2oSettings& settings);
+
+// Rows whose scores are in memory together: segments [first_segment, end_segment) of all lists of
+// some KV heads.
+struct ScoreBatch {
+  std::int32_t first_kv_head = 0;
+  std::int32_t num_kv_heads = 0;
+  std::int32_t first_segment = 0;
+  std::int32_t end_segment = 0;
+  std::int64_t first_offset = 0;     // score offset of first_segment
+  std::int64_t scores_per_list = 0;  // of the batch
+
+  std::int32_t num_row_tiles(const HistoryShape& shape, int row_tile) const;
+  std::int32_t num_key_chunks(const HistoryShape& shape, int key_chunk) const;
+};
+
+// Segments [first_segment, end_segment) of all lists, whose orders are in memory together.
+struct OrderBatch {
+  std::int32_t first_segment = 0;
+  std::int32_t end_segment = 0;
+  std::vector<ScoreBatch> scores;
+};
+
+struct S2oLayout {
+  std::vector<std::int64_t> score_offsets;  // [num_segments + 1], into a list, multiples of 64
+  std::vector<std::int64_t> order_offsets;  // [num_segments], into a list of the segment's batch
+  std::vector<OrderBatch> batches;
+  std::int64_t score_entries = 0;     // of the largest batch of scores
+  std::int64_t order_per_list = 0;    // room of a list: of the largest batch of orders
+  std::int64_t history_per_list = 0;  // scores of a list
+  std::int64_t ordered_per_list = 0;  // entries of all orders of a list
+
+  // Scores take at most the limits' scratch and kScoreBytesPerToken, but always hold one tile of
+  // rows; orders at most the limits' lists, but always hold one segment.
+  S2oLayout(const HistoryShape& shape, const PlannerLimits& limits);
+
+ private:
+  void add_order_batches(const HistoryShape& shape, std::int64_t limit);
+  void add_score_batches(const HistoryShape& shape, std::int64_t limit, OrderBatch& batch);
+};
+
+// Items in tile order.
+struct PassSkeleton {
+  std::vector<PlanItem> items;
+  std::vector<std::int64_t> item_offsets;  // [num_plan_heads * num_q_tiles + 1]
+  std::vector<std::int32_t> fold_end;      // [num_plan_heads * num_q_tiles], or empty
+};
+// One pass; with a query guide the own segment has a pass of its own, in natural order.
+struct PlanSkeleton {
+  PlanView header;
+  std::vector<PassSkeleton> passes;
+};
+PlanSkeleton s2o_plan_skeleton(const Problem& problem, const S2oSettings& settings,
+                               const HistoryShape& shape, const S2oLayout& layout);
+
+}  // namespace s2o

@@ -1,0 +1,372 @@
+#include <fmt/format.h>
+
+#include <Eigen/Dense>
+#include <algorithm>
+#include <cstddef>
+#include <numeric>
+
+#include "kernels/common/parallel.h"
+#include "kernels/planning/s2o/cluster_ops.h"
+#include "lib/core/error.h"
+#include "lib/methods/s2o/row_planner.h"
+#include "lib/methods/s2o/s2o.h"
+
+namespace s2o {
+namespace {
+
+using RowMatrixXf = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+using Rows = Eigen::Map<const RowMatrixXf>;
+
+// Indices [0, scores.size()) by descending score, ties by lower index.
+std::vector<std::int32_t> descending_order(const float* scores, std::int64_t count) {
+  std::vector<std::int32_t> order(static_cast<std::size_t>(count));
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [scores](std::int32_t a, std::int32_t b) {
+    return scores[a] != scores[b] ? scores[a] > scores[b] : a < b;
+  });
+  return order;
+}
+
+bool ranks_rows(const S2oSettings& settings) {
+  return settings.ranking.form == Ranking::kRows && settings.history_order == HistoryOrder::kRanked;
+}
+
+void check_row_ranking(const S2oSettings& settings) {
+  if (!ranks_rows(settings)) return;
+  if (settings.segment_size != kRankedRows || settings.block_m != kRankedRows) {
+    throw ConfigError(
+        fmt::format("ranking rows ranks tiles of {} queries: segment_size is {}, block_m {}",
+                    kRankedRows, settings.segment_size, settings.block_m));
+  }
+  if (settings.query_guide != QueryGuide::kNone || settings.share_key_order_in_group) {
+    throw ConfigError("ranking rows needs query_guide none and key_order_sharing query_head");
+  }
+}
+
+RowRankingSettings row_settings(const S2oSettings& settings) {
+  return {.local_window = settings.local_window,
+          .sink = settings.sink,
+          .floor = settings.floor_per_tau * settings.stop.tau,
+          .local_limit = settings.local_per_tau * settings.stop.tau * kRankedRows};
+}
+
+class S2oCpuPlan {
+ public:
+  S2oCpuPlan(const AttentionInput& input, const S2oSettings& settings)
+      : input_(input),
+        problem_(input.problem),
+        settings_(settings),
+        num_segments_((problem_.seqlen + settings.segment_size - 1) / settings.segment_size),
+        plan_(problem_, settings.block_m, settings.block_n) {
+    if (settings.segment_size % settings.block_m != 0) {
+      throw ConfigError(fmt::format("segment_size {} is not a multiple of block_m {}",
+                                    settings.segment_size, settings.block_m));
+    }
+    check_row_ranking(settings);
+  }
+
+  SparsePlan plan() {
+    plan_.header.stop = settings_.stop;
+    plan_.header.fold = settings_.fold;
+    const bool orders_queries = settings_.query_guide != QueryGuide::kNone;
+    const bool two_passes = orders_queries && settings_.natural_pass1;
+    if (two_passes) plan_.passes.resize(2);
+    PlanPass& main_pass = plan_.passes.back();
+    if (orders_queries) order_queries(main_pass.query_order);
+    rank_all_histories(main_pass.gather_indices);
+
+    PlanBuilder local(plan_);
+    PlanBuilder history(plan_);
+    PlanBuilder& history_target = two_passes ? history : local;
+    for (int head = 0; head < problem_.num_q_heads; ++head) {
+      for (int tile = 0; tile < plan_.header.num_q_tiles; ++tile) {
+        add_pass1(local, head, tile, two_passes ? nullptr : &main_pass.query_order);
+        add_pass2(history_target, head, tile);
+      }
+    }
+    local.finish(plan_.passes.front());
+    if (two_passes) history.finish(main_pass);
+    if (settings_.fold.kind != Compensation::kNone) set_fold_end(main_pass);
+    return std::move(plan_);
+  }
+
+ private:
+  std::int64_t segment_of(int tile) const {
+    return static_cast<std::int64_t>(tile) * settings_.block_m / settings_.segment_size;
+  }
+  std::int64_t segment_begin(std::int64_t segment) const {
+    return segment * settings_.segment_size;
+  }
+  std::int64_t segment_end(std::int64_t segment) const {
+    return std::min((segment + 1) * settings_.segment_size, problem_.seqlen);
+  }
+  // Tokens before the segment that are visited in place, and end of the ranked history.
+  std::int64_t window_begin(std::int64_t segment) const {
+    return std::max<std::int64_t>(segment_begin(segment) - settings_.local_window, 0);
+  }
+
+  Rows queries(int q_head, std::int64_t segment) const {
+    const std::int64_t begin = segment_begin(segment);
+    return Rows(input_.q_head(q_head) + begin * problem_.head_dim, segment_end(segment) - begin,
+                problem_.head_dim);
+  }
+
+  // Step 1: inside each segment, rows by descending q . u.
+  void order_queries(std::vector<std::int32_t>& query_order) const {
+    query_order.resize(static_cast<std::size_t>(problem_.num_q_heads * problem_.seqlen));
+    parallel_for(problem_.num_q_heads, [&](std::int64_t head) {
+      const int q_head = static_cast<int>(head);
+      const Rows keys(input_.k_head(q_head / problem_.group_size()), problem_.seqlen,
+                      problem_.head_dim);
+      Eigen::VectorXf prefix_sum = Eigen::VectorXf::Zero(problem_.head_dim);
+      Eigen::VectorXf guide;
+      if (settings_.query_guide == QueryGuide::kGlobalMeanKey) {
+        guide = keys.colwise().mean().transpose();
+      }
+      for (std::int64_t segment = 0; segment < num_segments_; ++segment) {
+        const std::int64_t begin = segment_begin(segment);
+        const std::int64_t count = segment_end(segment) - begin;
+        if (settings_.query_guide == QueryGuide::kPrefixMeanKey) {
+          prefix_sum += keys.middleRows(begin, count).colwise().sum().transpose();
+          guide = prefix_sum / static_cast<float>(begin + count);
+        } else if (settings_.query_guide == QueryGuide::kSegmentMeanQuery) {
+          guide = queries(q_head, segment).colwise().mean().transpose();
+        }
+        const Eigen::VectorXf rank = queries(q_head, segment) * guide;
+        const auto order = descending_order(rank.data(), count);
+        std::int32_t* target = query_order.data() + head * problem_.seqlen + begin;
+        for (std::int64_t i = 0; i < count; ++i) {
+          target[i] = static_cast<std::int32_t>(begin + order[static_cast<std::size_t>(i)]);
+        }
+      }
+    });
+  }
+
+  // Step 2: the visiting order of every segment's history, one flat list per head (or KV head).
+  void rank_all_histories(std::vector<std::int32_t>& gather_indices) {
+    const int group = problem_.group_size();
+    const bool shared = settings_.share_key_order_in_group;
+    const int num_lists = shared ? problem_.num_kv_heads : problem_.num_q_heads;
+    history_offset_.assign(static_cast<std::size_t>(num_segments_) + 1, 0);
+    for (std::int64_t segment = 0; segment < num_segments_; ++segment) {
+      const std::int64_t length =
+          settings_.history_order == HistoryOrder::kNone ? 0 : window_begin(segment);
+      history_offset_[static_cast<std::size_t>(segment) + 1] =
+          history_offset_[static_cast<std::size_t>(segment)] + length;
+    }
+    // With tau 0 nothing is left out: no order matters.
+    if (ranks_rows(settings_) && settings_.stop.tau == 0.0f) return;
+    gather_indices.resize(static_cast<std::size_t>(history_offset_.back() * num_lists));
+    if (ranks_rows(settings_)) {
+      rank_rows(gather_indices);
+      return;
+    }
+    const KeyRanking ranking(input_, settings_.ranking);
+    parallel_for(num_lists * num_segments_, [&](std::int64_t task) {
+      const std::int64_t list = task / num_segments_;
+      // Late segments have the longest histories: start with them.
+      const std::int64_t segment = num_segments_ - 1 - task % num_segments_;
+      const int first_q_head = static_cast<int>(shared ? list * group : list);
+      std::int32_t* target = gather_indices.data() + list * history_offset_.back() +
+                             history_offset_[static_cast<std::size_t>(segment)];
+      rank_history(ranking, first_q_head, shared ? group : 1, segment, target);
+    });
+  }
+
+  void rank_rows(std::vector<std::int32_t>& gather_indices) {
+    const RowRanking ranking(input_, row_settings(settings_));
+    HistoryShape shape;
+    shape.segment_size = settings_.segment_size;
+    shape.local_window = settings_.local_window;
+    shape.kept_fraction = rows_kept_fraction(settings_.stop.tau);
+    ranked_.resize(static_cast<std::size_t>(problem_.num_q_heads * num_segments_));
+    parallel_for(problem_.num_q_heads * num_segments_, [&](std::int64_t task) {
+      const std::int64_t head = task / num_segments_;
+      const std::int64_t segment = num_segments_ - 1 - task % num_segments_;
+      const auto order =
+          ranking.order(static_cast<int>(head), segment, shape.order_length(segment));
+      std::copy(order.begin(), order.end(),
+                gather_indices.begin() + head * history_offset_.back() +
+                    history_offset_[static_cast<std::size_t>(segment)]);
+      ranked_[static_cast<std::size_t>(head * num_segments_ + segment)] =
+          static_cast<std::int32_t>(order.size());
+    });
+  }
+
+  void rank_history(const KeyRanking& ranking, int first_q_head, int num_heads,
+                    std::int64_t segment, std::int32_t* target) const {
+    const std::int64_t length = history_offset_[static_cast<std::size_t>(segment) + 1] -
+                                history_offset_[static_cast<std::size_t>(segment)];
+    if (length == 0) return;
+    if (settings_.history_order == HistoryOrder::kRecent) {
+      for (std::int64_t i = 0; i < length; ++i) {
+        target[i] = static_cast<std::int32_t>(length - 1 - i);
+      }
+      return;
+    }
+    const std::vector<float> scores = ranking.scores(
+        first_q_head, num_heads, segment_begin(segment), segment_end(segment), length);
+    const auto order = descending_order(scores.data(), length);
+    std::copy(order.begin(), order.end(), target);
+  }
+
+  // Step 3: the segment itself, in place, up to the largest position among the tile's rows.
+  void add_pass1(PlanBuilder& builder, int head, int tile,
+                 const std::vector<std::int32_t>* query_order) const {
+    const TileRows rows = tile_rows(problem_, plan_.header, tile);
+    const std::int64_t begin = segment_begin(segment_of(tile));
+    std::int64_t last = rows.last_position;
+    if (query_order != nullptr && !query_order->empty()) {
+      const auto base = query_order->begin() + head * problem_.seqlen;
+      last = *std::max_element(base + rows.first_slot, base + rows.end_slot);
+    }
+    builder.add(head, tile,
+                {.begin = begin,
+                 .count = static_cast<std::int32_t>(last + 1 - begin),
+                 .kind = ItemKind::kRun,
+                 .mask = MaskClass::kCausal});
+  }
+
+  // Steps 4 and 5: the local window, then the history in visiting order until the stop.
+  void add_pass2(PlanBuilder& builder, int head, int tile) const {
+    const std::int64_t segment = segment_of(tile);
+    const std::int64_t window = segment_begin(segment) - window_begin(segment);
+    if (window > 0) {
+      builder.add(head, tile,
+                  {.begin = window_begin(segment), .count = static_cast<std::int32_t>(window)});
+    }
+    const auto s = static_cast<std::size_t>(segment);
+    std::int64_t length = history_offset_[s + 1] - history_offset_[s];
+    if (length == 0) return;
+    if (ranks_rows(settings_) && settings_.stop.tau == 0.0f) {
+      builder.add(head, tile, {.begin = 0, .count = static_cast<std::int32_t>(length)});
+      return;
+    }
+    if (!ranked_.empty()) {
+      length = ranked_[static_cast<std::size_t>(head * num_segments_ + segment)];
+    }
+    const int list = settings_.share_key_order_in_group ? head / problem_.group_size() : head;
+    builder.add(head, tile,
+                {.begin = list * history_offset_.back() + history_offset_[s],
+                 .count = static_cast<std::int32_t>(length),
+                 .kind = ItemKind::kGather,
+                 .mask = MaskClass::kNone,
+                 .stoppable = true});
+  }
+
+  void set_fold_end(PlanPass& pass) const {
+    pass.fold_end.resize(static_cast<std::size_t>(plan_.num_tiles()));
+    for (int head = 0; head < problem_.num_q_heads; ++head) {
+      for (int tile = 0; tile < plan_.header.num_q_tiles; ++tile) {
+        pass.fold_end[static_cast<std::size_t>(plan_.tile_index(head, tile))] =
+            static_cast<std::int32_t>(segment_begin(segment_of(tile)));
+      }
+    }
+  }
+
+  const AttentionInput& input_;
+  const Problem& problem_;
+  const S2oSettings& settings_;
+  const std::int64_t num_segments_;
+  SparsePlan plan_;
+  std::vector<std::int64_t> history_offset_;  // [num_segments + 1], into one head's list
+  std::vector<std::int32_t> ranked_;          // [num_q_heads, num_segments], with ranking by rows
+};
+
+}  // namespace
+
+std::vector<ParamSpec> s2o_param_specs() {
+  return {
+      ParamSpec::real("tau", 0.01, "stop once a step adds less than this share of softmax mass",
+                      0.0, 1.0),
+      ParamSpec::integer("segment_size", 128, "tokens per segment, a multiple of block_m", 16,
+                         1 << 24),
+      ParamSpec::choice("query_guide", "none",
+                        {"none", "prefix_mean_key", "global_mean_key", "segment_mean_query"},
+                        "vector that ranks the queries of a segment; none keeps their order"),
+      ParamSpec::choice("key_order_sharing", "query_head", {"query_head", "kv_head"},
+                        "one visiting order per query head, or per KV head for its whole group"),
+      ParamSpec::choice("history_order", "ranked", {"ranked", "recent", "none"},
+                        "order of the history; none visits the own segment only (ablation)"),
+      ParamSpec::choice("stop_reduce", "mean", {"mean", "max"}, "reduction of the rows' gains"),
+      ParamSpec::integer("stop_patience", 1, "consecutive small steps before the stop", 1, 1 << 20),
+      ParamSpec::integer("min_steps", 1, "steps of the history before a stop", 1, 1 << 20),
+      ParamSpec::integer("block_m", 128, "query rows of a tile", 16, 1024),
+      ParamSpec::integer("block_n", 128, "keys of a step", 16, 1024),
+  };
+}
+
+S2oSettings s2o_settings(const ParamSet& params) {
+  const std::string& guide = params.get_choice("query_guide");
+  const std::string& order = params.get_choice("history_order");
+  return {
+      .segment_size = params.get_int("segment_size"),
+      .block_m = static_cast<int>(params.get_int("block_m")),
+      .block_n = static_cast<int>(params.get_int("block_n")),
+      .query_guide = guide == "prefix_mean_key"      ? QueryGuide::kPrefixMeanKey
+                     : guide == "global_mean_key"    ? QueryGuide::kGlobalMeanKey
+                     : guide == "segment_mean_query" ? QueryGuide::kSegmentMeanQuery
+                                                     : QueryGuide::kNone,
+      .history_order = order == "ranked"   ? HistoryOrder::kRanked
+                       : order == "recent" ? HistoryOrder::kRecent
+                                           : HistoryOrder::kNone,
+      .share_key_order_in_group = params.get_choice("key_order_sharing") == "kv_head",
+      .stop = {.tau = static_cast<float>(params.get_real("tau")),
+               .reduce = params.get_choice("stop_reduce") == "mean" ? StopReduce::kMean
+                                                                    : StopReduce::kMax,
+               .patience = static_cast<int>(params.get_int("stop_patience")),
+               .min_steps = static_cast<int>(params.get_int("min_steps"))},
+      .ranking = {.form = Ranking::kMean,
+                  .low_rank = 0,
+                  .num_clusters = 0,
+                  .cluster_iterations = 0,
+                  .normalizer_aware = false,
+                  .value_aware = false},
+      .local_window = 0,
+      .fold = {},
+      .natural_pass1 = false,
+      .max_depth = 0,
+      .kept_fraction = 0,
+      .sink = 0,
+      .floor_per_tau = 0.0f,
+      .local_per_tau = 0.0f,
+  };
+}
+
+std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request,
+                                            const S2oSettings& settings) {
+  if (ranks_rows(settings)) {
+    check_row_ranking(settings);
+    if (request.dtype == StorageDType::kF32) return nullptr;
+    const RowRankingSettings rows = row_settings(settings);
+    return make_row_planner(request.problem,
+                            {.block_n = settings.block_n,
+                             .local_window = rows.local_window,
+                             .sink = static_cast<std::int32_t>(rows.sink),
+                             .floor = rows.floor,
+                             .probe_stride = rows.probe_stride,
+                             .local_limit = rows.local_limit,
+                             .kept_fraction = rows_kept_fraction(settings.stop.tau),
+                             .stop = settings.stop,
+                             .fold = settings.fold},
+                            request.limits.l2_bytes);
+  }
+  const RankingSettings& ranking = settings.ranking;
+  const bool has_ranking =
+      ranking.form == Ranking::kClusters
+          ? ranking.num_clusters <= kMaxClusters
+          : ranking.form == Ranking::kMean || ranking.form == Ranking::kDiagonal;
+  // With permuted rows in the pass over the own segment, its items depend on the order.
+  const bool has_guide = settings.query_guide == QueryGuide::kNone ||
+                         (settings.natural_pass1 && settings.segment_size <= kMaxGuidedSegment);
+  const bool has_device_code = request.dtype != StorageDType::kF32 && has_guide && has_ranking &&
+                               settings.history_order == HistoryOrder::kRanked;
+  if (!has_device_code || settings.segment_size % settings.block_m != 0) return nullptr;
+  return s2o_planner(request.problem, settings, request.limits);
+}
+
+SparsePlan plan_s2o(const AttentionInput& input, const S2oSettings& settings) {
+  return S2oCpuPlan(input, settings).plan();
+}
+
+}  // namespace s2o
