@@ -1,7 +1,7 @@
 // A method decides which keys each query tile visits, and in which order. It never computes
 // attention: it fills a SparsePlan, and one attention kernel runs it.
 //
-// To add a method: docs/methods.md.
+// To add a method: docs/adding_a_method.md.
 #pragma once
 
 #include <memory>
