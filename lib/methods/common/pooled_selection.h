@@ -17,19 +17,19 @@ ParamSpec pooled_block_size_spec();
 int pooled_block_size(const ParamSet& params, const std::string& method);
 
 // A[i, j] = r(r(qhat_i . khat_j) * scale), [T, T] row-major with T = ceil(seqlen / block).
-// NOTE: means of a partial last block divide by `block`, as if padded with zeros (trap 17).
+// NOTE: means of a partial last block divide by `block`, as if padded with zeros.
 // q, k [seqlen, head_dim]
 std::vector<float> pooled_scores(const float* q, const float* k, std::int64_t seqlen, int head_dim,
                                  int block, float scale, const Rounder& round);
 
 // Row top-cdf, cross-in: probabilities in descending order (ties by lower index) are kept until
 // their running sum first reaches `threshold`, the crossing item included; if it never does,
-// NOTHING is kept. threshold == 1 means "all": a running sum in floating point may miss 1 (trap
-// 16). ORs into selected [probability.size()].
+// NOTHING is kept. threshold == 1 means "all": a running sum in floating point may miss 1.
+// ORs into selected [probability.size()].
 void select_cross_in(std::span<const float> probability, double threshold, std::uint8_t* selected);
 
 // Softmax over the first `allowed` scores of a row, then select_cross_in among them. The mass base
-// is those blocks alone (trap 3); the forced blocks of the method come on top.
+// is those blocks alone; the forced blocks of the method come on top.
 void select_pooled_row(std::span<const float> scores, std::int64_t allowed, double threshold,
                        std::uint8_t* selected);
 

@@ -49,8 +49,8 @@ TEST(FlashPrefillV2, every_visible_key_is_covered_exactly_once) {
   }
 }
 
-// Sections 17.3 to 17.5 in fp64, from the selected blocks: one extra column per folded block with
-// logit q.kbar * scale + ln 128 and value vbar, means rounded to bf16 (trap 22.6).
+// Mean correction in fp64, from the selected blocks: one extra column per folded block with
+// logit q.kbar * scale + ln 128 and value vbar, means rounded to bf16.
 std::vector<float> output_by_definition(const AttentionInput& input, const SparsePlan& plan,
                                         bool rounded_means) {
   const Problem& p = input.problem;

@@ -207,7 +207,7 @@ TEST(XAttention, needle_is_seen_on_the_antidiagonal_only) {
 }
 
 // Uniform attention: all earlier blocks weigh the same, so the first ones are kept, as many as the
-// first-chunk rule of trap 4 says.
+// rule of the first chunk says.
 TEST(XAttention, uniform_attention_keeps_the_first_blocks) {
   const AttentionInput input = blank_input({1024, 1, 1, 64});
   constexpr double kThreshold = 0.5;
