@@ -37,11 +37,11 @@ class EnergyTile {
   S2O_DEVICE int num_candidates() const {
     if (is_dense()) return 0;
     switch (args_.rule) {
-      case EnergyRule::kFlashPrefillV2:
+      case BlockEnergyRule::kFlashPrefillV2:
         return static_cast<int>((last_position() + 1) / kEnergyBlock);
-      case EnergyRule::kFlashPrefillV1:
+      case BlockEnergyRule::kFlashPrefillV1:
         return tile_ + 1;
-      case EnergyRule::kRbs:
+      case BlockEnergyRule::kRbs:
         break;
     }
     return tile_;
@@ -50,11 +50,11 @@ class EnergyTile {
   S2O_DEVICE int row_blocks(int row) const {
     const std::int64_t slot = first_slot() + row;
     switch (args_.rule) {
-      case EnergyRule::kFlashPrefillV2:
+      case BlockEnergyRule::kFlashPrefillV2:
         return slot < end_slot() ? static_cast<int>(slot / args_.pack / kEnergyBlock) + 1 : 0;
-      case EnergyRule::kFlashPrefillV1:  // rows beyond the sequence are zero queries
+      case BlockEnergyRule::kFlashPrefillV1:  // rows beyond the sequence are zero queries
         return static_cast<int>((slot + 1) / kEnergyBlock);
-      case EnergyRule::kRbs:
+      case BlockEnergyRule::kRbs:
         break;
     }
     return slot < end_slot() ? tile_ : 0;
@@ -63,19 +63,19 @@ class EnergyTile {
   S2O_DEVICE int first_row(int block) const {
     std::int64_t slot = 0;
     switch (args_.rule) {
-      case EnergyRule::kFlashPrefillV2:
+      case BlockEnergyRule::kFlashPrefillV2:
         slot = static_cast<std::int64_t>(block) * kEnergyBlock * args_.pack;
         break;
-      case EnergyRule::kFlashPrefillV1:
+      case BlockEnergyRule::kFlashPrefillV1:
         slot = static_cast<std::int64_t>(block + 1) * kEnergyBlock - 1;
         break;
-      case EnergyRule::kRbs:
+      case BlockEnergyRule::kRbs:
         break;
     }
     return slot <= first_slot() ? 0 : static_cast<int>(slot - first_slot());
   }
   S2O_DEVICE int end_row() const {
-    if (args_.rule == EnergyRule::kFlashPrefillV1) return kEnergyBlock;
+    if (args_.rule == BlockEnergyRule::kFlashPrefillV1) return kEnergyBlock;
     return static_cast<int>(end_slot() - first_slot());
   }
 

@@ -11,10 +11,10 @@ namespace s2o {
 
 inline constexpr int kEnergyBlock = 128;  // keys of a block and packed rows of a tile
 
-enum class EnergyRule : std::uint8_t { kFlashPrefillV1, kFlashPrefillV2, kRbs };
+enum class BlockEnergyRule : std::uint8_t { kFlashPrefillV1, kFlashPrefillV2, kRbs };
 
 struct BlockEnergyArgs {
-  EnergyRule rule = EnergyRule::kFlashPrefillV2;
+  BlockEnergyRule rule = BlockEnergyRule::kFlashPrefillV2;
   const void* q = nullptr;      // [num_plan_heads * pack, seqlen, head_dim], 16-bit
   const void* means = nullptr;  // [num_kv_heads, num_blocks, head_dim], 16-bit
   // RBS: added to the logits of the second branch, times |q|; [num_kv_heads, num_blocks].

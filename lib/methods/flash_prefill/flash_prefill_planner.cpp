@@ -19,7 +19,8 @@ class FlashPrefillPlanner final : public BlockEnergyPlanner {
 
  private:
   BlockEnergyArgs energy_rule() const override {
-    return {.rule = settings_.is_v2 ? EnergyRule::kFlashPrefillV2 : EnergyRule::kFlashPrefillV1,
+    return {.rule = settings_.is_v2 ? BlockEnergyRule::kFlashPrefillV2
+                                    : BlockEnergyRule::kFlashPrefillV1,
             .alpha = settings_.alpha,
             .sink_blocks = settings_.forced.sink_blocks,
             .window_blocks = settings_.forced.window_blocks,

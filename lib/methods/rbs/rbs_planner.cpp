@@ -29,7 +29,7 @@ class RbsPlanner final : public BlockEnergyPlanner {
 
  private:
   BlockEnergyArgs energy_rule() const override {
-    return {.rule = EnergyRule::kRbs,
+    return {.rule = BlockEnergyRule::kRbs,
             .lifts = settings_.alpha_rescue.has_value() ? lifts_.data() : nullptr,
             .alpha = settings_.alpha_base,
             .alpha_lifted = settings_.alpha_rescue.value_or(0.0f),
