@@ -151,7 +151,7 @@ template <class Rule, class Args>
 struct SelectRowsKernel {
   static constexpr const char* kName = "planning: select rows";
   static constexpr int kThreads = 32 * kSelectWarps;
-  static constexpr int kMinBlocks = 0;
+  static constexpr int kMinBlocks = 1;
   static Grid grid(const Args& args) {
     const int warps = select_warps(args.rows.num_kv_blocks);
     const std::int64_t rows = std::int64_t{args.rows.num_heads} * args.rows.num_rows;
