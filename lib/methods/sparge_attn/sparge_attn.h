@@ -28,9 +28,9 @@ struct SpargeBudget {
 
 struct SpargeSettings {
   SpargeBudget budget;
-  double simthreshd;  // blocks whose mean cosine is not above this are dense
-  int block_m;        // tokens of a block of queries
-  int block_n;        // tokens of a block of keys
+  double simthreshd;    // blocks whose mean cosine is not above this are dense
+  int block_m;          // tokens of a block of queries
+  int block_n;          // tokens of a block of keys
   bool attention_sink;  // block 0 is visited always
   float pv_skip_threshold;
   int pv_skip_exempt;  // last steps of a tile that are never skipped
