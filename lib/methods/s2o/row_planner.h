@@ -12,7 +12,7 @@ namespace s2o {
 // A list has room for one of so many keys of a long history (HistoryShape::kept_fraction): a walk
 // that ends at tau visits less.
 constexpr int rows_kept_fraction(float tau) { return tau >= 0.002f ? 4 : tau >= 0.0005f ? 2 : 1; }
-// As kOrderBytesPerToken, for lists that are shorter.
+// As kListBytesPerToken, for lists that are shorter.
 inline constexpr std::int64_t kRowOrderBytesPerToken = 512;
 
 struct RowPlannerSettings {
