@@ -9,7 +9,11 @@
 #include <iostream>
 #include <map>
 
+#include "kernels/attention/prepared_attention.h"
 #include "kernels/common/device_buffer.h"
+#include "kernels/common/device_input_copy.h"
+#include "kernels/common/device_plan_copy.h"
+#include "kernels/common/stream.h"
 #include "lib/testing/device_runner.h"
 #include "lib/testing/stop_check.h"
 
@@ -349,6 +353,63 @@ TEST_P(GpuKernel, index_out_of_range_names_head_tile_and_index) {
       message_of<Error>([&] { testing::run_on_device(device_with(GetParam()), input, plan); });
   EXPECT_THAT(message, HasSubstr("head 0 tile"));
   EXPECT_THAT(message, HasSubstr("key 1000"));
+}
+
+// Parts that do not belong together are refused on the host, before anything is enqueued.
+TEST_P(GpuKernel, parts_that_do_not_fit_are_refused_by_name) {
+  S2O_SKIP_WITHOUT(GetParam());
+  const CudaDevice& device = device_with(GetParam());
+  const Expectation& expected = expectation({{PlanKind::kDense, {1000, 4, 1, 64}, 128, 128}});
+  const Expectation& other = expectation({{PlanKind::kDense, {4096, 8, 1, 64}, 128, 128}});
+  const DeviceInputs bits(expected.input);
+  const DeviceInputCopy input(expected.input.problem, bits.dtype(), bits.rows().q, bits.rows().k,
+                              bits.rows().v);
+  const DevicePlanCopy plan(expected.input.problem, PlanPointers(expected.plan).view(), 1 << 20);
+  const DevicePlanCopy other_plan(other.input.problem, PlanPointers(other.plan).view(), 1 << 20);
+  AttentionBuffers buffers(expected.input.problem, plan.plan().header, OutputType::kFp32);
+  AttentionScratch scratch;
+  const auto prepare = [&](const DevicePlan& device_plan, const AttentionOutput& output) {
+    PreparedAttention(device.info, device.attention, input.input(), device_plan, output, scratch);
+  };
+  EXPECT_NO_THROW(prepare(plan.plan(), buffers.output()));
+  EXPECT_THAT(message_of<Error>([&] { prepare(other_plan.plan(), buffers.output()); }),
+              HasSubstr("8 plan heads x pack 1 do not give 4 query heads"));
+  AttentionOutput output = buffers.output();
+  output.out_fp32 = nullptr;
+  EXPECT_THAT(message_of<Error>([&] { prepare(plan.plan(), output); }),
+              HasSubstr("one of out_fp32 and out_16"));
+}
+
+// Scratch that a later plan needed more of serves an earlier one as before.
+TEST_P(GpuKernel, plans_share_scratch_memory_that_grows) {
+  S2O_SKIP_WITHOUT(GetParam());
+  const CudaDevice& device = device_with(GetParam());
+  const Expectation& small = expectation({{PlanKind::kFoldVariance, {1000, 4, 1, 64}, 128, 128}});
+  const Expectation& large = expectation({{PlanKind::kFoldVariance, {4096, 8, 1, 64}, 128, 128}});
+  const KernelResult wanted = testing::run_on_device(device, small.input, small.plan);
+  const DeviceInputs bits(small.input);
+  const DeviceInputs large_bits(large.input);
+  const DeviceInputCopy input(small.input.problem, bits.dtype(), bits.rows().q, bits.rows().k,
+                              bits.rows().v);
+  const DeviceInputCopy large_input(large.input.problem, large_bits.dtype(), large_bits.rows().q,
+                                    large_bits.rows().k, large_bits.rows().v);
+  const DevicePlanCopy plan(small.input.problem, PlanPointers(small.plan).view(), 1 << 20);
+  const DevicePlanCopy large_plan(large.input.problem, PlanPointers(large.plan).view(), 1 << 20);
+  AttentionBuffers buffers(small.input.problem, plan.plan().header, OutputType::kFp32);
+  AttentionBuffers large_buffers(large.input.problem, large_plan.plan().header, OutputType::kInput);
+  AttentionScratch scratch;
+  const Stream stream;
+  const PreparedAttention attention(device.info, device.attention, input.input(), plan.plan(),
+                                    buffers.output(), scratch);
+  const PreparedAttention large_attention(device.info, device.attention, large_input.input(),
+                                          large_plan.plan(), large_buffers.output(), scratch);
+  buffers.poison(stream.get());
+  large_attention.enqueue(stream.get());
+  attention.enqueue(stream.get());
+  stream.synchronize();
+  EXPECT_TRUE(same_bits(buffers.read_out(bits.dtype()), wanted.out));
+  EXPECT_TRUE(same_bits(buffers.read_lse(), wanted.lse));
+  EXPECT_TRUE(same_stats(buffers.read_stats(), wanted.stats));
 }
 
 TEST(GpuMemory, too_large_a_buffer_says_needed_and_free) {
