@@ -146,7 +146,7 @@ AttentionInput first_group(const Problem& problem, const HostInput& host) {
 testing::S2oCase s2o_settings_of(const Options& options, const std::string& method,
                                  std::int64_t segment_size) {
   const auto option = [&options](const char* name) { return options.at(name).front(); };
-  if (method == "s2o_plus") {  // its defaults
+  if (method == "s2o_plus") {  // with ranking clusters
     return {.segment_size = segment_size,
             .num_clusters = 32,
             .normalizer_aware = true,

@@ -33,7 +33,6 @@ S2oSettings S2oCase::settings() const {
           .ranking = {.form = num_clusters > 0   ? Ranking::kClusters
                               : diagonal_ranking ? Ranking::kDiagonal
                                                  : Ranking::kMean,
-                      .low_rank = 0,
                       .num_clusters = num_clusters,
                       .cluster_iterations = 3,
                       .normalizer_aware = normalizer_aware,

@@ -31,24 +31,11 @@ RowMatrixXf gather_queries(const AttentionInput& input, int first_q_head, int nu
   return queries;
 }
 
-// 0.5 k' C k of every key, C the covariance of the (centred, scaled) queries.
-Eigen::VectorXf second_order(const RowMatrixXf& centred, const Rows& keys,
-                             const RankingSettings& settings) {
+// 0.5 k' C k of every key, C the diagonal covariance of the (centred, scaled) queries.
+Eigen::VectorXf second_order(const RowMatrixXf& centred, const Rows& keys) {
   const auto count = static_cast<float>(centred.rows());
-  if (settings.form == Ranking::kDiagonal) {
-    const Eigen::VectorXf variance = centred.cwiseAbs2().colwise().sum().transpose() / count;
-    return keys.cwiseAbs2() * (0.5f * variance);
-  }
-  const Eigen::MatrixXf c = (centred.transpose() * centred) / count;
-  if (settings.form == Ranking::kFull) {
-    return 0.5f * (keys * c).cwiseProduct(keys).rowwise().sum();
-  }
-  const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXf> solver(c);
-  const int rank = std::min<int>(settings.low_rank, static_cast<int>(c.rows()));
-  const Eigen::MatrixXf basis =
-      solver.eigenvectors().rightCols(rank) *
-      solver.eigenvalues().tail(rank).cwiseMax(0.0f).cwiseSqrt().asDiagonal();
-  return 0.5f * (keys * basis).rowwise().squaredNorm();
+  const Eigen::VectorXf variance = centred.cwiseAbs2().colwise().sum().transpose() / count;
+  return keys.cwiseAbs2() * (0.5f * variance);
 }
 
 std::vector<float> log_value_distance(const AttentionInput& input) {
@@ -107,7 +94,7 @@ Eigen::VectorXf KeyRanking::cumulant_scores(Matrix queries, const Eigen::VectorX
     direction -= queries.transpose() * lse / static_cast<float>(queries.rows());
   }
   Eigen::VectorXf score = keys * direction;
-  if (settings_.form != Ranking::kMean) score += second_order(queries, keys, settings_);
+  if (settings_.form == Ranking::kDiagonal) score += second_order(queries, keys);
   return score;
 }
 

@@ -3,7 +3,7 @@
 //
 // Paper (kMean):                 s(x) = scale qbar . k_x
 // Second order, by the cumulants of log mean_i exp(scale q_i . k_x - lse_i):
-//   kDiagonal, kLowRank, kFull   + 0.5 scale^2 k_x' C k_x       C = covariance of the queries
+//   kDiagonal                    + 0.5 scale^2 k_x' C k_x       C = diagonal covariance of queries
 //   normalizer_aware             - scale Cov(q, lse) . k_x      queries whose mass is spread over
 //                                                               many keys have less to give to x
 // Clusters of similar queries, each as its mean (kClusters):
@@ -27,11 +27,10 @@
 namespace s2o {
 
 // kRows is not a score of this file but lib/methods/s2o/row_ranking.h.
-enum class Ranking { kMean, kDiagonal, kLowRank, kFull, kClusters, kRows };
+enum class Ranking { kMean, kDiagonal, kClusters, kRows };
 
 struct RankingSettings {
   Ranking form;
-  int low_rank;            // eigenvectors of C that kLowRank keeps
   int num_clusters;        // of kClusters
   int cluster_iterations;  // of Lloyd's algorithm, from rows at equal distances
   bool normalizer_aware;

@@ -48,7 +48,7 @@ SparsePlan plan_s2o(const AttentionInput& input, const S2oSettings& settings);
 std::unique_ptr<Planner> s2o_planner(const Problem& problem, const S2oSettings& settings,
                                      const PlannerLimits& limits);
 // The same, or null for settings without device code: permuted rows in pass 1, an unranked history,
-// low-rank or full covariance, more clusters than kMaxClusters.
+// more clusters than kMaxClusters.
 std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request,
                                             const S2oSettings& settings);
 

@@ -43,11 +43,15 @@ void check_row_ranking(const S2oSettings& settings) {
   }
 }
 
+// Where tau is small nearly no tile is local, and probes would cost what they do not save.
+constexpr float kLeastProbedTau = 0.005f;
+
 RowRankingSettings row_settings(const S2oSettings& settings) {
+  const float far = settings.stop.tau < kLeastProbedTau ? 0.0f : settings.local_per_tau;
   return {.local_window = settings.local_window,
           .sink = settings.sink,
           .floor = settings.floor_per_tau * settings.stop.tau,
-          .local_limit = settings.local_per_tau * settings.stop.tau * kRankedRows};
+          .local_limit = far * settings.stop.tau * kRankedRows};
 }
 
 class S2oCpuPlan {
@@ -317,7 +321,6 @@ S2oSettings s2o_settings(const ParamSet& params) {
                .patience = static_cast<int>(params.get_int("stop_patience")),
                .min_steps = static_cast<int>(params.get_int("min_steps"))},
       .ranking = {.form = Ranking::kMean,
-                  .low_rank = 0,
                   .num_clusters = 0,
                   .cluster_iterations = 0,
                   .normalizer_aware = false,

@@ -32,6 +32,7 @@ TEST_P(S2oTauZero, equals_dense_in_fp32) {
     for (const char* pass1 : {"natural", "permuted"}) {
       EXPECT_LE(error_at(input, reference, "s2o_plus",
                          {{"tau", 0.0},
+                          {"ranking", "clusters"},
                           {"segment_size", segment_size},
                           {"query_guide", guide},
                           {"pass1_order", pass1},
@@ -121,8 +122,9 @@ TEST(S2o, compensation_lowers_error_at_equal_steps) {
   const AttentionInput input = testing::structured_input({2048, 4, 1, 64});
   const DenseReference reference = testing::dense_reference(input);
   const auto error = [&](const char* compensation) {
-    return error_at(input, reference, "s2o_plus",
-                    {{"tau", 1.0}, {"min_steps", 2}, {"compensation", compensation}});
+    return error_at(
+        input, reference, "s2o_plus",
+        {{"tau", 1.0}, {"min_steps", 2}, {"ranking", "clusters"}, {"compensation", compensation}});
   };
   EXPECT_LT(error("centroid"), error("none"));
   EXPECT_LT(error("blocks"), error("none"));

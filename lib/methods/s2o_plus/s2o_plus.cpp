@@ -1,17 +1,18 @@
 // S2O with what this project adds; every part is a parameter, and with all of them off it is `s2o`.
 //
-//   ranking        key scores that know which keys some queries of the segment want although their
-//                  mean does not: from the means of clusters of queries, or from their covariance;
-//   normalizer_aware, value_aware   the other terms of the score
-//                  (all in lib/methods/s2o/key_ranking.h)
+//   ranking        rows: scores of all queries of a tile in low precision
+//                  (lib/methods/s2o/row_ranking.h); clusters: from the means of clusters of
+//                  queries, diagonal: from their covariance (lib/methods/s2o/key_ranking.h), for
+//                  other segments than 128 tokens and devices without warpgroup products
+//   normalizer_aware, value_aware   terms of the scores from clusters and means
 //   local_window   the tokens just before the segment are visited in place, unranked
 //   compensation   the unvisited history enters as folded columns
-//                  (kernels/attention/fold_columns.h)
+//                  (kernels/attention/fold_columns.h); auto: only up to 16,384 tokens, beyond which
+//                  they cost more than they gain on real models
 //   pass1_order    "natural": the own segment runs in natural order and is merged with the permuted
 //                  history pass by log-sum-exp, so that a query order costs no density in pass 1
 //
-// Cost of the default ranking: num_clusters / segment_size of Q K': a quarter with segments of 128
-// tokens, that is an eighth of the products of dense attention, a 64th with segments of 1,024.
+// Cost of ranking by rows: half of the dimensions of Q K' in e4m3, an eighth of dense attention.
 #include "lib/methods/common/block_selection.h"
 #include "lib/methods/s2o/s2o.h"
 
@@ -20,27 +21,25 @@ namespace {
 
 std::vector<ParamSpec> plus_specs() {
   std::vector<ParamSpec> specs = s2o_param_specs();
-  specs.push_back(ParamSpec::choice("ranking", "clusters",
-                                    {"mean", "diagonal", "low_rank", "full", "clusters", "rows"},
+  specs.push_back(ParamSpec::choice("ranking", "rows", {"mean", "diagonal", "clusters", "rows"},
                                     "what the key score knows of the segment's queries"));
   specs.push_back(ParamSpec::integer("sink", 64, "leading tokens that ranking rows always visits",
                                      0, kRankedRows));
-  specs.push_back(ParamSpec::real("floor_per_tau", 0.0625,
+  specs.push_back(ParamSpec::real("floor_per_tau", 0.25,
                                   "ranking rows leaves out keys of less weight than this times tau",
                                   0.0, 1.0));
-  specs.push_back(ParamSpec::real(
-      "local_per_tau", 2.0, "ranking rows ranks nothing where less mass than this times tau is far",
-      0.0, 1e6));
-  specs.push_back(
-      ParamSpec::integer("low_rank", 8, "eigenvectors kept by ranking low_rank", 1, 1024));
+  specs.push_back(ParamSpec::real("local_per_tau", 4.0,
+                                  "from 65,536 tokens on, ranking rows ranks nothing where less "
+                                  "mass than this times tau is far",
+                                  0.0, 1e6));
   specs.push_back(
       ParamSpec::integer("num_clusters", 32, "query means kept by ranking clusters", 1, 1024));
   specs.push_back(ParamSpec::integer("cluster_iterations", 3,
                                      "iterations of Lloyd's algorithm of ranking clusters", 1, 64));
   specs.push_back(ParamSpec::integer(
       "local_window", 128, "tokens before the segment that are always visited", 0, 1 << 24));
-  specs.push_back(ParamSpec::choice("compensation", "blocks_variance",
-                                    {"none", "centroid", "blocks", "blocks_variance"},
+  specs.push_back(ParamSpec::choice("compensation", "auto",
+                                    {"auto", "none", "centroid", "blocks", "blocks_variance"},
                                     "what stands in for the unvisited history"));
   specs.push_back(ParamSpec::boolean("normalizer_aware", true,
                                      "weigh queries by their estimated softmax normaliser"));
@@ -55,9 +54,18 @@ std::vector<ParamSpec> plus_specs() {
 Ranking parse_ranking(const std::string& name) {
   if (name == "mean") return Ranking::kMean;
   if (name == "diagonal") return Ranking::kDiagonal;
-  if (name == "low_rank") return Ranking::kLowRank;
-  if (name == "rows") return Ranking::kRows;
-  return name == "full" ? Ranking::kFull : Ranking::kClusters;
+  return name == "rows" ? Ranking::kRows : Ranking::kClusters;
+}
+
+// Probes save less than they cost below.
+constexpr std::int64_t kShortestProbed = 65536;
+
+// Folded columns gain 10-25 % in L2 up to there, and nothing at 32,768 tokens and more.
+constexpr std::int64_t kLongestCompensated = 16384;
+
+Compensation compensation_at(const ParamSet& params, std::int64_t seqlen) {
+  if (params.get_choice("compensation") != "auto") return compensation_of(params);
+  return seqlen <= kLongestCompensated ? Compensation::kBlocksVariance : Compensation::kNone;
 }
 
 class S2oPlus final : public Method {
@@ -66,21 +74,26 @@ class S2oPlus final : public Method {
     static const MethodInfo kInfo = {
         .name = "s2o_plus",
         .title = "S2O+",
-        .source = "S2O with second-order ranking, local window and tail compensation",
-        .summary = "s2o with sharper ranking and the unvisited history folded into a few columns",
+        .source = "S2O with a ranking by all rows, a local window and tail compensation",
+        .summary = "s2o with keys ranked by all queries of a tile in low precision",
         .params = plus_specs(),
         .knob = "tau",
         .knob_sweep = {0.000005, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1},
         .full_budget = {.exists = true, .params = {{"tau", 0.0}}},
-        // Near-ties change the order, not which keys it holds.
-        .device = {.settings = {{{"segment_size", 128}},
-                                {{"segment_size", 1024}, {"key_order_sharing", "kv_head"}},
+        // Near-ties change the order, not which keys it holds; but for ranking by rows, which has
+        // tests of its own (lib/methods/s2o/s2o_rows_test.cpp).
+        .device = {.settings = {{{"ranking", "clusters"}, {"segment_size", 128}},
+                                {{"ranking", "clusters"},
+                                 {"segment_size", 1024},
+                                 {"key_order_sharing", "kv_head"}},
                                 {{"ranking", "diagonal"},
                                  {"normalizer_aware", false},
                                  {"value_aware", false},
                                  {"segment_size", 256}},
                                 {{"ranking", "mean"}, {"segment_size", 256}, {"local_window", 100}},
-                                {{"query_guide", "prefix_mean_key"}, {"segment_size", 256}},
+                                {{"ranking", "clusters"},
+                                 {"query_guide", "prefix_mean_key"},
+                                 {"segment_size", 256}},
                                 {{"query_guide", "global_mean_key"},
                                  {"segment_size", 128},
                                  {"ranking", "mean"}},
@@ -93,27 +106,27 @@ class S2oPlus final : public Method {
   }
 
   SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const override {
-    return plan_s2o(context.input, plus_settings(params));
+    return plan_s2o(context.input, plus_settings(params, context.input.problem.seqlen));
   }
 
   std::unique_ptr<Planner> device_planner(const DevicePlanningRequest& request) const override {
-    return device_planner_s2o(request, plus_settings(request.params));
+    return device_planner_s2o(request, plus_settings(request.params, request.problem.seqlen));
   }
 
  private:
-  static S2oSettings plus_settings(const ParamSet& params) {
+  static S2oSettings plus_settings(const ParamSet& params, std::int64_t seqlen) {
     S2oSettings settings = s2o_settings(params);
     settings.ranking.form = parse_ranking(params.get_choice("ranking"));
     settings.sink = params.get_int("sink");
     settings.floor_per_tau = static_cast<float>(params.get_real("floor_per_tau"));
-    settings.local_per_tau = static_cast<float>(params.get_real("local_per_tau"));
-    settings.ranking.low_rank = static_cast<int>(params.get_int("low_rank"));
+    settings.local_per_tau =
+        seqlen < kShortestProbed ? 0.0f : static_cast<float>(params.get_real("local_per_tau"));
     settings.ranking.num_clusters = static_cast<int>(params.get_int("num_clusters"));
     settings.ranking.cluster_iterations = static_cast<int>(params.get_int("cluster_iterations"));
     settings.ranking.normalizer_aware = params.get_bool("normalizer_aware");
     settings.ranking.value_aware = params.get_bool("value_aware");
     settings.local_window = params.get_int("local_window");
-    settings.fold.kind = compensation_of(params);
+    settings.fold.kind = compensation_at(params, seqlen);
     settings.fold.fold_block = static_cast<int>(params.get_int("fold_block"));
     settings.natural_pass1 = params.get_choice("pass1_order") == "natural";
     return settings;
