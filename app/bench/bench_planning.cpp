@@ -2,11 +2,10 @@
 //   bench_planning [method=s2o,s2o_plus,...] seqlen=131072,32768 segment=1024 [heads=32]
 //     [kv_heads=8] [head_dim=128] [shared=0] [diagonal=0] [window=0] [depth=0] [score_mib=1024]
 //     [repeats=20] [rows=4] [check=0] [steps=0] [kernel=sm80,sm90]
-// s2o takes the options up to score_mib, s2o_plus `segment`; all else are default settings. `rows`
-// segments of s2o and s2o_plus are compared with exact scores; check=1 compares the plans of other
-// methods with their CPU plans; steps=1 tells the time of each kernel; without `kernel` the best of
-// the device run. One line per setting: median ms with cold L2, bytes, GB/s, GFLOP, workspace,
-// near-ties.
+// s2o takes the options up to score_mib; all else are default settings. `rows` segments of s2o are
+// compared with exact scores; check=1 compares the plans of other methods with their CPU plans;
+// steps=1 tells the time of each kernel; without `kernel` the best of the device run. One line per
+// setting: median ms with cold L2, bytes, GB/s, GFLOP, workspace, near-ties.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -143,16 +142,8 @@ AttentionInput first_group(const Problem& problem, const HostInput& host) {
   return input;
 }
 
-testing::S2oCase s2o_settings_of(const Options& options, const std::string& method,
-                                 std::int64_t segment_size) {
+testing::S2oCase s2o_settings_of(const Options& options, std::int64_t segment_size) {
   const auto option = [&options](const char* name) { return options.at(name).front(); };
-  if (method == "s2o_plus") {  // with ranking clusters
-    return {.segment_size = segment_size,
-            .num_clusters = 32,
-            .normalizer_aware = true,
-            .value_aware = true,
-            .local_window = 128};
-  }
   return {.segment_size = segment_size,
           .share_key_order_in_group = option("shared") != 0,
           .diagonal_ranking = option("diagonal") != 0,
@@ -164,7 +155,7 @@ testing::S2oCase s2o_settings_of(const Options& options, const std::string& meth
 std::unique_ptr<Planner> make_planner(const std::string& method, const Problem& problem,
                                       const testing::S2oCase& settings) {
   constexpr std::int64_t kL2Bytes = std::int64_t{50} << 20;
-  if (method == "s2o" || method == "s2o_plus") {
+  if (method == "s2o") {
     return settings.planner(problem, kL2Bytes);
   }
   const ParamSet params(find_method(method).info().params);
@@ -296,8 +287,8 @@ void run(const Options& options, const std::string& method, std::int64_t seqlen,
     v.upload(host.v, "v");
     uploaded = seqlen;
   }
-  const bool is_s2o = method == "s2o" || method == "s2o_plus";
-  const testing::S2oCase settings = s2o_settings_of(options, method, segment_size);
+  const bool is_s2o = method == "s2o";
+  const testing::S2oCase settings = s2o_settings_of(options, segment_size);
   DevicePlanner planner(make_planner(method, problem, settings));
   const PlanningCost cost = planner.cost();
   planner.prepare();
@@ -344,7 +335,7 @@ int main(int argc, char** argv) {
     }
     for (const std::int64_t seqlen : options.at("seqlen")) {
       for (const std::string& method : options.methods) {
-        const bool has_segments = method == "s2o" || method == "s2o_plus";
+        const bool has_segments = method == "s2o";
         for (const std::int64_t segment : options.at("segment")) {
           for (const s2o::Variant& variant : variants) {
             s2o::run(options, method, seqlen, segment, variant);
