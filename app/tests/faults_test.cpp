@@ -147,7 +147,8 @@ TEST_F(FaultsTest, what_is_no_file_is_refused_at_once) {
   config["model"] = (data_folder() / "fixtures/models/llama_tied").string();
   write_config("prompts.json", config);
   expect({"prefill", "-c", "prompts.json", "--device", "cpu"}, 3, no_file);
-  for (const std::string& model : {std::string("loop"), "loop/below", std::string(5000, 'x')}) {
+  for (const std::string& model :
+       std::vector<std::string>{"loop", "loop/below", std::string(5000, 'x')}) {
     config["model"] = model;
     config["prompts"] = Json::array({{{"random", true}, {"seqlen", 8}}});
     write_config("prompts.json", config);
