@@ -68,7 +68,7 @@ has_part() { [[ ,$parts, == *,$1,* ]]; }
 
 # text MODEL KIND TOKENS: token file in $text.
 text() {
-  text=$out/text/$(basename "$1")-$2.safetensors
+  text=$out/text/$(basename "$1")-$2-$3.safetensors
   [ -s "$text" ] || python3 scripts/make_tokens.py --tokenizer "$1/tokenizer.json" "--$2" \
     --tokens "$3" --out "$text"
 }
