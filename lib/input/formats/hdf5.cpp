@@ -381,9 +381,11 @@ void write_dataset(hid_t file, const HostTensor& tensor, const std::string& wher
       H5Screate_simple(static_cast<int>(extents.size()), extents.data(), nullptr));
   const Hdf5Handle links(H5Pcreate(H5P_LINK_CREATE));
   H5Pset_create_intermediate_group(links.get(), 1);  // "layer/0/q" makes its groups
+  const Hdf5Handle properties(H5Pcreate(H5P_DATASET_CREATE));
+  H5Pset_obj_track_times(properties.get(), false);  // equal tensors give equal bytes
   const Hdf5Handle type = memory_type(info.dtype);
   Hdf5Handle dataset(H5Dcreate2(file, info.name.c_str(), type.get(), space.get(), links.get(),
-                                H5P_DEFAULT, H5P_DEFAULT));
+                                properties.get(), H5P_DEFAULT));
   if (!dataset) throw_output(where);
   if (info.num_bytes > 0 &&
       H5Dwrite(dataset.get(), type.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, tensor.data.get()) < 0) {
