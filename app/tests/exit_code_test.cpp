@@ -141,6 +141,11 @@ TEST_F(ExitCodeTest, token_files_that_do_not_fit_the_model_are_3) {
   expect({"capture", "--model", model, "--tokens", "tokens.txt", "--seqlen", "4", "--layers", "0",
           "--out", "capture.safetensors"},
          3, "4096");
+  for (const char* layers : {"x", "1:", "1:2", "4"}) {  // 4 layers, 2 KV heads
+    expect({"capture", "--model", model, "--tokens", "tokens.txt", "--seqlen", "4", "--layers",
+            layers, "--out", "capture.safetensors"},
+           2, "layers: found");
+  }
   EXPECT_FALSE(exists("capture.safetensors"));
 }
 
