@@ -43,15 +43,15 @@ void check_row_ranking(const S2oSettings& settings) {
   }
 }
 
-// Where tau is small nearly no tile is local, and probes would cost what they do not save.
-constexpr float kLeastProbedTau = 0.005f;
+// Below so little far mass nearly no tile is local: probes would cost what they do not save.
+constexpr float kLeastProbed = 0.03f;
 
 RowRankingSettings row_settings(const S2oSettings& settings) {
-  const float far = settings.stop.tau < kLeastProbedTau ? 0.0f : settings.local_per_tau;
+  const float far = settings.local_per_tau * settings.stop.tau;
   return {.local_window = settings.local_window,
           .sink = settings.sink,
           .floor = settings.floor_per_tau * settings.stop.tau,
-          .local_limit = far * settings.stop.tau * kRankedRows};
+          .local_limit = far < kLeastProbed ? 0.0f : far * kRankedRows};
 }
 
 class S2oCpuPlan {
