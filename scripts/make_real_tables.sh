@@ -11,7 +11,7 @@
 #   --parts LIST     with commas, in this order [all]: attention (error, density and time of Q, K, V of
 #                    layers), loss (held-out loss of whole prefills), code (both, of source code),
 #                    retrieval, oracles and ablation (of S2O+; a few layers),
-#                    heatmaps (CPU)
+#                    heatmaps (CPU, of the shipped capture)
 #   --build FOLDER   of a built s2o [built here]
 #   --device DEVICE  cuda or cpu [cuda where there is one]. On the CPU, Qwen needs days: use SmolLM2
 #   --samples N      prompts of each task and length [50]
@@ -165,8 +165,6 @@ loss_tables() {
 
 qwen_layers=2,6,14,22,26
 smollm2_layers=3,9,17,25,29
-# Layer and head: reads near by, rests on the first tokens, reads by content.
-smollm2_heads="17.8 17.4 3.2"
 qwen_system="You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 smollm2_system="You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 if [ -n "$qwen" ]; then
@@ -239,14 +237,12 @@ if has_part ablation && [ -n "$qwen" ]; then
   done
 fi
 
-# One head that reads near by, one that rests on the first tokens, one that reads by content.
-if has_part heatmaps && [ -n "$smollm2" ]; then
-  text "$smollm2" book 8192
-  capture_layers "$smollm2" "$text" 8192 "$smollm2_layers" smollm2-book-8192
-  for head in $smollm2_heads; do
-    "$S2O" heatmap --config configs/real/heatmap.json --layer "${head%.*}" --head "${head#*.}" \
-      --set "inputs=[{\"source\": \"dump\", \"path\": \"$captured\"}]" \
-      --out "$out/figures/heatmap-$head.png" || failed=1
+# Of the shipped capture: a head that reads near by, one that reads by content, one that rests on the
+# first tokens (data/smollm2/README.md).
+if has_part heatmaps; then
+  for layer in 11 20 25; do
+    "$S2O" heatmap --config configs/real/heatmap.json --layer "$layer" --pixels 320 \
+      --out "$out/figures/heatmap-$layer.png" || failed=1
   done
 fi
 echo "tables:  $out/tables" >&2
