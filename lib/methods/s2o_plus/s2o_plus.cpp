@@ -28,11 +28,10 @@ std::vector<ParamSpec> plus_specs() {
   specs.push_back(ParamSpec::real("floor_per_tau", 0.25,
                                   "ranking rows leaves out keys of less weight than this times tau",
                                   0.0, 1.0));
-  specs.push_back(ParamSpec::real(
-      "local_per_tau", 4.0,
-      "ranking rows ranks nothing where less mass than this times tau is far, at 32,768 tokens; "
-      "the bound grows with the length",
-      0.0, 1e6));
+  specs.push_back(ParamSpec::real("local_per_tau", 4.0,
+                                  "from 16,384 tokens on, ranking rows ranks nothing where less "
+                                  "mass than this times tau is far",
+                                  0.0, 1e6));
   specs.push_back(
       ParamSpec::integer("num_clusters", 32, "query means kept by ranking clusters", 1, 1024));
   specs.push_back(ParamSpec::integer("cluster_iterations", 3,
@@ -58,15 +57,8 @@ Ranking parse_ranking(const std::string& name) {
   return name == "rows" ? Ranking::kRows : Ranking::kClusters;
 }
 
-// What is far may be more mass the longer the history, for the more its ranking costs (measured at
-// 32,768 and 131,072 tokens). Below the shortest length there are too few probes.
+// Below there are too few probes.
 constexpr std::int64_t kShortestProbed = 16384;
-constexpr float kLocalLength = 32768.0f;
-float local_per_tau(const ParamSet& params, std::int64_t seqlen) {
-  if (seqlen < kShortestProbed) return 0.0f;
-  return static_cast<float>(params.get_real("local_per_tau")) * static_cast<float>(seqlen) /
-         kLocalLength;
-}
 
 // Folded columns gain 10-25 % in L2 up to there, and nothing at 32,768 tokens and more.
 constexpr std::int64_t kLongestCompensated = 16384;
@@ -127,7 +119,8 @@ class S2oPlus final : public Method {
     settings.ranking.form = parse_ranking(params.get_choice("ranking"));
     settings.sink = params.get_int("sink");
     settings.floor_per_tau = static_cast<float>(params.get_real("floor_per_tau"));
-    settings.local_per_tau = local_per_tau(params, seqlen);
+    settings.local_per_tau =
+        seqlen < kShortestProbed ? 0.0f : static_cast<float>(params.get_real("local_per_tau"));
     settings.ranking.num_clusters = static_cast<int>(params.get_int("num_clusters"));
     settings.ranking.cluster_iterations = static_cast<int>(params.get_int("cluster_iterations"));
     settings.ranking.normalizer_aware = params.get_bool("normalizer_aware");
