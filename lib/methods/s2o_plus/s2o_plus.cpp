@@ -25,10 +25,10 @@ std::vector<ParamSpec> plus_specs() {
                                     "what the key score knows of the segment's queries"));
   specs.push_back(ParamSpec::integer("sink", 64, "leading tokens that ranking rows always visits",
                                      0, kRankedRows));
-  specs.push_back(ParamSpec::real("floor_per_tau", 0.25,
+  specs.push_back(ParamSpec::real("floor_per_tau", 0.0625,
                                   "ranking rows leaves out keys of less weight than this times tau",
                                   0.0, 1.0));
-  specs.push_back(ParamSpec::real("local_per_tau", 4.0,
+  specs.push_back(ParamSpec::real("local_per_tau", 0.0,
                                   "from 16,384 tokens on, ranking rows ranks nothing where less "
                                   "mass than this times tau is far",
                                   0.0, 1e6));
