@@ -51,9 +51,10 @@ TEST(KeyRanking, cluster_per_query_is_the_log_of_the_mass) {
   for (const bool normalizer_aware : {false, true}) {
     std::vector<float> expected = exact_scores(
         input, normalizer_aware ? estimate_lse(input) : std::vector<float>(2 * kEnd, 0.0f));
-    std::vector<float> found = scores(
-        input,
-        {.form = Ranking::kClusters, .num_clusters = 64, .normalizer_aware = normalizer_aware});
+    std::vector<float> found = scores(input, {.form = Ranking::kClusters,
+                                              .num_clusters = 64,
+                                              .cluster_iterations = 3,
+                                              .normalizer_aware = normalizer_aware});
     subtract_largest(expected);
     subtract_largest(found);
     EXPECT_THAT(found, Pointwise(FloatNear(1e-3f), expected)) << normalizer_aware;
@@ -63,7 +64,8 @@ TEST(KeyRanking, cluster_per_query_is_the_log_of_the_mass) {
 TEST(KeyRanking, one_cluster_is_the_mean_query) {
   const AttentionInput input = testing::structured_input({kEnd, 2, 1, 64});
   std::vector<float> mean = scores(input, {.form = Ranking::kMean});
-  std::vector<float> cluster = scores(input, {.form = Ranking::kClusters, .num_clusters = 1});
+  std::vector<float> cluster =
+      scores(input, {.form = Ranking::kClusters, .num_clusters = 1, .cluster_iterations = 3});
   subtract_largest(mean);
   subtract_largest(cluster);
   EXPECT_THAT(cluster, Pointwise(FloatNear(1e-4f), mean));
@@ -87,7 +89,9 @@ TEST(KeyRanking, clusters_find_the_key_that_few_queries_want) {
     return std::max_element(s.begin(), s.end()) - s.begin();
   };
   EXPECT_EQ(best(scores(input, {.form = Ranking::kMean})), 100);
-  EXPECT_EQ(best(scores(input, {.form = Ranking::kClusters, .num_clusters = 4})), 200);
+  EXPECT_EQ(
+      best(scores(input, {.form = Ranking::kClusters, .num_clusters = 4, .cluster_iterations = 3})),
+      200);
 }
 
 TEST(KeyRanking, rows_of_two_groups_fall_into_two_clusters) {
