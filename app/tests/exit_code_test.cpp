@@ -61,7 +61,7 @@ TEST_F(ExitCodeTest, usage_errors_are_2) {
   expect({"eval", "-c", "small.json", "-v", "-q"}, 2, "excludes");
   expect({"list", "metods"}, 2, "unknown topic, did you mean 'methods'?");
   expect({"list", "methods", "s3o"}, 2, "did you mean 's2o'?");
-  expect({"synth", "--pattern", "plaid", "--out", "x.npz"}, 2, "unknown value 'plaid'");
+  expect({"synth", "--pattern", "plaid", "--out", "x.safetensors"}, 2, "unknown value 'plaid'");
   expect({"synth", "--dtype", "fp8", "--out", "x.safetensors"}, 2, "--dtype: unknown dtype 'fp8'");
 }
 

@@ -326,6 +326,7 @@ Report matched_error_report(const ResultTable& table, ErrorOn on, const MatchOpt
     }
   }
   report.data = {long_table(groups, metric, targets, options.peers)};
+  if (report.view.empty()) report.view = report.data;  // no method reaches any of the targets
   report.view.back().notes = notes_of(groups, options.peers);
   report.data.back().notes = report.view.back().notes;
   return report;
