@@ -35,11 +35,14 @@ void check_row_ranking(const S2oSettings& settings) {
   if (!ranks_rows(settings)) return;
   if (settings.segment_size != kRankedRows || settings.block_m != kRankedRows) {
     throw ConfigError(
-        fmt::format("ranking rows ranks tiles of {} queries: segment_size is {}, block_m {}",
+        fmt::format("ranking rows ranks tiles of {} queries: segment_size is {}, block_m {}; "
+                    "use ranking clusters for others",
                     kRankedRows, settings.segment_size, settings.block_m));
   }
   if (settings.query_guide != QueryGuide::kNone || settings.share_key_order_in_group) {
-    throw ConfigError("ranking rows needs query_guide none and key_order_sharing query_head");
+    throw ConfigError(
+        "ranking rows needs query_guide none and key_order_sharing query_head; use ranking "
+        "clusters for others");
   }
 }
 
