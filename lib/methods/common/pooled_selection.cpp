@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "kernels/common/parallel.h"
 #include "lib/core/error.h"
 
 namespace s2o {
@@ -56,6 +57,33 @@ void select_pooled_row(std::span<const float> scores, std::int64_t allowed, doub
   std::vector<float> probability(scores.begin(), scores.begin() + allowed);
   softmax_row(probability);
   select_cross_in(probability, threshold, selected);
+}
+
+SparsePlan plan_pooled_rows(const AttentionInput& input, const ParamSet& params, int block,
+                            const PooledRowRule& rule) {
+  const Problem& problem = input.problem;
+  const Rounder round = make_rounder(params, input);
+  const std::int64_t count = num_blocks(problem.seqlen, block);
+  std::vector<BlockMask> masks(static_cast<std::size_t>(problem.num_q_heads),
+                               BlockMask(count, count));
+  parallel_for(problem.num_q_heads, [&](std::int64_t head) {
+    const std::vector<float> scores =
+        pooled_scores(input.q_head(static_cast<int>(head)),
+                      input.k_head(static_cast<int>(head / problem.group_size())), problem.seqlen,
+                      problem.head_dim, block, problem.softmax_scale, round);
+    BlockMask& mask = masks[static_cast<std::size_t>(head)];
+    for (std::int64_t i = 0; i < count; ++i) {
+      const float* const row = scores.data() + i * count;
+      std::vector<float> probability(row, row + i + 1);
+      softmax_row(probability);
+      rule(probability, mask.row(i));
+      mask.set(i, 0);
+      mask.set(i, i);
+    }
+  });
+  SparsePlan plan = plan_from_block_masks(problem, block, block, masks);
+  apply_compensation(params, problem, block, plan);
+  return plan;
 }
 
 std::vector<std::int32_t> order_inside_segments(std::span<const float> mass, std::int64_t seqlen,

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -32,6 +33,14 @@ void select_cross_in(std::span<const float> probability, double threshold, std::
 // is those blocks alone; the forced blocks of the method come on top.
 void select_pooled_row(std::span<const float> scores, std::int64_t allowed, double threshold,
                        std::uint8_t* selected);
+
+// ORs what it keeps of a row's causal blocks, whose probabilities it gets, into selected [row + 1].
+using PooledRowRule =
+    std::function<void(std::span<const float> probability, std::uint8_t* selected)>;
+// The plan of a method that keeps blocks of every row by the softmax of its pooled_scores; block 0
+// and the diagonal come on top, and `compensation` of params.
+SparsePlan plan_pooled_rows(const AttentionInput& input, const ParamSet& params, int block,
+                            const PooledRowRule& rule);
 
 // Keys of complete segments: floor(seqlen / segment) * segment.
 inline std::int64_t complete_segments_end(std::int64_t seqlen, std::int64_t segment) {

@@ -21,9 +21,8 @@
 //    included; then block 0 and block i.
 #include "lib/methods/mean_pooling/mean_pooling.h"
 
-#include <vector>
+#include <span>
 
-#include "kernels/common/parallel.h"
 #include "lib/methods/common/block_selection.h"
 #include "lib/methods/common/device_planning.h"
 #include "lib/methods/common/pooled_selection.h"
@@ -37,23 +36,6 @@ MeanPoolingSettings settings_of(const ParamSet& params) {
   return {.block = block,
           .threshold = params.get_real("threshold"),
           .fold = planned_fold(params, block)};
-}
-
-BlockMask select_blocks(const AttentionInput& input, int q_head,
-                        const MeanPoolingSettings& settings, const Rounder& round) {
-  const Problem& problem = input.problem;
-  const std::vector<float> scores =
-      pooled_scores(input.q_head(q_head), input.k_head(q_head / problem.group_size()),
-                    problem.seqlen, problem.head_dim, settings.block, problem.softmax_scale, round);
-  const std::int64_t count = num_blocks(problem.seqlen, settings.block);
-  BlockMask mask(count, count);
-  for (std::int64_t i = 0; i < count; ++i) {
-    const std::span<const float> row(scores.data() + i * count, static_cast<std::size_t>(count));
-    select_pooled_row(row, i + 1, settings.threshold, mask.row(i));
-    mask.set(i, 0);
-    mask.set(i, i);
-  }
-  return mask;
 }
 
 class MeanPooling final : public Method {
@@ -81,17 +63,11 @@ class MeanPooling final : public Method {
   }
 
   SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const override {
-    const Problem& problem = context.input.problem;
     const MeanPoolingSettings settings = settings_of(params);
-    const Rounder round = make_rounder(params, context.input);
-    std::vector<BlockMask> masks(static_cast<std::size_t>(problem.num_q_heads));
-    parallel_for(problem.num_q_heads, [&](std::int64_t head) {
-      masks[static_cast<std::size_t>(head)] =
-          select_blocks(context.input, static_cast<int>(head), settings, round);
-    });
-    SparsePlan plan = plan_from_block_masks(problem, settings.block, settings.block, masks);
-    apply_compensation(params, problem, settings.block, plan);
-    return plan;
+    return plan_pooled_rows(context.input, params, settings.block,
+                            [&](std::span<const float> probability, std::uint8_t* selected) {
+                              select_cross_in(probability, settings.threshold, selected);
+                            });
   }
 
   std::unique_ptr<Planner> device_planner(const DevicePlanningRequest& request) const override {
