@@ -7,11 +7,13 @@
 #include <cstddef>
 #include <limits>
 #include <memory>
+#include <numbers>
 #include <numeric>
 #include <vector>
 
 #include "kernels/attention/attention.h"
 #include "kernels/attention/fold_columns.h"
+#include "kernels/common/ceil_div.h"
 #include "kernels/common/parallel.h"
 
 namespace s2o {
@@ -193,7 +195,7 @@ class AttentionRef {
       for (std::int64_t done = 0; done < item.count && !(item.stoppable && stopped);
            done += chunk) {
         const std::int64_t count = std::min<std::int64_t>(chunk, item.count - done);
-        const std::int64_t steps = (count + plan_.block_n - 1) / plan_.block_n;
+        const std::int64_t steps = ceil_div(count, plan_.block_n);
         steps_left -= steps;
         const bool may_skip = plan_.pv_skip_threshold > 0.0f && steps_left >= plan_.pv_skip_exempt;
         visit_chunk(pass, item, done, count, rows, may_skip, state);
@@ -308,7 +310,7 @@ class AttentionRef {
   // SpargeAttn: every row's step maximum lies at least the threshold (log2 units) below its
   // running maximum.
   bool step_adds_nothing(const TileState<Scalar>& state) const {
-    const Scalar log2e = Scalar(1.4426950408889634);
+    const Scalar log2e = std::numbers::log2e_v<Scalar>;
     Scalar largest = kMinusInfinity<Scalar>;
     for (std::int64_t r = 0; r < state.logits.rows(); ++r) {
       const Scalar step_max = state.logits.row(r).maxCoeff();

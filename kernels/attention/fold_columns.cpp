@@ -5,6 +5,7 @@
 #include <cstddef>
 
 #include "kernels/common/bf16.h"
+#include "kernels/common/ceil_div.h"
 
 namespace s2o {
 namespace {
@@ -46,7 +47,7 @@ FoldColumns::FoldColumns(const SlotRows& rows, const FoldRule& rule, const Block
     : rows_(rows), rule_(rule), fold_end_(fold_end) {
   const int d = rows.head_dim;
   const std::int64_t whole = std::min(fold_end / rule.fold_block, sums.num_blocks);
-  const std::int64_t num_blocks = (fold_end + rule.fold_block - 1) / rule.fold_block;
+  const std::int64_t num_blocks = ceil_div(fold_end, rule.fold_block);
   const auto copy_whole = [&](const std::vector<double>& source, std::vector<double>& target) {
     if (source.empty()) return;
     target.assign(static_cast<std::size_t>(num_blocks * d), 0.0);

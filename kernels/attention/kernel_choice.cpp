@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
 
 #include "kernels/attention/attention_kernels.h"
 #include "kernels/common/error.h"
@@ -88,7 +89,7 @@ AttentionKernelArgs kernel_args(const Problem& problem, const PlanView& plan) {
   args.plan_heads_per_kv_head = plan.num_plan_heads / problem.num_kv_heads;
   args.pack = plan.pack;
   args.block_n = plan.block_n;
-  args.scale_log2 = problem.softmax_scale * 1.4426950408889634f;
+  args.scale_log2 = problem.softmax_scale * std::numbers::log2e_v<float>;
   args.window_sink = plan.window_sink;
   args.window_size = plan.window_size;
   args.pv_skip_threshold = plan.pv_skip_threshold;

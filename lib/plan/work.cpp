@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels/common/ceil_div.h"
 #include "kernels/common/parallel.h"
 
 namespace s2o {
 namespace {
-
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 // Keys x in [begin, end) with x <= t and, for a window, (x < sink or t - x < window).
 std::int64_t visible_in_run(std::int64_t begin, std::int64_t end, std::int64_t t, MaskClass mask,

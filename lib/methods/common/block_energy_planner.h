@@ -2,6 +2,7 @@
 // factor of the loudest.
 #pragma once
 
+#include "kernels/common/ceil_div.h"
 #include "kernels/common/error.h"
 #include "kernels/planning/block_energy/ops.h"
 #include "kernels/planning/pooled/ops.h"
@@ -30,7 +31,7 @@ class BlockEnergyPlanner : public TilePlanner {
               return max_items_of_row((end - 1) / pack / kEnergyBlock + 1);
             },
             limits),
-        num_blocks_(static_cast<std::int32_t>((problem.seqlen + kEnergyBlock - 1) / kEnergyBlock)) {
+        num_blocks_(ceil_div<std::int32_t>(problem.seqlen, kEnergyBlock)) {
     // What a block of threads holds per key block is in shared memory.
     constexpr std::int64_t kMaxBlocks = 16384;
     if (num_blocks_ > kMaxBlocks) {

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/common/ceil_div.h"
 #include "lib/config/params.h"
 #include "lib/input/attention_input.h"
 #include "lib/plan/sparse_plan.h"
@@ -98,9 +99,7 @@ class BlockMask {
   std::vector<std::uint8_t> selected_;  // [num_q_blocks, num_kv_blocks]
 };
 
-inline std::int64_t num_blocks(std::int64_t seqlen, int block) {
-  return (seqlen + block - 1) / block;
-}
+inline std::int64_t num_blocks(std::int64_t seqlen, int block) { return ceil_div(seqlen, block); }
 
 // A plan that visits the selected blocks in ascending order. `masks` has one entry per query head,
 // [ceil(seqlen / block_m), ceil(seqlen / block_n)]; blocks after the tile are ignored.

@@ -1,6 +1,7 @@
 // What the device planners of several methods share.
 #pragma once
 
+#include "kernels/common/ceil_div.h"
 #include "lib/methods/method.h"
 #include "lib/planning/tile_planner.h"
 
@@ -13,9 +14,5 @@ PlannedFold planned_fold(const ParamSet& params, int block);
 // work on blocks of 64 or 128 tokens.
 bool rounds_officially(const DevicePlanningRequest& request);
 inline bool is_device_block(std::int64_t block) { return block == 64 || block == 128; }
-
-inline std::int32_t ceil_div(std::int64_t a, std::int64_t b) {
-  return static_cast<std::int32_t>((a + b - 1) / b);
-}
 
 }  // namespace s2o

@@ -2,6 +2,7 @@
 // planner, and its arguments.
 #pragma once
 
+#include "kernels/common/ceil_div.h"
 #include "kernels/common/device_input.h"
 #include "kernels/planning/last_queries/ops.h"
 #include "lib/planning/workspace.h"
@@ -20,7 +21,7 @@ struct LastQueryArrays {
                   std::int64_t keys, bool by_distance)
       : num_keys(keys),
         num_queries(static_cast<std::int32_t>(queries)),
-        num_chunks(static_cast<std::int32_t>((keys + kLastQueryChunk - 1) / kLastQueryChunk)) {
+        num_chunks(ceil_div<std::int32_t>(keys, kLastQueryChunk)) {
     const std::int64_t heads = problem.num_q_heads;
     largest = workspace.add<float>(heads * (num_chunks + 1) * kLastQueries);
     normalisers = workspace.add<float>(heads * (num_chunks + 1) * kLastQueries);

@@ -17,11 +17,10 @@ struct ScoreStrips {
 
   ScoreStrips(int num_heads, std::int32_t num_q_blocks, std::int32_t num_kv_blocks,
               std::int64_t bytes)
-      : num_rows(num_q_blocks),
-        row_stride(static_cast<std::int32_t>(ceil_div(num_kv_blocks, 64) * 64)) {
+      : num_rows(num_q_blocks), row_stride(ceil_div<std::int32_t>(num_kv_blocks, 64) * 64) {
     const std::int64_t bytes_per_row = std::int64_t{2} * num_heads * row_stride;
     rows_at_once = static_cast<std::int32_t>(std::clamp<std::int64_t>(
-        bytes / bytes_per_row / 64 * 64, 64, ceil_div(num_q_blocks, 64) * std::int64_t{64}));
+        bytes / bytes_per_row / 64 * 64, 64, ceil_div(num_q_blocks, 64) * 64));
     rows_at_once = std::min(rows_at_once, num_q_blocks);
   }
   std::int64_t entries(int num_heads) const {
@@ -51,11 +50,11 @@ class PooledPlanner : public TilePlanner {
             problem, block_m, block_n, /*pack=*/1, fold,
             [block_m, block_n](int tile) {
               return max_items_of_row(
-                  ceil_div((static_cast<std::int64_t>(tile) + 1) * block_m, block_n));
+                  ceil_div<std::int32_t>((static_cast<std::int64_t>(tile) + 1) * block_m, block_n));
             },
             limits),
-        q_blocks_(ceil_div(problem.seqlen, block_m)),
-        kv_blocks_(ceil_div(problem.seqlen, block_n)),
+        q_blocks_(ceil_div<std::int32_t>(problem.seqlen, block_m)),
+        kv_blocks_(ceil_div<std::int32_t>(problem.seqlen, block_n)),
         k_heads_(k_heads),
         strips_(problem.num_q_heads, q_blocks_, kv_blocks_,
                 limits.scratch_bytes > 0 ? limits.scratch_bytes : kScoreBytes) {

@@ -26,8 +26,8 @@ class FlexPrefillPlanner final : public TilePlanner {
             problem, settings.block, settings.block, /*pack=*/1, settings.fold,
             [](int tile) { return max_items_of_row(tile + 1); }, without_batches(limits)),
         settings_(settings),
-        num_blocks_(ceil_div(problem.seqlen, settings.block)),
-        row_stride_(ceil_div(num_blocks_, 64) * 64) {
+        num_blocks_(ceil_div<std::int32_t>(problem.seqlen, settings.block)),
+        row_stride_(ceil_div<std::int32_t>(num_blocks_, 64) * 64) {
     if (settings.dense) return;
     const std::int64_t heads = problem.num_q_heads;
     const std::int64_t blocks = num_blocks_;
@@ -104,7 +104,7 @@ class FlexPrefillPlanner final : public TilePlanner {
     }
   }
 
-  std::int64_t num_words() const { return ceil_div(num_blocks_, 32); }
+  std::int64_t num_words() const { return ceil_div<std::int32_t>(num_blocks_, 32); }
   std::uint32_t* diagonal_bits() const {
     return bits_.data() == nullptr ? nullptr : bits_.data() + problem_.num_q_heads * num_words();
   }
@@ -200,7 +200,7 @@ class FlexPrefillPlanner final : public TilePlanner {
 
 bool flexprefill_plans_on_device(const Problem& problem, const FlexPrefillSettings& settings) {
   return is_device_block(settings.block) &&
-         ceil_div(problem.seqlen, settings.block) <= kMaxFlexBlocks;
+         ceil_div<std::int32_t>(problem.seqlen, settings.block) <= kMaxFlexBlocks;
 }
 
 std::unique_ptr<Planner> flexprefill_planner(const Problem& problem,

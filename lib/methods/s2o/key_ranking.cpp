@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 
+#include "kernels/common/ceil_div.h"
 #include "kernels/common/parallel.h"
 #include "kernels/common/plan_view.h"
 
@@ -163,7 +164,7 @@ std::vector<int> cluster_rows(const RowMatrixXf& queries, int num_clusters, int 
 std::vector<float> estimate_lse(const AttentionInput& input) {
   const Problem& problem = input.problem;
   const int d = problem.head_dim;
-  const std::int64_t num_blocks = (problem.seqlen + kBlock - 1) / kBlock;
+  const std::int64_t num_blocks = ceil_div(problem.seqlen, kBlock);
   std::vector<float> lse(static_cast<std::size_t>(problem.num_q_heads * problem.seqlen));
   parallel_for(problem.num_q_heads, [&](std::int64_t head) {
     const int q_head = static_cast<int>(head);

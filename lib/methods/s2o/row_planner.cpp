@@ -14,12 +14,17 @@
 namespace s2o {
 namespace {
 
+// Lists of the rows are longer than those of other methods.
+constexpr std::int64_t kRowListScale = 2;
+
 class RowPlanner final : public Planner {
  public:
-  RowPlanner(const Problem& problem, const RowPlannerSettings& settings, std::int64_t l2_bytes)
+  RowPlanner(const Problem& problem, const RowPlannerSettings& settings,
+             const PlannerLimits& limits)
       : problem_(problem),
-        settings_(settings),
-        limits_{.l2_bytes = l2_bytes, .list_bytes_per_token = settings.order_bytes_per_token},
+        ranking_(settings.ranking),
+        limits_{.l2_bytes = limits.l2_bytes,
+                .list_bytes_per_token = kRowListScale * limits.list_bytes_per_token},
         common_{.segment_size = kRankedRows,
                 .block_m = kRankedRows,
                 .block_n = settings.block_n,
@@ -28,7 +33,7 @@ class RowPlanner final : public Planner {
                 .share_key_order_in_group = false,
                 .stop = settings.stop,
                 .ranking = {.form = Ranking::kRows},
-                .local_window = settings.local_window,
+                .local_window = settings.ranking.local_window,
                 .fold = settings.fold,
                 .kept_fraction = settings.kept_fraction},
         shape_(s2o_history_shape(problem, common_)),
@@ -57,7 +62,7 @@ class RowPlanner final : public Planner {
     order_ = workspace_.add<std::int32_t>(layout_.order_per_list * shape_.num_lists());
 
     PlanSkeleton skeleton = s2o_plan_skeleton(problem, common_, shape_, layout_);
-    if (settings.floor == 0.0f) visit_everything(skeleton.passes.front());
+    if (settings.ranking.floor == 0.0f) visit_everything(skeleton.passes.front());
     header_ = skeleton.header;
     std::vector<std::int32_t> tile_ends;
     for (const OrderBatch& batch : layout_.batches) {
@@ -69,8 +74,9 @@ class RowPlanner final : public Planner {
     items_ = workspace_.add_constant(pass.items);
     item_offsets_ = workspace_.add_constant(pass.item_offsets);
     fold_end_ = workspace_.add_constant(pass.fold_end);
-    tile_order_ = workspace_.add_constant(order_by_batch(
-        tile_launch_order(problem, header_, host, l2_bytes), header_.num_q_tiles, tile_ends));
+    tile_order_ = workspace_.add_constant(
+        order_by_batch(tile_launch_order(problem, header_, host, limits.l2_bytes),
+                       header_.num_q_tiles, tile_ends));
   }
 
   PlanningCost cost() const override {
@@ -89,7 +95,7 @@ class RowPlanner final : public Planner {
   void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
     const Elements elements = input.elements();
     kernels.clear(bad_row_.data(), bad_row_.size_bytes());
-    if (settings_.floor == 0.0f) return;
+    if (ranking_.floor == 0.0f) return;
     kernels.clear(next_task_.data(), next_task_.size_bytes());
     kernels.run(RowProfileArgs{.q = input.q,
                                .k = input.k,
@@ -120,8 +126,8 @@ class RowPlanner final : public Planner {
                                 .is_local = is_local_.data(),
                                 .num_q_heads = problem_.num_q_heads,
                                 .num_segments = shape_.num_segments,
-                                .probe_stride = settings_.probe_stride,
-                                .limit = settings_.local_limit},
+                                .probe_stride = ranking_.probe_stride,
+                                .limit = ranking_.local_limit},
                   elements);
     }
     prepare_queries({.end = shape_.num_segments}, local_tiles(), input, kernels);
@@ -130,7 +136,7 @@ class RowPlanner final : public Planner {
 
   int num_batches() const override { return static_cast<int>(layout_.batches.size()); }
   void plan_next(int batch, const DeviceInput& input, PlanningKernels& kernels) const override {
-    if (settings_.floor == 0.0f) return;
+    if (ranking_.floor == 0.0f) return;
     const OrderBatch& rows = layout_.batches[static_cast<std::size_t>(batch)];
     RankRowsArgs args = rank_args({.first = rows.first_segment, .end = rows.end_segment},
                                   next_task_.data() + batch);
@@ -169,10 +175,8 @@ class RowPlanner final : public Planner {
     }
   }
   std::int64_t num_samples() const { return problem_.seqlen / sample_stride_; }
-  TileSet probes() const { return probe_tiles(shape_.num_segments, settings_.probe_stride); }
-  bool looks_for_local_tiles() const {
-    return settings_.local_limit > 0.0f && probes().count() > 0;
-  }
+  TileSet probes() const { return probe_tiles(shape_.num_segments, ranking_.probe_stride); }
+  bool looks_for_local_tiles() const { return ranking_.local_limit > 0.0f && probes().count() > 0; }
   const std::uint8_t* local_tiles() const {
     return looks_for_local_tiles() ? is_local_.data() : nullptr;
   }
@@ -187,7 +191,7 @@ class RowPlanner final : public Planner {
                                   .shape = shape_,
                                   .sample_stride = sample_stride_,
                                   .num_samples = num_samples(),
-                                  .sink = settings_.sink,
+                                  .sink = static_cast<std::int32_t>(ranking_.sink),
                                   .softmax_scale = problem_.softmax_scale},
                 input.elements());
     kernels.run(PackQueriesArgs{.q = input.q,
@@ -214,8 +218,8 @@ class RowPlanner final : public Planner {
             .shape = shape_,
             .num_q_heads = problem_.num_q_heads,
             .tiles = tiles,
-            .sink = settings_.sink,
-            .floor = settings_.floor * std::exp2(kScoreBias)};
+            .sink = static_cast<std::int32_t>(ranking_.sink),
+            .floor = ranking_.floor * std::exp2(kScoreBias)};
   }
   RowProfile profile() const {
     return {.key_means = key_means_.data(),
@@ -225,7 +229,7 @@ class RowPlanner final : public Planner {
   }
 
   const Problem problem_;
-  const RowPlannerSettings settings_;
+  const RowRankingSettings ranking_;
   const PlannerLimits limits_;
   const S2oSettings common_;
   const HistoryShape shape_;
@@ -248,8 +252,8 @@ class RowPlanner final : public Planner {
 
 std::unique_ptr<Planner> make_row_planner(const Problem& problem,
                                           const RowPlannerSettings& settings,
-                                          std::int64_t l2_bytes) {
-  return std::make_unique<RowPlanner>(problem, settings, l2_bytes);
+                                          const PlannerLimits& limits) {
+  return std::make_unique<RowPlanner>(problem, settings, limits);
 }
 
 }  // namespace s2o

@@ -5,8 +5,10 @@
 #include <bit>
 #include <cmath>
 #include <cstddef>
+#include <numbers>
 
 #include "kernels/common/bf16.h"
+#include "kernels/common/ceil_div.h"
 #include "kernels/common/e4m3.h"
 #include "kernels/common/parallel.h"
 
@@ -16,7 +18,7 @@ namespace {
 using RowMatrixXf = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 using Rows = Eigen::Map<const RowMatrixXf>;
 
-constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kLog2E = std::numbers::log2e_v<float>;
 constexpr int kRowGroups = 8;
 
 float rounded(float x) { return e4m3_to_float(float_to_e4m3(x)); }
@@ -38,7 +40,7 @@ int leading_bits(float weight) {
 RowRanking::RowRanking(const AttentionInput& input, const RowRankingSettings& settings)
     : input_(input),
       settings_(settings),
-      num_tiles_((input.problem.seqlen + kRankedRows - 1) / kRankedRows),
+      num_tiles_(ceil_div(input.problem.seqlen, kRankedRows)),
       profiles_(static_cast<std::size_t>(input.problem.num_kv_heads)),
       log2_normalizer_(static_cast<std::size_t>(input.problem.num_q_heads * input.problem.seqlen)) {
   parallel_for(input.problem.num_kv_heads, [&](std::int64_t kv_head) {
@@ -119,7 +121,7 @@ void RowRanking::estimate(int q_head, std::int64_t tile) {
   const std::int64_t history = history_length(tile);
   const std::int64_t sink = std::min(settings_.sink, history);
   const std::int64_t stride = row_sample_stride(problem.seqlen);
-  const std::int64_t first_sample = (settings_.sink + stride - 1) / stride;
+  const std::int64_t first_sample = ceil_div(settings_.sink, stride);
   const std::int64_t samples = std::max<std::int64_t>(history / stride - first_sample, 0);
   const Rows keys(input_.k_head(q_head / problem.group_size()), problem.seqlen, d);
   const Rows queries(input_.q_head(q_head) + begin * d, end - begin, d);

@@ -29,11 +29,11 @@
 namespace s2o {
 
 struct RowRankingSettings {
-  std::int64_t local_window = 128;  // tokens before a tile that are visited in place
-  std::int64_t sink = 64;           // leading tokens that are always visited
-  float floor = 0.0f;               // smallest weight that is visited
-  int probe_stride = 32;
-  float local_limit = 0.0f;  // of a probe's weight
+  std::int64_t local_window;  // tokens before a tile that are visited in place
+  std::int64_t sink;          // leading tokens that are always visited, at most kRankedRows
+  float floor;                // smallest weight that is visited; on a device 0 visits all keys
+  int probe_stride;
+  float local_limit;  // of a probe's weight; 0 looks for no local tiles
 };
 
 class RowRanking {

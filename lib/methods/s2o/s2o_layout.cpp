@@ -4,6 +4,7 @@
 #include <limits>
 #include <string>
 
+#include "kernels/common/ceil_div.h"
 #include "kernels/common/error.h"
 #include "kernels/planning/s2o/cluster_ops.h"
 
@@ -13,8 +14,6 @@ namespace {
 // Scores of several rows are computed and ranked together within this many bytes.
 constexpr std::int64_t kScoreBytes = std::int64_t{1} << 30;
 constexpr std::int64_t kScoreAlignment = 64;  // entries; rows end inside their padding
-
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
@@ -46,18 +45,18 @@ HistoryShape s2o_history_shape(const Problem& problem, const S2oSettings& settin
   shape.local_window = settings.local_window;
   shape.max_depth = settings.max_depth;
   shape.kept_fraction = settings.kept_fraction;
-  shape.num_segments = static_cast<std::int32_t>(ceil_div(problem.seqlen, settings.segment_size));
+  shape.num_segments = ceil_div<std::int32_t>(problem.seqlen, settings.segment_size);
   shape.num_kv_heads = problem.num_kv_heads;
   shape.lists_per_kv_head = settings.share_key_order_in_group ? 1 : problem.group_size();
   return shape;
 }
 
 std::int32_t ScoreBatch::num_row_tiles(const HistoryShape& shape, int row_tile) const {
-  return static_cast<std::int32_t>(ceil_div(
-      static_cast<std::int64_t>(end_segment - first_segment) * shape.lists_per_kv_head, row_tile));
+  return ceil_div<std::int32_t>(
+      static_cast<std::int64_t>(end_segment - first_segment) * shape.lists_per_kv_head, row_tile);
 }
 std::int32_t ScoreBatch::num_key_chunks(const HistoryShape& shape, int key_chunk) const {
-  return static_cast<std::int32_t>(ceil_div(shape.history_length(end_segment - 1), key_chunk));
+  return ceil_div<std::int32_t>(shape.history_length(end_segment - 1), key_chunk);
 }
 
 S2oLayout::S2oLayout(const HistoryShape& shape, const PlannerLimits& limits) {
@@ -135,7 +134,7 @@ PlanSkeleton s2o_plan_skeleton(const Problem& problem, const S2oSettings& settin
   plan.header.block_m = settings.block_m;
   plan.header.block_n = settings.block_n;
   plan.header.num_plan_heads = problem.num_q_heads;
-  plan.header.num_q_tiles = static_cast<int>(ceil_div(problem.seqlen, settings.block_m));
+  plan.header.num_q_tiles = ceil_div<int>(problem.seqlen, settings.block_m);
   plan.header.num_passes = settings.query_guide == QueryGuide::kNone ? 1 : 2;
   plan.header.stop = settings.stop;
   plan.header.fold = settings.fold;

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <numeric>
 
+#include "kernels/common/ceil_div.h"
 #include "kernels/common/parallel.h"
 #include "kernels/planning/s2o/cluster_ops.h"
 #include "lib/core/error.h"
@@ -48,12 +49,14 @@ void check_row_ranking(const S2oSettings& settings) {
 
 // Below so little far mass nearly no tile is local: probes would cost what they do not save.
 constexpr float kLeastProbed = 0.03f;
+constexpr int kProbeStride = 32;
 
 RowRankingSettings row_settings(const S2oSettings& settings) {
   const float far = settings.local_per_tau * settings.stop.tau;
   return {.local_window = settings.local_window,
           .sink = settings.sink,
           .floor = settings.floor_per_tau * settings.stop.tau,
+          .probe_stride = kProbeStride,
           .local_limit = far < kLeastProbed ? 0.0f : far * kRankedRows};
 }
 
@@ -63,7 +66,7 @@ class S2oCpuPlan {
       : input_(input),
         problem_(input.problem),
         settings_(settings),
-        num_segments_((problem_.seqlen + settings.segment_size - 1) / settings.segment_size),
+        num_segments_(ceil_div(problem_.seqlen, settings.segment_size)),
         plan_(problem_, settings.block_m, settings.block_n) {
     if (settings.segment_size % settings.block_m != 0) {
       throw ConfigError(fmt::format("segment_size {} is not a multiple of block_m {}",
@@ -344,18 +347,13 @@ std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request
   if (ranks_rows(settings)) {
     check_row_ranking(settings);
     if (request.dtype == StorageDType::kF32) return nullptr;
-    const RowRankingSettings rows = row_settings(settings);
     return make_row_planner(request.problem,
-                            {.block_n = settings.block_n,
-                             .local_window = rows.local_window,
-                             .sink = static_cast<std::int32_t>(rows.sink),
-                             .floor = rows.floor,
-                             .probe_stride = rows.probe_stride,
-                             .local_limit = rows.local_limit,
+                            {.ranking = row_settings(settings),
+                             .block_n = settings.block_n,
                              .kept_fraction = rows_kept_fraction(settings.stop.tau),
                              .stop = settings.stop,
                              .fold = settings.fold},
-                            request.limits.l2_bytes);
+                            request.limits);
   }
   const RankingSettings& ranking = settings.ranking;
   const bool has_ranking =

@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/common/ceil_div.h"
 #include "kernels/common/tile_order.h"
 #include "kernels/planning/op.h"
 #include "kernels/planning/s2o/cluster_ops.h"
@@ -46,7 +47,7 @@ class S2oPlanner final : public Planner {
     std::vector<std::int32_t> tile_ends;
     for (const OrderBatch& batch : layout_.batches) {
       const std::int64_t end = std::min(batch.end_segment * shape_.segment_size, problem.seqlen);
-      tile_ends.push_back(static_cast<std::int32_t>((end + header_.block_m - 1) / header_.block_m));
+      tile_ends.push_back(ceil_div<std::int32_t>(end, header_.block_m));
       batch_ends_.push_back(tile_ends.back() * header_.num_plan_heads);
     }
     for (const PassSkeleton& pass : skeleton.passes) {
@@ -140,7 +141,7 @@ class S2oPlanner final : public Planner {
   bool has_clusters() const { return settings_.ranking.form == Ranking::kClusters; }
   bool is_diagonal() const { return settings_.ranking.form == Ranking::kDiagonal; }
   std::int32_t num_moment_blocks() const {
-    return static_cast<std::int32_t>((problem_.seqlen + kMomentBlock - 1) / kMomentBlock);
+    return ceil_div<std::int32_t>(problem_.seqlen, kMomentBlock);
   }
   QueryOrderArgs guide_args(const DeviceInput& input) const {
     return {.q = input.q,

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
@@ -19,18 +20,25 @@ namespace {
 using testing::Shape;
 using testing::structured_input;
 
-RowPlannerSettings planner_settings(const RowRankingSettings& ranking) {
-  return {.local_window = ranking.local_window,
-          .sink = static_cast<std::int32_t>(ranking.sink),
-          .floor = ranking.floor,
-          .probe_stride = ranking.probe_stride,
-          .local_limit = ranking.local_limit,
-          .stop = {.tau = 0.01f}};
+RowRankingSettings ranking_above(float floor, float local_limit = 0.0f) {
+  return {.local_window = 128,
+          .sink = 64,
+          .floor = floor,
+          .probe_stride = 3,
+          .local_limit = local_limit};
 }
 
-testing::ModelPlan plan_rows(const AttentionInput& input, const RowPlannerSettings& settings,
+std::unique_ptr<Planner> planner_of(const AttentionInput& input,
+                                    const RowRankingSettings& settings) {
+  return make_row_planner(
+      input.problem,
+      {.ranking = settings, .block_n = 128, .kept_fraction = 4, .stop = {.tau = 0.01f}},
+      {.l2_bytes = 1 << 20});
+}
+
+testing::ModelPlan plan_rows(const AttentionInput& input, const RowRankingSettings& settings,
                              std::uint64_t seed = 1) {
-  const auto planner = make_row_planner(input.problem, settings, 1 << 20);
+  const auto planner = planner_of(input, settings);
   testing::ModelPlan result = testing::plan_on_model(*planner, input, seed, PlanningVariant::kSm90);
   if (result.error_word == 0) check_plan(input.problem, result.plan);
   return result;
@@ -105,8 +113,8 @@ TEST(S2oRowsModel, lists_agree_with_the_definition) {
     for (const Shape& shape : {Shape{1100, 2, 1, 64}, Shape{700, 5, 1, 128}, Shape{500, 3, 3, 64},
                                Shape{129, 7, 1, 64}, Shape{257, 2, 1, 128}, Shape{385, 1, 1, 64}}) {
       const AttentionInput input = structured_input(shape, "mixed", dtype);
-      const RowRankingSettings settings{.floor = 1e-3f, .probe_stride = 3, .local_limit = 1.5f};
-      const testing::ModelPlan result = plan_rows(input, planner_settings(settings));
+      const RowRankingSettings settings = ranking_above(1e-3f, 1.5f);
+      const testing::ModelPlan result = plan_rows(input, settings);
       EXPECT_EQ(result.error_word, 0u);
       const Agreement total = expect_agreement(input, settings, result.plan);
       std::cout << "lists " << total.lists << ", local tiles " << total.local << ", keys "
@@ -118,8 +126,7 @@ TEST(S2oRowsModel, lists_agree_with_the_definition) {
 
 TEST(S2oRowsModel, lists_do_not_depend_on_the_order_of_threads_or_batches) {
   const AttentionInput input = structured_input(Shape{900, 3, 1, 64}, "stripes");
-  RowPlannerSettings settings =
-      planner_settings({.floor = 1e-4f, .probe_stride = 3, .local_limit = 0.3f});
+  const RowRankingSettings settings = ranking_above(1e-4f, 0.3f);
   const testing::ModelPlan plan = plan_rows(input, settings);
   const testing::ModelPlan again = plan_rows(input, settings, 9);
   for (int head = 0; head < 3; ++head) {
@@ -132,7 +139,7 @@ TEST(S2oRowsModel, lists_do_not_depend_on_the_order_of_threads_or_batches) {
 TEST(S2oRowsModel, equal_scores_keep_the_order_of_tokens) {
   AttentionInput input = structured_input(Shape{1000, 2, 1, 64});
   std::fill(input.q.begin(), input.q.end(), 0.0f);
-  const testing::ModelPlan result = plan_rows(input, planner_settings({.floor = 1e-6f}));
+  const testing::ModelPlan result = plan_rows(input, ranking_above(1e-6f));
   for (int tile = 2; tile < result.plan.header.num_q_tiles; ++tile) {
     const std::vector<std::int32_t> keys = gathered(result.plan, 0, tile);
     EXPECT_EQ(keys.size(), static_cast<std::size_t>(128 * (tile - 1)));
@@ -147,8 +154,7 @@ TEST(S2oRowsModel, numbers_that_are_not_finite_name_head_and_segment) {
     auto& x = in_key ? input.k : input.q;
     x[static_cast<std::size_t>(((in_key ? 1 : 3) * 600 + 300) * 64 + 5)] =
         in_key ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
-    const auto planner =
-        make_row_planner(input.problem, planner_settings({.floor = 1e-3f}), 1 << 20);
+    const auto planner = planner_of(input, ranking_above(1e-3f));
     const testing::ModelPlan result =
         testing::plan_on_model(*planner, input, 1, PlanningVariant::kSm90);
     ASSERT_NE(result.error_word, 0u);
@@ -159,7 +165,7 @@ TEST(S2oRowsModel, numbers_that_are_not_finite_name_head_and_segment) {
 
 TEST(S2oRowsModel, no_floor_visits_everything) {
   const AttentionInput input = structured_input(Shape{700, 2, 1, 64});
-  const testing::ModelPlan result = plan_rows(input, planner_settings({.floor = 0.0f}));
+  const testing::ModelPlan result = plan_rows(input, ranking_above(0.0f));
   EXPECT_TRUE(gathered(result.plan, 1, 5).empty());
   const PlanPass& pass = result.plan.passes[0];
   const PlanItem& last = pass.items[static_cast<std::size_t>(pass.item_offsets[6] - 1)];

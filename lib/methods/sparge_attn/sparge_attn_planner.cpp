@@ -14,7 +14,7 @@ class SpargePlanner final : public PooledPlanner {
         settings_(settings) {
     header_.pv_skip_threshold = settings.pv_skip_threshold;
     header_.pv_skip_exempt = settings.pv_skip_exempt;
-    num_parts_ = ceil_div(problem.seqlen, kColumnSumRows);
+    num_parts_ = ceil_div<std::int32_t>(problem.seqlen, kColumnSumRows);
     partial_sums_ = workspace_.add<float>(static_cast<std::int64_t>(problem.num_kv_heads) *
                                           num_parts_ * problem.head_dim);
     mean_key_ = workspace_.add<std::uint16_t>(static_cast<std::int64_t>(problem.num_kv_heads) *

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <numbers>
 #include <vector>
 
 #include "kernels/planning/xattention/ops.h"
@@ -10,7 +11,6 @@ namespace {
 
 // Partial sums of several tiles of rows are in memory together within this many bytes.
 constexpr std::int64_t kSumBytes = std::int64_t{1} << 30;
-constexpr float kLog2E = 1.4426950408889634f;
 
 class XAttentionPlanner final : public TilePlanner {
  public:
@@ -22,8 +22,8 @@ class XAttentionPlanner final : public TilePlanner {
             /*tile_group=*/kStrideRows / (settings.block / settings.stride)),
         settings_(settings),
         columns_per_block_(settings.block / settings.stride),
-        num_rows_(ceil_div(problem.seqlen, settings.stride)),
-        num_blocks_(ceil_div(problem.seqlen, settings.block)) {
+        num_rows_(ceil_div<std::int32_t>(problem.seqlen, settings.stride)),
+        num_blocks_(ceil_div<std::int32_t>(problem.seqlen, settings.block)) {
     const std::int64_t sum_bytes = limits.scratch_bytes > 0 ? limits.scratch_bytes : kSumBytes;
     std::int64_t groups = 0;
     std::int64_t masses = 0;
@@ -43,7 +43,7 @@ class XAttentionPlanner final : public TilePlanner {
     const std::int64_t heads = problem.num_q_heads;
     references_ = workspace_.add<float>(heads * groups * kStrideRows);
     sums_ = workspace_.add<float>(heads * groups * kStrideRows * blocks_per_group());
-    row_stride_ = ceil_div(num_blocks_, 64) * 64;
+    row_stride_ = ceil_div<std::int32_t>(num_blocks_, 64) * 64;
     masses_ = workspace_.add<std::uint16_t>(heads * masses * row_stride_);
   }
 
@@ -82,7 +82,7 @@ class XAttentionPlanner final : public TilePlanner {
   };
 
   int blocks_per_group() const { return kStrideGroup / columns_per_block_; }
-  std::int32_t num_tiles_of_rows() const { return ceil_div(num_rows_, kStrideRows); }
+  std::int32_t num_tiles_of_rows() const { return ceil_div<std::int32_t>(num_rows_, kStrideRows); }
   std::int64_t strip_bytes(std::int32_t first, std::int32_t end) const {
     return problem_.num_q_heads * stride_groups(first, end) * kStrideRows *
            (1 + blocks_per_group()) * static_cast<std::int64_t>(sizeof(float));
@@ -108,8 +108,9 @@ class XAttentionPlanner final : public TilePlanner {
             .num_rows = num_rows_,
             .first_tile = strip.first_tile,
             .end_tile = strip.end_tile,
-            .num_chunks = ceil_div(end_row, kStrideChunkSteps * kStrideColumns),
-            .scale_log2 = problem_.softmax_scale / static_cast<float>(settings_.stride) * kLog2E},
+            .num_chunks = ceil_div<std::int32_t>(end_row, kStrideChunkSteps * kStrideColumns),
+            .scale_log2 = problem_.softmax_scale / static_cast<float>(settings_.stride) *
+                          std::numbers::log2e_v<float>},
         input.elements());
     const std::int32_t first_block = blocks_before(strip.first_tile);
     const std::int32_t blocks = blocks_before(strip.end_tile) - first_block;
