@@ -8,10 +8,11 @@
 # left out. SmolLM2 runs at 8,192 tokens, Qwen2.5-Coder at 32,768 and, with YaRN, at 131,072. Text: the
 # books of data/tokens and the standard library of Python, in each model's tokens.
 #
-#   --parts LIST     with commas, in this order [all]: attention (error, density and time of Q, K, V of
-#                    layers), loss (held-out loss of whole prefills), code (both, of source code),
-#                    retrieval, oracles and ablation (of S2O+; a few layers),
-#                    heatmaps (CPU, of the shipped capture)
+#   --parts LIST     with commas [all]: attention (error, density and time of Q, K, V of layers), loss
+#                    (held-out loss and divergence of whole prefills), retrieval, oracles and ablation
+#                    (of S2O+; a few layers), heatmaps (CPU, of the shipped capture), tables (of all
+#                    that OUT holds by then)
+#   --texts LIST     of attention and loss [book,code]
 #   --build FOLDER   of a built s2o [built here]
 #   --device DEVICE  cuda or cpu [cuda where there is one]. On the CPU, Qwen needs days: use SmolLM2
 #   --samples N      prompts of each task and length [50]
@@ -32,13 +33,14 @@ usage() {
 }
 
 smollm2="" qwen="" build="" device="" samples=50 budget=""
-parts=attention,loss,code,retrieval,oracles,ablation,heatmaps
+parts=attention,loss,retrieval,oracles,ablation,heatmaps,tables texts=book,code
 out=$S2O_ROOT/results/real
 while [ $# -gt 0 ]; do
   case "$1" in
     --smollm2) smollm2=$(realpath "${2:?--smollm2 needs a folder}"); shift 2 ;;
     --qwen) qwen=$(realpath "${2:?--qwen needs a folder}"); shift 2 ;;
     --parts) parts=${2:?--parts needs a list}; shift 2 ;;
+    --texts) texts=${2:?--texts needs a list}; shift 2 ;;
     --build) build=$(realpath "${2:?--build needs a folder}"); shift 2 ;;
     --device) device=${2:?--device needs cuda or cpu}; shift 2 ;;
     --samples) samples=${2:?--samples needs a number}; shift 2 ;;
@@ -65,6 +67,19 @@ fi
 within_budget() { timeout --signal=INT --kill-after=30 "$budget" "$program" "$@"; }
 
 has_part() { [[ ,$parts, == *,$1,* ]]; }
+has_text() { [[ ,$texts, == *,$1,* ]]; }
+
+# evaluate and prefill of tables.sh, for parts that were asked for; other parts of OUT count for its
+# tables if they were ever run.
+run_if() {
+  local part=$1 folder=$out/runs/$3-$4
+  shift
+  if has_part "$part"; then
+    "$@"
+  elif [ -e "$folder/results.json" ]; then
+    run_folders+=("$folder")
+  fi
+}
 
 # text MODEL KIND TOKENS: token file in $text.
 text() {
@@ -98,33 +113,41 @@ capture_layers() {
     --out "$captured"
 }
 
-# attention CONFIG MODEL NAME KIND SEQLEN LAYERS [SOME_OF_THEM]: results in NAME-KIND-SEQLEN.
+# attention PART CONFIG MODEL NAME KIND SEQLEN LAYERS [SOME_OF_THEM]: results in NAME-KIND-SEQLEN.
 attention() {
-  local name=$3-$4-$5
-  text "$2" "$4" "$5"
-  capture_layers "$2" "$text" "$5" "$6" "$name"
-  echo "$1: $name" >&2
-  evaluate "$1" "$name" --device "$device" --set "inputs=[{\"source\": \"dump\",
-    \"path\": \"$captured\", \"name\": \"$name\", \"layers\": [${7:-$6}]}]"
+  local name=$4-$5-$6
+  captured=$out/captures/$name.safetensors
+  if has_part "$1"; then
+    text "$3" "$5" "$6"
+    capture_layers "$3" "$text" "$6" "$7" "$name"
+    echo "$2: $name" >&2
+  fi
+  run_if "$1" evaluate "$2" "$name" --device "$device" --set "inputs=[{\"source\": \"dump\",
+    \"path\": \"$captured\", \"name\": \"$name\", \"layers\": [${8:-$7}]}]"
 }
 
 # losses MODEL KIND SEQLEN NAME
 losses() {
-  text "$1" "$2" "$3"
-  echo "loss: $4" >&2
-  prefill loss "$4" --device "$device" --set "model=\"$1\"" \
+  text=""
+  if has_part loss; then
+    text "$1" "$2" "$3"
+    echo "loss: $4" >&2
+  fi
+  run_if loss prefill loss "$4" --device "$device" --set "model=\"$1\"" \
     --set "prompts=[{\"tokens\": \"$text\", \"seqlen\": $3, \"name\": \"$2\"}]"
 }
 
-# retrieval MODEL LENGTHS NAME SYSTEM
+# retrieval CONFIG MODEL LENGTHS NAME SYSTEM
 retrieval() {
-  local tasks=$out/text/$3-tasks.jsonl
-  text "$1" book 131072
-  [ -s "$tasks" ] || python3 scripts/make_tasks.py --tokenizer "$1/tokenizer.json" --text "$text" \
-    --tasks niah_single,niah_multi_key,niah_multi_value,variable_tracking --lengths "$2" \
-    --samples "$samples" --template chatml --system "$4" --out "$tasks"
-  echo "retrieval: $3" >&2
-  prefill retrieval "$3" --device "$device" --set "model=\"$1\"" \
+  local tasks=$out/text/$4-tasks.jsonl
+  if has_part retrieval; then
+    text "$2" book 131072
+    [ -s "$tasks" ] || python3 scripts/make_tasks.py --tokenizer "$2/tokenizer.json" --text "$text" \
+      --tasks niah_single,niah_multi_key,niah_multi_value,variable_tracking --lengths "$3" \
+      --samples "$samples" --template chatml --system "$5" --out "$tasks"
+    echo "retrieval: $4" >&2
+  fi
+  run_if retrieval prefill "$1" "$4" --device "$device" --set "model=\"$2\"" \
     --set "prompts=[{\"prompts\": \"$tasks\"}]"
 }
 
@@ -138,8 +161,10 @@ peers() {
   if [ -s "$file" ]; then peer_options+=(--peers "$file"); fi
 }
 
-# One set of tables for each run: inputs are not pooled.
+# Tables of ${run_folders[@]}, one set for each run: inputs are not pooled.
+has_tables() { has_part tables && [ ${#run_folders[@]} -gt 0 ]; }
 attention_tables() {
+  has_tables || return 0
   table frontier "frontier-$1"
   table matched_sparsity "matched_sparsity-$1" --sparsity 0.7,0.8,0.9,0.95
   table matched_mse "matched_mse-$1" --sparsity 0.7,0.8,0.9,0.95
@@ -152,6 +177,7 @@ attention_tables() {
 
 # loss_tables NAME: density and time at equal divergence and at equal loss, and every setting.
 loss_tables() {
+  has_tables || return 0
   local on format
   table end_to_end "loss-$1"
   for on in kl_from_dense held_out_loss; do
@@ -169,25 +195,18 @@ qwen_system="You are Qwen, created by Alibaba Cloud. You are a helpful assistant
 smollm2_system="You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 if [ -n "$qwen" ]; then
   with_yarn "$qwen"
-  peers qwen 32768,131072 12 2 128
+  if has_part attention || has_part tables; then peers qwen 32768,131072 12 2 128; fi
 fi
 
-# kind TEXT: attention and loss of one kind of text.
+# kind TEXT: attention and predictions of one kind of text.
 kind() {
-  if [ -n "$qwen" ] && $do_attention; then
+  if [ -n "$qwen" ]; then
     run_folders=()
-    attention attention "$qwen" qwen "$1" 32768 "$qwen_layers"
+    attention attention attention "$qwen" qwen "$1" 32768 "$qwen_layers"
     attention_tables "qwen-$1-32768"
     run_folders=()
-    attention attention "$yarn" qwen "$1" 131072 "$qwen_layers"
+    attention attention attention "$yarn" qwen "$1" 131072 "$qwen_layers"
     attention_tables "qwen-$1-131072"
-  fi
-  if [ -n "$smollm2" ] && $do_attention; then
-    run_folders=()
-    attention attention "$smollm2" smollm2 "$1" 8192 "$smollm2_layers"
-    attention_tables "smollm2-$1-8192"
-  fi
-  if [ -n "$qwen" ] && $do_loss; then
     run_folders=()
     losses "$qwen" "$1" 32768 "qwen-$1-32768"
     loss_tables "qwen-$1-32768"
@@ -195,45 +214,39 @@ kind() {
     losses "$yarn" "$1" 131072 "qwen-$1-131072"
     loss_tables "qwen-$1-131072"
   fi
-  if [ -n "$smollm2" ] && $do_loss; then
+  if [ -n "$smollm2" ]; then
+    run_folders=()
+    attention attention attention "$smollm2" smollm2 "$1" 8192 "$smollm2_layers"
+    attention_tables "smollm2-$1-8192"
     run_folders=()
     losses "$smollm2" "$1" 8192 "smollm2-$1-8192"
     loss_tables "smollm2-$1-8192"
   fi
 }
+for of in book code; do
+  if has_text $of; then kind $of; fi
+done
 
-do_attention=false do_loss=false
-if has_part attention; then do_attention=true; fi
-if has_part loss; then do_loss=true; fi
-kind book
-if has_part code; then
-  do_attention=true do_loss=true
-  kind code
+run_folders=()
+if [ -n "$qwen" ]; then
+  retrieval retrieval "$qwen" 4096,16384,32768 qwen "$qwen_system"
+  retrieval retrieval_long "$yarn" 131072 qwen-yarn "$qwen_system"
 fi
+[ -z "$smollm2" ] || retrieval retrieval "$smollm2" 4096 smollm2 "$smollm2_system"
+if has_tables; then table retrieval retrieval; fi
 
-if has_part retrieval; then
-  run_folders=()
-  if [ -n "$qwen" ]; then
-    retrieval "$qwen" 4096,16384,32768 qwen "$qwen_system"
-    retrieval "$yarn" 131072 qwen-yarn "$qwen_system"
-  fi
-  [ -z "$smollm2" ] || retrieval "$smollm2" 4096 smollm2 "$smollm2_system"
-  table retrieval retrieval
-fi
+run_folders=()
+[ -z "$qwen" ] || attention oracles oracles "$qwen" qwen book 32768 "$qwen_layers" 14
+[ -z "$smollm2" ] || attention oracles oracles "$smollm2" smollm2 book 8192 "$smollm2_layers" 17
+if has_tables; then table frontier frontier-oracles; fi
 
-if has_part oracles; then
-  run_folders=()
-  [ -z "$qwen" ] || attention oracles "$qwen" qwen book 32768 "$qwen_layers" 14
-  [ -z "$smollm2" ] || attention oracles "$smollm2" smollm2 book 8192 "$smollm2_layers" 17
-  table frontier frontier-oracles
-fi
-
-if has_part ablation && [ -n "$qwen" ]; then
+if [ -n "$qwen" ]; then
   for of in book code; do
+    has_text $of || continue
     run_folders=()
-    attention ablation "$qwen" qwen $of 32768 "$qwen_layers" 6,14,22
-    attention ablation "$yarn" qwen $of 131072 "$qwen_layers" 6,14,22
-    table matched_error "ablation-$of" --by-family
+    attention ablation ablation "$qwen" qwen $of 32768 "$qwen_layers" 6,14,22
+    attention ablation ablation "$yarn" qwen $of 131072 "$qwen_layers" 6,14,22
+    if has_tables; then table matched_error "ablation-$of" --by-family; fi
   done
 fi
 

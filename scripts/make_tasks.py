@@ -360,7 +360,7 @@ def make_all(arguments):
     template = find_template(arguments.template, arguments.system)
     builder = Builder(tokenizer, Haystack(read_text(arguments.text, tokenizer), tokenizer),
                       find_bos(tokenizer, arguments.bos), template)
-    for length, task, sample in itertools.product(lengths, tasks, range(arguments.samples)):
+    for length, sample, task in itertools.product(lengths, range(arguments.samples), tasks):
         yield builder.build(task, length, sample, arguments.seed)
 
 
