@@ -6,6 +6,7 @@
 
 #include "kernels/attention/attention_kernels.h"
 #include "kernels/attention/mainloop_sm90.cuh"
+#include "kernels/common/block_registers.h"
 #include "kernels/common/cuda_check.h"
 
 namespace s2o::device {
@@ -21,26 +22,14 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
 #endif
 }
 
-// Warpgroups exchange registers of what the block was launched with; fewer would hang.
-template <class Traits, class Kernel>
-void check_registers(Kernel kernel) {
-  cudaFuncAttributes attributes{};
-  cuda_check(cudaFuncGetAttributes(&attributes, kernel), "attention_sm90: kernel attributes");
-  const int needed = 128 * (Traits::kTuning.producer_registers +
-                            Traits::kConsumerWarpgroups * Traits::kTuning.consumer_registers);
-  const int launched = attributes.numRegs * Traits::kThreads;
-  if (launched < needed) {
-    throw UnsupportedError("attention_sm90: built with " + std::to_string(launched) +
-                           " registers a block, the warpgroups need " + std::to_string(needed));
-  }
-}
-
 template <class Traits>
 void launch_instance_sm90(const AttentionKernelArgs& args, const TensorMaps& maps,
                           int num_multiprocessors, CudaStream stream) {
   constexpr int kSharedBytes = sizeof(SharedSm90<Traits>);
   const auto kernel = attention_sm90_kernel<Traits>;
-  check_registers<Traits>(kernel);
+  check_block_registers(kernel, "attention_sm90", Traits::kThreads,
+                        128 * (Traits::kTuning.producer_registers +
+                               Traits::kConsumerWarpgroups * Traits::kTuning.consumer_registers));
   cuda_check(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
       "attention_sm90: set shared memory");

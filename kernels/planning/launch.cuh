@@ -24,6 +24,7 @@
 #include "kernels/planning/run_op.h"
 
 #if defined(__CUDACC__)
+#include "kernels/common/block_registers.h"
 #include "kernels/common/cuda_check.h"
 #include "kernels/common/tensor_map_cuda.h"
 #else
@@ -120,24 +121,12 @@ inline int AddedBy::num_multiprocessors() const {
   return count;
 }
 
-// Warpgroups exchange registers of what their block was launched with; fewer would hang.
-template <class Kernel, class Entry>
-void check_block_registers(Entry entry) {
-  cudaFuncAttributes attributes{};
-  cuda_check(cudaFuncGetAttributes(&attributes, entry), Kernel::kName);
-  const int launched = attributes.numRegs * Kernel::kThreads;
-  if (launched >= Kernel::kBlockRegisters) return;
-  throw UnsupportedError(std::string(Kernel::kName) + ": built with " + std::to_string(launched) +
-                         " registers a block, the warpgroups need " +
-                         std::to_string(Kernel::kBlockRegisters));
-}
-
 template <class Kernel, class Args>
 void CudaPlanDevice::launch_sm90(const Args& args, const Elements& elements) const {
   using Added = typename Kernel::Added;
   const auto entry = planning_sm90_kernel<Kernel, Args, Added>;
   if constexpr (requires { Kernel::kBlockRegisters; }) {
-    check_block_registers<Kernel>(entry);
+    check_block_registers(entry, Kernel::kName, Kernel::kThreads, Kernel::kBlockRegisters);
   }
   if constexpr (requires { Kernel::kPrefersShared; }) {
     cuda_check(cudaFuncSetAttribute(entry, cudaFuncAttributePreferredSharedMemoryCarveout,

@@ -16,10 +16,6 @@ inline constexpr int kRankTile = kTileParts * kRankWarps * kWarpKeys;
 inline constexpr int kClassBits = 8;
 static_assert(kCoarseClasses == 8, "four bits of a 32-bit counter each");
 static_assert(kFineClasses + kCoarseClasses <= 1 << kClassBits);
-inline constexpr int kTokenBits = 24;  // an entry is a class and a token
-inline constexpr std::uint32_t kTokenMask = (1u << kTokenBits) - 1u;
-inline constexpr std::uint32_t kFirstRest = (kFineClasses + 1u)
-                                            << kTokenBits;  // beyond the sharp class
 
 // Classes of a warp's keys are counted in two registers, a byte each: even classes, odd classes.
 // Sums of all keys of a warp reach 256, which spills into the next byte; but then the classes of
@@ -52,6 +48,41 @@ struct ClassBytes {
       sum = {plus_lane_below(sum.even, delta), plus_lane_below(sum.odd, delta)};
     }
     return {sum.even - even, sum.odd - odd};
+  }
+};
+
+// A key and its class, as they are sorted.
+struct RankEntry {
+  static constexpr int kTokenBits = 24;
+  static constexpr std::uint32_t kTokenMask = (1u << kTokenBits) - 1u;
+
+  std::uint32_t word;  // class << kTokenBits | token
+
+  S2O_DEVICE std::uint32_t key_class() const { return word >> kTokenBits; }
+  S2O_DEVICE std::int32_t token() const { return static_cast<std::int32_t>(word & kTokenMask); }
+  S2O_DEVICE bool is_sharp() const { return word < (kFineClasses + 1u) << kTokenBits; }
+};
+
+// Class of the keys of a bin, and where they are counted. Bytes of the word, lowest first:
+// selector of the count in ClassBytes; place of the count in a register of four bits a class; room
+// for a key's rank among those of its lane and class; class.
+struct BinClass {
+  std::uint32_t word;
+
+  S2O_DEVICE static BinClass of(std::uint32_t key_class) {
+    const std::uint32_t coarse =
+        (key_class > kFineClasses ? key_class : kFineClasses) - kFineClasses;
+    return {key_class << RankEntry::kTokenBits | 4 * coarse << 8 | ClassBytes::selector(coarse)};
+  }
+  // For shifts that wrap: higher bits do not matter.
+  S2O_DEVICE std::uint32_t shift() const { return word >> 8; }
+  S2O_DEVICE BinClass with_rank(std::uint32_t rank) const { return {with_third_byte(word, rank)}; }
+  // Of a key whose class has `before` keys in lanes before; only the low byte counts.
+  S2O_DEVICE std::uint32_t place(const ClassBytes& before) const {
+    return select_byte(before.even, before.odd, word) + (word >> 16);
+  }
+  S2O_DEVICE RankEntry entry(std::uint32_t token) const {
+    return {(word & ~RankEntry::kTokenMask) | token};
   }
 };
 

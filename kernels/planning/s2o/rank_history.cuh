@@ -17,15 +17,13 @@
 namespace s2o::device {
 
 struct SharedRank {
-  std::uint32_t sharp[kMaxSharpDepth];  // entries of the sharp class
+  RankEntry sharp[kMaxSharpDepth];  // of the sharp class
   union {
-    std::uint32_t staged[kRankWarps][kTileParts][kWarpKeys];  // entries of a tile, parts by class
-    std::uint16_t sorted[kMaxSharpDepth];                     // places in `sharp`
+    RankEntry staged[kRankWarps][kTileParts][kWarpKeys];  // of a tile, parts by class
+    std::uint16_t sorted[kMaxSharpDepth];                 // places in `sharp`
   };
   union {
-    // First the keys of each bin; then its class << 24, the place of the class's counter in a
-    // lane's register << 8, and the selector of its byte.
-    alignas(16) std::uint32_t histogram[kRankBins];
+    alignas(16) std::uint32_t histogram[kRankBins];          // keys of each bin, then its BinClass
     std::uint32_t fine_counts[kRankWarps][1 << kClassBits];  // then next places in the order
   };
   std::uint16_t totals[2][kRankWarps][kCoarseClasses];  // keys of a tile; tiles take turns
@@ -137,7 +135,7 @@ class RankHistory {
       const std::uint32_t end = depth + count;
       const std::uint32_t code = classes(depth, end);
       const std::uint32_t c = (code > kFineClasses ? code : kFineClasses) - kFineClasses;
-      words[i / 4].word[i % 4] = code << kTokenBits | 4 * c << 8 | ClassBytes::selector(c);
+      words[i / 4].word[i % 4] = BinClass::of(code).word;
       if (count > 0 && c != last_class) {
         atomic_max(&s_.class_place[c], ~depth);
         last_class = c;
@@ -201,7 +199,7 @@ class RankHistory {
     const int num_keys = length_ - (first_key - lane_index() * kRankItems);
 #pragma unroll
     for (int part = 0; part < kTileParts; ++part) {
-      const std::uint32_t* const staged = s_.staged[warp_index()][part];
+      const RankEntry* const staged = s_.staged[warp_index()][part];
       write_sharp(staged, static_cast<int>(shuffle_from(runs[part].count, 0)),
                   shuffle_from(place, 0));
       write_staged<kWhole>(staged, place - runs[part].start, num_keys - part * kWarpKeys);
@@ -213,14 +211,13 @@ class RankHistory {
   // Without kWhole, keys beyond the row have no class.
   template <bool kWhole>
   S2O_DEVICE ClassRun stage_part(const Words4& words, int first_key, int part) {
-    std::uint32_t ranked[kRankItems];  // as in `histogram`, and the rank in the lane << 16
-    std::uint32_t counts = 0;          // four bits a class
+    BinClass ranked[kRankItems];
+    std::uint32_t counts = 0;  // four bits a class
     for_each_half(words, [&](int i, float score) {
       if (!kWhole && first_key + i >= length_) return;
-      const std::uint32_t found = *word_at(s_.histogram, bins_(score));
-      const std::uint32_t shift = found >> 8;  // wrapped: higher bits do not matter
-      ranked[i] = with_third_byte(found, shift_right_wrapped(counts, shift) & 15u);
-      counts += shift_left_wrapped(1u, shift);
+      const BinClass found{*word_at(s_.histogram, bins_(score))};
+      ranked[i] = found.with_rank(shift_right_wrapped(counts, found.shift()) & 15u);
+      counts += shift_left_wrapped(1u, found.shift());
     });
     const ClassBytes own{counts & 0x0f0f0f0fu, counts >> 4 & 0x0f0f0f0fu};
     const ClassBytes before = own.prefix_sum();
@@ -233,10 +230,9 @@ class RankHistory {
 #pragma unroll
     for (int i = 0; i < kRankItems; ++i) {
       if (!kWhole && first_key + i >= length_) break;
-      const std::uint32_t place =
-          select_byte(places.even, places.odd, ranked[i]) + (ranked[i] >> 16);
-      *word_at(&s_.staged[0][0][0], (place << 2 & (4 * kWarpKeys - 4)) | staged) =
-          (ranked[i] & ~kTokenMask) | static_cast<std::uint32_t>(first_key + i);
+      *word_at(&s_.staged[0][0][0].word,
+               (ranked[i].place(places) << 2 & (4 * kWarpKeys - 4)) | staged) =
+          ranked[i].entry(static_cast<std::uint32_t>(first_key + i)).word;
     }
     const std::uint32_t selector = ClassBytes::selector(lane_index() % kCoarseClasses);
     return {last_before[selector] + last_own[selector], starts[selector]};
@@ -271,7 +267,7 @@ class RankHistory {
   }
 
   // A part begins with its keys of the sharp class.
-  S2O_DEVICE void write_sharp(const std::uint32_t* staged, int count, std::uint32_t place) {
+  S2O_DEVICE void write_sharp(const RankEntry* staged, int count, std::uint32_t place) {
 #pragma unroll 1  // most often once or twice
     for (int i = lane_index(); i < count; i += 32) {
       s_.sharp[place + static_cast<std::uint32_t>(i)] = staged[i];
@@ -279,23 +275,24 @@ class RankHistory {
   }
   // The others. `offset` of lane c: from a place in `staged` to that in the order, for class c.
   template <bool kWhole>
-  S2O_DEVICE void write_staged(const std::uint32_t* staged, std::uint32_t offset, int num_keys) {
+  S2O_DEVICE void write_staged(const RankEntry* staged, std::uint32_t offset, int num_keys) {
     static_assert(kFineClasses % 32 + kCoarseClasses == 32, "lane code % 32 speaks for the class");
-    std::uint32_t entries[kRankItems], targets[kRankItems];
+    RankEntry entries[kRankItems];
+    std::uint32_t targets[kRankItems];
 #pragma unroll
     for (int i = 0; i < kRankItems; ++i) {
       const int place = lane_index() + 32 * i;
-      entries[i] = kWhole || place < num_keys ? staged[place] : 0u;
+      entries[i] = kWhole || place < num_keys ? staged[place] : RankEntry{0u};
     }
 #pragma unroll
     for (int i = 0; i < kRankItems; ++i) {
-      targets[i] = shuffle_from(offset, static_cast<int>(entries[i] >> kTokenBits)) +
+      targets[i] = shuffle_from(offset, static_cast<int>(entries[i].key_class())) +
                    static_cast<std::uint32_t>(lane_index() + 32 * i);
     }
 #pragma unroll
     for (int i = 0; i < kRankItems; ++i) {
-      if (entries[i] >= kFirstRest && targets[i] < static_cast<std::uint32_t>(order_length_)) {
-        store_global(order_ + targets[i], static_cast<std::int32_t>(entries[i] & kTokenMask));
+      if (!entries[i].is_sharp() && targets[i] < static_cast<std::uint32_t>(order_length_)) {
+        store_global(order_ + targets[i], entries[i].token());
       }
     }
   }
@@ -313,7 +310,7 @@ class RankHistory {
     const int end = min_of(begin + stretch, count);
     std::uint32_t* const counts = s_.fine_counts[warp_index()];
     for (int i = begin + lane_index(); i < end; i += 32) {
-      atomic_count(&counts[s_.sharp[i] >> kTokenBits]);
+      atomic_count(&counts[s_.sharp[i].key_class()]);
     }
     sync_block(kRankThreads);
     place_fine_classes();
@@ -322,8 +319,8 @@ class RankHistory {
     for (int first = begin; first < end; first += 32) {
       const int i = first + lane_index();
       const bool exists = i < end;
-      const std::uint32_t entry = exists ? s_.sharp[i] : 0u;
-      const std::uint32_t c = entry >> kTokenBits;
+      const RankEntry entry = exists ? s_.sharp[i] : RankEntry{0u};
+      const std::uint32_t c = entry.key_class();
       const std::uint32_t existing = ballot(exists);
       const std::uint32_t peers = matching_lanes<kClassBits>(c) & (exists ? existing : ~existing);
       const std::uint32_t place = counts[c];
@@ -339,7 +336,7 @@ class RankHistory {
     // Scattered stores of single tokens would cost more than all of the above.
 #pragma unroll 4
     for (int i = thread_index(); i < count; i += kRankThreads) {
-      store_global(order_ + i, static_cast<std::int32_t>(s_.sharp[s_.sorted[i]] & kTokenMask));
+      store_global(order_ + i, s_.sharp[s_.sorted[i]].token());
     }
   }
 
