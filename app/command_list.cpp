@@ -2,18 +2,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
-#include <cmath>
 #include <memory>
 
 #include "app/commands.h"
-#include "lib/config/params.h"
+#include "app/describe_methods.h"
 #include "lib/core/error.h"
 #include "lib/core/text.h"
 #include "lib/eval/backend.h"
 #include "lib/eval/config_schema.h"
 #include "lib/input/formats/format.h"
-#include "lib/methods/method.h"
 #include "lib/metrics/metric.h"
 #include "lib/prefill/columns.h"
 #include "lib/prefill/prefill_schema.h"
@@ -24,43 +21,6 @@ namespace s2o {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-Json limit_json(const ParamSpec& spec, double value) {
-  if (!std::isfinite(value)) return nullptr;
-  return spec.type == ParamType::kInt ? Json(static_cast<std::int64_t>(value)) : Json(value);
-}
-
-Json describe_params(const MethodInfo& info) {
-  constexpr std::array kTypeNames = {"bool", "int", "real", "choice"};
-  const Json defaults = ParamSet(info.params).to_json();
-  Json params = Json::array();
-  for (const ParamSpec& spec : info.params) {
-    params.push_back({{"name", spec.name},
-                      {"type", kTypeNames[static_cast<std::size_t>(spec.type)]},
-                      {"default", defaults[spec.name]},
-                      {"min", limit_json(spec, spec.min)},
-                      {"max", limit_json(spec, spec.max)},
-                      {"choices", spec.choices},
-                      {"help", spec.help}});
-  }
-  return params;
-}
-
-Json describe_methods() {
-  Json items = Json::array();
-  for (const Method* method : all_methods()) {
-    const MethodInfo& info = method->info();
-    items.push_back({{"name", info.name},
-                     {"knob", info.knob},
-                     {"summary", info.summary},
-                     {"title", info.title},
-                     {"source", info.source},
-                     {"is_oracle", info.is_oracle},
-                     {"knob_sweep", info.knob_sweep},
-                     {"params", describe_params(info)}});
-  }
-  return items;
-}
 
 Json describe_prefill_columns() {
   Json items = Json::array();

@@ -1,0 +1,162 @@
+"""What s2o asks of the libraries that own arrays: where an array lies, a new one like it, and the
+stream that its work is in. NumPy, PyTorch and CuPy by their own attributes, which cost less than a
+microsecond; any other library by DLPack.
+
+A description, as s2o._core takes it, is (address, shape, strides in elements or None where
+contiguous, dtype, device): dtype "fp32", "bf16", "fp16" or the library's own name, device -1 for
+the CPU, else the number of the CUDA device.
+"""
+
+from s2o import _core
+
+CPU = -1
+_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+
+def _elements(byte_strides, itemsize):
+    """Strides of bytes in elements; none where they are no whole elements."""
+    if byte_strides is None or any(stride % itemsize for stride in byte_strides):
+        return None
+    return tuple(stride // itemsize for stride in byte_strides)
+
+
+class NumPy:
+    """Arrays of NumPy, on the CPU. bfloat16 is that of ml_dtypes."""
+
+    def __init__(self):
+        import numpy
+
+        self.lib = numpy
+
+    def describe(self, name, array):
+        if not array.dtype.isnative:
+            raise _core.InputError(f"{name}: dtype is {array.dtype.str}, expected native byte order")
+        strides = None if array.flags.c_contiguous else _elements(array.strides, array.itemsize)
+        if strides is None and not array.flags.c_contiguous:
+            raise _core.InputError(f"{name}: strides are {array.strides} bytes, expected whole elements")
+        return (array.__array_interface__["data"][0], array.shape, strides,
+                _DTYPES.get(array.dtype.name, array.dtype.name), CPU)
+
+    def empty(self, shape, dtype, like):
+        return self.lib.empty(shape, like.dtype if dtype is None else self.lib.float32)
+
+    def contiguous(self, array):
+        return self.lib.ascontiguousarray(array)
+
+    def stream(self, device):
+        return 0
+
+    def int32(self, data, shape):
+        return self.lib.frombuffer(data, self.lib.int32).reshape(shape)
+
+    def finish(self, array, stream):
+        return array
+
+
+class Torch:
+    """Tensors of PyTorch."""
+
+    def __init__(self):
+        import torch
+
+        self.lib = torch
+        self.dtypes = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+        self.grad_enabled = torch.is_grad_enabled
+        self.raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+
+    def describe(self, name, tensor):
+        device = tensor.device
+        if device.type == "cuda":
+            index = device.index
+        elif device.type == "cpu":
+            index = CPU
+        else:
+            raise _core.InputError(f"{name}: is on {device}, expected cpu or cuda")
+        if tensor.layout is not self.lib.strided:
+            raise _core.InputError(f"{name}: layout is {tensor.layout}, expected a strided tensor")
+        if tensor.requires_grad and self.grad_enabled():
+            raise _core.UnsupportedError(
+                f"{name}: requires a gradient, and s2o has no backward pass; call it under "
+                "torch.no_grad(), or detach()")
+        dtype = self.dtypes.get(tensor.dtype)
+        return (tensor.data_ptr(), tensor.shape, None if tensor.is_contiguous() else tensor.stride(),
+                dtype or str(tensor.dtype), index)
+
+    def empty(self, shape, dtype, like):
+        return self.lib.empty(shape, dtype=like.dtype if dtype is None else self.lib.float32,
+                              device=like.device)
+
+    def contiguous(self, tensor):
+        return tensor.contiguous()
+
+    def stream(self, device):
+        if device == CPU:
+            return 0
+        if self.raw_stream is not None:
+            return self.raw_stream(device)
+        return self.lib.cuda.current_stream(device).cuda_stream
+
+    def int32(self, data, shape):
+        return self.lib.frombuffer(bytearray(data), dtype=self.lib.int32).reshape(shape)
+
+    def finish(self, tensor, stream):
+        return tensor
+
+
+class CuPy:
+    """Arrays of CuPy."""
+
+    def __init__(self):
+        import cupy
+
+        self.lib = cupy
+
+    def describe(self, name, array):
+        strides = None if array.flags.c_contiguous else _elements(array.strides, array.itemsize)
+        return (array.data.ptr, array.shape, strides, _DTYPES.get(array.dtype.name, array.dtype.name),
+                array.device.id)
+
+    def empty(self, shape, dtype, like):
+        with like.device:
+            return self.lib.empty(shape, like.dtype if dtype is None else self.lib.float32)
+
+    def contiguous(self, array):
+        return self.lib.ascontiguousarray(array)
+
+    def stream(self, device):
+        with self.lib.cuda.Device(device):
+            return self.lib.cuda.get_current_stream().ptr
+
+    def int32(self, data, shape):
+        import numpy
+
+        return numpy.frombuffer(data, numpy.int32).reshape(shape)
+
+    def finish(self, array, stream):
+        return array
+
+
+_FRAMEWORKS = {"numpy": NumPy, "torch": Torch, "cupy": CuPy}
+_known = {}  # type of array -> framework
+
+
+def of(name, array):
+    """The framework of an array. InputError for what is no array."""
+    kind = type(array)
+    framework = _known.get(kind)
+    if framework is not None:
+        return framework
+    for base in kind.__mro__:
+        root = base.__module__.partition(".")[0]
+        if root in _FRAMEWORKS and base.__name__ in ("ndarray", "Tensor"):
+            made = next((f for f in _known.values() if type(f) is _FRAMEWORKS[root]), None)
+            _known[kind] = made or _FRAMEWORKS[root]()
+            return _known[kind]
+    if hasattr(array, "__dlpack__"):
+        from s2o import _dlpack
+
+        _known[kind] = _dlpack.DLPack(array)
+        return _known[kind]
+    raise _core.InputError(
+        f"{name}: found {kind.__module__}.{kind.__qualname__}, expected an array of NumPy, PyTorch, "
+        "CuPy or another library with DLPack")

@@ -1,0 +1,171 @@
+#include <cuda_runtime.h>
+#include <fmt/format.h>
+
+#include <utility>
+#include <vector>
+
+#include "lib/core/error.h"
+#include "lib/core/memory.h"
+#include "lib/device/planned_attention.h"
+#include "lib/device/planned_method.h"
+#include "lib/input/storage_bits.h"
+
+namespace s2o {
+namespace {
+
+// Tiles of the fp32-accurate kernel instance.
+constexpr int kAccurateTile = 64;
+
+void fetch_heads(const void* source, std::size_t count, StorageDType dtype,
+                 std::vector<float>& values) {
+  std::vector<std::uint16_t> bits(count);
+  values.resize(count);
+  cuda_check(cudaMemcpy(bits.data(), source, count * sizeof(std::uint16_t), cudaMemcpyDeviceToHost),
+             "fetch Q, K and V for planning on the host");
+  from_16_bit(bits, dtype, values.data());
+}
+
+// What oracles look at.
+std::vector<float> dense_lse(const CudaDevice& device, const DeviceInput& input,
+                             AttentionScratch& scratch, CudaStream stream) {
+  const SparsePlan plan = dense_plan(input.problem, kAccurateTile, kAccurateTile);
+  const DevicePlanCopy copy(input.problem, PlanPointers(plan).view(), device.info.l2_bytes);
+  AttentionBuffers buffers(input.problem, plan.header, OutputType::kFp32);
+  PreparedAttention(device.info, device.attention, input, copy.plan(), buffers.output(), scratch,
+                    /*fp32_accuracy=*/true)
+      .enqueue(stream);
+  cuda_check(cudaStreamSynchronize(stream), "dense attention for an oracle");
+  return buffers.read_lse();
+}
+
+}  // namespace
+
+PlannedMethod::PlannedMethod(const CudaDevice& device, const Problem& problem, StorageDType dtype,
+                             const Method& method, const ParamSet& params,
+                             const PlannerLimits& limits)
+    : device_(device), problem_(problem), dtype_(dtype), method_(method), params_(params) {
+  auto planner = method.device_planner(
+      {.problem = problem, .dtype = dtype, .params = params_, .limits = limits});
+  if (planner != nullptr) {
+    planner_ = std::make_unique<DevicePlanner>(std::move(planner));
+    planner_->prepare();
+  } else if (!method.info().reads_input) {
+    AttentionInput shape_only;
+    shape_only.problem = problem;
+    shape_only.dtype = dtype;
+    const DenseReference none;
+    host_plan_.emplace(method.plan_cpu({shape_only, none}, params_));
+    copied_.emplace(problem, PlanPointers(*host_plan_).view(), device.info.l2_bytes);
+  }
+}
+PlannedMethod::~PlannedMethod() = default;
+
+const char* PlannedMethod::planner() const {
+  if (planner_ != nullptr) return "cuda";
+  return method_.info().reads_input ? "cpu" : "none";
+}
+
+DevicePlan PlannedMethod::device_plan() const {
+  if (planner_ != nullptr) return planner_->device_plan();
+  if (!copied_) throw Error(method_.info().name + ": attention before its plan");
+  return copied_->plan();
+}
+
+void PlannedMethod::plan_on_host(const DeviceInput& input, AttentionScratch& scratch,
+                                 CudaStream stream) {
+  const auto head = static_cast<std::size_t>(problem_.seqlen * problem_.head_dim);
+  const auto q_heads = static_cast<std::size_t>(problem_.num_q_heads);
+  const auto kv_heads = static_cast<std::size_t>(problem_.num_kv_heads);
+  require_memory((q_heads + 2 * kv_heads) * head * sizeof(float),
+                 fmt::format("{}: planning on the host", method_.info().name));
+  DenseReference reference;
+  if (method_.info().is_oracle) reference.lse = dense_lse(device_, input, scratch, stream);
+  cuda_check(cudaStreamSynchronize(stream), "wait for Q, K and V");
+  AttentionInput host;
+  host.name = "q, k, v";
+  host.dtype = dtype_;
+  host.problem = problem_;
+  fetch_heads(input.q, head * q_heads, dtype_, host.q);
+  fetch_heads(input.k, head * kv_heads, dtype_, host.k);
+  fetch_heads(input.v, head * kv_heads, dtype_, host.v);
+  host_plan_.reset();
+  host_plan_.emplace(method_.plan_cpu({host, reference}, params_));
+  copied_.emplace(problem_, PlanPointers(*host_plan_).view(), device_.info.l2_bytes);
+}
+
+PreparedAttention PlannedMethod::prepare(const DeviceInput& input, AttentionOutput output,
+                                         AttentionScratch& scratch) {
+  const DevicePlan plan = device_plan();
+  const PlanView& header = plan.header;
+  stats_.resize(static_cast<std::size_t>(header.num_passes) *
+                    static_cast<std::size_t>(header.num_plan_heads) *
+                    static_cast<std::size_t>(header.num_q_tiles),
+                "tile statistics");
+  output.stats = stats_.data();
+  return {device_.info, device_.attention, input, plan, output, scratch};
+}
+
+void PlannedMethod::enqueue(const DeviceInput& input, AttentionOutput output,
+                            AttentionScratch& scratch, CudaStream stream) {
+  if (planner_ == nullptr) {
+    plan(input, scratch, stream);
+    attend(input, output, scratch, stream);
+    return;
+  }
+  const PreparedAttention attention = prepare(input, output, scratch);
+  for (int batch = 0; batch < planner_->num_batches(); ++batch) {
+    planner_->plan_batch(batch, input, stream, device_.planning);
+    attention.enqueue_batch(batch, stream);
+  }
+}
+
+void PlannedMethod::plan(const DeviceInput& input, AttentionScratch& scratch, CudaStream stream) {
+  if (planner_ != nullptr) {
+    planner_->plan(input, stream, device_.planning);
+  } else if (method_.info().reads_input) {
+    plan_on_host(input, scratch, stream);
+  }
+}
+
+void PlannedMethod::attend(const DeviceInput& input, AttentionOutput output,
+                           AttentionScratch& scratch, CudaStream stream) {
+  prepare(input, output, scratch).enqueue(stream);
+}
+
+void PlannedMethod::check(CudaStream stream) const {
+  cuda_check(cudaStreamSynchronize(stream), "wait for attention");
+  if (planner_ == nullptr) return;
+  try {
+    planner_->check();
+  } catch (const CudaError&) {
+    throw;
+  } catch (const Error& error) {
+    throw InputError(fmt::format("{}: {}", method_.info().name, error.what()));
+  }
+}
+
+CountedRun PlannedMethod::count(const DeviceInput& input, CudaStream stream) {
+  check(stream);
+  CountedRun run;
+  run.stats.resize(stats_.size());
+  stats_.download(run.stats.data(), "download tile statistics");
+  const auto add = [&](const SparsePlan& plan) {
+    run.work = count_work(problem_, plan, run.stats).total;
+    run.num_plan_heads = plan.header.num_plan_heads;
+    run.num_q_tiles = plan.header.num_q_tiles;
+  };
+  if (planner_ == nullptr) {
+    add(*host_plan_);
+  } else {
+    add(fetch_device_plan(*planner_, device_.planning, input, FetchedArrays::kWithoutTokens,
+                          stream));
+  }
+  return run;
+}
+
+std::int64_t PlannedMethod::device_bytes() const {
+  return stats_.size_bytes() + (planner_ != nullptr ? planner_->workspace_bytes() : 0) +
+         (copied_ ? copied_->bytes() : 0);
+}
+
+}  // namespace s2o
