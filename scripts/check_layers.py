@@ -19,6 +19,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>)')
 # Package headers and where they may be included.
 OWNERS = {
     r"CLI/": ["app/"],
+    r"nanobind/": ["app/python/"],
     r"spdlog/": ["lib/core/"],
     r"hdf5\.h|H5": ["lib/core/", "lib/input/formats/", "lib/report/"],
     r"fmt/|nlohmann/": ["lib/", "app/"],

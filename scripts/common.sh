@@ -6,7 +6,9 @@ S2O_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 S2O_BUILD_PACKAGES=(g++ cmake ninja-build git pkg-config libcli11-dev nlohmann-json3-dev
   libeigen3-dev libfmt-dev libspdlog-dev libhdf5-dev zlib1g-dev libpng-dev python3-matplotlib
   python3-numpy python3-h5py)
-S2O_TEST_PACKAGES=(libgtest-dev libgmock-dev libbenchmark-dev clang-format-14)
+S2O_TEST_PACKAGES=(libgtest-dev libgmock-dev libbenchmark-dev clang-format-14 python3-dev python3-venv)
+# What the Python module is built with and tested with, from PyPI.
+S2O_PYTHON_PACKAGES=(scikit-build-core nanobind numpy pytest ml_dtypes h5py)
 # What scripts/fuzz.sh needs beside both.
 S2O_FUZZ_PACKAGES=(clang-14 libomp-14-dev libclang-rt-14-dev)
 
@@ -31,6 +33,17 @@ s2o_ensure_packages() {
   echo "installing: ${missing[*]}" >&2
   apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive \
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+}
+
+# Makes a virtual environment with S2O_PYTHON_PACKAGES, once, and sets S2O_VENV to its folder.
+s2o_ensure_venv() {
+  S2O_VENV=$S2O_ROOT/build/venv
+  local done=$S2O_VENV/${S2O_PYTHON_PACKAGES[*]}
+  [ -f "${done// /,}" ] && return 0
+  echo "installing into $S2O_VENV: ${S2O_PYTHON_PACKAGES[*]}" >&2
+  python3 -m venv "$S2O_VENV"
+  "$S2O_VENV/bin/python" -m pip install -q --disable-pip-version-check "${S2O_PYTHON_PACKAGES[@]}" >&2
+  touch "${done// /,}"
 }
 
 # Puts nvcc on the PATH where the toolkit is installed; fails where it is not.

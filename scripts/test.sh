@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds everything and runs the whole test suite. Where nvcc is found, the CUDA code is built too;
 # tests that need a GPU are reported as skipped without one. The tests of the readers run under
-# sanitizers too. Safe to run again.
+# sanitizers too, and the Python module has tests of its own. Safe to run again.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$S2O_ROOT"
@@ -31,6 +31,15 @@ done
 
 build/asan/fuzz_readers --all .
 
-cmake --preset "$preset" -DS2O_UNITY=ON >/dev/null
+s2o_ensure_venv
+cmake --preset "$preset" -DS2O_UNITY=ON -DS2O_PYTHON=ON \
+  -DPython_EXECUTABLE="$S2O_VENV/bin/python" >/dev/null
 cmake --build "build/$preset"
 ctest --test-dir "build/$preset" --output-on-failure
+
+# The Python module, installed as users do, over what is built already. Its tests skip what needs
+# PyTorch or a GPU.
+"$S2O_VENV/bin/python" -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps \
+  -C build-dir="$S2O_ROOT/build/$preset" -C cmake.define.S2O_TESTS=ON \
+  -C cmake.define.S2O_BENCHMARKS=ON ./app/python
+"$S2O_VENV/bin/python" -m pytest -q app/python/tests --s2o="build/$preset/s2o"

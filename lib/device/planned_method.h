@@ -5,10 +5,12 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "kernels/attention/prepared_attention.h"
 #include "kernels/common/device_plan_copy.h"
 #include "lib/device/cuda_device.h"
+#include "lib/device/phase_timer.h"
 #include "lib/methods/method.h"
 #include "lib/plan/sparse_plan.h"
 #include "lib/plan/work.h"
@@ -38,9 +40,9 @@ class PlannedMethod {
   const char* planner() const;
 
   // Enqueues planning and attention. `output` needs no stats. Waits for the device only where the
-  // method has no code on it, and when an array grows.
+  // method has no code on it, and when an array grows. A timer, if any, is in a measurement.
   void enqueue(const DeviceInput& input, AttentionOutput output, AttentionScratch& scratch,
-               CudaStream stream);
+               CudaStream stream, PhaseTimer* timer = nullptr);
   // The halves of enqueue(), for plans in one batch: Error otherwise. attend() may follow a plan()
   // as often as wanted.
   void plan(const DeviceInput& input, AttentionScratch& scratch, CudaStream stream);
@@ -52,8 +54,10 @@ class PlannedMethod {
   // Waits, and counts what was enqueued last. `input` is as it was then.
   CountedRun count(const DeviceInput& input, CudaStream stream);
 
-  // Of device memory: plans, planning and statistics.
-  std::int64_t device_bytes() const;
+  // Device memory of plans and of planning.
+  std::int64_t plan_bytes() const;
+  // And of the attention enqueued last, beyond q, k, v, out and lse.
+  std::int64_t workspace_bytes() const { return workspace_bytes_; }
 
  private:
   void plan_on_host(const DeviceInput& input, AttentionScratch& scratch, CudaStream stream);
@@ -70,6 +74,7 @@ class PlannedMethod {
   std::optional<SparsePlan> host_plan_;
   std::optional<DevicePlanCopy> copied_;  // host_plan_ on the device
   DeviceBuffer<TileStats> stats_;         // of what was enqueued last
+  std::int64_t workspace_bytes_ = 0;
 };
 
 }  // namespace s2o

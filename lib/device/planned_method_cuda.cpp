@@ -102,19 +102,29 @@ PreparedAttention PlannedMethod::prepare(const DeviceInput& input, AttentionOutp
                     static_cast<std::size_t>(header.num_q_tiles),
                 "tile statistics");
   output.stats = stats_.data();
-  return {device_.info, device_.attention, input, plan, output, scratch};
+  PreparedAttention attention(device_.info, device_.attention, input, plan, output, scratch);
+  workspace_bytes_ = attention.workspace_bytes();
+  return attention;
 }
 
 void PlannedMethod::enqueue(const DeviceInput& input, AttentionOutput output,
-                            AttentionScratch& scratch, CudaStream stream) {
+                            AttentionScratch& scratch, CudaStream stream, PhaseTimer* timer) {
+  const auto enter = [timer](Phase phase) {
+    if (timer != nullptr) timer->enter(phase);
+  };
+  enter(Phase::kPlanning);
   if (planner_ == nullptr) {
     plan(input, scratch, stream);
-    attend(input, output, scratch, stream);
+    const PreparedAttention attention = prepare(input, output, scratch);
+    enter(Phase::kAttention);
+    attention.enqueue(stream);
     return;
   }
   const PreparedAttention attention = prepare(input, output, scratch);
   for (int batch = 0; batch < planner_->num_batches(); ++batch) {
+    enter(Phase::kPlanning);
     planner_->plan_batch(batch, input, stream, device_.planning);
+    enter(Phase::kAttention);
     attention.enqueue_batch(batch, stream);
   }
 }
@@ -163,9 +173,8 @@ CountedRun PlannedMethod::count(const DeviceInput& input, CudaStream stream) {
   return run;
 }
 
-std::int64_t PlannedMethod::device_bytes() const {
-  return stats_.size_bytes() + (planner_ != nullptr ? planner_->workspace_bytes() : 0) +
-         (copied_ ? copied_->bytes() : 0);
+std::int64_t PlannedMethod::plan_bytes() const {
+  return (planner_ != nullptr ? planner_->workspace_bytes() : 0) + (copied_ ? copied_->bytes() : 0);
 }
 
 }  // namespace s2o

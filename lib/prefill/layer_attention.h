@@ -46,8 +46,6 @@ class LayerAttention {
     std::size_t layer = 0;
     DeviceInput input;
   };
-  void plan_on_host(Setting& setting, std::size_t layer, const DeviceInput& input);
-  PreparedAttention attention_over(const DevicePlan& plan, const DeviceInput& input);
 
   const CudaDevice& device_;
   const CudaStream stream_;
@@ -56,13 +54,10 @@ class LayerAttention {
   std::vector<std::unique_ptr<Setting>> settings_;
   std::vector<Setting*> layers_;
   std::optional<Enqueued> last_;
-  AttentionInput host_input_;  // for planning on the host
 
   AttentionScratch scratch_;
-  DeviceBuffer<std::uint16_t> out_;   // [num_q_heads, seqlen, head_dim]
-  DeviceBuffer<float> lse_;           // [num_q_heads, seqlen]
-  DeviceBuffer<TileStats> stats_;     // of the layer enqueued last
-  std::int64_t workspace_bytes_ = 0;  // of the layer enqueued last
+  DeviceBuffer<std::uint16_t> out_;  // [num_q_heads, seqlen, head_dim]
+  DeviceBuffer<float> lse_;          // [num_q_heads, seqlen]
 };
 
 }  // namespace s2o

@@ -3,6 +3,7 @@ capsules, and outputs are s2o's memory, which the library adopts once they are t
 
 from s2o import _core
 
+_CPU = 1  # kDLCPU
 _CUDA = 2  # kDLCUDA
 _DEFAULT_STREAM = 1  # CUDA's legacy default stream in DLPack's numbers; that of calls on a GPU
 
@@ -11,13 +12,14 @@ class _Producer:
     """An OwnArray as DLPack wants to see it."""
 
     def __init__(self, array):
-        self.array = array.to_dlpack()
+        self.array = array
 
     def __dlpack_device__(self):
-        return self.array.__dlpack_device__()
+        device = self.array.describe()[4]
+        return (_CPU, 0) if device < 0 else (_CUDA, device)
 
     def __dlpack__(self, **options):
-        return self.array.__dlpack__(**options)
+        return self.array.to_dlpack()
 
 
 class DLPack:

@@ -182,7 +182,7 @@ nb::tuple describe_capsule(const std::string& name, const nb::handle& capsule) {
                         array.device_type() == nb::device::cpu::value ? kCpu : array.device_id());
 }
 
-// What a library without an allocator that others may ask adopts: `array` as a DLPack producer.
+// A DLPack capsule, for libraries that cannot be asked for memory.
 nb::object to_dlpack(const nb::handle& self) {
   const auto& array = nb::cast<const OwnArray&>(self);
   std::vector<std::size_t> shape(array.shape().begin(), array.shape().end());
@@ -206,6 +206,7 @@ nb::list list_backend(const std::vector<BackendItem>& items) {
 NB_MODULE(_core, m) {
   using namespace s2o;
   using namespace s2o::python;
+  nb::set_leak_warnings(false);  // what modules keep to the end of the interpreter is no leak
   const nb::exception<Error> error(m, "Error", PyExc_RuntimeError);
   nb::exception<ConfigError>(m, "ConfigError", error);
   nb::exception<InputError>(m, "InputError", error);
@@ -217,6 +218,12 @@ NB_MODULE(_core, m) {
       .def_prop_ro("params_json", [](const Setting& s) { return s.params.to_json().dump(); });
   nb::class_<Plan>(m, "Plan")
       .def_ro("setting", &Plan::setting)
+      .def_prop_ro("method", [](const Plan& plan) { return plan.setting.method->info().name; })
+      .def_prop_ro(
+          "params",
+          [](const Plan& plan) {
+            return nb::module_::import_("json").attr("loads")(plan.setting.params.to_json().dump());
+          })
       .def_prop_ro("planner", [](const Plan& plan) { return std::string(plan.planner); })
       .def_prop_ro("shape", [](const Plan& plan) { return shape_text(plan.shape); })
       .def_prop_ro("bytes", &Plan::bytes);

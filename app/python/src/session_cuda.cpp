@@ -160,7 +160,7 @@ class StreamSession {
 
   std::int64_t kept_bytes() const {
     std::int64_t bytes = 0;
-    for (const Kept& kept : kept_) bytes += kept.method->device_bytes();
+    for (const Kept& kept : kept_) bytes += kept.method->plan_bytes();
     return bytes;
   }
 
@@ -247,7 +247,7 @@ class CudaPlan final : public Plan {
   }
   std::int64_t bytes() const override {
     std::int64_t bytes = 0;
-    for (const auto& method : methods_) bytes += method->device_bytes();
+    for (const auto& method : methods_) bytes += method->plan_bytes();
     return bytes;
   }
 

@@ -43,6 +43,7 @@ def test_plan_and_run_equal_attention(qkv, method, params):
     assert work.steps.dtype == numpy.int32 and work.steps.min() >= 1
     plan = s2o.plan(*qkv, method, **params)
     assert plan.bytes > 0 and plan.planner == work.planner
+    assert plan.method == method and params.items() <= plan.params.items()
     again = s2o.run(plan, *qkv, return_lse=True, return_work=True)
     numpy.testing.assert_array_equal(whole.out, again.out)
     numpy.testing.assert_array_equal(whole.lse, again.lse)
