@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What to run on a machine with a GPU: unit tests on the device, compute-sanitizer on small shapes,
-# `s2o eval` on CUDA against the CPU, logits against transformers, and the benchmarks beside their
-# peers. Goes on after a failure; the last lines say what failed. Safe to run again.
+# `s2o eval` on CUDA against the CPU, logits against transformers, the Python module, and the benchmarks
+# beside their peers. Goes on after a failure; the last lines say what failed. Safe to run again.
 #
 #   bash scripts/gpu_check.sh [--build FOLDER] [--no-bench]     (default: configure and build the cuda preset)
 set -uo pipefail
@@ -77,6 +77,20 @@ if python3 -c 'import torch, transformers' 2>/dev/null; then
   fi
 else
   skip "logits against transformers" "needs torch and transformers"
+fi
+
+python_module() {
+  python3 -m pip install -q --no-build-isolation --no-deps --target "$out/site" \
+    -C build-dir="$(realpath "$build")" -C cmake.define.S2O_TESTS=ON \
+    -C cmake.define.S2O_BENCHMARKS=ON ./app/python &&
+    PYTHONPATH=$out/site python3 -m pytest -q app/python/tests --s2o="$build/s2o"
+}
+if python3 -c 'import torch, nanobind, scikit_build_core, pytest' 2>/dev/null; then
+  step "Python module" python_module
+  [ "$bench" -eq 1 ] && step "calls from Python" \
+    env PYTHONPATH="$out/site" python3 app/python/bench/overhead.py
+else
+  skip "Python module" "needs torch, nanobind, scikit-build-core and pytest"
 fi
 
 if [ "$bench" -eq 1 ]; then

@@ -30,7 +30,7 @@ std::vector<float> dense_lse(const CudaDevice& device, const DeviceInput& input,
                              AttentionScratch& scratch, CudaStream stream) {
   const SparsePlan plan = dense_plan(input.problem, kAccurateTile, kAccurateTile);
   const DevicePlanCopy copy(input.problem, PlanPointers(plan).view(), device.info.l2_bytes);
-  AttentionBuffers buffers(input.problem, plan.header, OutputType::kFp32);
+  AttentionBuffers buffers(input.problem, copy.plan().header, OutputType::kFp32);
   PreparedAttention(device.info, device.attention, input, copy.plan(), buffers.output(), scratch,
                     /*fp32_accuracy=*/true)
       .enqueue(stream);

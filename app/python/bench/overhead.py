@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What a call from Python costs beside the same work enqueued from C++, in microseconds of the host.
+"""What a call from Python costs the host beside the same work enqueued from C++, in microseconds.
 
-A batch of n sequences is one call from Python and n enqueued from C++: what a sequence adds is the
-C++ path, and the rest of a call of one sequence is the overhead. Needs PyTorch and a GPU.
+n calls of one sequence against one call of a batch of n, which C++ enqueues one after the other, both
+behind a device that is busy: the difference over n is the overhead of a call. Needs PyTorch and a GPU.
 """
 
 import argparse
@@ -16,10 +16,11 @@ import s2o
 
 
 def host_us(call, repeats):
-    """Median host time of one call, with an empty queue before each."""
+    """Median host time, with the device busy from before the call to after it."""
     times = []
     for _ in range(repeats):
         torch.cuda.synchronize()
+        torch.cuda._sleep(20_000_000)  # some 10 ms
         begin = time.perf_counter_ns()
         call()
         times.append((time.perf_counter_ns() - begin) / 1e3)
@@ -45,24 +46,31 @@ def main():
     parser.add_argument("--heads", type=int, nargs=2, default=(32, 8), help="query and KV heads")
     parser.add_argument("--head-dim", type=int, default=128)
     parser.add_argument("--methods", nargs="+", default=["dense", "xattention", "s2o_plus"])
-    parser.add_argument("--repeats", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=16, help="n")
+    parser.add_argument("--repeats", type=int, default=30)
     options = parser.parse_args()
-    batch = 5
+    batch = options.batch
     tensors = [torch.randn(batch, heads, options.seqlen, options.head_dim, dtype=torch.bfloat16,
                            device="cuda") for heads in (options.heads[0], *options.heads[1:] * 2)]
     one = [tensor[0] for tensor in tensors]
     many_out, one_out = torch.empty_like(tensors[0]), torch.empty_like(one[0])
     for method in options.methods:
-        call_one = lambda: s2o.attention(*one, method, out=one_out)
-        call_many = lambda: s2o.attention(*tensors, method, out=many_out)
-        call_one(), call_many()
-        one_us, many_us = host_us(call_one, options.repeats), host_us(call_many, options.repeats)
-        cpp_us = (many_us - one_us) / (batch - 1)
-        new_us = host_us(lambda: s2o.attention(*one, method), options.repeats)
-        print(json.dumps({"method": method, "seqlen": options.seqlen, "call_us": round(one_us, 1),
-                          "cpp_us": round(cpp_us, 1), "overhead_us": round(one_us - cpp_us, 1),
-                          "overhead_with_new_output_us": round(new_us - cpp_us, 1),
-                          "device_us": round(device_us(call_one, options.repeats), 1)}))
+        def one_by_one(**out):
+            for _ in range(batch):
+                s2o.attention(*one, method, **out)
+
+        def at_once():
+            s2o.attention(*tensors, method, out=many_out)
+
+        one_by_one(out=one_out), at_once()
+        calls_us = host_us(lambda: one_by_one(out=one_out), options.repeats) / batch
+        allocating_us = host_us(one_by_one, options.repeats) / batch
+        cpp_us = host_us(at_once, options.repeats) / batch
+        device = device_us(lambda: s2o.attention(*one, method, out=one_out), options.repeats)
+        print(json.dumps({"method": method, "seqlen": options.seqlen, "call_us": round(calls_us, 1),
+                          "cpp_us": round(cpp_us, 1), "overhead_us": round(calls_us - cpp_us, 1),
+                          "overhead_with_new_output_us": round(allocating_us - cpp_us, 1),
+                          "device_us": round(device, 1)}), flush=True)
 
 
 if __name__ == "__main__":

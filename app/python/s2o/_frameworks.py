@@ -61,18 +61,19 @@ class Torch:
 
         self.lib = torch
         self.dtypes = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+        self.strided, self.contiguous_format = torch.strided, torch.contiguous_format
+        self.empty_like = torch.empty_like
         self.grad_enabled = torch.is_grad_enabled
         self.raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
 
     def describe(self, name, tensor):
-        device = tensor.device
-        if device.type == "cuda":
-            index = device.index
-        elif device.type == "cpu":
+        if tensor.is_cuda:
+            index = tensor.get_device()
+        elif tensor.is_cpu:
             index = CPU
         else:
-            raise _core.InputError(f"{name}: is on {device}, expected cpu or cuda")
-        if tensor.layout is not self.lib.strided:
+            raise _core.InputError(f"{name}: is on {tensor.device}, expected cpu or cuda")
+        if tensor.layout is not self.strided:
             raise _core.InputError(f"{name}: layout is {tensor.layout}, expected a strided tensor")
         if tensor.requires_grad and self.grad_enabled():
             raise _core.UnsupportedError(
@@ -83,8 +84,9 @@ class Torch:
                 dtype or str(tensor.dtype), index)
 
     def empty(self, shape, dtype, like):
-        return self.lib.empty(shape, dtype=like.dtype if dtype is None else self.lib.float32,
-                              device=like.device)
+        if dtype is None and shape == like.shape:
+            return self.empty_like(like, memory_format=self.contiguous_format)
+        return like.new_empty(shape, dtype=like.dtype if dtype is None else self.lib.float32)
 
     def contiguous(self, tensor):
         return tensor.contiguous()

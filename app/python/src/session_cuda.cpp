@@ -65,9 +65,10 @@ class StreamSession {
  public:
   explicit StreamSession(const CudaDevice& device) : device_(device) {}
 
-  // Locks: whoever calls one of these has the session for itself until it is enqueued.
+  // Whoever calls one of these has the session for itself until its work is enqueued.
   std::optional<std::vector<RunWork>> attend(const Setting& setting, const Call& call,
                                              CudaStream stream, bool check, bool wants_work) {
+    (void)device_input(call);  // refuses types before anything is allocated
     const std::lock_guard<std::mutex> lock(mutex_);
     PlannedMethod& method = planned(setting, call);
     return for_each_sequence(
