@@ -11,6 +11,7 @@
 #include "lib/core/printable.h"
 #include "lib/core/strict_json.h"
 #include "lib/core/text.h"
+#include "s2o_config_folder.h"
 
 namespace s2o {
 namespace {
