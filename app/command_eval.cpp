@@ -4,9 +4,11 @@
 
 #include "app/commands.h"
 #include "app/progress.h"
+#include "app/rank_sweep.h"
 #include "app/run_support.h"
 #include "lib/core/log.h"
 #include "lib/eval/evaluator.h"
+#include "lib/ranks/rank_device.h"
 #include "lib/report/eval_table.h"
 
 namespace s2o {
@@ -48,6 +50,22 @@ class EvalStoreSink final : public EvalSink {
   std::size_t rows_left_;  // 0 = no limit
 };
 
+// Rows go to rank 0, cells come from there.
+class RankEvalSink final : public EvalSink {
+ public:
+  explicit RankEvalSink(RankWorker& worker) : worker_(worker) {}
+
+  bool has_row(std::size_t) const override { return false; }
+  std::optional<std::size_t> next(std::size_t) override { return worker_.next(); }
+  void start(std::size_t, const std::string& what) override { log_debug("{}", what); }
+  void add(std::size_t cell, const ResultRow& row, const std::vector<float>& out) override {
+    worker_.add(cell, row, out);
+  }
+
+ private:
+  RankWorker& worker_;
+};
+
 RunConfig load_config(const EvalOptions& options) {
   RunConfig config = load_run_config(options.config, options.sets);
   if (!options.device.empty()) config.device = parse_device(options.device, "--device");
@@ -70,8 +88,36 @@ std::size_t count_missing(const ResultStore& store, std::size_t num_cells) {
   return missing;
 }
 
+void eval_rank(const EvalOptions& options, RankWorker& worker) {
+  RunConfig config = load_config(options);
+  const DeviceChoice device =
+      choose_rank_device(config.device, config.kernel, worker.local_rank(), 1);
+  const std::unique_ptr<Backend> backend = make_backend(device, config.kernel);
+  // Not which GPU: the run is the same, whatever the ranks are.
+  config.device.kind = device.kind;
+  config.kernel = parse_kernel(backend->kernel(), "--kernel");
+  const EvalCells cells = expand_cells(config);
+  RankJoin join = describe_rank(rank_device_text(device, 1));
+  join.device_ids = rank_device_ids(device, 1);
+  join.context = make_context(cells, *backend);
+  join.cells_per_input = cells.settings.size();
+  join.expected = expected_rows(cells, *backend);
+  worker.join(join);
+  RankEvalSink sink(worker);
+  worker.done(evaluate(cells, *backend, {.check_plans = options.check}, sink));
+}
+
 int run_eval(const EvalOptions& options) {
   const ReportFormat format = parse_report_format(options.format, kEvalFormats);
+  const auto render = [format](const ResultTable& table) { return render_results(table, format); };
+  if (const Launch launch = find_launch(); launch.size > 1) {
+    return run_ranked_sweep(launch,
+                            {.work = [&](RankWorker& worker) { eval_rank(options, worker); },
+                             .out = options.out,
+                             .resume = options.resume,
+                             .stop_after_rows = options.stop_after_rows,
+                             .render = render});
+  }
   RunConfig config = load_config(options);
   const std::unique_ptr<Backend> backend = make_backend(config.device, config.kernel);
   // The hash of the config must tell runs on different devices and kernels apart.
@@ -82,7 +128,6 @@ int run_eval(const EvalOptions& options) {
   handle_interrupts();
   ResultStore store(folder, make_context(cells, *backend), expected_rows(cells, *backend),
                     {.resume = options.resume, .save_outputs = config.save_outputs});
-  const auto render = [format](const ResultTable& table) { return render_results(table, format); };
   return run_sweep(store, {folder, cells.size(), render}, [&] {
     ProgressBar progress(count_missing(store, cells.size()),
                          stderr_is_terminal() && log_level() != LogLevel::kQuiet);

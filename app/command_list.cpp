@@ -14,6 +14,7 @@
 #include "lib/metrics/metric.h"
 #include "lib/prefill/columns.h"
 #include "lib/prefill/prefill_schema.h"
+#include "lib/ranks/mpi.h"
 #include "lib/report/paper_table.h"
 #include "lib/report/report_table.h"
 
@@ -71,7 +72,12 @@ Json describe_backend_items(const std::vector<BackendItem>& list) {
   return items;
 }
 Json describe_kernels() { return describe_backend_items(list_kernels()); }
-Json describe_devices() { return describe_backend_items(list_devices()); }
+Json describe_devices() {
+  std::vector<BackendItem> items = list_devices();
+  const MpiStatus mpi = query_mpi();
+  items.push_back({.name = "mpi", .usable = mpi.usable, .detail = mpi.detail});
+  return describe_backend_items(items);
+}
 
 struct Topic {
   const char* name;

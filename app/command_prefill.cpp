@@ -8,10 +8,12 @@
 
 #include "app/commands.h"
 #include "app/progress.h"
+#include "app/rank_sweep.h"
 #include "app/run_support.h"
 #include "lib/core/log.h"
 #include "lib/core/text.h"
 #include "lib/prefill/run_prefill.h"
+#include "lib/ranks/rank_device.h"
 #include "lib/report/prefill_table.h"
 
 namespace s2o {
@@ -68,6 +70,22 @@ class PrefillStoreSink final : public PrefillSink {
   std::unique_ptr<ProgressBar> progress_;
 };
 
+// Rows go to rank 0, cells come from there.
+class RankPrefillSink final : public PrefillSink {
+ public:
+  explicit RankPrefillSink(RankWorker& worker) : worker_(worker) {}
+
+  bool has_row(std::size_t) const override { return false; }
+  std::optional<std::size_t> next(std::size_t) override { return worker_.next(); }
+  void start(const std::string& what) override { log_debug("{}", what); }
+  void progress(int, int) override {}
+  void end() override {}
+  void add(std::size_t cell, const ResultRow& row) override { worker_.add(cell, row, {}); }
+
+ private:
+  RankWorker& worker_;
+};
+
 PrefillConfig load_config(const PrefillFlags& flags) {
   PrefillConfig config = load_prefill_config(flags.config, flags.sets);
   if (!flags.device.empty()) config.device = parse_device(flags.device, "--device");
@@ -103,8 +121,38 @@ void note_device(const PrefillBackend& backend, PrefillConfig& config) {
   config.kernel = parse_kernel(backend.kernel(), "--kernel");
 }
 
+void prefill_rank(const PrefillFlags& flags, RankWorker& worker) {
+  PrefillCells cells = expand_prefill_cells(load_config(flags));
+  const DeviceChoice device =
+      choose_rank_device(cells.config.device, cells.config.kernel, worker.local_rank(), 1);
+  PrefillModel model = cells.take_model();
+  model.cublas_folder = flags.cublas;
+  const std::unique_ptr<PrefillBackend> backend =
+      make_prefill_backend(std::move(model), device, cells.config.kernel);
+  note_device(*backend, cells.config);
+  RankJoin join = describe_rank(rank_device_text(device, 1));
+  join.device_ids = rank_device_ids(device, 1);
+  join.context = make_prefill_context(cells, *backend);
+  join.cells_per_input = cells.settings.size();
+  join.expected = expected_rows(cells, *backend);
+  worker.join(join);
+  RankPrefillSink sink(worker);
+  worker.done(run_prefills(cells, *backend, sink));
+}
+
 int run_prefill(const PrefillFlags& flags) {
   const ReportFormat format = parse_report_format(flags.format, kPrefillFormats);
+  const auto render = [format](const ResultTable& table) {
+    return render_prefill_results(table, format);
+  };
+  if (const Launch launch = find_launch(); launch.size > 1) {
+    return run_ranked_sweep(launch,
+                            {.work = [&](RankWorker& worker) { prefill_rank(flags, worker); },
+                             .out = flags.out,
+                             .resume = flags.resume,
+                             .stop_after_rows = flags.stop_after_rows,
+                             .render = render});
+  }
   PrefillCells cells = expand_prefill_cells(load_config(flags));
   PrefillModel model = cells.take_model();
   model.cublas_folder = flags.cublas;
@@ -115,9 +163,6 @@ int run_prefill(const PrefillFlags& flags) {
   handle_interrupts();
   ResultStore store(folder, make_prefill_context(cells, *backend), expected_rows(cells, *backend),
                     {.resume = flags.resume});
-  const auto render = [format](const ResultTable& table) {
-    return render_prefill_results(table, format);
-  };
   return run_sweep(store, {folder, cells.size(), render}, [&] {
     PrefillStoreSink sink(store, cells, flags.stop_after_rows);
     if (count_prefills(cells, sink) == 0) return EvalSummary{};

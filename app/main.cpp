@@ -10,6 +10,7 @@
 #include "lib/core/printable.h"
 #include "lib/core/text.h"
 #include "lib/core/version.h"
+#include "lib/ranks/mpi.h"
 
 namespace s2o {
 namespace {
@@ -25,9 +26,12 @@ void check_command(const CLI::App& app, const std::string& word) {
                     "; commands: " + join(names));
 }
 
+// Of several ranks, one says what is wrong with a command line that they share.
+bool is_first_rank() { return find_launch().rank == 0; }
+
 int run(int argc, char** argv) {
   CLI::App app("Sparse attention for LLM prefill: evaluates S2O and its rivals.", "s2o");
-  app.set_version_flag("--version", version_text());
+  app.set_version_flag("--version", version_text() + "\n" + mpi_build_text());
   app.require_subcommand(1);
   app.footer(
       "Example:\n  s2o eval --config quickstart --out results/quickstart\n"
@@ -43,7 +47,8 @@ int run(int argc, char** argv) {
     // Help and version go to stdout with code 0; everything else is a usage error.
     std::ostringstream out, err;
     const bool is_help = app.exit(error, out, err) == 0;
-    if (!err.str().empty()) std::fputs(printable(err.str(), "\n").c_str(), stderr);
+    if (!err.str().empty() && is_first_rank())
+      std::fputs(printable(err.str(), "\n").c_str(), stderr);
     if (!out.str().empty()) print_result(out.str());
     return is_help ? kExitDone : kExitConfig;
   }
@@ -59,7 +64,7 @@ int main(int argc, char** argv) {
     return s2o::run(argc, argv);
   } catch (...) {
     const std::exception_ptr failure = std::current_exception();
-    s2o::log_error(s2o::failure_text(failure));
+    if (s2o::is_first_rank()) s2o::log_error(s2o::failure_text(failure));
     return s2o::failure_exit_code(failure);
   }
 }

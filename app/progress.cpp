@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 
 #include "lib/core/log.h"
 #include "lib/core/printable.h"
@@ -64,6 +65,14 @@ void ProgressBar::advance_to(std::size_t done) { done_ = std::min(done, total_);
 void ProgressBar::step() { advance_to(done_ + 1); }
 
 bool stderr_is_terminal() { return ::isatty(STDERR_FILENO) != 0; }
+
+bool launcher_has_terminal() {
+  if (stderr_is_terminal()) return true;
+  std::error_code error;
+  const std::string file =
+      std::filesystem::read_symlink(fmt::format("/proc/{}/fd/2", ::getppid()), error).string();
+  return !error && (file.starts_with("/dev/pts/") || file.starts_with("/dev/tty"));
+}
 
 std::string duration_text(double seconds) {
   const auto whole = static_cast<long>(seconds + 0.5);

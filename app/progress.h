@@ -32,6 +32,8 @@ class ProgressBar {
 
 // Whether stderr is a terminal.
 bool stderr_is_terminal();
+// Also where stderr is a pipe to a launcher on this host, which hands it on to its own terminal.
+bool launcher_has_terminal();
 
 // "1h02m", "3m05s", "12s"
 std::string duration_text(double seconds);

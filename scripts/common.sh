@@ -6,7 +6,8 @@ S2O_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 S2O_BUILD_PACKAGES=(g++ cmake ninja-build git pkg-config libcli11-dev nlohmann-json3-dev
   libeigen3-dev libfmt-dev libspdlog-dev libhdf5-dev zlib1g-dev libpng-dev python3-matplotlib
   python3-numpy python3-h5py)
-S2O_TEST_PACKAGES=(libgtest-dev libgmock-dev libbenchmark-dev clang-format-14 python3-dev python3-venv)
+S2O_TEST_PACKAGES=(libgtest-dev libgmock-dev libbenchmark-dev clang-format-14 python3-dev python3-venv
+  openmpi-bin libopenmpi-dev)
 # What the Python module is built with and tested with, from PyPI.
 S2O_PYTHON_PACKAGES=(scikit-build-core nanobind numpy pytest ml_dtypes h5py)
 # What scripts/fuzz.sh needs beside both.

@@ -24,8 +24,9 @@ struct Outcome {
 };
 
 struct RunSettings {
-  std::string stdout_file;   // instead of capturing it
-  long max_file_bytes = -1;  // as if the disk were full beyond; -1 = no limit
+  std::string stdout_file;            // instead of capturing it
+  long max_file_bytes = -1;           // as if the disk were full beyond; -1 = no limit
+  std::vector<std::string> launcher;  // "mpirun", "-n", "2"
 };
 
 // A process with its own working folder `folder`; stdout and stderr go to files in it.
@@ -35,9 +36,10 @@ class RunningS2o {
              const RunSettings& settings = {})
       : out_(settings.stdout_file.empty() ? (folder / ".stdout").string() : settings.stdout_file),
         err_(folder / ".stderr") {
-    std::string binary = std::string(S2O_BINARY_DIR) + "/s2o";
-    std::vector<std::string> words = arguments;
-    std::vector<char*> argv = {binary.data()};
+    std::vector<std::string> words = settings.launcher;
+    words.push_back(std::string(S2O_BINARY_DIR) + "/s2o");
+    words.insert(words.end(), arguments.begin(), arguments.end());
+    std::vector<char*> argv;
     for (std::string& word : words) argv.push_back(word.data());
     argv.push_back(nullptr);
     pid_ = fork();
@@ -53,7 +55,7 @@ class RunningS2o {
       setrlimit(RLIMIT_FSIZE, &limit);
       signal(SIGXFSZ, SIG_IGN);
     }
-    if (ready) execv(argv[0], argv.data());
+    if (ready) execvp(argv[0], argv.data());
     _exit(127);
   }
   RunningS2o(const RunningS2o&) = delete;
@@ -65,6 +67,8 @@ class RunningS2o {
   }
 
   void send(int signal_number) const { kill(pid_, signal_number); }
+  // What it has said so far.
+  std::string err() const { return read_file(err_); }
 
   // Whether the process is still there.
   bool is_running() {

@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "lib/core/log_prefix.h"
 #include "lib/core/printable.h"
 
 namespace s2o {
@@ -14,6 +15,7 @@ namespace {
 
 LogLevel g_level = LogLevel::kWarning;
 std::function<void()> g_before_log;
+std::string g_prefix;
 
 spdlog::logger& logger() {
   static const std::shared_ptr<spdlog::logger> instance = [] {
@@ -48,13 +50,14 @@ void set_log_level(LogLevel level) {
 }
 LogLevel log_level() { return g_level; }
 void set_before_log(std::function<void()> hook) { g_before_log = std::move(hook); }
+void set_log_prefix(std::string prefix) { g_prefix = std::move(prefix); }
 void log_message(LogLevel level, std::string_view message) {
   if (g_before_log && logger().should_log(to_spdlog(level))) g_before_log();
-  logger().log(to_spdlog(level), printable(message));
+  logger().log(to_spdlog(level), g_prefix + printable(message));
 }
 void log_error(std::string_view message) {
   if (g_before_log) g_before_log();
-  logger().error(printable(message));
+  logger().error(g_prefix + printable(message));
 }
 
 }  // namespace s2o

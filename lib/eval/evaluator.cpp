@@ -69,30 +69,33 @@ class Evaluator {
       : cells_(cells), backend_(backend), options_(options), sink_(sink) {}
 
   EvalSummary run() {
-    for (std::size_t i = 0; i < cells_.inputs.size(); ++i) {
+    while (const std::optional<std::size_t> cell = sink_.next(cells_.size())) {
       throw_if_cancelled();
-      run_input(i);
+      enter_input(*cell);
+      if (input_failure_) {
+        add_failed_row(*cell, input_failure_, input_failure_text_);
+      } else {
+        run_cell(*cell);
+      }
     }
     return summary_;
   }
 
  private:
-  void run_input(std::size_t index) {
-    const std::size_t begin = index * cells_.settings.size();
-    const std::size_t end = begin + cells_.settings.size();
-    std::size_t first = begin;
-    while (first < end && sink_.has_row(first)) ++first;
-    if (first == end) return;
+  // Makes the input of `cell` the one at hand. Where it is not there, none of its cells can run.
+  void enter_input(std::size_t cell) {
+    const std::size_t index = cell / cells_.settings.size();
+    if (input_index_ == index) return;
+    input_index_ = index;
+    input_failure_ = nullptr;
     try {
-      load(first);
+      load(cell);
     } catch (const InterruptedError&) {
       throw;
     } catch (...) {
-      fail_input(first, end, std::current_exception());
-      return;
-    }
-    for (std::size_t cell = first; cell < end; ++cell) {
-      if (!sink_.has_row(cell)) run_cell(cell);
+      input_failure_ = std::current_exception();
+      input_failure_text_ = failure_text(input_failure_, cells_.input(cell).name);
+      log_error(input_failure_text_);
     }
   }
 
@@ -218,15 +221,6 @@ class Evaluator {
     }
   }
 
-  // The input of cells [first, end) is not there: none of them can run.
-  void fail_input(std::size_t first, std::size_t end, const std::exception_ptr& failure) {
-    const std::string text = failure_text(failure, cells_.input(first).name);
-    log_error(text);
-    for (std::size_t cell = first; cell < end; ++cell) {
-      if (!sink_.has_row(cell)) add_failed_row(cell, failure, text);
-    }
-  }
-
   void fail_cell(std::size_t cell, const std::exception_ptr& failure) {
     const MethodSetting& setting = cells_.setting(cell);
     const std::string text = failure_text(failure, setting.method->info().name);
@@ -273,12 +267,20 @@ class Evaluator {
   const EvaluateOptions& options_;
   EvalSink& sink_;
   EvalSummary summary_;
+  std::optional<std::size_t> input_index_;  // of the input at hand
+  std::exception_ptr input_failure_;        // why it is not there
+  std::string input_failure_text_;
   std::optional<AttentionInput> input_;
   std::optional<double> dense_ms_;
   AttentionRun run_;
 };
 
 }  // namespace
+
+std::optional<std::size_t> EvalSink::next(std::size_t num_cells) {
+  while (next_ < num_cells && has_row(next_)) ++next_;
+  return next_ < num_cells ? std::optional(next_++) : std::nullopt;
+}
 
 void set_metric(ResultRow& row, const std::string& column, std::optional<double> value,
                 std::string reason) {

@@ -19,10 +19,15 @@ class EvalSink {
   virtual ~EvalSink() = default;
   // True for a cell whose row is known already, from an earlier run.
   virtual bool has_row(std::size_t cell) const = 0;
+  // The cell to compute next, none at the end. Here: those without a row, in their order.
+  virtual std::optional<std::size_t> next(std::size_t num_cells);
   // A cell, or the dense reference and the loading before it, begins.
   virtual void start(std::size_t cell, const std::string& what) = 0;
   // `out` [num_q_heads, seqlen, head_dim] is empty for a failed cell and without save_outputs.
   virtual void add(std::size_t cell, const ResultRow& row, const std::vector<float>& out) = 0;
+
+ private:
+  std::size_t next_ = 0;
 };
 
 struct EvaluateOptions {
@@ -35,7 +40,7 @@ struct EvalSummary {
   std::exception_ptr first_failure;  // null if nothing failed
 };
 
-// Runs all cells that the sink does not have. A cell that fails becomes a row with an error, and
+// Runs the cells that the sink asks for. A cell that fails becomes a row with an error, and
 // the loop goes on; a broken input fails all of its cells. InterruptedError ends the loop after the
 // rows so far were added.
 EvalSummary evaluate(const EvalCells& cells, Backend& backend, const EvaluateOptions& options,

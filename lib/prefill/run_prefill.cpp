@@ -176,39 +176,36 @@ class Runner {
       : cells_(cells), backend_(backend), sink_(sink) {}
 
   EvalSummary run() {
-    for (std::size_t i = 0; i < cells_.prompts.size(); ++i) {
+    while (const std::optional<std::size_t> cell = sink_.next(cells_.size())) {
       throw_if_cancelled();
-      run_prompt(i);
+      enter_prompt(*cell);
+      run_cell(*cell);
     }
     return summary_;
   }
 
  private:
-  void run_prompt(std::size_t index) {
-    const std::size_t begin = index * cells_.settings.size();
-    const std::size_t end = begin + cells_.settings.size();
-    std::vector<std::size_t> missing;
-    for (std::size_t cell = begin; cell < end; ++cell) {
-      if (!sink_.has_row(cell)) missing.push_back(cell);
-    }
-    if (missing.empty()) return;
-    const Prompt& prompt = cells_.prompts[index];
-    std::exception_ptr failure;
-    const std::optional<PrefillRun> dense = prefill(prompt, cells_.dense, failure);
-    for (const std::size_t cell : missing) {
-      if (!dense) {
-        fail(cell, failure);
-        continue;
-      }
-      const PrefillSetting& setting = cells_.setting(cell);
-      if (setting.is_dense()) {
-        finish(cell, *dense, *dense);
-        continue;
-      }
+  // Prefills the prompt of `cell` with dense attention, unless it is the one at hand.
+  void enter_prompt(std::size_t cell) {
+    const std::size_t index = cell / cells_.settings.size();
+    if (prompt_index_ == index) return;
+    prompt_index_ = index;
+    dense_.reset();
+    dense_ = prefill(cells_.prompts[index], cells_.dense, dense_failure_);
+  }
+
+  void run_cell(std::size_t cell) {
+    const PrefillSetting& setting = cells_.setting(cell);
+    if (!dense_) {
+      fail(cell, dense_failure_);
+    } else if (setting.is_dense()) {
+      finish(cell, *dense_, *dense_);
+    } else {
       throw_if_cancelled();
-      const std::optional<PrefillRun> run = prefill(prompt, setting, failure);
+      std::exception_ptr failure;
+      const std::optional<PrefillRun> run = prefill(cells_.prompt(cell), setting, failure);
       if (run) {
-        finish(cell, *run, *dense);
+        finish(cell, *run, *dense_);
       } else {
         fail(cell, failure);
       }
@@ -275,9 +272,17 @@ class Runner {
   PrefillBackend& backend_;
   PrefillSink& sink_;
   EvalSummary summary_;
+  std::optional<std::size_t> prompt_index_;  // of the prompt at hand
+  std::optional<PrefillRun> dense_;          // none: it failed
+  std::exception_ptr dense_failure_;
 };
 
 }  // namespace
+
+std::optional<std::size_t> PrefillSink::next(std::size_t num_cells) {
+  while (next_ < num_cells && has_row(next_)) ++next_;
+  return next_ < num_cells ? std::optional(next_++) : std::nullopt;
+}
 
 std::size_t count_prefills(const PrefillCells& cells, const PrefillSink& sink) {
   std::size_t prefills = 0;

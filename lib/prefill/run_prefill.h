@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <string>
 
 #include "lib/eval/evaluator.h"
@@ -17,6 +18,8 @@ class PrefillSink {
   virtual ~PrefillSink() = default;
   // True for a cell whose row is known already, from an earlier run.
   virtual bool has_row(std::size_t cell) const = 0;
+  // The cell to compute next, none at the end. Here: those without a row, in their order.
+  virtual std::optional<std::size_t> next(std::size_t num_cells);
   // A prefill begins.
   virtual void start(const std::string& what) = 0;
   // `done` of `total` layers of it, all repeats counted.
@@ -24,12 +27,15 @@ class PrefillSink {
   // It ended, well or not.
   virtual void end() = 0;
   virtual void add(std::size_t cell, const ResultRow& row) = 0;
+
+ private:
+  std::size_t next_ = 0;
 };
 
 // Prefills that the cells of a sink still need, the dense references among them.
 std::size_t count_prefills(const PrefillCells& cells, const PrefillSink& sink);
 
-// Runs all cells that the sink does not have. Each prompt is first prefilled with dense attention:
+// Runs the cells that the sink asks for. Each prompt is first prefilled with dense attention:
 // the reference of its rows, and the row of dense if the config lists it. A cell that fails becomes
 // a row with an error, and the loop goes on; where dense fails, all cells of the prompt do.
 // InterruptedError ends the loop after the rows so far were added.

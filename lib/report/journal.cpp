@@ -41,6 +41,18 @@ Vectors vectors_from_json(const Json& object) {
   return vectors;
 }
 
+int open_or_throw(const std::filesystem::path& file, int flags) {
+  // A link would have us write into a file of somebody else.
+  const int fd = ::open(file.c_str(), flags | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0666);
+  if (fd < 0) {
+    throw ConfigError(
+        fmt::format("{}: cannot be written: {}", file.string(), std::strerror(errno)));
+  }
+  return fd;
+}
+
+}  // namespace
+
 Json entry_to_json(const JournalEntry& entry) {
   return {{"cell", entry.cell},
           {"row", row_to_json(entry.row)},
@@ -65,18 +77,6 @@ JournalEntry entry_from_json(const Json& line, const std::string& where) {
     throw InputError(fmt::format("{}: {}", where, error.what()));
   }
 }
-
-int open_or_throw(const std::filesystem::path& file, int flags) {
-  // A link would have us write into a file of somebody else.
-  const int fd = ::open(file.c_str(), flags | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0666);
-  if (fd < 0) {
-    throw ConfigError(
-        fmt::format("{}: cannot be written: {}", file.string(), std::strerror(errno)));
-  }
-  return fd;
-}
-
-}  // namespace
 
 JournalContent read_journal(const std::filesystem::path& file) {
   return parse_journal(read_whole_file(file), file.string());

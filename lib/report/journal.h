@@ -19,6 +19,10 @@ struct JournalEntry {
   std::string output_file;  // in the same folder, raw fp32 values; "" = none
 };
 
+// As a line of the journal. InputError, beginning with `where`, for anything else.
+nlohmann::ordered_json entry_to_json(const JournalEntry& entry);
+JournalEntry entry_from_json(const nlohmann::ordered_json& line, const std::string& where);
+
 struct JournalContent {
   nlohmann::ordered_json context;  // null when not even the first line is whole
   std::vector<JournalEntry> entries;
