@@ -13,8 +13,8 @@
 
 #include "kernels/common/parallel.h"
 #include "lib/core/error.h"
+#include "lib/core/failure.h"
 #include "lib/core/log.h"
-#include "lib/ranks/failure.h"
 
 namespace s2o {
 namespace {

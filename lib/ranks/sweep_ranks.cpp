@@ -12,10 +12,10 @@
 
 #include "kernels/common/parallel.h"
 #include "lib/core/error.h"
+#include "lib/core/failure.h"
 #include "lib/core/log.h"
 #include "lib/core/text.h"
 #include "lib/ranks/cell_queue.h"
-#include "lib/ranks/failure.h"
 #include "lib/report/journal.h"
 #include "lib/report/result_store.h"
 

@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "lib/core/error.h"
-#include "lib/ranks/failure.h"
+#include "lib/core/failure.h"
 
 namespace s2o {
 namespace {

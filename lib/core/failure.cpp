@@ -1,4 +1,4 @@
-#include "lib/ranks/failure.h"
+#include "lib/core/failure.h"
 
 #include <filesystem>
 #include <new>
