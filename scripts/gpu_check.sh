@@ -48,10 +48,11 @@ step "unit tests on the device" "$build/gpu_tests" --gtest_brief=1
 
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
 if [ -n "$sanitizer" ]; then
-  for tool in memcheck racecheck; do
-    step "$tool on small shapes" "$sanitizer" --tool "$tool" --error-exitcode 9 --print-limit 5 \
-      "$build/gpu_tests" --gtest_brief=1 --gtest_filter='*GpuSmall*'
-  done
+  sanitize() {
+    "$sanitizer" --tool "$1" --error-exitcode 9 --print-limit 5 "$build/gpu_tests" --gtest_brief=1 --gtest_filter="$2"
+  }
+  step "memcheck on small shapes and all planners" sanitize memcheck '*GpuSmall*:*plans_of_every_method*'
+  step "racecheck on small shapes" sanitize racecheck '*GpuSmall*'
 else
   skip "memcheck and racecheck" "compute-sanitizer not found"
 fi

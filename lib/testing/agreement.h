@@ -9,26 +9,51 @@
 #include <string>
 #include <vector>
 
+#include "lib/core/error.h"
 #include "lib/testing/inputs.h"
 #include "lib/testing/plan_compare.h"
 
 namespace s2o::testing {
 
+// A planner for a long input, to learn whether settings have device code.
+inline std::unique_ptr<Planner> long_planner(const Method& method, const ParamSet& params) {
+  return method.device_planner({.problem = {.seqlen = 131072,
+                                            .num_q_heads = 8,
+                                            .num_kv_heads = 2,
+                                            .head_dim = 128,
+                                            .softmax_scale = 0.1f},
+                                .params = params});
+}
+
 // Methods with a device planner for their defaults.
 inline std::vector<const Method*> planned_methods() {
   std::vector<const Method*> methods;
-  const Problem problem{.seqlen = 131072,
-                        .num_q_heads = 8,
-                        .num_kv_heads = 2,
-                        .head_dim = 128,
-                        .softmax_scale = 0.1f};
   for (const Method* method : all_methods()) {
-    const ParamSet params(method->info().params);
-    if (method->device_planner({.problem = problem, .params = params}) != nullptr) {
+    if (long_planner(*method, ParamSet(method->info().params)) != nullptr) {
       methods.push_back(method);
     }
   }
   return methods;
+}
+
+// Settings that are also planned in batches: the first, and the defaults.
+inline std::vector<nlohmann::ordered_json> batched_settings(const Method& method) {
+  return {method.info().device.settings.front(), nlohmann::ordered_json::object()};
+}
+
+// False where these settings have kernels for sm_90a alone and say so; with those, everything runs.
+template <class Plan>
+bool plans_with(PlanningVariant variant, const Plan& plan) {
+  try {
+    plan();
+  } catch (const UnsupportedError& error) {
+    if (variant == PlanningVariant::kSm90 ||
+        std::string(error.what()).find("sm_90a") == std::string::npos) {
+      throw;
+    }
+    return false;
+  }
+  return true;
 }
 
 // Null for settings without device code on this input.

@@ -80,9 +80,15 @@ class S2oPlus final : public Method {
         .knob = "tau",
         .knob_sweep = {0.000005, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1},
         .full_budget = {.exists = true, .params = {{"tau", 0.0}}},
-        // Near-ties change the order, not which keys it holds; but for ranking by rows, which has
-        // tests of its own (lib/methods/s2o/s2o_rows_test.cpp).
+        // Near-ties change the order, not which keys it holds; but for ranking by rows, whose keys
+        // near the floor may come or go. Its lists: lib/methods/s2o/s2o_rows_test.cpp.
         .device = {.settings = {{{"ranking", "clusters"}, {"segment_size", 128}},
+                                {{"ranking", "rows"}},
+                                {{"ranking", "rows"},
+                                 {"tau", 0.001},
+                                 {"sink", 0},
+                                 {"local_window", 256},
+                                 {"pass1_order", "permuted"}},
                                 {{"ranking", "clusters"},
                                  {"segment_size", 1024},
                                  {"key_order_sharing", "kv_head"}},
@@ -100,7 +106,7 @@ class S2oPlus final : public Method {
                                 {{"query_guide", "segment_mean_query"},
                                  {"segment_size", 128},
                                  {"ranking", "mean"}}},
-                   .tie_share = 0.0},
+                   .tie_share = 0.002},
     };
     return kInfo;
   }
