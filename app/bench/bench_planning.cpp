@@ -1,9 +1,9 @@
 // Times planning on a device and checks it against the CPU method, for the first KV head's group.
 //   bench_planning [method=s2o,s2o_plus,...] seqlen=131072,32768 segment=1024 [heads=32]
 //     [kv_heads=8] [head_dim=128] [shared=0] [diagonal=0] [window=0] [depth=0] [score_mib=1024]
-//     [repeats=20] [rows=4] [check=0] [steps=0] [kernel=sm80,sm90]
-// s2o takes the options up to score_mib; all else are default settings. `rows` segments of s2o are
-// compared with exact scores; check=1 compares the plans of other methods with their CPU plans;
+//     [repeats=20] [rows=4] [check=0] [steps=0] [kernel=sm80,sm90] [PARAMETER=JSON...]
+// s2o takes the options up to score_mib; other methods their own parameters. `rows` segments of s2o
+// are compared with exact scores; check=1 compares the plans of other methods with their CPU plans;
 // steps=1 tells the time of each kernel; without `kernel` the best of the device run. One line per
 // setting: median ms with cold L2, bytes, GB/s, GFLOP, workspace, near-ties.
 #include <cuda_runtime.h>
@@ -71,6 +71,7 @@ std::vector<std::uint16_t> structured_rows(int heads, std::int64_t seqlen, int d
 struct Options : std::map<std::string, std::vector<std::int64_t>> {
   std::vector<std::string> methods = {"s2o"};
   std::vector<std::string> kernels = {""};
+  nlohmann::ordered_json params = nlohmann::ordered_json::object();
 };
 
 struct Variant {
@@ -106,8 +107,12 @@ Options parse(int argc, char** argv) {
       continue;
     }
     const auto option = options.find(key);
-    if (equals == std::string::npos || option == options.end()) {
+    if (equals == std::string::npos) {
       throw Error("bench_planning: unknown option '" + text + "'");
+    }
+    if (option == options.end()) {
+      options.params[key] = nlohmann::ordered_json::parse(text.substr(equals + 1));
+      continue;
     }
     option->second.clear();
     std::stringstream values(text.substr(equals + 1));
@@ -152,13 +157,18 @@ testing::S2oCase s2o_settings_of(const Options& options, std::int64_t segment_si
           .score_bytes = option("score_mib") << 20};
 }
 
+ParamSet params_of(const std::string& method, const Options& options) {
+  const std::vector<ParamSpec>& specs = find_method(method).info().params;
+  return expand_params(specs, options.params, "", method).front();
+}
+
 std::unique_ptr<Planner> make_planner(const std::string& method, const Problem& problem,
-                                      const testing::S2oCase& settings) {
+                                      const testing::S2oCase& settings, const Options& options) {
   constexpr std::int64_t kL2Bytes = std::int64_t{50} << 20;
   if (method == "s2o") {
     return settings.planner(problem, kL2Bytes);
   }
-  const ParamSet params(find_method(method).info().params);
+  const ParamSet params = params_of(method, options);
   auto planner = find_method(method).device_planner(
       {.problem = problem, .params = params, .limits = {.l2_bytes = kL2Bytes}});
   if (planner == nullptr) throw Error("bench_planning: no planner for '" + method + "'");
@@ -243,8 +253,8 @@ void check_orders(const Options& options, const testing::S2oCase& settings,
 }
 
 // The plan of the first group against the CPU method's.
-void check_plan_of(const std::string& method, const DeviceInput& input, const HostInput& host,
-                   DevicePlanner& planner, PlanningVariant variant) {
+void check_plan_of(const std::string& method, const Options& options, const DeviceInput& input,
+                   const HostInput& host, DevicePlanner& planner, PlanningVariant variant) {
   const AttentionInput group = first_group(input.problem, host);
   const CopyToHost copy = [](void* target, const void* source, std::size_t bytes) {
     cuda_check(cudaMemcpy(target, source, bytes, cudaMemcpyDeviceToHost), "fetch the plan");
@@ -257,8 +267,8 @@ void check_plan_of(const std::string& method, const DeviceInput& input, const Ho
   const SparsePlan plan =
       fetch_plan(input.problem, planner.device_plan(), copy, FetchedArrays::kAll, replan);
   const DenseReference none;
-  const SparsePlan expected = find_method(method).plan_cpu(
-      {.input = group, .reference = none}, ParamSet(find_method(method).info().params));
+  const SparsePlan expected =
+      find_method(method).plan_cpu({.input = group, .reference = none}, params_of(method, options));
   const testing::PlanDifference d = testing::compare_plans(group.problem, plan, expected);
   std::printf("  of %lld tiles %lld with near-ties: %lld keys more, %lld fewer of %lld",
               static_cast<long long>(d.tiles), static_cast<long long>(d.differing_tiles),
@@ -289,7 +299,7 @@ void run(const Options& options, const std::string& method, std::int64_t seqlen,
   }
   const bool is_s2o = method == "s2o";
   const testing::S2oCase settings = s2o_settings_of(options, segment_size);
-  DevicePlanner planner(make_planner(method, problem, settings));
+  DevicePlanner planner(make_planner(method, problem, settings, options));
   const PlanningCost cost = planner.cost();
   planner.prepare();
   const DeviceInput input{
@@ -313,7 +323,8 @@ void run(const Options& options, const std::string& method, std::int64_t seqlen,
   if (is_s2o && option("rows") > 0) {
     check_orders(options, settings, input, host, planner, variant.kernels);
   }
-  if (!is_s2o && option("check") != 0) check_plan_of(method, input, host, planner, variant.kernels);
+  if (!is_s2o && option("check") != 0)
+    check_plan_of(method, options, input, host, planner, variant.kernels);
   std::printf("\n");
   std::fflush(stdout);
 }

@@ -18,6 +18,7 @@
 #include "lib/testing/inputs.h"
 #include "lib/testing/model_planning.h"
 #include "lib/testing/model_runner.h"
+#include "lib/testing/row_lists.h"
 #include "lib/testing/s2o_orders.h"
 
 namespace s2o {
@@ -275,6 +276,41 @@ TEST_P(PlanningGpuTest, s2o_plus_orders_agree_with_exact_scores_up_to_near_ties)
         EXPECT_LE(static_cast<double>(total.beyond), 1e-3 * static_cast<double>(total.slots));
       }
     }
+  }
+}
+
+TEST_P(PlanningGpuTest, lists_by_rows_agree_with_the_definition_and_from_run_to_run) {
+  if (device_.planning != PlanningVariant::kSm90) GTEST_SKIP() << "ranking rows needs sm_90a";
+  const auto expect_lists = [this](const AttentionInput& input,
+                                   const RowRankingSettings& settings) {
+    set_input(input);
+    DevicePlanner planner(testing::row_planner_of(input, settings));
+    planner.prepare();
+    run_planner(planner);
+    planner.check();
+    const SparsePlan plan = fetch(planner);
+    check_plan(input.problem, plan);
+    const testing::RowAgreement total = testing::expect_row_agreement(input, settings, plan);
+    std::cout << "lists " << total.lists << ", sinks " << total.sinks << ", keys " << total.keys
+              << ", others " << total.others << ", skipped " << total.skipped << "\n";
+    EXPECT_LE(total.others, total.keys / 32);
+    run_planner(planner);
+    const SparsePlan again = fetch(planner);
+    for (int head = 0; head < input.problem.num_q_heads; ++head) {
+      for (int tile = 0; tile < plan.header.num_q_tiles; ++tile) {
+        ASSERT_EQ(testing::gathered_keys(plan, head, tile),
+                  testing::gathered_keys(again, head, tile));
+      }
+    }
+  };
+  for (const StorageDType dtype : {StorageDType::kBF16, StorageDType::kF16}) {
+    // One to seven heads of a group: a block of threads takes two lists of a KV head.
+    for (const Shape& shape :
+         {Shape{1100, 2, 1, 64}, Shape{700, 5, 1, 128}, Shape{500, 3, 3, 64}, Shape{2500, 7, 1, 64},
+          Shape{257, 2, 1, 128}, Shape{385, 1, 1, 64}, Shape{9000, 12, 2, 128}}) {
+      expect_lists(structured_input(shape, "mixed", dtype), testing::ranking_above(1e-3f));
+    }
+    expect_lists(testing::input_of_many_reaches(5100, dtype), testing::probing_ranking());
   }
 }
 

@@ -162,7 +162,7 @@ class PackKeys {
   const PackKeysArgs& args_;
 };
 
-// A block packs a tile of queries, unless its mass is near.
+// A block packs a tile of queries, unless its head ranks nothing.
 template <class Element, int kHeadDim>
 class PackQueries {
  public:
@@ -175,7 +175,7 @@ class PackQueries {
     const int segment = args_.tiles.at(block_index() % args_.tiles.count());
     const std::int64_t tile = std::int64_t{head} * shape.num_segments + segment;
     if (shape.history_length(segment) == 0) return;
-    if (args_.is_local != nullptr && load_global(args_.is_local + tile) != 0) return;
+    if (args_.tiers != nullptr && load_global(&args_.tiers[head].reach) == kNothingFar) return;
     const int kv_head = head / shape.lists_per_kv_head;
     const std::int64_t first = std::int64_t{segment} * kPackRows;
     const auto count = static_cast<int>(shape.seqlen - first);
@@ -242,30 +242,6 @@ struct PackQueriesKernel {
   }
   S2O_DEVICE static void run(const PackQueriesArgs& args, const Added& /*added*/) {
     PackQueries<Element, kHeadDim>(args).run();
-  }
-};
-
-// From what probes weigh to which tiles are local: a thread a tile.
-struct FindLocalKernel {
-  static constexpr const char* kName = "planning: local tiles";
-  static constexpr int kThreads = 256;
-  static constexpr int kMinBlocks = 1;
-  struct Added {};
-  static Added added(const FindLocalArgs& /*args*/, const AddedBy& /*by*/) { return {}; }
-  static Grid grid(const FindLocalArgs& args, const Added& /*added*/) {
-    return {.blocks = ceil_div(args.num_q_heads * args.num_segments, kThreads)};
-  }
-  S2O_DEVICE static void run(const FindLocalArgs& args, const Added& /*added*/) {
-    const int tile = block_index() * kThreads + thread_index();
-    if (tile >= args.num_q_heads * args.num_segments) return;
-    const int probes = probe_tiles(args.num_segments, args.probe_stride).count();
-    // Probes before and after the tile; it may be the latter itself. One is enough at the end, not
-    // at the begin, where histories grow.
-    const int after = tile % args.num_segments / args.probe_stride;
-    const float* const weights = args.probe_weights + tile / args.num_segments * probes;
-    bool local = after > 0 && load_global(weights + after - 1) < args.limit;
-    if (after < probes) local = local && load_global(weights + after) < args.limit;
-    args.is_local[tile] = local ? 1 : 0;
   }
 };
 

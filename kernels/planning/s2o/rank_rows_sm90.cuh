@@ -12,6 +12,10 @@
 //
 // Then the counts become places in the order, and each warp reads the classes of a range again and
 // writes its keys. Deterministic: places depend on classes and keys only.
+//
+// Of a history the leading groups of keys and those within the head's reach are looked at: the
+// groups between, as far as both lists skip them, are not fetched and have no place in the row of
+// classes. A list by few queries is the same with every fourth group of eight columns.
 #pragma once
 
 #include "kernels/device/e4m3_sm90.cuh"
@@ -38,9 +42,10 @@ struct SharedRankRows {
   struct List {
     ClassCounts<kRangeWarps> classes;
     std::uint16_t staged[kRangeWarps][kScanKeys];
-    std::int32_t is_ranked;  // else it is local, or there is none
+    std::int32_t is_ranked;  // else only the sink is visited, or there is no list
   } lists[kRankRowsLists];
-  std::int32_t task;  // -1: none is left
+  std::int32_t task;     // -1: none is left
+  std::int32_t skipped;  // groups that neither list looks at, behind the leading ones
   Barrier q_full;
   Barrier q_empty;
   ProductRing<kRankRowsStages> ring;
@@ -77,8 +82,6 @@ class RankRowsSm90 {
   }
 
  private:
-  static constexpr float kInverseBias = 0x1p-32f;
-  static_assert(kScoreBias == 32.0f);
   static constexpr int kKeyTileBytes = kPackedGroupBytes / kKeyGroupTiles;
 
   // Lists of a KV head in order of their tiles; a task is two that follow each other, and the lists
@@ -97,6 +100,14 @@ class RankRowsSm90 {
   }
   S2O_DEVICE int length_of(const List& list) const {
     return list.exists ? static_cast<int>(args_.shape.history_length(list.segment)) : 0;
+  }
+  // The first group behind the leading ones that the list looks at.
+  S2O_DEVICE int first_group_of(const List& list) const {
+    if (args_.tiers == nullptr) return kLeadingGroups;
+    return first_group_within(length_of(list), load_global(&args_.tiers[list.head].reach));
+  }
+  S2O_DEVICE static int group_at(int place, int skipped) {
+    return place < kLeadingGroups ? place : place + skipped;
   }
   S2O_DEVICE std::int64_t tile_of(const List& list) const {
     return static_cast<std::int64_t>(list.head) * args_.shape.num_segments + list.segment;
@@ -118,15 +129,22 @@ class RankRowsSm90 {
       s_.task = task;
       int longest = 0;
       int ranked = 0;
+      int first = 0;
       for (int l = 0; l < kRankRowsLists; ++l) {
         const List list = list_of(task, l);
         const int length = length_of(list);
-        const bool is_ranked = length > 0 && (args_.is_local == nullptr ||
-                                              load_global(args_.is_local + tile_of(list)) == 0);
+        const bool is_ranked =
+            length > 0 &&
+            (args_.tiers == nullptr || load_global(&args_.tiers[list.head].reach) != kNothingFar);
         s_.lists[l].is_ranked = is_ranked ? 1 : 0;
-        if (is_ranked && length > longest) longest = length;
-        ranked += is_ranked ? 1 : 0;
+        if (!is_ranked) continue;
+        const int own = first_group_of(list);
+        if (ranked == 0 || own < first) first = own;
+        if (length > longest) longest = length;
+        ++ranked;
       }
+      const int skipped = ranked == 0 ? 0 : first - kLeadingGroups;
+      s_.skipped = skipped;
       if (ranked == 0) {
         barrier_arrive(&s_.q_full);
         continue;
@@ -140,11 +158,12 @@ class RankRowsSm90 {
       }
       const unsigned char* const keys =
           args_.keys + task % args_.shape.num_kv_heads * groups * kPackedGroupBytes;
-      const int stages = ceil_div(longest, kKeyGroup) * 2;
+      const int stages = (ceil_div(longest, kKeyGroup) - skipped) * 2;
       for (int stage = 0; stage < stages; ++stage, ++entry) {
         Barrier* const barrier = s_.ring.begin_fill(entry, kStageBytes);
+        const int source = group_at(stage / 2, skipped) * 2 + stage % 2;
         load_bytes_async(shared_address(s_.k[entry % kRankRowsStages]),
-                         keys + static_cast<std::int64_t>(stage) * kStageBytes, kStageBytes,
+                         keys + static_cast<std::int64_t>(source) * kStageBytes, kStageBytes,
                          barrier);
       }
     }
@@ -177,10 +196,15 @@ class RankRowsSm90 {
       const bool is_ranked = uniform(static_cast<std::uint32_t>(list_->is_ranked)) != 0;
       const List list = list_of(task, warpgroup);
       const int length = length_of(list);
-      const int num_groups = ceil_div(longest, kKeyGroup);  // of both lists
+      skipped_ = static_cast<int>(uniform(static_cast<std::uint32_t>(s_.skipped)));
+      const int num_groups = ceil_div(longest, kKeyGroup) - skipped_;  // of both lists
       groups_per_range_ = ceil_div(num_groups, kRangeWarps);
       if (is_ranked) {
-        score(shared_address(s_.q[warpgroup]), entry, num_groups, length, classes);
+        const bool by_few =
+            args_.tiers != nullptr && load_global(&args_.tiers[list.head].by_few) != 0;
+        const ListKeys keys{entry, num_groups, first_group_of(list), length, classes};
+        const std::uint32_t q = shared_address(s_.q[warpgroup]);
+        by_few ? score<true>(q, keys) : score<false>(q, keys);
       } else {
         for (int stage = 0; stage < 2 * num_groups; ++stage) {
           s_.ring.wait(entry + stage);
@@ -191,11 +215,6 @@ class RankRowsSm90 {
       sync_list();  // all have counted, and read the queries and the task
       if (thread_of_list() == 0) barrier_arrive(&s_.q_empty);
       if (!list.exists) continue;
-      if (args_.probe_weights != nullptr) {
-        weigh(list);
-        sync_list();  // counts are clear
-        continue;
-      }
       std::int32_t* const order = args_.order + list.head * args_.order_per_list +
                                   load_global(args_.order_offsets + list.segment);
       if (!is_ranked) {
@@ -210,8 +229,8 @@ class RankRowsSm90 {
       const int range = groups_per_range_ * kKeyGroup;
       write_range(classes, warp_of_list() * range,
                   min_of((warp_of_list() + 1) * range, num_groups * kKeyGroup),
-                  list_->classes.counts[warp_of_list()], list_->staged[warp_of_list()], order,
-                  room);
+                  skipped_ * kKeyGroup, list_->classes.counts[warp_of_list()],
+                  list_->staged[warp_of_list()], order, room);
       clear_range();
       sync_list();  // counts are clear
     }
@@ -223,51 +242,103 @@ class RankRowsSm90 {
 
   // ---- product and reduction ----
 
-  S2O_DEVICE static void issue(HalfAccumulators& d, std::uint32_t keys, std::uint64_t queries) {
+  template <int kTiles>
+  S2O_DEVICE static void issue(std::uint32_t (&d)[kTiles][2], std::uint32_t keys,
+                               std::uint64_t queries) {
     const std::uint64_t a = packed_descriptor(keys, 64);
-    pin_registers(d);
-    warpgroup_fence();
     multiply_e4m3(d, a, queries, 0);
     multiply_e4m3(d, descriptor_at(a, 2 * 64 * 16), descriptor_at(queries, 2 * kRankedRows * 16),
                   1);
-    warpgroup_commit();
   }
 
-  S2O_DEVICE void score(std::uint32_t q, int entry, int num_groups, int length,
-                        unsigned char* classes) {
-    const std::uint64_t queries = packed_descriptor(q, kRankedRows);
-    for (int group = 0; group < num_groups; ++group) {
-      float kept[2];
-      HalfAccumulators d;
-#pragma unroll
-      for (int b = 0; b < kKeyGroupTiles; ++b) {
-        const int stage = entry + b / kStageTiles;
-        if (b % kStageTiles == 0) s_.ring.wait(stage);
-        issue(d,
-              shared_address(s_.k) +
-                  static_cast<std::uint32_t>(stage % kRankRowsStages * kStageBytes +
-                                             b % kStageTiles * kKeyTileBytes),
-              queries);
-        warpgroup_wait<0>();
-        pin_registers(d);
-        if (b % kStageTiles + 1 == kStageTiles) s_.ring.give_back(stage);
-        reduce(d, b, kept);
+  struct ListKeys {
+    int entry;       // of the ring
+    int num_groups;  // that are fetched
+    int first_group, length;
+    unsigned char* classes;
+  };
+
+  template <bool kByFew>
+  S2O_DEVICE void score(std::uint32_t q, const ListKeys& keys) {
+    const std::uint64_t queries = kByFew
+                                      ? strided_descriptor(q, kRankedRows, kRankedRows / kFewRows)
+                                      : packed_descriptor(q, kRankedRows);
+    int entry = keys.entry;
+    for (int place = 0; place < keys.num_groups; ++place, entry += 2) {
+      const int group = group_at(place, skipped_);
+      if (group >= kLeadingGroups && group < keys.first_group) {  // for the other list
+        for (int stage = entry; stage < entry + 2; ++stage) {
+          s_.ring.wait(stage);
+          s_.ring.give_back(stage);
+        }
+        clear_classes(place, keys.classes);
+        continue;
       }
-      entry += 2;
-      classify(kept, group, length, classes);
+      float kept[2];
+      if constexpr (kByFew) {
+        weigh_by_few(queries, entry, kept);
+      } else {
+        weigh_by_all(queries, entry, kept);
+      }
+      classify(kept, group, place, keys.length, keys.classes);
     }
+  }
+
+  // Address of tile b of the group in stages `entry` and the next.
+  S2O_DEVICE std::uint32_t key_tile(int entry, int b) const {
+    return shared_address(s_.k) +
+           static_cast<std::uint32_t>((entry + b / kStageTiles) % kRankRowsStages * kStageBytes +
+                                      b % kStageTiles * kKeyTileBytes);
+  }
+  S2O_DEVICE void weigh_by_all(std::uint64_t queries, int entry, float (&kept)[2]) {
+    HalfAccumulators d;
+#pragma unroll
+    for (int b = 0; b < kKeyGroupTiles; ++b) {
+      const int stage = entry + b / kStageTiles;
+      if (b % kStageTiles == 0) s_.ring.wait(stage);
+      pin_registers(d);
+      warpgroup_fence();
+      issue(d, key_tile(entry, b), queries);
+      warpgroup_commit();
+      warpgroup_wait<0>();
+      pin_registers(d);
+      if (b % kStageTiles + 1 == kStageTiles) s_.ring.give_back(stage);
+      reduce(d, b, kept);
+    }
+  }
+  // Four products at once take the registers of one by all queries.
+  S2O_DEVICE void weigh_by_few(std::uint64_t queries, int entry, float (&kept)[2]) {
+    std::uint32_t d[kKeyGroupTiles][kFewRows / 8][2];
+    s_.ring.wait(entry);
+    s_.ring.wait(entry + 1);
+#pragma unroll
+    for (int b = 0; b < kKeyGroupTiles; ++b) pin_registers(d[b]);
+    warpgroup_fence();
+#pragma unroll
+    for (int b = 0; b < kKeyGroupTiles; ++b) issue(d[b], key_tile(entry, b), queries);
+    warpgroup_commit();
+    warpgroup_wait<0>();
+#pragma unroll
+    for (int b = 0; b < kKeyGroupTiles; ++b) pin_registers(d[b]);
+    s_.ring.give_back(entry);
+    s_.ring.give_back(entry + 1);
+#pragma unroll
+    for (int b = 0; b < kKeyGroupTiles; ++b) reduce(d[b], b, kept);
   }
 
   // Reduces the scores of tile b over the queries; of four lanes the one of tile b keeps the
   // results of its two keys.
-  S2O_DEVICE static void reduce(const HalfAccumulators& d, int b, float (&kept)[2]) {
+  template <int kTiles>
+  S2O_DEVICE static void reduce(const std::uint32_t (&d)[kTiles][2], int b, float (&kept)[2]) {
     std::uint32_t largest[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       largest[i] = max_of_pairs(d[0][i], d[1][i], d[2][i]);
 #pragma unroll
-      for (int j = 3; j < 15; j += 2) largest[i] = max_of_pairs(largest[i], d[j][i], d[j + 1][i]);
-      largest[i] = max_of_pairs(largest[i], d[15][i]);
+      for (int j = 3; j < kTiles - 1; j += 2) {
+        largest[i] = max_of_pairs(largest[i], d[j][i], d[j + 1][i]);
+      }
+      largest[i] = max_of_pairs(largest[i], d[kTiles - 1][i]);
     }
     float sum[2];
 #pragma unroll
@@ -286,9 +357,17 @@ class RankRowsSm90 {
     return static_cast<std::uint32_t>(c < 0 ? 0 : min_of(c, kRowClasses - 2));
   }
 
-  S2O_DEVICE void classify(const float (&kept)[2], int group, int length, unsigned char* classes) {
-    const int key =
-        group * kKeyGroup + warp_index() % 4 * 64 + lane_index() / 4 * 8 + lane_index() % 4 * 2;
+  // Of a group, the first of the lane's two keys.
+  S2O_DEVICE static int own_key() {
+    return warp_index() % 4 * 64 + lane_index() / 4 * 8 + lane_index() % 4 * 2;
+  }
+  S2O_DEVICE static void clear_classes(int place, unsigned char* classes) {
+    *reinterpret_cast<std::uint16_t*>(classes + place * kKeyGroup + own_key()) = 0;
+  }
+
+  S2O_DEVICE void classify(const float (&kept)[2], int group, int place, int length,
+                           unsigned char* classes) {
+    const int key = group * kKeyGroup + own_key();
     std::uint32_t c[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -296,35 +375,13 @@ class RankRowsSm90 {
       if (key + i < args_.sink) c[i] = kRowClasses - 1;
       if (key + i >= length) c[i] = 0;
     }
-    *reinterpret_cast<std::uint16_t*>(classes + key) = static_cast<std::uint16_t>(c[0] | c[1] << 8);
-    std::uint32_t* const counts = list_->classes.counts[group / groups_per_range_];
+    *reinterpret_cast<std::uint16_t*>(classes + place * kKeyGroup + own_key()) =
+        static_cast<std::uint16_t>(c[0] | c[1] << 8);
+    std::uint32_t* const counts = list_->classes.counts[place / groups_per_range_];
     if (c[0] != 0) atomic_count(&counts[c[0]]);
     if (c[1] != 0) atomic_count(&counts[c[1]]);
   }
 
-  // ---- probes ----
-
-  S2O_DEVICE void weigh(const List& list) const {
-    const int c = kRowClasses - 1 - thread_of_list();
-    std::uint32_t own = 0;
-#pragma unroll
-    for (int r = 0; r < kRangeWarps; ++r) own += list_->classes.counts[r][c];
-    const bool counts = c > 0 && c < kRowClasses - 1;
-    float weight = counts ? static_cast<float>(own) *
-                                bits_float(static_cast<std::uint32_t>(c + below_floor_) << 21)
-                          : 0.0f;
-#pragma unroll
-    for (int mask = 1; mask < 32; mask *= 2) weight += shuffle_xor(weight, mask);
-    if (lane_index() == 0) list_->classes.warp_sums[warp_of_list()] = float_bits(weight);
-    sync_list();
-    if (thread_of_list() == 0) {
-      float sum = 0.0f;
-      for (int w = 0; w < kRangeWarps; ++w) sum += bits_float(list_->classes.warp_sums[w]);
-      const int probe = (list.segment - args_.tiles.first) / args_.tiles.stride;
-      args_.probe_weights[list.head * args_.tiles.count() + probe] = sum * kInverseBias;
-    }
-    clear_range();
-  }
   S2O_DEVICE void clear_range() const {
     for (int c = lane_index(); c < kRowClasses; c += 32)
       list_->classes.counts[warp_of_list()][c] = 0;
@@ -336,6 +393,7 @@ class RankRowsSm90 {
   const int first_row_;
   const int below_floor_;  // leading bits of a sum one class below the floor
   int groups_per_range_ = 1;
+  int skipped_ = 0;  // as in shared memory
   int warpgroup_ = 0;
   SharedRankRows::List* list_ = nullptr;
 };

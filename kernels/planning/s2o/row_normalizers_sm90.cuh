@@ -56,8 +56,12 @@ class RowNormalizersSm90 {
       : args_(args), maps_(maps), s_(*reinterpret_cast<SharedNear<kHeadDim>*>(shared_memory())) {
     // Long histories first.
     const HistoryShape& shape = args.shape;
-    segment_ = args.tiles.at(args.tiles.count() - 1 - block_index() / shape.num_kv_heads);
-    kv_head_ = block_index() % shape.num_kv_heads;
+    const int parts = shape.lists_per_kv_head / args.heads_of_block;
+    const int block = block_index() / parts;
+    segment_ = args.tiles.at(args.tiles.count() - 1 - block / shape.num_kv_heads);
+    kv_head_ = block % shape.num_kv_heads;
+    first_head_ = block_index() % parts * args.heads_of_block;
+    end_head_ = first_head_ + args.heads_of_block;
     history_ = static_cast<int>(shape.history_length(segment_));
     window_steps_ = ceil_div(segment_ * kNearRows - history_, kNearKeys);
     own_steps_ = kNearRows / kNearKeys;
@@ -91,26 +95,24 @@ class RowNormalizersSm90 {
 
   S2O_DEVICE int group() const { return args_.shape.lists_per_kv_head; }
 
-  // Heads of the group that are not local here are shown to the consumers one after the other.
+  // Heads of the group that rank something are shown to the consumers one after the other.
   S2O_DEVICE int head_from(int head) const {
-    while (head < group() && is_local(head)) ++head;
+    while (head < end_head_ && ranks_nothing(head)) ++head;
     return head;
   }
-  S2O_DEVICE bool is_local(int head) const {
-    return args_.is_local != nullptr &&
-           load_global(args_.is_local +
-                       std::int64_t{kv_head_ * group() + head} * args_.shape.num_segments +
-                       segment_) != 0;
+  S2O_DEVICE bool ranks_nothing(int head) const {
+    return args_.tiers != nullptr &&
+           load_global(&args_.tiers[kv_head_ * group() + head].reach) == kNothingFar;
   }
 
   S2O_DEVICE void fill() {
     int entry = 0;
-    int head = head_from(0);
-    if (head < group()) fill_queries(0, head);
-    for (int shown = 0; head < group(); ++shown) {
+    int head = head_from(first_head_);
+    if (head < end_head_) fill_queries(0, head);
+    for (int shown = 0; head < end_head_; ++shown) {
       const int next = head_from(head + 1);
       for (int step = 0; step < steps_; ++step, ++entry) fill_keys(entry, step);
-      if (next < group()) fill_queries(shown + 1, next);
+      if (next < end_head_) fill_queries(shown + 1, next);
       head = next;
     }
   }
@@ -160,7 +162,7 @@ class RowNormalizersSm90 {
     float logit[kColumnTiles][4];
     int entry = 0;
     int shown = 0;
-    for (int head = head_from(0); head < group(); head = head_from(head + 1), ++shown) {
+    for (int head = head_from(first_head_); head < end_head_; head = head_from(head + 1), ++shown) {
       s_.queries.wait(shown);
       LseSum sums[2];
       for (int step = (entry + turn) % 2; step < steps_; step += 2) {
@@ -259,6 +261,7 @@ class RowNormalizersSm90 {
   Shared& s_;
   int segment_;
   int kv_head_;
+  int first_head_, end_head_;  // of the group
   int history_;
   int own_steps_, window_steps_, sink_steps_, near_steps_, steps_;
   int first_sample_, end_sample_;
@@ -276,8 +279,9 @@ struct RowNormalizersKernel {
     return near_maps(args, kHeadDim, by);
   }
   static Grid grid(const RowNormalizerArgs& args, const Added& /*added*/) {
-    return {.blocks = std::int64_t{args.shape.num_kv_heads} * args.tiles.count(),
-            .shared_bytes = sizeof(SharedNear<kHeadDim>)};
+    return {
+        .blocks = std::int64_t{args.shape.num_lists()} / args.heads_of_block * args.tiles.count(),
+        .shared_bytes = sizeof(SharedNear<kHeadDim>)};
   }
   S2O_DEVICE static void run(const RowNormalizerArgs& args, const Added& added) {
     RowNormalizersSm90<Element, kHeadDim>(args, added).run();

@@ -52,18 +52,63 @@ struct TileSet {
   S2O_ANYWHERE std::int32_t at(std::int32_t i) const { return first + i * stride; }
 };
 
-// Which tiles need a ranking at all: every probe_stride-th tile is a probe, whose whole history is
-// weighed; where both neighbouring probes find little weight, the mass is near.
-S2O_ANYWHERE constexpr TileSet probe_tiles(std::int32_t num_segments, std::int32_t probe_stride) {
-  return {.first = probe_stride - 1, .stride = probe_stride, .end = num_segments};
+// Tiles that tell how far heads read: so many, at equal distances, up to the last one; none in the
+// first quarter.
+S2O_ANYWHERE constexpr TileSet probe_tiles(std::int32_t num_segments, std::int32_t num_probes) {
+  const std::int32_t stride = 3 * (num_segments / 4) / (num_probes > 0 ? num_probes : 1);
+  if (num_probes == 0 || stride == 0) return {};
+  return {
+      .first = num_segments - 1 - (num_probes - 1) * stride, .stride = stride, .end = num_segments};
 }
+// Few queries of a tile: every fourth group of eight.
+inline constexpr int kFewRows = kRankedRows / 4;
+S2O_ANYWHERE constexpr bool is_of_few(int row) { return row % 32 < 8; }
+// Probes look at half of the few, and at as many queries beside them.
+inline constexpr int kProbedRows = kFewRows / 2;
+S2O_ANYWHERE constexpr bool is_probed(int row) { return row % 64 < 8; }
+S2O_ANYWHERE constexpr bool is_beside_probed(int row) { return row % 64 >= 8 && row % 64 < 16; }
+// Of the first `rows` of a tile.
+S2O_ANYWHERE constexpr int num_probed(int rows) {
+  return rows / 64 * 8 + (rows % 64 < 8 ? rows % 64 : 8);
+}
+S2O_ANYWHERE constexpr int num_beside_probed(int rows) {
+  return num_probed(rows < 8 ? 0 : rows - 8);
+}
+// Shares below so many times the even one are background.
+inline constexpr float kBackground = 4.0f;
+
+// What the tiles of a query head rank, and how: so many keys before their window and the leading
+// ones whatever the reach, or none at all; by few of their queries, or by all.
+struct HeadTier {
+  std::int32_t reach;
+  std::int32_t by_few;  // 0 or 1
+};
+inline constexpr int kLeadingGroups = 4;
+inline constexpr std::int32_t kNothingFar = -1;
+// Groups [kLeadingGroups, first_group_within(...)) of a history are not ranked.
+S2O_ANYWHERE constexpr int first_group_within(int history, int reach) {
+  const int first = history > reach ? (history - reach) / kKeyGroup : 0;
+  return first > kLeadingGroups ? first : kLeadingGroups;
+}
+
+// Of a group of keys, in one probe: the mass of its keys that count; and the mass for the queries
+// beside that is not seen by the others.
+struct ProbedGroup {
+  float mass, unseen;
+};
+// What of the heads is local: from probes to tiers.
 struct FindLocalArgs {
-  const float* probe_weights = nullptr;  // [num_q_heads, probes]
-  std::uint8_t* is_local = nullptr;      // [num_q_heads, num_segments]
-  std::int32_t num_q_heads = 0;
-  std::int32_t num_segments = 0;
-  std::int32_t probe_stride = 1;
-  float limit = 0.0f;  // of a probe's weight
+  const unsigned char* queries = nullptr;  // as in RankRowsArgs
+  const unsigned char* keys = nullptr;
+  ProbedGroup* probed = nullptr;  // [num_q_heads, probes, num_key_groups], of histories
+  HeadTier* tiers = nullptr;      // [num_q_heads]
+  TileSet tiles;                  // the probes
+  HistoryShape shape;
+  std::int32_t sink = 0;
+  float least_mass = 0.0f;  // share that counts
+  // Of the mass that a probe loses. 0: whole histories; all queries.
+  float reach_limit = 0.0f;
+  float few_limit = 0.0f;
 };
 
 // What is known of a KV head: [num_kv_heads] of each.
@@ -116,16 +161,17 @@ struct PackKeysArgs {
 // Estimates of the normaliser of every query: exact over its own segment up to itself, the window
 // before that and the sink, and sampled over the rest.
 struct RowNormalizerArgs {
-  const void* q = nullptr;                 // [num_q_heads, seqlen, head_dim], 16-bit
-  const void* k = nullptr;                 // [num_kv_heads, seqlen, head_dim], 16-bit
-  const void* samples = nullptr;           // as in PackKeysArgs
-  float* log2_normalizers = nullptr;       // [num_q_heads, seqlen]
-  const std::uint8_t* is_local = nullptr;  // as in RankRowsArgs
+  const void* q = nullptr;            // [num_q_heads, seqlen, head_dim], 16-bit
+  const void* k = nullptr;            // [num_kv_heads, seqlen, head_dim], 16-bit
+  const void* samples = nullptr;      // as in PackKeysArgs
+  float* log2_normalizers = nullptr;  // [num_q_heads, seqlen]
+  const HeadTier* tiers = nullptr;    // as in RankRowsArgs
   TileSet tiles;
   HistoryShape shape;
   std::int64_t sample_stride = 1;
   std::int64_t num_samples = 0;
   std::int32_t sink = 0;
+  std::int32_t heads_of_block = 1;  // a part of the heads of a group
   float softmax_scale = 0.0f;
 };
 
@@ -134,7 +180,7 @@ struct PackQueriesArgs {
   RowProfile profile;
   const float* log2_normalizers = nullptr;  // as in RowNormalizerArgs
   unsigned char* packed = nullptr;          // as RankRowsArgs::queries
-  const std::uint8_t* is_local = nullptr;   // as in RankRowsArgs
+  const HeadTier* tiers = nullptr;          // as in RankRowsArgs
   std::uint32_t* bad_row = nullptr;         // as in PackKeysArgs
   TileSet tiles;
   HistoryShape shape;
@@ -154,11 +200,10 @@ inline constexpr int kMaxRankBlocks = 396;
 struct RankRowsArgs {
   const unsigned char* queries = nullptr;  // [num_q_heads, num_segments, kPackedQueryBytes]
   const unsigned char* keys = nullptr;     // [num_kv_heads, num_key_groups, kPackedGroupBytes]
-  // [num_q_heads, num_segments]: not 0 where only the sink is to be visited. May be null: nowhere.
-  const std::uint8_t* is_local = nullptr;
-  unsigned char* classes = nullptr;             // [2 kMaxRankBlocks, num_key_groups * kKeyGroup]
-  std::int32_t* next_task = nullptr;            // zero at the start of a launch
-  std::int32_t* order = nullptr;                // [num_q_heads, order_per_list]
+  const HeadTier* tiers = nullptr;    // [num_q_heads]; may be null: all queries, whole histories
+  unsigned char* classes = nullptr;   // [2 kMaxRankBlocks, num_key_groups * kKeyGroup]
+  std::int32_t* next_task = nullptr;  // zero at the start of a launch
+  std::int32_t* order = nullptr;      // [num_q_heads, order_per_list]
   const std::int64_t* order_offsets = nullptr;  // [num_segments], into a list
   std::int64_t order_per_list = 0;
   // The last item of a tile of items [num_q_heads, num_segments] learns how many keys there are.
@@ -166,19 +211,15 @@ struct RankRowsArgs {
   const std::int64_t* item_offsets = nullptr;  // [num_q_heads * num_segments + 1]
   HistoryShape shape;                          // segments of kRankedRows tokens
   std::int32_t num_q_heads = 0;
-  // [num_q_heads, tiles.count()]: if not null, nothing is ranked; the sum of the weights of all
-  // keys that have a class, each as the least of its class.
-  float* probe_weights = nullptr;
   TileSet tiles;
   std::int32_t sink = 0;  // leading keys that are always visited
   float floor = 0.0f;     // smallest share of a class above 0, times 2^kScoreBias
 
   // A task is two lists of a KV head, which are numbered by tile, then by head of the group. Tiles
-  // without history come first and are no tasks, unless they are to be weighed.
+  // without history come first and are no tasks.
   S2O_ANYWHERE std::int32_t first_row() const {
     std::int32_t skipped = 0;
-    while (probe_weights == nullptr && skipped < tiles.count() &&
-           shape.history_length(tiles.at(skipped)) == 0) {
+    while (skipped < tiles.count() && shape.history_length(tiles.at(skipped)) == 0) {
       ++skipped;
     }
     return skipped * shape.lists_per_kv_head;
@@ -186,60 +227,6 @@ struct RankRowsArgs {
   S2O_ANYWHERE std::int32_t num_tasks() const {
     const std::int32_t rows = tiles.count() * shape.lists_per_kv_head - first_row();
     return (rows + 1) / 2 * shape.num_kv_heads;
-  }
-};
-
-// The cheap ranking, by the mean query of a tile, for the heads of a group at once: up to
-// kMeanLists lists, the columns of a product.
-inline constexpr int kMeanLists = 8;
-inline constexpr int kPackedMeanBytes = kMeanLists * kPackedColumns;
-S2O_ANYWHERE constexpr int mean_octets(int group_size) {
-  return (group_size + kMeanLists - 1) / kMeanLists;
-}
-// Blocks of threads of a launch: one on each multiprocessor of an H200.
-inline constexpr int kMaxMeanBlocks = 132;
-
-// Packs the mean query of each tile, and the log2 normaliser of that mean: over the window before
-// the tile, the sink and the samples.
-struct PackMeansArgs {
-  const void* q = nullptr;        // [num_q_heads, seqlen, head_dim], 16-bit
-  const void* k = nullptr;        // [num_kv_heads, seqlen, head_dim], 16-bit
-  const void* samples = nullptr;  // as in PackKeysArgs
-  RowProfile profile;
-  // [num_segments, num_kv_heads, octets, kPackedMeanBytes], tiles of kMeanLists rows
-  unsigned char* packed = nullptr;
-  std::uint32_t* bad_row = nullptr;  // as in PackKeysArgs
-  HistoryShape shape;
-  std::int64_t sample_stride = 1;
-  std::int64_t num_samples = 0;
-  std::int32_t sink = 0;
-  float softmax_scale = 0.0f;
-};
-
-struct RankMeansArgs {
-  const unsigned char* means = nullptr;  // as in PackMeansArgs
-  const unsigned char* keys = nullptr;   // as in RankRowsArgs, and what follows
-  unsigned char* classes = nullptr;      // [kMaxMeanBlocks, kMeanLists, num_key_groups * kKeyGroup]
-  std::int32_t* next_task = nullptr;
-  std::int32_t* order = nullptr;
-  const std::int64_t* order_offsets = nullptr;
-  std::int64_t order_per_list = 0;
-  PlanItem* items = nullptr;
-  const std::int64_t* item_offsets = nullptr;
-  HistoryShape shape;
-  TileSet tiles;
-  std::int32_t sink = 0;
-  float log2_floor = 0.0f;  // of the share that the mean query gives a key
-
-  // Tiles without history come first and are no tasks.
-  S2O_ANYWHERE std::int32_t first_tile() const {
-    std::int32_t tile = 0;
-    while (tile < tiles.count() && shape.history_length(tiles.at(tile)) == 0) ++tile;
-    return tile;
-  }
-  S2O_ANYWHERE std::int32_t num_tasks() const {
-    return (tiles.count() - first_tile()) * shape.num_kv_heads *
-           mean_octets(shape.lists_per_kv_head);
   }
 };
 

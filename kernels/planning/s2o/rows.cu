@@ -15,8 +15,8 @@ namespace {
 void run_op(const PlanDevice&, const RowProfileArgs&, const Elements&) { refuse(); }
 void run_op(const PlanDevice&, const PackKeysArgs&, const Elements&) { refuse(); }
 void run_op(const PlanDevice&, const RowNormalizerArgs&, const Elements&) { refuse(); }
-void run_op(const PlanDevice&, const FindLocalArgs&, const Elements&) { refuse(); }
 void run_op(const PlanDevice&, const PackQueriesArgs&, const Elements&) { refuse(); }
+void run_op(const PlanDevice&, const FindLocalArgs&, const Elements&) { refuse(); }
 void run_op(const PlanDevice&, const RankRowsArgs&, const Elements&) { refuse(); }
 
 }  // namespace s2o::device

@@ -1,5 +1,6 @@
 // Operations of the ranking by rows. Conversions to e4m3 and warpgroup products: sm_90a only.
 #include "kernels/planning/s2o/pack_rows.cuh"
+#include "kernels/planning/s2o/probe_rows_sm90.cuh"
 #include "kernels/planning/s2o/rank_rows_sm90.cuh"
 #include "kernels/planning/s2o/row_normalizers_sm90.cuh"
 #include "kernels/planning/s2o/row_profile.cuh"
@@ -28,15 +29,16 @@ bool run_op_sm90(const PlanDevice& device, const RowNormalizerArgs& args,
   return true;
 }
 
-bool run_op_sm90(const PlanDevice& device, const FindLocalArgs& args, const Elements& elements) {
-  device.launch_sm90<FindLocalKernel>(args, elements);
-  return true;
-}
-
 bool run_op_sm90(const PlanDevice& device, const PackQueriesArgs& args, const Elements& elements) {
   dispatch_elements(elements, [&]<class Element, int kHeadDim>() {
     device.launch_sm90<PackQueriesKernel<Element, kHeadDim>>(args, elements);
   });
+  return true;
+}
+
+bool run_op_sm90(const PlanDevice& device, const FindLocalArgs& args, const Elements& elements) {
+  device.launch_sm90<ProbeRowsKernel>(args, elements);
+  device.launch_sm90<FindTiersKernel>(args, elements);
   return true;
 }
 

@@ -91,9 +91,10 @@ S2O_DEVICE int stage_classes(const Words4& words, std::uint16_t* staged) {
 
 // Keys [begin, end) of the list, multiples of 16 but for padding without a class, by one warp:
 // those that have a class go to the order, which has room for so many, at the places of their
-// range.
-S2O_SELECT void write_range(const unsigned char* classes, int begin, int end, std::uint32_t* places,
-                            std::uint16_t* staged, std::int32_t* order, int room) {
+// range. Behind the leading groups `skipped` tokens have no place in the list.
+S2O_SELECT void write_range(const unsigned char* classes, int begin, int end, int skipped,
+                            std::uint32_t* places, std::uint16_t* staged, std::int32_t* order,
+                            int room) {
   Words4 ahead = load_classes(classes, begin, end);
   for (int first = begin; first < end; first += kScanKeys) {
     const Words4 words = ahead;
@@ -112,7 +113,8 @@ S2O_SELECT void write_range(const unsigned char* classes, int begin, int end, st
       const int target = static_cast<int>(place) + lower;
       if (exists && lower == 0) places[c] = place + static_cast<std::uint32_t>(count_bits(peers));
       if (exists && target < room) {
-        order[target] = first + static_cast<std::int32_t>(entry & (kScanKeys - 1));
+        const int key = first + static_cast<std::int32_t>(entry & (kScanKeys - 1));
+        order[target] = key < kLeadingGroups * kKeyGroup ? key : key + skipped;
       }
       sync_warp();
     }

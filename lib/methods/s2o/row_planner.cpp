@@ -14,8 +14,11 @@
 namespace s2o {
 namespace {
 
-// Lists of the rows are longer than those of other methods.
-constexpr std::int64_t kRowListScale = 2;
+// Lists of the rows are longer than those of other methods: those of 131,072 tokens, a quarter of
+// the histories, are one batch. A second one, of a few long lists, would take as long as many.
+constexpr std::int64_t row_list_bytes(std::int64_t list_bytes_per_token) {
+  return list_bytes_per_token * 9 / 4;
+}
 
 class RowPlanner final : public Planner {
  public:
@@ -24,7 +27,7 @@ class RowPlanner final : public Planner {
       : problem_(problem),
         ranking_(settings.ranking),
         limits_{.l2_bytes = limits.l2_bytes,
-                .list_bytes_per_token = kRowListScale * limits.list_bytes_per_token},
+                .list_bytes_per_token = row_list_bytes(limits.list_bytes_per_token)},
         common_{.segment_size = kRankedRows,
                 .block_m = kRankedRows,
                 .block_n = settings.block_n,
@@ -42,8 +45,7 @@ class RowPlanner final : public Planner {
     const std::int64_t tiles = std::int64_t{shape_.num_segments} * problem.num_q_heads;
     const std::int64_t groups = num_key_groups(problem.seqlen);
     bad_row_ = workspace_.add<std::uint32_t>(1);
-    next_task_ =
-        workspace_.add<std::int32_t>(static_cast<std::int64_t>(layout_.batches.size()) + 1);
+    next_task_ = workspace_.add<std::int32_t>(static_cast<std::int64_t>(layout_.batches.size()));
     const std::int64_t profile = std::int64_t{problem.num_kv_heads} * kPackedColumns;
     key_means_ = workspace_.add<float>(std::int64_t{problem.num_kv_heads} * problem.head_dim);
     dims_ = workspace_.add<std::int32_t>(profile);
@@ -54,8 +56,11 @@ class RowPlanner final : public Planner {
     keys_ = workspace_.add<unsigned char>(problem.num_kv_heads * groups * kPackedGroupBytes);
     queries_ = workspace_.add<unsigned char>(tiles * kPackedQueryBytes);
     normalizers_ = workspace_.add<float>(problem.num_q_heads * problem.seqlen);
-    probe_weights_ = workspace_.add<float>(std::int64_t{probes().count()} * problem.num_q_heads);
-    is_local_ = workspace_.add<std::uint8_t>(tiles);
+    if (looks_for_tiers()) {
+      probed_ = workspace_.add<ProbedGroup>(std::int64_t{probes().count()} * problem.num_q_heads *
+                                            groups);
+      tiers_ = workspace_.add<HeadTier>(problem.num_q_heads);
+    }
     classes_ = workspace_.add<unsigned char>(2 * std::min<std::int64_t>(tiles, kMaxRankBlocks) *
                                              groups * kKeyGroup);
     order_offsets_ = workspace_.add_constant(layout_.order_offsets);
@@ -117,20 +122,22 @@ class RowPlanner final : public Planner {
                              .group_size = problem_.group_size(),
                              .num_segments = shape_.num_segments},
                 elements);
-    if (looks_for_local_tiles()) {
-      prepare_queries(probes(), nullptr, input, kernels);
-      RankRowsArgs weigh = rank_args(probes(), next_task_.data() + layout_.batches.size());
-      weigh.probe_weights = probe_weights_.data();
-      kernels.run(weigh, elements);
-      kernels.run(FindLocalArgs{.probe_weights = probe_weights_.data(),
-                                .is_local = is_local_.data(),
-                                .num_q_heads = problem_.num_q_heads,
-                                .num_segments = shape_.num_segments,
-                                .probe_stride = ranking_.probe_stride,
-                                .limit = ranking_.local_limit},
+    if (looks_for_tiers()) {
+      prepare_queries(probes(), nullptr, 1, input, kernels);
+      kernels.run(FindLocalArgs{.queries = queries_.data(),
+                                .keys = keys_.data(),
+                                .probed = probed_.data(),
+                                .tiers = tiers_.data(),
+                                .tiles = probes(),
+                                .shape = shape_,
+                                .sink = static_cast<std::int32_t>(ranking_.sink),
+                                .least_mass = ranking_.least_mass,
+                                .reach_limit = ranking_.reach_limit,
+                                .few_limit = ranking_.few_limit},
                   elements);
     }
-    prepare_queries({.end = shape_.num_segments}, local_tiles(), input, kernels);
+    prepare_queries({.end = shape_.num_segments}, tiers_.data(), problem_.group_size(), input,
+                    kernels);
     plan_next(0, input, kernels);
   }
 
@@ -140,7 +147,7 @@ class RowPlanner final : public Planner {
     const OrderBatch& rows = layout_.batches[static_cast<std::size_t>(batch)];
     RankRowsArgs args = rank_args({.first = rows.first_segment, .end = rows.end_segment},
                                   next_task_.data() + batch);
-    args.is_local = local_tiles();
+    args.tiers = tiers_.data();
     kernels.run(args, input.elements());
   }
 
@@ -175,30 +182,31 @@ class RowPlanner final : public Planner {
     }
   }
   std::int64_t num_samples() const { return problem_.seqlen / sample_stride_; }
-  TileSet probes() const { return probe_tiles(shape_.num_segments, ranking_.probe_stride); }
-  bool looks_for_local_tiles() const { return ranking_.local_limit > 0.0f && probes().count() > 0; }
-  const std::uint8_t* local_tiles() const {
-    return looks_for_local_tiles() ? is_local_.data() : nullptr;
+  TileSet probes() const { return probe_tiles(shape_.num_segments, ranking_.num_probes); }
+  bool looks_for_tiers() const {
+    return (ranking_.reach_limit > 0.0f || ranking_.few_limit > 0.0f) && probes().count() > 0;
   }
-  void prepare_queries(const TileSet& tiles, const std::uint8_t* is_local, const DeviceInput& input,
-                       PlanningKernels& kernels) const {
+  // Heads apart where tiles are few.
+  void prepare_queries(const TileSet& tiles, const HeadTier* tiers, int heads_of_block,
+                       const DeviceInput& input, PlanningKernels& kernels) const {
     kernels.run(RowNormalizerArgs{.q = input.q,
                                   .k = input.k,
                                   .samples = samples_.data(),
                                   .log2_normalizers = normalizers_.data(),
-                                  .is_local = is_local,
+                                  .tiers = tiers,
                                   .tiles = tiles,
                                   .shape = shape_,
                                   .sample_stride = sample_stride_,
                                   .num_samples = num_samples(),
                                   .sink = static_cast<std::int32_t>(ranking_.sink),
+                                  .heads_of_block = heads_of_block,
                                   .softmax_scale = problem_.softmax_scale},
                 input.elements());
     kernels.run(PackQueriesArgs{.q = input.q,
                                 .profile = profile(),
                                 .log2_normalizers = normalizers_.data(),
                                 .packed = queries_.data(),
-                                .is_local = is_local,
+                                .tiers = tiers,
                                 .bad_row = bad_row_.data(),
                                 .tiles = tiles,
                                 .shape = shape_,
@@ -238,10 +246,12 @@ class RowPlanner final : public Planner {
   PlanView header_;
   Workspace::Array<std::uint32_t> bad_row_;
   Workspace::Array<std::int32_t> next_task_, dims_, order_;
-  Workspace::Array<float> key_means_, key_scales_, query_scales_, normalizers_, probe_weights_;
+  // Empty: all queries, whole histories.
+  Workspace::Array<ProbedGroup> probed_;
+  Workspace::Array<HeadTier> tiers_;
+  Workspace::Array<float> key_means_, key_scales_, query_scales_, normalizers_;
   Workspace::Array<std::uint16_t> samples_;
   Workspace::Array<unsigned char> keys_, queries_, classes_;
-  Workspace::Array<std::uint8_t> is_local_;
   Workspace::Array<std::int64_t> order_offsets_, item_offsets_;
   Workspace::Array<PlanItem> items_;
   Workspace::Array<std::int32_t> fold_end_, tile_order_;

@@ -49,13 +49,20 @@ RowRanking::RowRanking(const AttentionInput& input, const RowRankingSettings& se
   parallel_for(input.problem.num_q_heads * num_tiles_, [&](std::int64_t task) {
     estimate(static_cast<int>(task / num_tiles_), task % num_tiles_);
   });
-  const std::int64_t probes = num_tiles_ / settings.probe_stride;
-  if (settings.local_limit == 0.0f || probes == 0) return;
-  probe_weights_.resize(static_cast<std::size_t>(input.problem.num_q_heads * probes));
-  parallel_for(input.problem.num_q_heads * probes, [&](std::int64_t task) {
-    const std::int64_t tile = (task % probes + 1) * settings.probe_stride - 1;
-    probe_weights_[static_cast<std::size_t>(task)] =
-        probe_weight(static_cast<int>(task / probes), tile);
+  const TileSet probes = probe_tiles(static_cast<std::int32_t>(num_tiles_), settings.num_probes);
+  const bool has_probes =
+      (settings.reach_limit > 0.0f || settings.few_limit > 0.0f) && probes.count() > 0;
+  const HeadTier whole{static_cast<std::int32_t>(input.problem.seqlen), 0};
+  tiers_.assign(static_cast<std::size_t>(input.problem.num_q_heads),
+                has_probes ? HeadTier{kNothingFar, 1} : whole);
+  if (!has_probes) return;
+  parallel_for(input.problem.num_q_heads, [&](std::int64_t head) {
+    HeadTier& tier = tiers_[static_cast<std::size_t>(head)];
+    for (std::int32_t i = 0; i < probes.count(); ++i) {
+      const HeadTier own = tier_of_probe(static_cast<int>(head), probes.at(i));
+      tier = {std::max(tier.reach, own.reach), std::min(tier.by_few, own.by_few)};
+    }
+    if (settings_.reach_limit == 0.0f) tier.reach = whole.reach;
   });
 }
 
@@ -152,26 +159,60 @@ void RowRanking::estimate(int q_head, std::int64_t tile) {
   }
 }
 
-float RowRanking::probe_weight(int q_head, std::int64_t tile) const {
-  const std::vector<float> weight = weights(q_head, tile);
-  float sum = 0.0f;
-  for (std::int64_t key = settings_.sink; key < history_length(tile); ++key) {
-    const int c = class_of(weight[static_cast<std::size_t>(key)], key);
-    if (c > 0) sum += least_of_class(c);
+HeadTier RowRanking::tier_of_probe(int q_head, std::int64_t tile) const {
+  const auto history = static_cast<std::int32_t>(history_length(tile));
+  const auto groups = static_cast<std::size_t>(num_key_groups(history));
+  const float least_seen =
+      std::max(settings_.least_mass, kBackground / static_cast<float>(history));
+  std::vector<float> mass(groups);
+  float unseen = 0.0f;
+  for_each_key(q_head, tile, [&](std::int64_t key, const Eigen::VectorXf& scores) {
+    if (key < settings_.sink) return;
+    const auto rows = static_cast<int>(scores.size());
+    const auto num_seeing = static_cast<float>(num_probed(rows));
+    const auto num_beside = static_cast<float>(num_beside_probed(rows));
+    float seen = 0.0f;
+    float beside = 0.0f;
+    for (int r = 0; r < rows; ++r) {
+      const float share = std::exp2(scores(r) - kScoreBias);
+      if (is_probed(r)) seen += share;
+      if (is_beside_probed(r)) beside += share;
+    }
+    const float own = (seen + beside) / (num_seeing + num_beside);
+    if (own >= settings_.least_mass) mass[static_cast<std::size_t>(key / kKeyGroup)] += own;
+    if (num_beside == 0.0f) return;
+    if (beside >= settings_.least_mass * num_beside && seen < least_seen * num_seeing) {
+      unseen += beside / num_beside;
+    }
+  });
+  HeadTier tier{kNothingFar, unseen < settings_.few_limit ? 1 : 0};
+  float lost = 0.0f;  // without the groups so far, oldest first
+  for (std::size_t group = kLeadingGroups; group < groups; ++group) {
+    lost += mass[group];
+    if (lost <= settings_.reach_limit) continue;
+    tier.reach = history - static_cast<std::int32_t>(group) * kKeyGroup;
+    return tier;
   }
-  return sum;
+  for (std::size_t group = 0; group < std::min<std::size_t>(kLeadingGroups, groups); ++group) {
+    lost += mass[group];
+  }
+  if (lost > settings_.reach_limit) tier.reach = 0;
+  return tier;
 }
 
-bool RowRanking::is_local(int q_head, std::int64_t tile) const {
-  if (settings_.local_limit == 0.0f) return false;
-  const std::int64_t probes = num_tiles_ / settings_.probe_stride;
-  const std::int64_t after = tile / settings_.probe_stride;
-  const float* const found = probe_weights_.data() + q_head * probes;
-  if (after == 0 || found[after - 1] >= settings_.local_limit) return false;
-  return after >= probes || found[after] < settings_.local_limit;
+HeadTier RowRanking::tier(int q_head) const { return tiers_[static_cast<std::size_t>(q_head)]; }
+
+bool RowRanking::is_ranked(int q_head, std::int64_t tile, std::int64_t key) const {
+  const std::int32_t reach = tier(q_head).reach;
+  if (key < settings_.sink) return true;
+  if (reach == kNothingFar) return false;
+  const auto group = static_cast<int>(key / kKeyGroup);
+  return group < kLeadingGroups ||
+         group >= first_group_within(static_cast<int>(history_length(tile)), reach);
 }
 
-std::vector<float> RowRanking::weights(int q_head, std::int64_t tile) const {
+template <class Visit>
+void RowRanking::for_each_key(int q_head, std::int64_t tile, const Visit& visit) const {
   const Problem& problem = input_.problem;
   const int d = problem.head_dim;
   const Profile& profile = profiles_[static_cast<std::size_t>(q_head / problem.group_size())];
@@ -199,7 +240,6 @@ std::vector<float> RowRanking::weights(int q_head, std::int64_t tile) const {
     const float high = rounded(exact / kShiftHigh) * kShiftHigh;
     shift(r) = high + rounded((exact - high) / kShiftLow) * kShiftLow;
   }
-  std::vector<float> result(static_cast<std::size_t>(history));
   constexpr std::int64_t kChunk = 512;
   for (std::int64_t first = 0; first < history; first += kChunk) {
     const std::int64_t count = std::min(kChunk, history - first);
@@ -210,17 +250,26 @@ std::vector<float> RowRanking::weights(int q_head, std::int64_t tile) const {
     scores += keys.rightCols(rest) * queries.rightCols(rest).transpose();
     scores.rowwise() += shift.transpose();
     for (std::int64_t x = 0; x < count; ++x) {
-      float sum = 0.0f;
-      for (int g = 0; g < kRowGroups; ++g) {
-        float largest = -1e30f;
-        for (std::int64_t r = g; r < rows; r += kRowGroups) {
-          largest = std::max(largest, round_fp16(scores(x, r)));
-        }
-        sum += std::exp2(largest);
-      }
-      result[static_cast<std::size_t>(first + x)] = sum * std::exp2(-kScoreBias);
+      visit(first + x, Eigen::VectorXf(scores.row(x).transpose().unaryExpr(
+                           [](float score) { return round_fp16(score); })));
     }
   }
+}
+
+std::vector<float> RowRanking::weights(int q_head, std::int64_t tile) const {
+  std::vector<float> result(static_cast<std::size_t>(history_length(tile)));
+  const bool by_few = tier(q_head).by_few != 0;
+  for_each_key(q_head, tile, [&](std::int64_t key, const Eigen::VectorXf& scores) {
+    float sum = 0.0f;
+    for (int g = 0; g < kRowGroups; ++g) {
+      float largest = -1e30f;
+      for (Eigen::Index r = g; r < scores.size(); r += kRowGroups) {
+        if (!by_few || is_of_few(static_cast<int>(r))) largest = std::max(largest, scores(r));
+      }
+      sum += std::exp2(largest);
+    }
+    result[static_cast<std::size_t>(key)] = sum * std::exp2(-kScoreBias);
+  });
   return result;
 }
 
@@ -228,25 +277,16 @@ int RowRanking::class_of(float weight, std::int64_t key) const {
   if (key < settings_.sink) return kRowClasses - 1;
   return std::clamp(leading_bits(weight) - leading_bits(settings_.floor) + 1, 0, kRowClasses - 2);
 }
-float RowRanking::least_of_class(int c) const {
-  const int leading = c - 1 + leading_bits(settings_.floor);
-  return std::bit_cast<float>(static_cast<std::uint32_t>(leading) << 21) * std::exp2(-kScoreBias);
-}
 
 std::vector<std::int32_t> RowRanking::order(int q_head, std::int64_t tile,
                                             std::int64_t room) const {
   const std::int64_t history = history_length(tile);
   std::vector<std::int32_t> result;
   if (history == 0) return result;
-  if (is_local(q_head, tile)) {
-    for (std::int64_t key = 0; key < std::min(settings_.sink, history); ++key) {
-      result.push_back(static_cast<std::int32_t>(key));
-    }
-    return result;
-  }
   const std::vector<float> weight = weights(q_head, tile);
   std::vector<std::vector<std::int32_t>> classes(kRowClasses);
   for (std::int64_t key = 0; key < history; ++key) {
+    if (!is_ranked(q_head, tile, key)) continue;
     const int c = class_of(weight[static_cast<std::size_t>(key)], key);
     classes[static_cast<std::size_t>(c)].push_back(static_cast<std::int32_t>(key));
   }

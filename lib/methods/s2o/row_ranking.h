@@ -16,8 +16,15 @@
 //
 // Keys are visited by class of weight, kClassesPerOctave classes an octave, best class first, in
 // ascending order within; the sink first. Keys below `floor` are not visited.
-// Where the keys of both neighbouring probes, every probe_stride-th tile, have little weight in
-// all, each as the least of its class, a tile is local: it visits the sink alone.
+//
+// Heads differ in how they read, which a few tiles tell that are probed with two eighths of their
+// queries: a key's mass is a mean of 2^s_ix, and only keys of at least least_mass count, which a
+// walk to tau would visit.
+//   reach   with reach_limit: the least number of keys before the window, in whole groups, without
+//           which no probe loses more than that; tiles rank these and the leading groups. A head
+//           that loses no more without any visits the sink alone.
+//   by_few  with few_limit: where every probe's second eighth has less than that in keys that the
+//           first does not tell from the background, i above runs over a quarter only.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +39,10 @@ struct RowRankingSettings {
   std::int64_t local_window;  // tokens before a tile that are visited in place
   std::int64_t sink;          // leading tokens that are always visited, at most kRankedRows
   float floor;                // smallest weight that is visited; on a device 0 visits all keys
-  int probe_stride;
-  float local_limit;  // of a probe's weight; 0 looks for no local tiles
+  int num_probes;
+  float least_mass;
+  float reach_limit;  // 0: whole histories
+  float few_limit;    // 0: all queries
 };
 
 class RowRanking {
@@ -44,7 +53,8 @@ class RowRanking {
   std::vector<std::int32_t> order(int q_head, std::int64_t tile, std::int64_t room) const;
 
   // What the definition above names, for tests.
-  bool is_local(int q_head, std::int64_t tile) const;
+  HeadTier tier(int q_head) const;
+  bool is_ranked(int q_head, std::int64_t tile, std::int64_t key) const;
   std::vector<float> weights(int q_head, std::int64_t tile) const;
   int class_of(float weight, std::int64_t key) const;
   std::int64_t history_length(std::int64_t tile) const;
@@ -58,15 +68,17 @@ class RowRanking {
   };
   Profile make_profile(int kv_head) const;
   void estimate(int q_head, std::int64_t tile);
-  float least_of_class(int c) const;
-  float probe_weight(int q_head, std::int64_t tile) const;
+  // visit(key, rounded s_ix + kScoreBias of the tile's queries) of every key of the history.
+  template <class Visit>
+  void for_each_key(int q_head, std::int64_t tile, const Visit& visit) const;
+  HeadTier tier_of_probe(int q_head, std::int64_t tile) const;
 
   const AttentionInput& input_;
   const RowRankingSettings settings_;
   std::int64_t num_tiles_;
   std::vector<Profile> profiles_;       // [num_kv_heads]
   std::vector<float> log2_normalizer_;  // [num_q_heads, seqlen]
-  std::vector<float> probe_weights_;    // [num_q_heads, probes]
+  std::vector<HeadTier> tiers_;         // [num_q_heads]
 };
 
 }  // namespace s2o

@@ -33,10 +33,11 @@ struct S2oSettings {
   std::int64_t max_depth;
   int kept_fraction;  // of the same, as in HistoryShape
   // Of ranking by rows: leading tokens that are always visited; weight below which keys are not
-  // visited and far share below which a tile ranks nothing, both as multiples of tau.
+  // visited, and mass that may be lost to a head's reach and to few queries, as multiples of tau.
   std::int64_t sink;
   float floor_per_tau;
-  float local_per_tau;
+  float reach_per_tau;
+  float few_per_tau;
 };
 
 // The parameters of the paper's method, in interface order; and reading them back.

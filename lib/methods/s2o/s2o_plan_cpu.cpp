@@ -47,17 +47,19 @@ void check_row_ranking(const S2oSettings& settings) {
   }
 }
 
-// Below so little far mass nearly no tile is local: probes would cost what they do not save.
-constexpr float kLeastProbed = 0.03f;
-constexpr int kProbeStride = 32;
+// Probes, from 16,384 tokens on: below, there are too few tiles for them to pay.
+int probes_at(std::int64_t seqlen) {
+  return seqlen < 16384 ? 0 : static_cast<int>(std::min<std::int64_t>(seqlen / 2048, 16));
+}
 
-RowRankingSettings row_settings(const S2oSettings& settings) {
-  const float far = settings.local_per_tau * settings.stop.tau;
+RowRankingSettings row_settings(const S2oSettings& settings, std::int64_t seqlen) {
   return {.local_window = settings.local_window,
           .sink = settings.sink,
           .floor = settings.floor_per_tau * settings.stop.tau,
-          .probe_stride = kProbeStride,
-          .local_limit = far < kLeastProbed ? 0.0f : far * kRankedRows};
+          .num_probes = probes_at(seqlen),
+          .least_mass = settings.stop.tau / static_cast<float>(settings.block_n),
+          .reach_limit = settings.reach_per_tau * settings.stop.tau,
+          .few_limit = settings.few_per_tau * settings.stop.tau};
 }
 
 class S2oCpuPlan {
@@ -184,7 +186,7 @@ class S2oCpuPlan {
   }
 
   void rank_rows(std::vector<std::int32_t>& gather_indices) {
-    const RowRanking ranking(input_, row_settings(settings_));
+    const RowRanking ranking(input_, row_settings(settings_, problem_.seqlen));
     HistoryShape shape;
     shape.segment_size = settings_.segment_size;
     shape.local_window = settings_.local_window;
@@ -338,7 +340,8 @@ S2oSettings s2o_settings(const ParamSet& params) {
       .kept_fraction = 0,
       .sink = 0,
       .floor_per_tau = 0.0f,
-      .local_per_tau = 0.0f,
+      .reach_per_tau = 0.0f,
+      .few_per_tau = 0.0f,
   };
 }
 
@@ -348,7 +351,7 @@ std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request
     check_row_ranking(settings);
     if (request.dtype == StorageDType::kF32) return nullptr;
     return make_row_planner(request.problem,
-                            {.ranking = row_settings(settings),
+                            {.ranking = row_settings(settings, request.problem.seqlen),
                              .block_n = settings.block_n,
                              .kept_fraction = rows_kept_fraction(settings.stop.tau),
                              .stop = settings.stop,

@@ -28,10 +28,15 @@ std::vector<ParamSpec> plus_specs() {
   specs.push_back(ParamSpec::real("floor_per_tau", 0.0625,
                                   "ranking rows leaves out keys of less weight than this times tau",
                                   0.0, 1.0));
-  specs.push_back(ParamSpec::real("local_per_tau", 0.0,
-                                  "from 16,384 tokens on, ranking rows ranks nothing where less "
-                                  "mass than this times tau is far",
+  specs.push_back(ParamSpec::real("reach_per_tau", 0.0,
+                                  "from 16,384 tokens on, ranking rows looks as far back as a head "
+                                  "reads: probes lose at most this times tau; 0 looks everywhere",
                                   0.0, 1e6));
+  specs.push_back(
+      ParamSpec::real("few_per_tau", 0.0,
+                      "from 16,384 tokens on, a quarter of the queries ranks where "
+                      "probes show that it misses less than this times tau; 0: all rank",
+                      0.0, 1e6));
   specs.push_back(
       ParamSpec::integer("num_clusters", 32, "query means kept by ranking clusters", 1, 1024));
   specs.push_back(ParamSpec::integer("cluster_iterations", 3,
@@ -56,9 +61,6 @@ Ranking parse_ranking(const std::string& name) {
   if (name == "diagonal") return Ranking::kDiagonal;
   return name == "rows" ? Ranking::kRows : Ranking::kClusters;
 }
-
-// Below there are too few probes.
-constexpr std::int64_t kShortestProbed = 16384;
 
 // Folded columns gain 10-25 % in L2 up to there, and nothing at 32,768 tokens and more.
 constexpr std::int64_t kLongestCompensated = 16384;
@@ -125,8 +127,8 @@ class S2oPlus final : public Method {
     settings.ranking.form = parse_ranking(params.get_choice("ranking"));
     settings.sink = params.get_int("sink");
     settings.floor_per_tau = static_cast<float>(params.get_real("floor_per_tau"));
-    settings.local_per_tau =
-        seqlen < kShortestProbed ? 0.0f : static_cast<float>(params.get_real("local_per_tau"));
+    settings.reach_per_tau = static_cast<float>(params.get_real("reach_per_tau"));
+    settings.few_per_tau = static_cast<float>(params.get_real("few_per_tau"));
     settings.ranking.num_clusters = static_cast<int>(params.get_int("num_clusters"));
     settings.ranking.cluster_iterations = static_cast<int>(params.get_int("cluster_iterations"));
     settings.ranking.normalizer_aware = params.get_bool("normalizer_aware");
