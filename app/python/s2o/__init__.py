@@ -58,10 +58,10 @@ def _setting(method, params):
     return known
 
 
-class _Arrays:
+class _Inputs:
     """Q, K and V of a call, described, with outputs like Q."""
 
-    __slots__ = ("framework", "q", "described", "stream", "device")
+    __slots__ = ("framework", "arrays", "described", "stream")
 
     def __init__(self, q, k, v, contiguous):
         framework = self.framework = _frameworks.of("q", q)
@@ -71,15 +71,14 @@ class _Arrays:
                     raise InputError(f"{name}: found {_kind(other)}, expected {_kind(q)}, as q")
         if contiguous:
             q, k, v = map(framework.contiguous, (q, k, v))
-        self.q = q, k, v  # keeps copies alive
+        self.arrays = q, k, v  # keeps copies alive
         describe = framework.describe
         self.described = describe("q", q), describe("k", k), describe("v", v)
-        self.device = self.described[0][4]
-        self.stream = framework.stream(self.device)
+        self.stream = framework.stream(self.described[0][4])
 
     def outputs(self, out, out_dtype, return_lse):
         """(out, its description, lse, its description)."""
-        framework, q = self.framework, self.q[0]
+        framework, q = self.framework, self.arrays[0]
         if out is None:
             if out_dtype not in (None, "fp32"):
                 raise ConfigError(f"out_dtype: found {out_dtype!r}, expected None (that of q) or 'fp32'")
@@ -142,11 +141,11 @@ def attention(q, k, v, method="s2o_plus", *, cu_seqlens=None, softmax_scale=None
     if cu_seqlens is not None:
         return _attention_of_parts(setting, q, k, v, cu_seqlens, softmax_scale, out, out_dtype,
                                    return_lse, return_work, check)
-    arrays = _Arrays(q, k, v, contiguous)
-    out, out_described, lse, lse_described = arrays.outputs(out, out_dtype, return_lse)
-    works = _core.attend(setting, *arrays.described, out_described, lse_described,
-                         _scale(softmax_scale), arrays.stream, check, return_work)
-    return arrays.result(out, lse, works, return_lse, return_work)
+    inputs = _Inputs(q, k, v, contiguous)
+    out, out_described, lse, lse_described = inputs.outputs(out, out_dtype, return_lse)
+    works = _core.attend(setting, *inputs.described, out_described, lse_described,
+                         _scale(softmax_scale), inputs.stream, check, return_work)
+    return inputs.result(out, lse, works, return_lse, return_work)
 
 
 def _scale(softmax_scale):
@@ -160,6 +159,9 @@ def _scale(softmax_scale):
 def _attention_of_parts(setting, q, k, v, cu_seqlens, softmax_scale, out, out_dtype, return_lse,
                         return_work, check):
     framework = _frameworks.of("q", q)
+    if not framework.assigns:
+        raise UnsupportedError(f"cu_seqlens: a {_kind(q)} cannot be written in parts; call attention() "
+                               "for each sequence")
     if len(q.shape) != 3:
         raise InputError(f"q: shape is {list(q.shape)}, expected [heads, seqlen, head_dim] with cu_seqlens")
     for name, other in (("k", k), ("v", v)):
@@ -179,12 +181,12 @@ def _attention_of_parts(setting, q, k, v, cu_seqlens, softmax_scale, out, out_dt
     lse = framework.empty(q.shape[:-1], "fp32", q) if return_lse else None
     works = [] if return_work else None
     for begin, end in zip(ends, ends[1:]):
-        arrays = _Arrays(*(x[:, begin:end] for x in (q, k, v)), contiguous=True)
-        part = framework.empty(arrays.q[0].shape, None, out)
-        _, described, part_lse, lse_described = arrays.outputs(part, None, return_lse)
-        work = _core.attend(setting, *arrays.described, described, lse_described,
-                            _scale(softmax_scale), arrays.stream, check, return_work)
-        result = arrays.result(part, part_lse, work, return_lse, True)
+        inputs = _Inputs(*(x[:, begin:end] for x in (q, k, v)), contiguous=True)
+        part = framework.empty(inputs.arrays[0].shape, None, out)
+        _, described, part_lse, lse_described = inputs.outputs(part, None, return_lse)
+        work = _core.attend(setting, *inputs.described, described, lse_described,
+                            _scale(softmax_scale), inputs.stream, check, return_work)
+        result = inputs.result(part, part_lse, work, return_lse, True)
         out[:, begin:end] = result.out
         if return_lse:
             lse[:, begin:end] = result.lse
@@ -216,8 +218,8 @@ def plan(q, k, v, method="s2o_plus", *, softmax_scale=None, check=False, contigu
         A Plan: `method`, `params`, `planner` (as Work.planner), `shape` and `bytes`.
     """
     setting = _setting(method, params)
-    arrays = _Arrays(q, k, v, contiguous)
-    return _core.plan(setting, *arrays.described, _scale(softmax_scale), arrays.stream, check)
+    inputs = _Inputs(q, k, v, contiguous)
+    return _core.plan(setting, *inputs.described, _scale(softmax_scale), inputs.stream, check)
 
 
 def run(plan, q, k, v, *, out=None, out_dtype=None, return_lse=False, return_work=False,
@@ -226,11 +228,11 @@ def run(plan, q, k, v, *, out=None, out_dtype=None, return_lse=False, return_wor
     values may be others. Arguments and result as of `attention`."""
     if not isinstance(plan, Plan):
         raise InputError(f"plan: found {_kind(plan)}, expected what s2o.plan() returns")
-    arrays = _Arrays(q, k, v, contiguous)
-    out, out_described, lse, lse_described = arrays.outputs(out, out_dtype, return_lse)
-    works = _core.run(plan, *arrays.described, out_described, lse_described, arrays.stream, check,
+    inputs = _Inputs(q, k, v, contiguous)
+    out, out_described, lse, lse_described = inputs.outputs(out, out_dtype, return_lse)
+    works = _core.run(plan, *inputs.described, out_described, lse_described, inputs.stream, check,
                       return_work)
-    return arrays.result(out, lse, works, return_lse, return_work)
+    return inputs.result(out, lse, works, return_lse, return_work)
 
 
 def methods() -> list:

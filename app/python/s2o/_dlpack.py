@@ -23,6 +23,10 @@ class _Producer:
 
 
 class DLPack:
+    """One library: that of the array."""
+
+    assigns = False
+
     def __init__(self, array):
         kind = type(array)
         if not hasattr(array, "__array_namespace__"):

@@ -23,6 +23,8 @@ def _elements(byte_strides, itemsize):
 class NumPy:
     """Arrays of NumPy, on the CPU. bfloat16 is that of ml_dtypes."""
 
+    assigns = True  # to slices
+
     def __init__(self):
         import numpy
 
@@ -55,6 +57,8 @@ class NumPy:
 
 class Torch:
     """Tensors of PyTorch."""
+
+    assigns = True  # to slices
 
     def __init__(self):
         import torch
@@ -107,6 +111,8 @@ class Torch:
 
 class CuPy:
     """Arrays of CuPy."""
+
+    assigns = True  # to slices
 
     def __init__(self):
         import cupy

@@ -11,12 +11,15 @@ keys. Queries share KV heads as the model says; Q, K and V are copied where tran
 not contiguous.
 """
 
+import contextlib
+
 from s2o import ConfigError, UnsupportedError, attention, methods
 from s2o import _setting as _checked
 
-__all__ = ["register"]
+__all__ = ["register", "record"]
 
 _sdpa = None  # transformers' own, of decoding
+_recorded = None  # the list of record(), if it is on
 # What models pass that changes attention, and what it is where it changes nothing.
 _NEUTRAL = {"softcap": (None,), "s_aux": (None,), "position_bias": (None,), "head_mask": (None,),
             "output_attentions": (None, False), "is_causal": (None, True)}
@@ -80,13 +83,30 @@ def _implementation(layers):
             return _sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
                          **options)
         _check(module, query, attention_mask, dropout, options)
-        method, params = layers.of(getattr(module, "layer_idx", None))
-        out = attention(query, key, value, method, softmax_scale=scaling, contiguous=True, **params)
-        return out.transpose(1, 2).contiguous(), None
+        layer = getattr(module, "layer_idx", None)
+        method, params = layers.of(layer)
+        result = attention(query, key, value, method, softmax_scale=scaling, contiguous=True,
+                           return_work=_recorded is not None, **params)
+        if _recorded is not None:
+            _recorded.extend((layer, method, work) for work in result.work)
+            result = result.out
+        return result.transpose(1, 2).contiguous(), None
 
     import torch
 
     return torch.compiler.disable(s2o_attention)
+
+
+@contextlib.contextmanager
+def record():
+    """Notes what attention did: a list that grows by (layer, method, s2o.Work) for every sequence of
+    every prefill in the with block, in all threads. Each layer waits for the device."""
+    global _recorded
+    before, _recorded = _recorded, []
+    try:
+        yield _recorded
+    finally:
+        _recorded = before
 
 
 def register(method="s2o_plus", *, name=None, dense_layers=(), layers=None, **params):

@@ -67,6 +67,17 @@ def test_settings_by_layer(model, ids):
     assert torch.equal(logits(model, ids, "s2o"), everywhere)
 
 
+def test_what_attention_did_is_recorded(model, ids):
+    name = s2o.transformers.register("streaming_llm", name="s2o:mine", dense_layers=[1], sink=64, window=64)
+    with s2o.transformers.record() as works:
+        logits(model, ids, name)
+    assert [(layer, method) for layer, method, _ in works] == [
+        (0, "streaming_llm")] * 2 + [(1, "dense")] * 2 + [(2, "streaming_llm")] * 2
+    assert works[2][2].compute_density == 1.0 > works[0][2].compute_density
+    logits(model, ids, name)
+    assert len(works) == 6
+
+
 @pytest.mark.parametrize("implementation", ["s2o:dense", "s2o:s2o_plus", "s2o:xattention"])
 def test_generation_after_a_prefill(model, ids, implementation):
     options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
