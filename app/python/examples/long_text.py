@@ -3,7 +3,7 @@
 its own attention and by methods of s2o.
 
   python3 app/python/examples/long_text.py --model FOLDER --tokens BOOK.safetensors --seqlen 32768 \\
-      --attention sdpa s2o:dense s2o --tau 0.01 --question "Who is Anna Pavlovna?"
+      --attention sdpa s2o:dense s2o --tau 0.01 --question "What did Dolokhov bet?"
 
 "s2o" is S2O+ with --tau, "s2o:<method>" a method at its defaults. The loss is the mean in nats of
 predicting token i + 1 from the first i. Needs torch, transformers and safetensors; a GPU in practice.
