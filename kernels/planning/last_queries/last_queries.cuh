@@ -327,15 +327,20 @@ S2O_DEVICE void combine_distances(const LastQueryArgs& args) {
   args.distance_mass[head * args.seqlen + distance] = sum * args.mass_factor;
 }
 
-template <class Element, int kHeadDim>
-struct ReduceLastQueriesKernel {
-  static constexpr const char* kName = "planning: normalisers of the last queries";
+// A pass over the keys: a block for each chunk of a head.
+template <int kHeadDim>
+struct LastQueryChunks {
   static constexpr int kThreads = kLastQueryThreads;
   static constexpr int kMinBlocks = 2;
   static Grid grid(const LastQueryArgs& args) {
     return {.blocks = std::int64_t{args.num_q_heads} * args.num_chunks,
             .shared_bytes = last_query_bytes<kHeadDim>(args)};
   }
+};
+
+template <class Element, int kHeadDim>
+struct ReduceLastQueriesKernel : LastQueryChunks<kHeadDim> {
+  static constexpr const char* kName = "planning: normalisers of the last queries";
   S2O_DEVICE static void run(const LastQueryArgs& args) {
     LastQueryPass<Element, kHeadDim>(args).reduce_chunk();
   }
@@ -350,14 +355,8 @@ struct CombineLastQueriesKernel {
 };
 
 template <class Element, int kHeadDim>
-struct SumLastQueriesKernel {
+struct SumLastQueriesKernel : LastQueryChunks<kHeadDim> {
   static constexpr const char* kName = "planning: mass of the last queries";
-  static constexpr int kThreads = kLastQueryThreads;
-  static constexpr int kMinBlocks = 2;
-  static Grid grid(const LastQueryArgs& args) {
-    return {.blocks = std::int64_t{args.num_q_heads} * args.num_chunks,
-            .shared_bytes = last_query_bytes<kHeadDim>(args)};
-  }
   S2O_DEVICE static void run(const LastQueryArgs& args) {
     LastQueryPass<Element, kHeadDim>(args).sum_chunk();
   }
