@@ -292,8 +292,10 @@ TEST_P(PlanningGpuTest, lists_by_rows_agree_with_the_definition_and_from_run_to_
     check_plan(input.problem, plan);
     const testing::RowAgreement total = testing::expect_row_agreement(input, settings, plan);
     std::cout << "lists " << total.lists << ", sinks " << total.sinks << ", keys " << total.keys
-              << ", others " << total.others << ", skipped " << total.skipped << "\n";
+              << ", others " << total.others << ", weight " << total.weight / total.expected_weight
+              << ", skipped " << total.skipped << "\n";
     EXPECT_LE(total.others, total.keys / 32);
+    EXPECT_GE(total.weight, 0.99 * total.expected_weight);
     run_planner(planner);
     const SparsePlan again = fetch(planner);
     for (int head = 0; head < input.problem.num_q_heads; ++head) {

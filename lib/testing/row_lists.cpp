@@ -96,6 +96,10 @@ RowAgreement expect_row_agreement(const AttentionInput& input, const RowRankingS
         EXPECT_LE(ranking.class_of(weights[static_cast<std::size_t>(key)], key), 1)
             << where << ", key " << key;
       }
+      for (std::size_t i = 0; i < std::min(keys.size(), reference.size()) / 4; ++i) {
+        total.weight += weights[static_cast<std::size_t>(keys[i])];
+        total.expected_weight += weights[static_cast<std::size_t>(reference[i])];
+      }
       total.keys += static_cast<std::int64_t>(keys.size());
       ++total.lists;
     }

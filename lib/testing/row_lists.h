@@ -30,6 +30,9 @@ struct RowAgreement {
   std::int64_t skipped = 0;  // out of a head's reach
   std::int64_t lists = 0;
   std::int64_t sinks = 0;  // lists that hold the sink alone
+  // Weight of the first quarters of lists, and of as many keys of the definition's.
+  double weight = 0.0;
+  double expected_weight = 0.0;
 };
 // Reports what cannot be explained by rounding: weights are rounded often on the way, so that a key
 // may be one class beside the definition's, and keys of the lowest class may come or go.

@@ -43,7 +43,7 @@ class RowProfiles {
     float sum[8] = {};
     float square[8] = {};
     float query[8] = {};
-#pragma unroll 4
+#pragma unroll 8  // loads in flight: two blocks of threads run, and wait for memory
     for (int i = lane; i < count; i += kLanes) {
       const Words4 words = at(args_.k, kv_head, i);
 #pragma unroll
@@ -54,7 +54,7 @@ class RowProfiles {
       }
     }
     for (int h = 0; h < args_.group_size; ++h) {
-#pragma unroll 4
+#pragma unroll 8
       for (int i = lane; i < count; i += kLanes) {
         const Words4 words = at(args_.q, kv_head * args_.group_size + h, i);
 #pragma unroll

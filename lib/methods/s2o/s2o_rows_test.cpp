@@ -42,29 +42,29 @@ TEST(S2oRowsModel, lists_agree_with_the_definition) {
       std::cout << "lists " << total.lists << ", keys " << total.keys << ", others " << total.others
                 << "\n";
       EXPECT_LE(total.others, total.keys / 32);
+      EXPECT_GE(total.weight, 0.999 * total.expected_weight);
     }
   }
 }
 
 TEST(S2oRowsModel, lists_of_heads_that_do_not_read_far_agree_with_the_definition) {
-  for (const StorageDType dtype : {StorageDType::kBF16, StorageDType::kF16}) {
-    const AttentionInput input = testing::input_of_many_reaches(5100, dtype);
-    const RowRankingSettings settings = testing::probing_ranking();
-    const RowRanking ranking(input, settings);
-    EXPECT_GE(ranking.tier(0).reach, 1200);
-    EXPECT_LE(ranking.tier(0).reach, 2000);
-    EXPECT_EQ(ranking.tier(1).reach, kNothingFar);
-    EXPECT_EQ(ranking.tier(2).reach, 0);
-    EXPECT_GE(ranking.tier(3).reach, 3000);
-    EXPECT_EQ(ranking.tier(2).by_few, 1);
-    EXPECT_EQ(ranking.tier(3).by_few, 0);
-    const testing::ModelPlan result = plan_rows(input, settings);
-    EXPECT_EQ(result.error_word, 0u);
-    const RowAgreement total = expect_row_agreement(input, settings, result.plan);
-    EXPECT_LE(total.others, total.keys / 32);
-    EXPECT_GT(total.sinks, 0);
-    EXPECT_GT(total.skipped, 0);
-  }
+  const AttentionInput input = testing::input_of_many_reaches(5100, StorageDType::kBF16);
+  const RowRankingSettings settings = testing::probing_ranking();
+  const RowRanking ranking(input, settings);
+  EXPECT_GE(ranking.tier(0).reach, 1200);
+  EXPECT_LE(ranking.tier(0).reach, 2000);
+  EXPECT_EQ(ranking.tier(1).reach, kNothingFar);
+  EXPECT_EQ(ranking.tier(2).reach, 0);
+  EXPECT_GE(ranking.tier(3).reach, 3000);
+  EXPECT_EQ(ranking.tier(2).by_few, 1);
+  EXPECT_EQ(ranking.tier(3).by_few, 0);
+  const testing::ModelPlan result = plan_rows(input, settings);
+  EXPECT_EQ(result.error_word, 0u);
+  const RowAgreement total = expect_row_agreement(input, settings, result.plan);
+  EXPECT_LE(total.others, total.keys / 32);
+  EXPECT_GE(total.weight, 0.999 * total.expected_weight);
+  EXPECT_GT(total.sinks, 0);
+  EXPECT_GT(total.skipped, 0);
 }
 
 TEST(S2oRowsModel, lists_do_not_depend_on_the_order_of_threads_or_batches) {
