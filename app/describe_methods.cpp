@@ -26,7 +26,7 @@ Json describe_params(const MethodInfo& info) {
                       {"default", defaults[spec.name]},
                       {"min", limit_json(spec, spec.min)},
                       {"max", limit_json(spec, spec.max)},
-                      {"choices", spec.choices},
+                      {"choices", spec.allowed.empty() ? Json(spec.choices) : Json(spec.allowed)},
                       {"help", spec.help}});
   }
   return params;

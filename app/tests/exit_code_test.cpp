@@ -179,17 +179,35 @@ TEST_F(ExitCodeTest, some_failed_cells_are_1_and_the_rest_is_there) {
   EXPECT_TRUE(document["rows"][10]["mse"].is_null());
 }
 
-TEST_F(ExitCodeTest, setting_that_a_method_refuses_fails_alone) {
-  Json config = small_config();
-  config["methods"] = {{{"name", "s2o"}, {"segment_size", 200}}, {{"name", "dense"}}};
-  config["inputs"][0]["seqlen"] = 300;
-  write_config("refused.json", config);
-  const Outcome outcome = run({"eval", "-c", "refused.json", "--out", "out", "--format", "json"});
-  EXPECT_EQ(outcome.exit_code, 1) << outcome.err;
-  const Json rows = Json::parse(outcome.out)["rows"];
-  EXPECT_THAT(rows[0]["error"].get<std::string>(), HasSubstr("block_m"));
-  EXPECT_TRUE(rows[0]["mse"].is_null());
-  EXPECT_TRUE(rows[1]["error"].is_null());
+// Whichever command reads them, and before anything is computed.
+TEST_F(ExitCodeTest, settings_that_can_never_run_are_2) {
+  expect_config(R"({"methods": [{"name": "xattention", "stride": [8, 7]}]})", 2,
+                "changed.json: methods.xattention.stride: found 7, expected 4, 8 or 16");
+  expect_config(R"({"methods": [{"name": "s2o", "segment_size": 200}]})", 2,
+                "methods.s2o.segment_size: found 200, expected a multiple of block_m 128");
+  expect_config(R"({"methods": [{"name": "flash_prefill", "compensation": "centroid"}]})", 2,
+                "methods.flash_prefill.compensation: found 'centroid' with mean_correction true");
+  expect_config(
+      R"({"inputs": [{"source": "synthetic", "num_q_heads": 3, "num_kv_heads": 2}]})", 2,
+      "changed.json: inputs[0].num_q_heads: found 3, expected a multiple of num_kv_heads 2");
+  expect({"synth", "--head-dim", "3", "--out", "x.safetensors"}, 2,
+         "synth.head_dim: found 3, expected a multiple of 2");
+  const Arguments set = {"--set", "methods.s2o.segment_size=128,96"};
+  const std::string message = "methods.s2o.segment_size: found 96, expected a multiple of block_m";
+  const auto with_set = [&set](Arguments arguments) {
+    arguments.insert(arguments.end(), set.begin(), set.end());
+    return arguments;
+  };
+  expect(with_set({"eval", "-c", "small.json", "--out", "out"}), 2, message);
+  expect(with_set({"heatmap", "--config", "small.json", "--out", "x.png"}), 2, message);
+  Json prefill = Json::parse(R"({"prompts": [{"random": true, "seqlen": 8}],
+      "methods": [{"name": "s2o", "layers": {"0": {"block_m": 96}}}]})");
+  prefill["model"] = (data_folder() / "fixtures/models/llama_tied").string();
+  write_config("prefill.json", prefill);
+  expect({"prefill", "-c", "prefill.json", "--out", "out"}, 2,
+         "layers.0.segment_size: found 128, expected a multiple of block_m 96");
+  expect(with_set({"prefill", "-c", "prefill.json", "--out", "out"}), 2, message);
+  EXPECT_FALSE(exists("out"));
 }
 
 TEST_F(ExitCodeTest, what_this_machine_cannot_do_is_4) {

@@ -25,6 +25,15 @@ const ParamSpec& find_spec(const std::vector<ParamSpec>& specs, const std::strin
                                 join(names)));
 }
 
+// "4, 8 or 16"
+std::string allowed_text(const std::vector<std::int64_t>& allowed) {
+  std::string text = fmt::format("{}", allowed.front());
+  for (std::size_t i = 1; i < allowed.size(); ++i) {
+    text += fmt::format("{}{}", i + 1 == allowed.size() ? " or " : ", ", allowed[i]);
+  }
+  return text;
+}
+
 void check_range(const ParamSpec& spec, double value, const std::string& where) {
   // The negated form also rejects NaN.
   if (value >= spec.min && value <= spec.max) return;
@@ -45,6 +54,31 @@ void check_range(const ParamSpec& spec, double value, const std::string& where) 
                                 value.type_name(), expected));
 }
 
+std::int64_t parse_integer(const ParamSpec& spec, const nlohmann::json& value,
+                           const std::string& where) {
+  const double real = value.is_number() ? value.get<double>() : 0.0;
+  // 1e3 is an integer too.
+  const bool is_integer =
+      value.is_number_integer() ||
+      (value.is_number_float() && std::nearbyint(real) == real && std::abs(real) < 0x1p53);
+  if (!is_integer) wrong_type(where, value, "an integer");
+  if (!spec.allowed.empty()) {
+    for (const std::int64_t allowed : spec.allowed) {
+      if (static_cast<double>(allowed) == real) return allowed;
+    }
+    throw ConfigError(fmt::format("{}: found {}, expected {}", where, json_text(value),
+                                  allowed_text(spec.allowed)));
+  }
+  check_range(spec, real, where);
+  if (value.is_number_float()) return static_cast<std::int64_t>(real);
+  // An unsigned number may be larger than any signed one.
+  if (value.is_number_unsigned() && value.get<std::uint64_t>() >> 63 != 0) {
+    throw ConfigError(fmt::format("{}: found {}, expected a value <= {}", where, json_text(value),
+                                  std::numeric_limits<std::int64_t>::max()));
+  }
+  return value.get<std::int64_t>();
+}
+
 ParamValue parse_value(const ParamSpec& spec, const nlohmann::json& value,
                        const std::string& where) {
   const bool may_be_null = std::holds_alternative<std::monostate>(spec.value);
@@ -53,19 +87,8 @@ ParamValue parse_value(const ParamSpec& spec, const nlohmann::json& value,
     case ParamType::kBool:
       if (!value.is_boolean()) wrong_type(where, value, "true or false");
       return value.get<bool>();
-    case ParamType::kInt: {
-      if (value.is_number_integer()) {
-        check_range(spec, value.get<double>(), where);
-        return value.get<std::int64_t>();
-      }
-      // 1e3 is an integer too.
-      if (value.is_number_float() && std::nearbyint(value.get<double>()) == value.get<double>() &&
-          std::abs(value.get<double>()) < 0x1p53) {
-        check_range(spec, value.get<double>(), where);
-        return static_cast<std::int64_t>(value.get<double>());
-      }
-      wrong_type(where, value, "an integer");
-    }
+    case ParamType::kInt:
+      return parse_integer(spec, value, where);
     case ParamType::kReal:
       if (!value.is_number()) wrong_type(where, value, "a number");
       check_range(spec, value.get<double>(), where);
@@ -100,6 +123,19 @@ ParamSpec ParamSpec::integer(std::string name, std::int64_t value, std::string h
           .help = std::move(help),
           .min = min,
           .max = max};
+}
+
+ParamSpec ParamSpec::integer_of(std::string name, std::int64_t value,
+                                std::vector<std::int64_t> allowed, std::string help) {
+  const auto least = static_cast<double>(allowed.front());
+  const auto most = static_cast<double>(allowed.back());
+  return {.name = std::move(name),
+          .type = ParamType::kInt,
+          .value = value,
+          .help = std::move(help),
+          .min = least,
+          .max = most,
+          .allowed = std::move(allowed)};
 }
 
 ParamSpec ParamSpec::real(std::string name, double value, std::string help, double min,

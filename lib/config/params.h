@@ -23,11 +23,15 @@ struct ParamSpec {
   std::string help;  // one line with the unit and, where it differs, the upstream name
   double min = -std::numeric_limits<double>::infinity();  // inclusive, for kInt and kReal
   double max = std::numeric_limits<double>::infinity();
-  std::vector<std::string> choices;  // for kChoice
+  std::vector<std::string> choices;   // for kChoice
+  std::vector<std::int64_t> allowed;  // for kInt: the values there are; empty: all of the range
 
   static ParamSpec boolean(std::string name, bool value, std::string help);
   static ParamSpec integer(std::string name, std::int64_t value, std::string help, double min = 0,
                            double max = std::numeric_limits<double>::infinity());
+  // One of a few, ascending.
+  static ParamSpec integer_of(std::string name, std::int64_t value,
+                              std::vector<std::int64_t> allowed, std::string help);
   static ParamSpec real(std::string name, double value, std::string help,
                         double min = -std::numeric_limits<double>::infinity(),
                         double max = std::numeric_limits<double>::infinity());

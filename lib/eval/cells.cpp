@@ -57,7 +57,7 @@ EvalCells expand_cells(const RunConfig& config) {
     const nlohmann::ordered_json& entry = config.methods[i];
     const std::string path = method_path(config, i);
     const Method& method = find_method_at(entry["name"].get<std::string>(), path);
-    for (ParamSet& params : expand_params(method.info().params, entry, "name", path)) {
+    for (ParamSet& params : expand_settings(method, entry, path)) {
       cells.settings.push_back({.method = &method, .params = std::move(params)});
     }
     cells.config.methods[i] = with_defaults(entry, method);

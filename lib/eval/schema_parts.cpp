@@ -25,6 +25,8 @@ Json scalar_schema(const ParamSpec& spec) {
     case ParamType::kChoice:
       return {{"enum", spec.choices}};
     case ParamType::kInt:
+      if (!spec.allowed.empty()) return {{"enum", spec.allowed}};
+      break;
     case ParamType::kReal:
       break;
   }

@@ -53,11 +53,7 @@ class Synthesizer {
     input_.problem.num_q_heads = static_cast<int>(params.get_int("num_q_heads"));
     input_.problem.num_kv_heads = static_cast<int>(params.get_int("num_kv_heads"));
     input_.problem.head_dim = static_cast<int>(params.get_int("head_dim"));
-    if (input_.problem.num_q_heads % input_.problem.num_kv_heads != 0) {
-      throw ConfigError(
-          fmt::format("synthetic: num_q_heads {} is not a multiple of num_kv_heads {}",
-                      input_.problem.num_q_heads, input_.problem.num_kv_heads));
-    }
+    check_synthetic(params, "synthetic");
   }
 
   AttentionInput make() {
@@ -301,6 +297,17 @@ const std::vector<ParamSpec>& synthetic_param_specs() {
       ParamSpec::real("noise", 1.0, "standard deviation of the noise logits", 0.0, 100.0),
   };
   return kSpecs;
+}
+
+void check_synthetic(const ParamSet& params, const std::string& path) {
+  const auto require_multiple = [&](const char* name, std::int64_t factor, const char* of) {
+    const std::int64_t value = params.get_int(name);
+    if (value % factor == 0) return;
+    throw ConfigError(
+        fmt::format("{}.{}: found {}, expected a multiple of {}{}", path, name, value, of, factor));
+  };
+  require_multiple("num_q_heads", params.get_int("num_kv_heads"), "num_kv_heads ");
+  require_multiple("head_dim", 2, "");
 }
 
 AttentionInput make_synthetic(const ParamSet& params, std::uint64_t seed) {

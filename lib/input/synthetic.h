@@ -34,7 +34,11 @@ namespace s2o {
 // seqlen, num_q_heads, num_kv_heads, head_dim, pattern, strength, noise.
 const std::vector<ParamSpec>& synthetic_param_specs();
 
-// Deterministic in (params, seed); not rounded and not validated yet.
+// ConfigError "<path>.<parameter>: found, expected" for values that do not fit each other.
+void check_synthetic(const ParamSet& params, const std::string& path);
+
+// Of params that pass the check. Deterministic in (params, seed); not rounded and not validated
+// yet.
 AttentionInput make_synthetic(const ParamSet& params, std::uint64_t seed);
 
 }  // namespace s2o

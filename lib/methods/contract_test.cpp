@@ -2,7 +2,10 @@
 // in methods.def.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "lib/core/error.h"
+#include "lib/core/random.h"
 #include "lib/testing/inputs.h"
 
 namespace s2o {
@@ -124,6 +127,110 @@ TEST_P(MethodContract, knob_sweep_lowers_density_from_end_to_end) {
     densities.push_back(count_work(input.problem, plan, result.stats).total.compute_density());
   }
   EXPECT_NE(densities[0], densities[1]);
+}
+
+// Values that a config accepts for a parameter: ends of its range and some between.
+std::vector<nlohmann::json> values_of(const ParamSpec& spec) {
+  std::vector<nlohmann::json> values;
+  switch (spec.type) {
+    case ParamType::kBool:
+      return {false, true};
+    case ParamType::kChoice:
+      return {spec.choices.begin(), spec.choices.end()};
+    case ParamType::kInt:
+      if (!spec.allowed.empty()) return {spec.allowed.begin(), spec.allowed.end()};
+      for (const double value :
+           {spec.min, spec.min + 1, 7.0, 48.0, 64.0, 128.0, 200.0, 256.0, 1e9, 0x1p62, spec.max}) {
+        if (value < spec.min || value > spec.max || value > 0x1p62) continue;
+        values.emplace_back(static_cast<std::int64_t>(value));
+      }
+      return values;
+    case ParamType::kReal:
+      for (const double value : {spec.min, 1e-9, 0.3, 0.999, 1e3, 1e300, spec.max}) {
+        if (value >= spec.min && value <= spec.max && std::isfinite(value)) {
+          values.emplace_back(value);
+        }
+      }
+      return values;
+  }
+  return values;
+}
+
+// What a config accepts runs: a setting that no input can run is refused by Method::check, before
+// anything is computed.
+TEST_P(MethodContract, settings_that_pass_the_check_run) {
+  const std::vector<ParamSpec>& specs = method().info().params;
+  std::vector<ParamSet> settings(1, ParamSet(specs));
+  for (const ParamSpec& spec : specs) {
+    for (const nlohmann::json& value : values_of(spec)) {
+      settings.emplace_back(specs).set(specs, spec.name, value, "test");
+    }
+  }
+  const CounterRandom random(/*seed=*/3, /*stream=*/0);
+  std::uint64_t draw = 0;
+  for (int i = 0; i < 60 && !specs.empty(); ++i) {
+    ParamSet& mixed = settings.emplace_back(specs);
+    for (const ParamSpec& spec : specs) {
+      const std::vector<nlohmann::json> values = values_of(spec);
+      const auto pick = random.below(draw++, 2 * std::ssize(values));
+      if (pick < std::ssize(values)) {
+        mixed.set(specs, spec.name, values[static_cast<std::size_t>(pick)], "test");
+      }
+    }
+  }
+  const AttentionInput input = testing::structured_input({300, 4, 2, 64});
+  const DenseReference reference = testing::dense_reference(input);
+  int refused = 0;
+  for (const ParamSet& params : settings) {
+    try {
+      method().check(params);
+    } catch (const ConfigError&) {
+      ++refused;
+      EXPECT_THROW(method().plan_cpu({.input = input, .reference = reference}, params), ConfigError)
+          << params.to_json();
+      continue;
+    }
+    try {
+      const SparsePlan plan = method().plan_cpu({.input = input, .reference = reference}, params);
+      check_plan(input.problem, plan);
+      const testing::Executed result = testing::execute(input, plan);
+      EXPECT_TRUE(std::all_of(result.out.begin(), result.out.end(), [](float value) {
+        return std::isfinite(value);
+      })) << params.to_json();
+      method().device_planner({.problem = input.problem,
+                               .dtype = input.dtype,
+                               .params = params,
+                               .limits = {.l2_bytes = 1 << 20}});
+    } catch (const std::exception& error) {
+      ADD_FAILURE() << params.to_json() << ": " << error.what();
+    }
+  }
+  EXPECT_LT(refused, std::ssize(settings) / 2);
+}
+
+TEST(MethodSettings, values_that_contradict_each_other_name_their_place) {
+  const auto refusal = [](const std::string& method, const char* entry) -> std::string {
+    try {
+      expand_settings(find_method(method), nlohmann::ordered_json::parse(entry), "here");
+    } catch (const ConfigError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(refusal("xattention", R"({"stride": [8, 7]})"),
+            "here.stride: found 7, expected 4, 8 or 16");
+  EXPECT_EQ(refusal("mean_pooling", R"({"block_size": 48})"),
+            "here.block_size: found 48, expected 16, 32, 64 or 128");
+  EXPECT_EQ(refusal("pbs_attn", R"({"segment_size": [256, 200]})"),
+            "here.segment_size: found 200, expected a multiple of block_size 128");
+  EXPECT_EQ(refusal("s2o", R"({"segment_size": 200})"),
+            "here.segment_size: found 200, expected a multiple of block_m 128");
+  EXPECT_EQ(refusal("s2o_plus", R"({"segment_size": 256, "ranking": "clusters"})"), "");
+  EXPECT_NE(refusal("s2o_plus", R"({"segment_size": 256})"), "");
+  EXPECT_NE(refusal("s2o_plus", R"({"query_guide": "prefix_mean_key"})"), "");
+  EXPECT_NE(refusal("flash_prefill", R"({"compensation": "centroid"})"), "");
+  EXPECT_EQ(refusal("minference", R"({"last_q": 18446744073709551615})"),
+            "here.last_q: found 18446744073709551615, expected a value <= 9223372036854775807");
 }
 
 std::string method_name(const ::testing::TestParamInfo<const Method*>& method) {

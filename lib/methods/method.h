@@ -68,8 +68,11 @@ class Method {
  public:
   virtual ~Method() = default;
   virtual const MethodInfo& info() const = 0;
-  // Throws UnsupportedError when the settings cannot run on this input (say why). Checks between
-  // parameters that a ParamSpec cannot express are ConfigErrors.
+  // Throws a ConfigError "<parameter>: found, expected" for settings that no input can run because
+  // parameters contradict each other; what one value alone must be is its ParamSpec's to say.
+  virtual void check(const ParamSet& /*params*/) const {}
+  // Throws UnsupportedError when the settings cannot run on this input (say why), ConfigError as
+  // check() does.
   virtual SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const = 0;
   // The same plan, up to near-ties, computed on a device; null when these settings have no device
   // code. Results then say "planner": "cpu".
@@ -82,5 +85,12 @@ class Method {
 const std::vector<const Method*>& all_methods();
 // ConfigError with the nearest name when there is none.
 const Method& find_method(const std::string& name);
+
+// All settings of an entry of a config, whose lists are sweeps; each is one that can run.
+// ConfigErrors begin with `path`, where the entry stands.
+std::vector<ParamSet> expand_settings(const Method& method, const nlohmann::ordered_json& entry,
+                                      const std::string& path);
+// Method::check with the place in front of its error.
+void check_settings(const Method& method, const ParamSet& params, const std::string& path);
 
 }  // namespace s2o

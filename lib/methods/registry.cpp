@@ -31,4 +31,19 @@ const Method& find_method(const std::string& name) {
                                 join(names)));
 }
 
+std::vector<ParamSet> expand_settings(const Method& method, const nlohmann::ordered_json& entry,
+                                      const std::string& path) {
+  std::vector<ParamSet> settings = expand_params(method.info().params, entry, "name", path);
+  for (const ParamSet& params : settings) check_settings(method, params, path);
+  return settings;
+}
+
+void check_settings(const Method& method, const ParamSet& params, const std::string& path) {
+  try {
+    method.check(params);
+  } catch (const ConfigError& error) {
+    throw ConfigError(fmt::format("{}.{}", path, error.what()));
+  }
+}
+
 }  // namespace s2o

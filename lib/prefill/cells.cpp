@@ -138,7 +138,7 @@ class SettingExpander {
     const std::string layers_path = json_member_path(path, kLayersKey);
     if (!layers.is_object()) throw_wrong_json(layers, layers_path, "an object by layer");
     entry.erase(kLayersKey);
-    for (ParamSet& params : expand_params(method.info().params, entry, "name", path)) {
+    for (ParamSet& params : expand_settings(method, entry, path)) {
       PrefillSetting setting = make(method, std::move(params));
       keep_dense(setting);
       for (const auto& [text, change] : layers.items()) {
@@ -174,6 +174,7 @@ class SettingExpander {
     for (const auto& [key, value] : change.items()) {
       if (key != "name") params.set(method.info().params, key, value, path);
     }
+    check_settings(method, params, path);
     const auto shared = std::make_shared<const ParamSet>(std::move(params));
     for (int layer = range.first; layer <= range.last; ++layer) {
       const auto& dense = config_.dense_layers;

@@ -40,6 +40,7 @@ std::vector<InputCell> expand_synthetic_source(const nlohmann::ordered_json& ent
   std::vector<InputCell> cells;
   for (const ParamSet& params :
        expand_params(synthetic_param_specs(), parameters, "source", path)) {
+    check_synthetic(params, path);
     InputCell cell;
     cell.name = name.empty() ? "synthetic/" + params.get_choice("pattern") : name;
     cell.seqlen = params.get_int("seqlen");

@@ -1,27 +1,15 @@
 #include "lib/methods/common/pooled_selection.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <numeric>
 
 #include "kernels/common/parallel.h"
-#include "lib/core/error.h"
 
 namespace s2o {
 
 ParamSpec pooled_block_size_spec() {
-  return ParamSpec::integer("block_size", 128,
-                            "tokens of a query and a key block: 16, 32, 64 or 128", 16, 128);
-}
-
-int pooled_block_size(const ParamSet& params, const std::string& method) {
-  const std::int64_t block = params.get_int("block_size");
-  if (block != 16 && block != 32 && block != 64 && block != 128) {
-    throw ConfigError(
-        fmt::format("{}.block_size: found {}, expected 16, 32, 64 or 128", method, block));
-  }
-  return static_cast<int>(block);
+  return ParamSpec::integer_of("block_size", 128, {16, 32, 64, 128},
+                               "tokens of a query and a key block");
 }
 
 std::vector<float> pooled_scores(const float* q, const float* k, std::int64_t seqlen, int head_dim,

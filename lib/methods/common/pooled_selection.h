@@ -14,8 +14,6 @@ namespace s2o {
 
 // The block sizes that the kernels' tiles allow: 16, 32, 64 or 128.
 ParamSpec pooled_block_size_spec();
-// ConfigError "<method>.block_size: ..." for any other value.
-int pooled_block_size(const ParamSet& params, const std::string& method);
 
 // A[i, j] = r(r(qhat_i . khat_j) * scale), [T, T] row-major with T = ceil(seqlen / block).
 // NOTE: means of a partial last block divide by `block`, as if padded with zeros.

@@ -107,18 +107,5 @@ TEST(GatherRows, copies_rows_in_storage_order) {
   EXPECT_THAT(gather_rows(x.data(), order, 2), ElementsAre(5, 6, 1, 2, 3, 4));
 }
 
-TEST(PooledBlockSize, other_values_name_the_parameter) {
-  const std::vector<ParamSpec> specs = {pooled_block_size_spec()};
-  ParamSet params(specs);
-  EXPECT_EQ(pooled_block_size(params, "pbs_attn"), 128);
-  params.set(specs, "block_size", 48, "test");
-  try {
-    pooled_block_size(params, "pbs_attn");
-    FAIL() << "no error";
-  } catch (const ConfigError& error) {
-    EXPECT_NE(std::string(error.what()).find("pbs_attn.block_size: found 48"), std::string::npos);
-  }
-}
-
 }  // namespace
 }  // namespace s2o

@@ -79,11 +79,12 @@ std::vector<float> v1_energies(const AttentionInput& input, const SparsePlan& pl
 }
 
 void check_correction(const ParamSet& params) {
+  if (!params.get_bool("mean_correction")) return;
   const std::string& compensation = params.get_choice("compensation");
   if (compensation == "none" || compensation == "blocks") return;
   throw ConfigError(
-      fmt::format("flash_prefill: compensation is '{}' while mean_correction is true; expected "
-                  "'none' or 'blocks', or mean_correction: false",
+      fmt::format("compensation: found '{}' with mean_correction true; expected 'none' or "
+                  "'blocks', or mean_correction false",
                   compensation));
 }
 
@@ -149,6 +150,8 @@ class FlashPrefill final : public Method {
     };
     return kInfo;
   }
+
+  void check(const ParamSet& params) const override { check_correction(params); }
 
   SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const override {
     const AttentionInput& input = context.input;

@@ -27,16 +27,12 @@
 
 #include "lib/methods/flexprefill/flexprefill.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <functional>
 #include <limits>
 
 #include "kernels/common/parallel.h"
-#include "lib/core/error.h"
 #include "lib/core/log.h"
 #include "lib/methods/common/device_planning.h"
 #include "lib/methods/common/last_queries.h"
@@ -214,18 +210,14 @@ void select_head(const AttentionInput& input, int q_head, const FlexPrefillSetti
 }
 
 FlexPrefillSettings settings_of(const ParamSet& params, std::int64_t seqlen) {
-  const std::int64_t block = params.get_int("block_size");
-  if (!std::has_single_bit(static_cast<std::uint64_t>(block))) {
-    throw ConfigError(
-        fmt::format("flexprefill.block_size: found {}, expected 16, 32, 64 or 128", block));
-  }
-  const std::int64_t min_blocks = num_blocks(params.get_int("min_budget"), static_cast<int>(block));
-  return {.block = static_cast<int>(block),
+  const auto block = static_cast<int>(params.get_int("block_size"));
+  const std::int64_t min_blocks = num_blocks(params.get_int("min_budget"), block);
+  return {.block = block,
           .gamma = params.get_real("gamma"),
           .tau = params.get_real("tau"),
           .min_blocks = min_blocks,
           .dense = seqlen <= block * std::max<std::int64_t>(2, min_blocks),
-          .fold = planned_fold(params, static_cast<int>(block))};
+          .fold = planned_fold(params, block)};
 }
 
 class FlexPrefill final : public Method {
@@ -243,7 +235,7 @@ class FlexPrefill final : public Method {
                                    0.0, 1.0),
                    ParamSpec::integer("min_budget", 1024,
                                       "least columns and least diagonals, tokens each", 1, 0x1p40),
-                   ParamSpec::integer("block_size", 128, "16, 32, 64 or 128 tokens", 16, 128),
+                   ParamSpec::integer_of("block_size", 128, {16, 32, 64, 128}, "tokens"),
                    rounding_spec(), compensation_spec()},
         .knob = "gamma",
         .knob_sweep = {0.999, 0.995, 0.98, 0.95, 0.9, 0.8, 0.6, 0.3},

@@ -32,7 +32,7 @@ namespace s2o {
 namespace {
 
 MeanPoolingSettings settings_of(const ParamSet& params) {
-  const int block = pooled_block_size(params, "mean_pooling");
+  const auto block = static_cast<int>(params.get_int("block_size"));
   return {.block = block,
           .threshold = params.get_real("threshold"),
           .fold = planned_fold(params, block)};

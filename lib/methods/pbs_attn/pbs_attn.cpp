@@ -107,16 +107,15 @@ void add_tile(const Problem& problem, const PbsSettings& settings, const BlockMa
 }
 
 PbsSettings settings_of(const ParamSet& params) {
-  const int block = pooled_block_size(params, "pbs_attn");
+  const auto block = static_cast<int>(params.get_int("block_size"));
   PbsSettings settings = {.block = block,
                           .segment = params.get_int("segment_size"),
                           .threshold = params.get_real("threshold"),
                           .fold = planned_fold(params, block)};
   settings.fold.granularity = settings.segment;
   if (settings.segment % settings.block != 0) {
-    throw ConfigError(
-        fmt::format("pbs_attn.segment_size: found {}, expected a multiple of block_size {}",
-                    settings.segment, settings.block));
+    throw ConfigError(fmt::format("segment_size: found {}, expected a multiple of block_size {}",
+                                  settings.segment, settings.block));
   }
   return settings;
 }
@@ -148,6 +147,8 @@ class PbsAttn final : public Method {
     };
     return kInfo;
   }
+
+  void check(const ParamSet& params) const override { settings_of(params); }
 
   SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const override {
     const AttentionInput& input = context.input;

@@ -33,6 +33,8 @@ class S2o final : public Method {
     return kInfo;
   }
 
+  void check(const ParamSet& params) const override { check_s2o(s2o_settings(params)); }
+
   SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const override {
     return plan_s2o(context.input, s2o_settings(params));
   }

@@ -44,6 +44,8 @@ struct S2oSettings {
 std::vector<ParamSpec> s2o_param_specs();
 S2oSettings s2o_settings(const ParamSet& params);
 
+// ConfigError as Method::check.
+void check_s2o(const S2oSettings& settings);
 SparsePlan plan_s2o(const AttentionInput& input, const S2oSettings& settings);
 // UnsupportedError when the kernels cannot hold the problem.
 std::unique_ptr<Planner> s2o_planner(const Problem& problem, const S2oSettings& settings,

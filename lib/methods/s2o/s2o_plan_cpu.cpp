@@ -32,21 +32,6 @@ bool ranks_rows(const S2oSettings& settings) {
   return settings.ranking.form == Ranking::kRows && settings.history_order == HistoryOrder::kRanked;
 }
 
-void check_row_ranking(const S2oSettings& settings) {
-  if (!ranks_rows(settings)) return;
-  if (settings.segment_size != kRankedRows || settings.block_m != kRankedRows) {
-    throw ConfigError(
-        fmt::format("ranking rows ranks tiles of {} queries: segment_size is {}, block_m {}; "
-                    "use ranking clusters for others",
-                    kRankedRows, settings.segment_size, settings.block_m));
-  }
-  if (settings.query_guide != QueryGuide::kNone || settings.share_key_order_in_group) {
-    throw ConfigError(
-        "ranking rows needs query_guide none and key_order_sharing query_head; use ranking "
-        "clusters for others");
-  }
-}
-
 // Probes, from 16,384 tokens on: below, there are too few tiles for them to pay.
 int probes_at(std::int64_t seqlen) {
   return seqlen < 16384 ? 0 : static_cast<int>(std::min<std::int64_t>(seqlen / 2048, 16));
@@ -70,11 +55,7 @@ class S2oCpuPlan {
         settings_(settings),
         num_segments_(ceil_div(problem_.seqlen, settings.segment_size)),
         plan_(problem_, settings.block_m, settings.block_n) {
-    if (settings.segment_size % settings.block_m != 0) {
-      throw ConfigError(fmt::format("segment_size {} is not a multiple of block_m {}",
-                                    settings.segment_size, settings.block_m));
-    }
-    check_row_ranking(settings);
+    check_s2o(settings);
   }
 
   SparsePlan plan() {
@@ -287,6 +268,25 @@ class S2oCpuPlan {
 
 }  // namespace
 
+void check_s2o(const S2oSettings& settings) {
+  if (settings.segment_size % settings.block_m != 0) {
+    throw ConfigError(fmt::format("segment_size: found {}, expected a multiple of block_m {}",
+                                  settings.segment_size, settings.block_m));
+  }
+  if (!ranks_rows(settings)) return;
+  constexpr const char* kOthers = "use ranking clusters for others";
+  if (settings.segment_size != kRankedRows || settings.block_m != kRankedRows) {
+    throw ConfigError(
+        fmt::format("ranking: rows ranks tiles of {} queries, found segment_size {} and block_m "
+                    "{}; {}",
+                    kRankedRows, settings.segment_size, settings.block_m, kOthers));
+  }
+  if (settings.query_guide != QueryGuide::kNone || settings.share_key_order_in_group) {
+    throw ConfigError(fmt::format(
+        "ranking: rows needs query_guide none and key_order_sharing query_head; {}", kOthers));
+  }
+}
+
 std::vector<ParamSpec> s2o_param_specs() {
   return {
       ParamSpec::real("tau", 0.01, "stop once a step adds less than this share of softmax mass",
@@ -347,8 +347,8 @@ S2oSettings s2o_settings(const ParamSet& params) {
 
 std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request,
                                             const S2oSettings& settings) {
+  check_s2o(settings);
   if (ranks_rows(settings)) {
-    check_row_ranking(settings);
     if (request.dtype == StorageDType::kF32) return nullptr;
     return make_row_planner(request.problem,
                             {.ranking = row_settings(settings, request.problem.seqlen),
@@ -368,7 +368,7 @@ std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request
                          (settings.natural_pass1 && settings.segment_size <= kMaxGuidedSegment);
   const bool has_device_code = request.dtype != StorageDType::kF32 && has_guide && has_ranking &&
                                settings.history_order == HistoryOrder::kRanked;
-  if (!has_device_code || settings.segment_size % settings.block_m != 0) return nullptr;
+  if (!has_device_code) return nullptr;
   return s2o_planner(request.problem, settings, request.limits);
 }
 

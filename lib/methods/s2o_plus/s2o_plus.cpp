@@ -113,6 +113,10 @@ class S2oPlus final : public Method {
     return kInfo;
   }
 
+  void check(const ParamSet& params) const override {
+    check_s2o(plus_settings(params, /*seqlen=*/0));
+  }
+
   SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const override {
     return plan_s2o(context.input, plus_settings(params, context.input.problem.seqlen));
   }

@@ -23,7 +23,7 @@ namespace s2o {
 namespace {
 
 TopBlocksSettings settings_of(const ParamSet& params) {
-  const int block = pooled_block_size(params, "top_blocks");
+  const auto block = static_cast<int>(params.get_int("block_size"));
   return {.block = block,
           .topk = static_cast<std::int32_t>(params.get_int("topk")),
           .fold = planned_fold(params, block)};

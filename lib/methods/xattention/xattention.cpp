@@ -23,14 +23,11 @@
 //   5. Block 0 is visited in every row.
 #include "lib/methods/xattention/xattention.h"
 
-#include <fmt/format.h>
-
 #include <Eigen/Core>
 #include <algorithm>
 #include <bit>
 
 #include "kernels/common/parallel.h"
-#include "lib/core/error.h"
 #include "lib/methods/common/device_planning.h"
 #include "lib/methods/method.h"
 
@@ -121,19 +118,12 @@ namespace {
 constexpr std::int64_t kStripBlocks = 16;
 
 XAttentionSettings settings_of(const ParamSet& params, const Problem& problem) {
-  const std::int64_t stride = params.get_int("stride");
-  if (stride != 4 && stride != 8 && stride != 16) {
-    throw ConfigError(fmt::format("xattention.stride: found {}, expected 4, 8 or 16", stride));
-  }
-  const std::int64_t block = params.get_int("block_size");
-  if (block != 64 && block != 128) {
-    throw ConfigError(fmt::format("xattention.block_size: found {}, expected 64 or 128", block));
-  }
-  return {.block = static_cast<int>(block),
-          .stride = static_cast<int>(stride),
+  const auto block = static_cast<int>(params.get_int("block_size"));
+  return {.block = block,
+          .stride = static_cast<int>(params.get_int("stride")),
           .threshold = params.get_real("threshold"),
           .chunk = xattention_chunk(problem.seqlen),
-          .fold = planned_fold(params, static_cast<int>(block))};
+          .fold = planned_fold(params, block)};
 }
 
 // Keys of every KV head padded with zeros to whole stride groups; empty when they are whole.
@@ -194,11 +184,11 @@ class XAttention final : public Method {
         .title = "XAttention",
         .source = "arXiv 2503.16428",
         .summary = "blocks by antidiagonal sums, a share of each row's mass",
-        .params = {ParamSpec::integer("stride", 8, "antidiagonal stride, 4, 8 or 16 tokens", 4, 16),
+        .params = {ParamSpec::integer_of("stride", 8, {4, 8, 16}, "antidiagonal stride, tokens"),
                    ParamSpec::real("threshold", 0.9, "share of a row's estimated mass to keep", 0.0,
                                    1.0),
-                   ParamSpec::integer("block_size", 128, "tokens, 64 or 128", 64, 128),
-                   rounding_spec(), compensation_spec()},
+                   ParamSpec::integer_of("block_size", 128, {64, 128}, "tokens"), rounding_spec(),
+                   compensation_spec()},
         .knob = "threshold",
         .knob_sweep = {0.995, 0.98, 0.95, 0.9, 0.8, 0.65, 0.3, 0.1},
         .full_budget = {.exists = true, .params = {{"threshold", 1.0}}},
