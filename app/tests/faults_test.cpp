@@ -154,6 +154,10 @@ TEST_F(FaultsTest, what_is_no_file_is_refused_at_once) {
     write_config("prompts.json", config);
     expect({"prefill", "-c", "prompts.json", "--device", "cpu"}, 3, "config.json");
   }
+  for (const char* out : {"pipe.safetensors", "pipe.h5"}) {
+    expect({"synth", "--seqlen", "8", "--out", out}, 2, "cannot be written: is a device or pipe");
+    EXPECT_TRUE(std::filesystem::is_fifo(folder_ / out));
+  }
   ASSERT_EQ(run({"eval", "-c", "small.json", "--out", "out", "--stop-after-rows", "2"}).exit_code,
             130);
   std::filesystem::remove(folder_ / "out/rows.partial.jsonl");

@@ -47,6 +47,11 @@ AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
   if (!path_.has_filename() || std::filesystem::is_directory(path_, ignored)) {
     throw ConfigError(fmt::format("{}: cannot be written: is a folder", path_.string()));
   }
+  // Somebody reads from it, or meant another name: a file must not take its place.
+  const auto status = std::filesystem::status(path_, ignored);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
+    throw ConfigError(fmt::format("{}: cannot be written: is a device or pipe", path_.string()));
+  }
   const std::string name = path_.filename().string();
   remove_leftovers(folder, name);
   for (int attempt = 0; attempt < kMaxNameAttempts && fd_ < 0; ++attempt) {
