@@ -11,7 +11,7 @@ S2O_TEST_PACKAGES=(libgtest-dev libgmock-dev libbenchmark-dev clang-format-14 py
 # What the Python module is built with and tested with, from PyPI.
 S2O_PYTHON_PACKAGES=(scikit-build-core nanobind numpy pytest ml_dtypes h5py)
 # What scripts/fuzz.sh needs beside both.
-S2O_FUZZ_PACKAGES=(clang-14 libomp-14-dev libclang-rt-14-dev)
+S2O_FUZZ_PACKAGES=(clang-19 libomp-19-dev libclang-rt-19-dev)
 
 # Installs the packages that are missing; says what to run when it may not.
 s2o_ensure_packages() {

@@ -15,7 +15,7 @@ if [ "${1:-}" = --seconds ]; then
 fi
 s2o_ensure_packages "${S2O_BUILD_PACKAGES[@]}" "${S2O_TEST_PACKAGES[@]}" "${S2O_FUZZ_PACKAGES[@]}"
 cmake --preset fuzz >/dev/null
-cmake --build build/fuzz --target fuzz_readers fuzz_readers_libfuzzer >&2
+cmake --build build/fuzz --target fuzz_readers_libfuzzer >&2
 found=$S2O_ROOT/build/fuzz/found
 mkdir -p "$found"
 
@@ -35,5 +35,5 @@ while read -r reader files; do
     failed=1
   fi
   echo "$reader: $(grep -o 'number_of_executed_units: *[0-9]*' "$log" | grep -o '[0-9]*$') executions"
-done < <(build/fuzz/fuzz_readers --list .)
+done < <(build/fuzz/fuzz_readers_libfuzzer --list .)
 exit "$failed"

@@ -9,6 +9,7 @@
 // input that ends the process stays in the folder that is named at the start. The preset fuzz
 // (clang) builds the same readers for libFuzzer, which finds its way by coverage:
 //   fuzz_readers_libfuzzer READER [libFuzzer's options] FOLDER...
+//   fuzz_readers_libfuzzer --list SOURCE_TREE
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -285,6 +286,15 @@ std::vector<fs::path> files_of(const Reader& reader, const fs::path& source_tree
   return files;
 }
 
+// A line for every reader: its name, and its files.
+void list_readers(const fs::path& source_tree) {
+  for (const Reader& reader : all_readers()) {
+    std::printf("%s", reader.name);
+    for (const fs::path& file : files_of(reader, source_tree)) std::printf(" %s", file.c_str());
+    std::printf("\n");
+  }
+}
+
 std::vector<std::string> read_corpus(const std::vector<fs::path>& paths) {
   std::vector<fs::path> files;
   for (const fs::path& path : paths) {
@@ -337,7 +347,12 @@ static const s2o::Reader* g_reader = nullptr;
 
 extern "C" int LLVMFuzzerInitialize(int* argc, char*** argv) {
   s2o::set_log_level(s2o::LogLevel::kQuiet);
-  g_reader = &s2o::find_reader(*argc > 1 ? (*argv)[1] : "");
+  const std::string word = *argc > 1 ? (*argv)[1] : "";
+  if (word == "--list" && *argc > 2) {
+    s2o::list_readers((*argv)[2]);
+    std::exit(0);
+  }
+  g_reader = &s2o::find_reader(word);
   // libFuzzer gets the rest.
   for (int i = 1; i + 1 <= *argc; ++i) (*argv)[i] = (*argv)[i + 1];
   --*argc;
@@ -380,11 +395,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   if (reader == "--list") {
-    for (const s2o::Reader& one : s2o::all_readers()) {
-      std::printf("%s", one.name);
-      for (const auto& file : s2o::files_of(one, paths[0])) std::printf(" %s", file.c_str());
-      std::printf("\n");
-    }
+    s2o::list_readers(paths[0]);
     return 0;
   }
   if (reader != "--all") {
