@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "app/commands.h"
+#include "app/open_device.h"
 #include "app/progress.h"
 #include "app/rank_sweep.h"
 #include "app/run_support.h"
@@ -25,6 +26,7 @@ struct EvalOptions {
   bool allow_nonfinite = false;
   bool check = false;
   std::size_t stop_after_rows = 0;
+  std::string after_fault;
 };
 
 // Rows go to the store, what happens to the progress bar.
@@ -92,7 +94,7 @@ void eval_rank(const EvalOptions& options, RankWorker& worker) {
   RunConfig config = load_config(options);
   const DeviceChoice device =
       choose_rank_device(config.device, config.kernel, worker.local_rank(), 1);
-  const std::unique_ptr<Backend> backend = make_backend(device, config.kernel);
+  const std::unique_ptr<Backend> backend = open_backend(device, config.kernel);
   // Not which GPU: the run is the same, whatever the ranks are.
   config.device.kind = device.kind;
   config.kernel = parse_kernel(backend->kernel(), "--kernel");
@@ -104,7 +106,9 @@ void eval_rank(const EvalOptions& options, RankWorker& worker) {
   join.expected = expected_rows(cells, *backend);
   worker.join(join);
   RankEvalSink sink(worker);
-  worker.done(evaluate(cells, *backend, {.check_plans = options.check}, sink));
+  // Without its device a rank is of no use: the others get its cells.
+  worker.done(
+      evaluate(cells, *backend, {.check_plans = options.check, .stop_when_lost = true}, sink));
 }
 
 int run_eval(const EvalOptions& options) {
@@ -119,7 +123,8 @@ int run_eval(const EvalOptions& options) {
                              .render = render});
   }
   RunConfig config = load_config(options);
-  const std::unique_ptr<Backend> backend = make_backend(config.device, config.kernel);
+  const std::optional<LostDevice> lost = parse_lost_device(options.after_fault);
+  const std::unique_ptr<Backend> backend = open_backend_after(lost, config.device, config.kernel);
   // The hash of the config must tell runs on different devices and kernels apart.
   config.device = backend->device();
   config.kernel = parse_kernel(backend->kernel(), "--kernel");
@@ -127,12 +132,16 @@ int run_eval(const EvalOptions& options) {
   const std::filesystem::path folder = output_folder(options.out, config.name);
   handle_interrupts();
   ResultStore store(folder, make_context(cells, *backend), expected_rows(cells, *backend),
-                    {.resume = options.resume, .save_outputs = config.save_outputs});
-  return run_sweep(store, {folder, cells.size(), render}, [&] {
+                    {.resume = options.resume,
+                     .save_outputs = config.save_outputs,
+                     .keep_failed = lost ? lost->failed : std::vector<std::size_t>()});
+  const LostDevice device = {.device = config.device, .kernel = backend->kernel()};
+  return run_sweep(store, {folder, cells.size(), render, device}, [&](bool stop_when_lost) {
     ProgressBar progress(count_missing(store, cells.size()),
                          stderr_is_terminal() && log_level() != LogLevel::kQuiet);
     EvalStoreSink sink(store, progress, options.stop_after_rows);
-    return evaluate(cells, *backend, {.check_plans = options.check}, sink);
+    return evaluate(cells, *backend,
+                    {.check_plans = options.check, .stop_when_lost = stop_when_lost}, sink);
   });
 }
 
@@ -165,6 +174,7 @@ void add_eval_command(CLI::App& app, int& exit_code) {
   command->add_option("--stop-after-rows", options->stop_after_rows)
       ->check(integer_in<std::size_t>(0))
       ->group("");
+  command->add_option(kAfterFaultOption, options->after_fault)->group("");
   command->callback([options, &exit_code] { exit_code = run_eval(*options); });
 }
 

@@ -7,9 +7,11 @@
 #include <memory>
 
 #include "app/commands.h"
+#include "app/open_device.h"
 #include "app/progress.h"
 #include "app/rank_sweep.h"
 #include "app/run_support.h"
+#include "lib/core/error.h"
 #include "lib/core/log.h"
 #include "lib/core/text.h"
 #include "lib/prefill/run_prefill.h"
@@ -29,6 +31,7 @@ struct PrefillFlags {
   std::string format = "text";
   bool resume = false;
   std::size_t stop_after_rows = 0;
+  std::string after_fault;
 };
 
 const std::vector<std::string> kPrefillFormats = {"text", "json", "csv", "markdown"};
@@ -107,6 +110,18 @@ void print_memory(const PrefillBackend& backend, std::int64_t seqlen) {
   std::fputs(plan.c_str(), stderr);
 }
 
+// Shorter prompts may run where the longest does not; its own rows say why.
+void prepare(PrefillBackend& backend, std::int64_t seqlen) {
+  print_memory(backend, seqlen);
+  try {
+    backend.prepare(seqlen);
+  } catch (const UnsupportedError& error) {
+    log_debug("{}", error.what());
+  } catch (const CudaError& error) {
+    log_debug("{}", error.what());
+  }
+}
+
 std::vector<ResultRow> expected_rows(const PrefillCells& cells, const PrefillBackend& backend) {
   std::vector<ResultRow> rows;
   for (std::size_t cell = 0; cell < cells.size(); ++cell) {
@@ -128,7 +143,7 @@ void prefill_rank(const PrefillFlags& flags, RankWorker& worker) {
   PrefillModel model = cells.take_model();
   model.cublas_folder = flags.cublas;
   const std::unique_ptr<PrefillBackend> backend =
-      make_prefill_backend(std::move(model), device, cells.config.kernel);
+      open_prefill(std::move(model), device, cells.config.kernel);
   note_device(*backend, cells.config);
   RankJoin join = describe_rank(rank_device_text(device, 1));
   join.device_ids = rank_device_ids(device, 1);
@@ -137,7 +152,7 @@ void prefill_rank(const PrefillFlags& flags, RankWorker& worker) {
   join.expected = expected_rows(cells, *backend);
   worker.join(join);
   RankPrefillSink sink(worker);
-  worker.done(run_prefills(cells, *backend, sink));
+  worker.done(run_prefills(cells, *backend, sink, /*stop_when_lost=*/true));
 }
 
 int run_prefill(const PrefillFlags& flags) {
@@ -156,19 +171,21 @@ int run_prefill(const PrefillFlags& flags) {
   PrefillCells cells = expand_prefill_cells(load_config(flags));
   PrefillModel model = cells.take_model();
   model.cublas_folder = flags.cublas;
+  const std::optional<LostDevice> lost = parse_lost_device(flags.after_fault);
   const std::unique_ptr<PrefillBackend> backend =
-      make_prefill_backend(std::move(model), cells.config.device, cells.config.kernel);
+      open_prefill_after(lost, std::move(model), cells.config.device, cells.config.kernel);
   note_device(*backend, cells.config);
   const std::filesystem::path folder = output_folder(flags.out, cells.config.name);
   handle_interrupts();
-  ResultStore store(folder, make_prefill_context(cells, *backend), expected_rows(cells, *backend),
-                    {.resume = flags.resume});
-  return run_sweep(store, {folder, cells.size(), render}, [&] {
+  ResultStore store(
+      folder, make_prefill_context(cells, *backend), expected_rows(cells, *backend),
+      {.resume = flags.resume, .keep_failed = lost ? lost->failed : std::vector<std::size_t>()});
+  const LostDevice device = {.device = cells.config.device, .kernel = backend->kernel()};
+  return run_sweep(store, {folder, cells.size(), render, device}, [&](bool stop_when_lost) {
     PrefillStoreSink sink(store, cells, flags.stop_after_rows);
     if (count_prefills(cells, sink) == 0) return EvalSummary{};
-    print_memory(*backend, cells.longest_prompt());
-    backend->prepare(cells.longest_prompt());
-    return run_prefills(cells, *backend, sink);
+    if (backend->lost().empty()) prepare(*backend, cells.longest_prompt());
+    return run_prefills(cells, *backend, sink, stop_when_lost);
   });
 }
 
@@ -199,6 +216,7 @@ void add_prefill_command(CLI::App& app, int& exit_code) {
   command->add_option("--stop-after-rows", flags->stop_after_rows)
       ->check(integer_in<std::size_t>(0))
       ->group("");
+  command->add_option(kAfterFaultOption, flags->after_fault)->group("");
   command->callback([flags, &exit_code] { exit_code = run_prefill(*flags); });
 }
 

@@ -22,7 +22,8 @@ int lead(RankHub& hub, const RankedSweep& sweep) {
   const std::size_t num_cells = ranks.expected().size();
   ResultStore store(folder, ranks.context(), ranks.expected(),
                     {.resume = sweep.resume, .save_outputs = config.value("save_outputs", false)});
-  return run_sweep(store, {folder, num_cells, sweep.render}, [&] {
+  // A rank whose device is lost is lost with it: the others go on.
+  return run_sweep(store, {folder, num_cells, sweep.render, {}}, [&](bool) {
     std::size_t missing = 0;
     for (std::size_t cell = 0; cell < num_cells; ++cell) missing += store.has_row(cell) ? 0 : 1;
     ProgressBar progress(missing, launcher_has_terminal() && log_level() != LogLevel::kQuiet);

@@ -1,5 +1,6 @@
 #include "app/run_support.h"
 
+#include <algorithm>
 #include <exception>
 
 #include "app/commands.h"
@@ -9,11 +10,26 @@ namespace s2o {
 namespace {
 
 int exit_code_of(const EvalSummary& summary, const ResultTable& table) {
-  if (summary.failed == 0) return kExitDone;
-  for (const ResultRow& row : table.rows) {
-    if (!row.error) return kExitSomeCellsFailed;
-  }
+  const auto has_failed = [](const ResultRow& row) { return row.error.has_value(); };
+  const bool any = std::any_of(table.rows.begin(), table.rows.end(), has_failed);
+  if (!any && summary.failed == 0) return kExitDone;
+  if (!std::all_of(table.rows.begin(), table.rows.end(), has_failed)) return kExitSomeCellsFailed;
+  // All of them in a process before this one: on a device that it lost.
+  if (!summary.first_failure) return kExitCuda;
   return failure_exit_code(summary.first_failure);
+}
+
+EvalSummary run_on_any_device(const ResultStore& store, const SweepOutput& output,
+                              const Sweep& sweep) {
+  LostDevice device = output.device;
+  try {
+    return sweep(/*stop_when_lost=*/true);
+  } catch (const DeviceLostError& error) {
+    device.reason = error.what();
+  }
+  device.failed = store.failed_cells();
+  go_on_in_fresh_process(device);
+  return sweep(/*stop_when_lost=*/false);
 }
 
 }  // namespace
@@ -23,12 +39,11 @@ std::filesystem::path output_folder(const std::string& out, const std::string& n
   return std::filesystem::path("results") / name;
 }
 
-int run_sweep(ResultStore& store, const SweepOutput& output,
-              const std::function<EvalSummary()>& sweep) {
+int run_sweep(ResultStore& store, const SweepOutput& output, const Sweep& sweep) {
   EvalSummary summary;
   std::exception_ptr stopped;
   try {
-    summary = sweep();
+    summary = run_on_any_device(store, output, sweep);
   } catch (...) {
     stopped = std::current_exception();
   }

@@ -27,6 +27,8 @@ struct RunSettings {
   std::string stdout_file;            // instead of capturing it
   long max_file_bytes = -1;           // as if the disk were full beyond; -1 = no limit
   std::vector<std::string> launcher;  // "mpirun", "-n", "2"
+  // Runs s2o_faults with these faults of the device (app/tests/faults/faults.h).
+  std::string faults;
 };
 
 // A process with its own working folder `folder`; stdout and stderr go to files in it.
@@ -37,7 +39,8 @@ class RunningS2o {
       : out_(settings.stdout_file.empty() ? (folder / ".stdout").string() : settings.stdout_file),
         err_(folder / ".stderr") {
     std::vector<std::string> words = settings.launcher;
-    words.push_back(std::string(S2O_BINARY_DIR) + "/s2o");
+    words.push_back(std::string(S2O_BINARY_DIR) +
+                    (settings.faults.empty() ? "/s2o" : "/s2o_faults"));
     words.insert(words.end(), arguments.begin(), arguments.end());
     std::vector<char*> argv;
     for (std::string& word : words) argv.push_back(word.data());
@@ -55,6 +58,7 @@ class RunningS2o {
       setrlimit(RLIMIT_FSIZE, &limit);
       signal(SIGXFSZ, SIG_IGN);
     }
+    if (!settings.faults.empty()) setenv("S2O_TEST_FAULTS", settings.faults.c_str(), 1);
     if (ready) execvp(argv[0], argv.data());
     _exit(127);
   }

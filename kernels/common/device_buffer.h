@@ -63,7 +63,9 @@ class DeviceBytes {
 template <class T>
 class DeviceBuffer {
  public:
+  // Empty where that fails.
   void resize(std::size_t count, const char* what) {
+    size_ = 0;
     bytes_.reserve(count * sizeof(T), what);
     size_ = count;
   }

@@ -22,6 +22,10 @@ struct CudaDevice {
 // not exist or the kernels do not run on it.
 CudaDevice open_cuda_device(int device_index, const std::string& kernel_variant = "");
 
+// "" while calls on the current device succeed, else what they report: that it is lost to this
+// process. Waits for the device.
+std::string lost_device(int device_index);
+
 // The context fields device, driver, cuda and sm_clock_mhz of results. Keeps the device busy for
 // some 50 ms: an idle one clocks down.
 nlohmann::ordered_json device_context(const CudaDevice& device);

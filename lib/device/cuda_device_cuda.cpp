@@ -28,6 +28,14 @@ CudaDevice open_cuda_device(int device_index, const std::string& kernel_variant)
           .planning = planning_variant(info, kernel_variant)};
 }
 
+std::string lost_device(int device_index) {
+  const cudaError_t status = cudaDeviceSynchronize();
+  if (status == cudaSuccess) return "";
+  return "device cuda:" + std::to_string(device_index) +
+         " is lost to this process: " + cudaGetErrorString(status) + " (" +
+         cudaGetErrorName(status) + ")";
+}
+
 nlohmann::ordered_json device_context(const CudaDevice& device) {
   const CudaStatus status = query_cuda();
   constexpr int kFlushes = 1000;  // some 50 ms

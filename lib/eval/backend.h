@@ -40,6 +40,10 @@ class Backend {
   virtual DeviceChoice device() const = 0;
   // The context fields device, driver, cuda and sm_clock_mhz; null where they mean nothing.
   virtual nlohmann::ordered_json context() = 0;
+  // Why this process can use the device no more, "" while it can: a kernel that faulted ends it for
+  // the process that ran it, and a device may go away. Waits for the device. After a failure,
+  // nothing else may be asked of a backend that is lost.
+  virtual std::string lost() { return ""; }
   // Whole outputs that it holds in host memory at a time.
   virtual int outputs_on_host() const = 0;
 

@@ -28,7 +28,7 @@ namespace {
 // Tiles of the fp32-accurate kernel instance.
 constexpr int kAccurateTile = 64;
 
-// All that lives on the device: lost, and made anew, when the device is reset.
+// All that lives on the device.
 struct OnDevice {
   explicit OnDevice(const CudaDevice& cuda)
       : device(cuda), timer(stream.get()), l2_flush(cuda.info) {}
@@ -53,10 +53,9 @@ DeviceInputCopy input_on_device(const AttentionInput& input) {
 class CudaBackend final : public Backend {
  public:
   CudaBackend(int device_index, const std::string& variant)
-      : device_index_(device_index), variant_(variant) {
-    on_.emplace(open_cuda_device(device_index, variant));
-    info_ = on_->device.info;
-    kernel_ = attention_kernel_name(on_->device.attention);
+      : device_index_(device_index), on_(open_cuda_device(device_index, variant)) {
+    info_ = on_.device.info;
+    kernel_ = attention_kernel_name(on_.device.attention);
   }
 
   std::string name() const override { return "cuda"; }
@@ -65,10 +64,10 @@ class CudaBackend final : public Backend {
     return {.kind = DeviceKind::kCuda, .index = device_index_};
   }
 
-  nlohmann::ordered_json context() override {
-    nlohmann::ordered_json context;
-    guarded([&] { context = device_context(on_->device); });
-    return context;
+  nlohmann::ordered_json context() override { return device_context(on_.device); }
+  std::string lost() override {
+    if (lost_.empty()) lost_ = lost_device(device_index_);
+    return lost_;
   }
 
   int outputs_on_host() const override { return 0; }
@@ -82,24 +81,20 @@ class CudaBackend final : public Backend {
                       "(--device cpu)",
                       kernel_));
     }
-    guarded([&] {
-      upload(input);
-      input_ = &input;
-    });
+    upload(input);
+    input_ = &input;
   }
 
   void run_reference(const SparsePlan& plan, const TimingConfig& timing,
                      AttentionRun& result) override {
-    guarded([&] {
-      execute(plan, timing, result);
-      compute_reference();
-    });
+    execute(plan, timing, result);
+    compute_reference();
     result.lse = reference_.lse;
   }
   const DenseReference& reference() const override { return reference_; }
 
   void run(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) override {
-    guarded([&] { execute(plan, timing, result); });
+    execute(plan, timing, result);
   }
 
   std::optional<DevicePlanning> plan_and_run(const Method& method, const ParamSet& params,
@@ -111,45 +106,35 @@ class CudaBackend final : public Backend {
                                .params = params,
                                .limits = {.l2_bytes = info_.l2_bytes}});
     if (planner == nullptr) return std::nullopt;
-    std::optional<DevicePlanning> planning;
-    guarded([&] {
-      DevicePlanner on_device(std::move(planner));
-      planning.emplace(execute_planned(on_device, timing, fetch_tokens, result));
-    });
-    return planning;
+    DevicePlanner on_device(std::move(planner));
+    return execute_planned(on_device, timing, fetch_tokens, result);
   }
 
   std::vector<ErrorSums> error_sums() override {
-    std::vector<ErrorSums> sums;
-    guarded([&] {
-      if (!on_->reference || !on_->buffers) throw Error("error sums: no reference or no run yet");
-      sums = on_->reference->error_sums(on_->buffers->output().out_fp32, on_->stream.get());
-    });
-    return sums;
+    if (!on_.reference || !on_.buffers) throw Error("error sums: no reference or no run yet");
+    return on_.reference->error_sums(on_.buffers->output().out_fp32, on_.stream.get());
   }
 
   const std::vector<float>& out() override {
-    guarded([this] {
-      if (!on_->buffers) throw Error("output: no run yet");
-      out_ = on_->buffers->read_out(on_->input->input().dtype);
-    });
+    if (!on_.buffers) throw Error("output: no run yet");
+    out_ = on_.buffers->read_out(on_.input->input().dtype);
     return out_;
   }
 
  private:
   void upload(const AttentionInput& input) {
-    on_->buffers.reset();
-    on_->reference.reset();
-    on_->input.reset();
-    on_->input.emplace(input_on_device(input));
+    on_.buffers.reset();
+    on_.reference.reset();
+    on_.input.reset();
+    on_.input.emplace(input_on_device(input));
   }
 
   // Buffers for the plan and what enqueues it.
   PreparedAttention prepare(const DevicePlan& plan, bool fp32_accuracy = false) {
-    const DeviceInput& input = on_->input->input();
-    on_->buffers.emplace(input.problem, plan.header, OutputType::kFp32);
-    return {on_->device.info,       on_->device.attention, input,        plan,
-            on_->buffers->output(), on_->scratch,          fp32_accuracy};
+    const DeviceInput& input = on_.input->input();
+    on_.buffers.emplace(input.problem, plan.header, OutputType::kFp32);
+    return {on_.device.info,       on_.device.attention, input,        plan,
+            on_.buffers->output(), on_.scratch,          fp32_accuracy};
   }
   DevicePlanCopy plan_on_device(const SparsePlan& plan) const {
     return {input_->problem, PlanPointers(plan).view(), info_.l2_bytes};
@@ -159,76 +144,40 @@ class CudaBackend final : public Backend {
     const Problem& problem = input_->problem;
     const DevicePlanCopy plan = plan_on_device(dense_plan(problem, kAccurateTile, kAccurateTile));
     const PreparedAttention attention = prepare(plan.plan(), /*fp32_accuracy=*/true);
-    on_->buffers->poison(on_->stream.get());
-    attention.enqueue(on_->stream.get());
-    on_->reference.emplace(problem.num_q_heads, problem.seqlen * problem.head_dim,
-                           on_->buffers->output().out_fp32, on_->stream.get());
-    on_->stream.synchronize();
-    reference_.lse = on_->buffers->read_lse();
-  }
-
-  // A failed kernel leaves the device unusable for this process until it is reset. The cell that it
-  // happened in carries the error; the next one starts on a fresh device, or says that there is
-  // none.
-  template <class Body>
-  void guarded(const Body& body) {
-    try {
-      if (broken_) recover();
-      body();
-    } catch (const CudaError&) {
-      broken_ = true;
-      throw;
-    }
-  }
-  void recover() {
-    if (!lost_.empty()) throw CudaError(lost_);
-    log_warning("resetting CUDA device {} after a failure", device_index_);
-    on_.reset();
-    (void)cudaDeviceReset();
-    (void)cudaGetLastError();
-    try {
-      on_.emplace(open_cuda_device(device_index_, variant_));
-    } catch (const CudaError& error) {
-      // Some drivers give a process no second chance.
-      lost_ = fmt::format(
-          "device cuda:{} is lost to this process after a failed kernel ({}); a new "
-          "one with --resume goes on",
-          device_index_, error.what());
-      throw CudaError(lost_);
-    }
-    if (input_ != nullptr) {
-      upload(*input_);
-      if (!reference_.lse.empty()) compute_reference();
-    }
-    broken_ = false;
+    on_.buffers->poison(on_.stream.get());
+    attention.enqueue(on_.stream.get());
+    on_.reference.emplace(problem.num_q_heads, problem.seqlen * problem.head_dim,
+                          on_.buffers->output().out_fp32, on_.stream.get());
+    on_.stream.synchronize();
+    reference_.lse = on_.buffers->read_lse();
   }
 
   // Before each run that counts: outputs hold NaN, and the cache nothing of use.
   void start_cold() {
     throw_if_cancelled();
-    on_->buffers->poison(on_->stream.get());
-    on_->stream.synchronize();
-    on_->l2_flush.enqueue(on_->stream.get());
+    on_.buffers->poison(on_.stream.get());
+    on_.stream.synchronize();
+    on_.l2_flush.enqueue(on_.stream.get());
   }
 
   void execute(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) {
     const DevicePlanCopy copy = plan_on_device(plan);
     const PreparedAttention attention = prepare(copy.plan());
     const auto run = [&] {
-      on_->timer.begin(Phase::kAttention);
-      attention.enqueue(on_->stream.get());
-      on_->timer.end();
-      on_->stream.synchronize();
+      on_.timer.begin(Phase::kAttention);
+      attention.enqueue(on_.stream.get());
+      on_.timer.end();
+      on_.stream.synchronize();
     };
     for (int i = 0; i < timing.warmup; ++i) run();
     result.attention_ms.clear();
     for (int i = 0; i < timing.repeats; ++i) {
       start_cold();
       run();
-      result.attention_ms.push_back(on_->timer.milliseconds(Phase::kAttention));
+      result.attention_ms.push_back(on_.timer.milliseconds(Phase::kAttention));
     }
-    result.lse = on_->buffers->read_lse();
-    result.stats = on_->buffers->read_stats();
+    result.lse = on_.buffers->read_lse();
+    result.stats = on_.buffers->read_stats();
     result.workspace_bytes = attention.workspace_bytes() + copy.bytes();
   }
 
@@ -238,13 +187,13 @@ class CudaBackend final : public Backend {
                                  bool fetch_tokens, AttentionRun& result) {
     planner.prepare();
     const PreparedAttention attention = prepare(planner.device_plan());
-    const DeviceInput& input = on_->input->input();
-    const PlanningVariant variant = on_->device.planning;
+    const DeviceInput& input = on_.input->input();
+    const PlanningVariant variant = on_.device.planning;
     const auto plan_and_run = [&] {
-      on_->timer.begin(Phase::kPlanning);
-      enqueue_planned(planner, variant, input, attention, on_->stream.get(), on_->timer);
-      on_->timer.end();
-      on_->stream.synchronize();
+      on_.timer.begin(Phase::kPlanning);
+      enqueue_planned(planner, variant, input, attention, on_.stream.get(), on_.timer);
+      on_.timer.end();
+      on_.stream.synchronize();
       planner.check();
     };
     for (int i = 0; i < timing.warmup; ++i) plan_and_run();
@@ -253,30 +202,28 @@ class CudaBackend final : public Backend {
     for (int i = 0; i < timing.repeats; ++i) {
       start_cold();
       plan_and_run();
-      plan_ms.push_back(on_->timer.milliseconds(Phase::kPlanning));
-      result.attention_ms.push_back(on_->timer.milliseconds(Phase::kAttention));
+      plan_ms.push_back(on_.timer.milliseconds(Phase::kPlanning));
+      result.attention_ms.push_back(on_.timer.milliseconds(Phase::kAttention));
     }
-    result.lse = on_->buffers->read_lse();
-    result.stats = on_->buffers->read_stats();
+    result.lse = on_.buffers->read_lse();
+    result.stats = on_.buffers->read_stats();
     result.workspace_bytes = attention.workspace_bytes() + planner.workspace_bytes();
     return {
         .plan = fetch_device_plan(
             planner, variant, input,
-            fetch_tokens ? FetchedArrays::kAll : FetchedArrays::kWithoutTokens, on_->stream.get()),
+            fetch_tokens ? FetchedArrays::kAll : FetchedArrays::kWithoutTokens, on_.stream.get()),
         .plan_ms = std::move(plan_ms),
         .cost = planner.cost()};
   }
 
   const int device_index_;
-  const std::string variant_;
-  std::optional<OnDevice> on_;
+  OnDevice on_;
   DeviceInfo info_;
   std::string kernel_;
   const AttentionInput* input_ = nullptr;
   DenseReference reference_;  // without `out`, which stays on the device
   std::vector<float> out_;    // [num_q_heads, seqlen, head_dim], filled when asked for
-  bool broken_ = false;
-  std::string lost_;  // why the device cannot be opened again, "" if it may
+  std::string lost_;
 };
 
 std::string text_of(const DeviceInfo& device) {

@@ -69,19 +69,40 @@ class Evaluator {
       : cells_(cells), backend_(backend), options_(options), sink_(sink) {}
 
   EvalSummary run() {
+    lost_ = backend_.lost();
     while (const std::optional<std::size_t> cell = sink_.next(cells_.size())) {
       throw_if_cancelled();
+      if (!lost_.empty()) {
+        fail_lost(*cell);
+        continue;
+      }
       enter_input(*cell);
       if (input_failure_) {
         add_failed_row(*cell, input_failure_, input_failure_text_);
       } else {
         run_cell(*cell);
       }
+      check_device();
     }
     return summary_;
   }
 
  private:
+  // Asks the device once something has failed.
+  void check_device() {
+    if (summary_.failed == checked_failures_) return;
+    checked_failures_ = summary_.failed;
+    lost_ = backend_.lost();
+    if (lost_.empty()) return;
+    if (options_.stop_when_lost) throw DeviceLostError(lost_);
+    log_error(lost_);
+    input_.reset();
+  }
+  void fail_lost(std::size_t cell) {
+    const std::string text = lost_ + "; the same command with --resume computes this row";
+    add_failed_row(cell, std::make_exception_ptr(DeviceLostError(text)), text);
+  }
+
   // Makes the input of `cell` the one at hand. Where it is not there, none of its cells can run.
   void enter_input(std::size_t cell) {
     const std::size_t index = cell / cells_.settings.size();
@@ -142,8 +163,11 @@ class Evaluator {
                             setting_text(setting.method->info().name, setting.params.to_json()),
                             source.name, source.layer));
     ResultRow row = blank_row(cells_, cell, backend_, &*input_);
+    static const std::vector<float> kNotAsked;
+    const std::vector<float>* out = &kNotAsked;
     try {
       measure(setting, row);
+      if (cells_.config.save_outputs) out = &backend_.out();
     } catch (const InterruptedError&) {
       throw;
     } catch (...) {
@@ -156,8 +180,7 @@ class Evaluator {
     } else {
       ++summary_.succeeded;
     }
-    static const std::vector<float> kNotAsked;
-    sink_.add(cell, row, cells_.config.save_outputs ? backend_.out() : kNotAsked);
+    sink_.add(cell, row, *out);
   }
 
   // Plans, runs and fills in the row.
@@ -273,6 +296,8 @@ class Evaluator {
   std::optional<AttentionInput> input_;
   std::optional<double> dense_ms_;
   AttentionRun run_;
+  std::size_t checked_failures_ = 0;
+  std::string lost_;  // why the device cannot be used any more, "" while it can
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "lib/core/error.h"
 #include "lib/eval/backend.h"
 #include "lib/eval/cells.h"
 #include "lib/eval/result_table.h"
@@ -30,8 +31,17 @@ class EvalSink {
   std::size_t next_ = 0;
 };
 
+// Ends an evaluation on a device that is lost to this process; the row of the cell that it happened
+// in is there, and a new process may go on.
+class DeviceLostError : public CudaError {
+ public:
+  using CudaError::CudaError;
+};
+
 struct EvaluateOptions {
   bool check_plans = false;  // every invariant of every plan (slow)
+  // A lost device ends the loop with a DeviceLostError; else all further rows say that it is lost.
+  bool stop_when_lost = false;
 };
 
 struct EvalSummary {

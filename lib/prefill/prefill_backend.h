@@ -98,6 +98,8 @@ class PrefillBackend {
   virtual std::string kernel() const = 0;  // "attention_ref", "attention_sm90"
   // The context fields device, driver, cuda and sm_clock_mhz; null where they mean nothing.
   virtual nlohmann::ordered_json context() = 0;
+  // As Backend::lost.
+  virtual std::string lost() { return ""; }
   // Of prompts of up to `seqlen` tokens. Plans of methods come on top; run() checks them.
   virtual PrefillMemory memory(std::int64_t seqlen) const = 0;
   // Allocates for prompts of up to `max_seqlen` tokens; weights are loaded once. UnsupportedError

@@ -55,6 +55,7 @@ class CudaPrefill final : public PrefillBackend {
  public:
   CudaPrefill(PrefillModel model, int device_index, const std::string& variant)
       : model_(std::move(model)),
+        device_index_(device_index),
         device_(open_cuda_device(device_index, variant)),
         kernel_(attention_kernel_name(device_.attention)),
         products_(checked().cublas_folder),
@@ -68,6 +69,10 @@ class CudaPrefill final : public PrefillBackend {
   std::string name() const override { return "cuda"; }
   std::string kernel() const override { return kernel_; }
   nlohmann::ordered_json context() override { return device_context(device_); }
+  std::string lost() override {
+    if (lost_.empty()) lost_ = lost_device(device_index_);
+    return lost_;
+  }
 
   PrefillMemory memory(std::int64_t seqlen) const override {
     return plan_prefill_memory(model_.config, seqlen,
@@ -250,6 +255,8 @@ class CudaPrefill final : public PrefillBackend {
   }
 
   PrefillModel model_;
+  const int device_index_;
+  std::string lost_;
   CudaDevice device_;
   Stream stream_;
   std::string kernel_;

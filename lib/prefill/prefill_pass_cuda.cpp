@@ -37,6 +37,7 @@ PrefillPass::PrefillPass(const ModelConfig& config, StorageDType dtype, CudaStre
 void PrefillPass::allocate(std::int64_t max_seqlen) {
   const PrefillExtents e = prefill_extents(config_, max_seqlen);
   const auto size = [](std::int64_t count) { return static_cast<std::size_t>(count); };
+  max_seqlen_ = 0;  // a buffer that cannot grow is gone
   tokens_.resize(size(max_seqlen), "tokens");
   rope_.resize(size(e.rope), "rope table");
   residual_.resize(size(e.residual), "residual stream");

@@ -172,19 +172,36 @@ void drop_nonfinite(ResultRow& row) {
 
 class Runner {
  public:
-  Runner(const PrefillCells& cells, PrefillBackend& backend, PrefillSink& sink)
-      : cells_(cells), backend_(backend), sink_(sink) {}
+  Runner(const PrefillCells& cells, PrefillBackend& backend, PrefillSink& sink, bool stop_when_lost)
+      : cells_(cells), backend_(backend), sink_(sink), stop_when_lost_(stop_when_lost) {}
 
   EvalSummary run() {
+    lost_ = backend_.lost();
     while (const std::optional<std::size_t> cell = sink_.next(cells_.size())) {
       throw_if_cancelled();
+      if (!lost_.empty()) {
+        fail(*cell, std::make_exception_ptr(DeviceLostError(
+                        lost_ + "; the same command with --resume computes this row")));
+        continue;
+      }
       enter_prompt(*cell);
       run_cell(*cell);
+      check_device();
     }
     return summary_;
   }
 
  private:
+  // Asks the device once something has failed.
+  void check_device() {
+    if (summary_.failed == checked_failures_) return;
+    checked_failures_ = summary_.failed;
+    lost_ = backend_.lost();
+    if (lost_.empty()) return;
+    if (stop_when_lost_) throw DeviceLostError(lost_);
+    log_error(lost_);
+  }
+
   // Prefills the prompt of `cell` with dense attention, unless it is the one at hand.
   void enter_prompt(std::size_t cell) {
     const std::size_t index = cell / cells_.settings.size();
@@ -240,10 +257,17 @@ class Runner {
 
   void finish(std::size_t cell, const PrefillRun& run, const PrefillRun& dense) {
     ResultRow row = blank_prefill_row(cells_, cell, backend_);
-    fill_times(run, dense, cells_.setting(cell).has_oracle(), row);
-    fill_work(run, row);
-    fill_losses(run, dense, row);
-    LogitComparison(backend_, cells_.prompt(cell), cells_.model.config).run(run, dense, row);
+    try {
+      fill_times(run, dense, cells_.setting(cell).has_oracle(), row);
+      fill_work(run, row);
+      fill_losses(run, dense, row);
+      LogitComparison(backend_, cells_.prompt(cell), cells_.model.config).run(run, dense, row);
+    } catch (const InterruptedError&) {
+      throw;
+    } catch (...) {  // the logits are computed where the model is
+      fail(cell, std::current_exception());
+      return;
+    }
     if (run.device_bytes > 0) row.metrics["device_bytes"] = static_cast<double>(run.device_bytes);
     drop_nonfinite(row);
     if (row.error) {
@@ -271,10 +295,13 @@ class Runner {
   const PrefillCells& cells_;
   PrefillBackend& backend_;
   PrefillSink& sink_;
+  const bool stop_when_lost_;
   EvalSummary summary_;
   std::optional<std::size_t> prompt_index_;  // of the prompt at hand
   std::optional<PrefillRun> dense_;          // none: it failed
   std::exception_ptr dense_failure_;
+  std::size_t checked_failures_ = 0;
+  std::string lost_;  // why the device cannot be used any more, "" while it can
 };
 
 }  // namespace
@@ -299,8 +326,9 @@ std::size_t count_prefills(const PrefillCells& cells, const PrefillSink& sink) {
   return prefills;
 }
 
-EvalSummary run_prefills(const PrefillCells& cells, PrefillBackend& backend, PrefillSink& sink) {
-  return Runner(cells, backend, sink).run();
+EvalSummary run_prefills(const PrefillCells& cells, PrefillBackend& backend, PrefillSink& sink,
+                         bool stop_when_lost) {
+  return Runner(cells, backend, sink, stop_when_lost).run();
 }
 
 ResultRow blank_prefill_row(const PrefillCells& cells, std::size_t cell,

@@ -38,8 +38,10 @@ std::size_t count_prefills(const PrefillCells& cells, const PrefillSink& sink);
 // Runs the cells that the sink asks for. Each prompt is first prefilled with dense attention:
 // the reference of its rows, and the row of dense if the config lists it. A cell that fails becomes
 // a row with an error, and the loop goes on; where dense fails, all cells of the prompt do.
-// InterruptedError ends the loop after the rows so far were added.
-EvalSummary run_prefills(const PrefillCells& cells, PrefillBackend& backend, PrefillSink& sink);
+// InterruptedError ends the loop after the rows so far were added. `stop_when_lost` as in
+// EvaluateOptions.
+EvalSummary run_prefills(const PrefillCells& cells, PrefillBackend& backend, PrefillSink& sink,
+                         bool stop_when_lost = false);
 
 // The row of a cell before it ran: no measurements.
 ResultRow blank_prefill_row(const PrefillCells& cells, std::size_t cell,

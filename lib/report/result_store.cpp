@@ -5,6 +5,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -216,6 +217,11 @@ void ResultStore::resume() {
   if (!content.context.is_null()) {
     check_same_config(content.context, kJournalName);
     for (const JournalEntry& entry : content.entries) take_over(entry);
+    for (const std::size_t cell : options_.keep_failed) {
+      if (rows_.contains(cell) && !is_done(cell)) failed_.insert(cell);
+    }
+    // The device that it names may be gone by now.
+    if (!options_.keep_failed.empty()) context_ = content.context;
     journal_ = std::make_unique<Journal>(folder_ / kJournalName, content.valid_bytes);
     log_info("--resume: {} of {} rows are there", rows_.size(), expected_.size());
     return;
@@ -245,14 +251,24 @@ void ResultStore::resume() {
   for (const auto& [cell, stored] : rows_) journal_->append({cell, stored.row, ""});
 }
 
-bool ResultStore::has_row(std::size_t cell) const {
+bool ResultStore::is_done(std::size_t cell) const {
   const auto found = rows_.find(cell);
   return found != rows_.end() && !found->second.row.error;
 }
 
+bool ResultStore::has_row(std::size_t cell) const {
+  const auto& kept = options_.keep_failed;
+  const bool stands = std::find(kept.begin(), kept.end(), cell) != kept.end();
+  return is_done(cell) || (stands && failed_.contains(cell));
+}
+
+std::vector<std::size_t> ResultStore::failed_cells() const {
+  return {failed_.begin(), failed_.end()};
+}
+
 bool ResultStore::is_complete() const {
   for (std::size_t cell = 0; cell < expected_.size(); ++cell) {
-    if (!has_row(cell)) return false;
+    if (!is_done(cell)) return false;
   }
   return true;
 }
@@ -269,6 +285,11 @@ void ResultStore::add(std::size_t cell, const ResultRow& row, const std::vector<
     journal_->append({cell, row, stored.output_file});
   } catch (const Error& error) {
     throw UnsupportedError(fmt::format("{}. {}", error.what(), whereabouts()));
+  }
+  if (row.error) {
+    failed_.insert(cell);
+  } else {
+    failed_.erase(cell);
   }
   rows_[cell] = std::move(stored);
 }

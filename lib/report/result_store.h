@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,9 @@ namespace s2o {
 struct StoreOptions {
   bool resume = false;        // take over finished rows of an earlier run with the same config
   bool save_outputs = false;  // keep outputs for results.h5
+  // With `resume`: cells whose failure stands, because a process before this one, of the same run,
+  // has just seen it.
+  std::vector<std::size_t> keep_failed;
 };
 
 // Keeps other runs out of a folder while it lives.
@@ -44,8 +48,10 @@ class ResultStore {
   // UnsupportedError when the disk is full.
   ResultStore(std::filesystem::path folder, nlohmann::ordered_json context,
               std::vector<ResultRow> expected, const StoreOptions& options);
-  // A finished row without an error; failed ones are computed again.
+  // A finished row without an error; failed ones are computed again, but for keep_failed.
   bool has_row(std::size_t cell) const;
+  // Cells that failed in this run, keep_failed included, ascending.
+  std::vector<std::size_t> failed_cells() const;
   std::size_t num_rows() const { return rows_.size(); }
   // `out` may be empty.
   void add(std::size_t cell, const ResultRow& row, const std::vector<float>& out);
@@ -74,6 +80,7 @@ class ResultStore {
   bool has_output(std::size_t cell, const ResultRow& row) const;
   // Where the rows so far are, for messages about what went wrong.
   std::string whereabouts() const;
+  bool is_done(std::size_t cell) const;  // without an error
   bool is_complete() const;
   std::vector<float> read_output(const StoredRow& stored) const;
 
@@ -83,6 +90,7 @@ class ResultStore {
   StoreOptions options_;
   FolderLock lock_;
   std::map<std::size_t, StoredRow> rows_;  // by cell
+  std::set<std::size_t> failed_;           // of rows_, in this run
   std::unique_ptr<Journal> journal_;       // null when there is nothing left to compute
 };
 

@@ -93,6 +93,7 @@ Setting make_setting(const std::string& method, const nlohmann::ordered_json& pa
   const std::vector<ParamSpec>& specs = setting.method->info().params;
   setting.params = ParamSet(specs);
   for (const auto& [name, value] : params.items()) setting.params.set(specs, name, value, method);
+  check_settings(*setting.method, setting.params, method);
   static std::mutex mutex;
   static std::map<std::string, std::int64_t> ids;
   const std::lock_guard<std::mutex> lock(mutex);

@@ -133,6 +133,31 @@ TEST_F(ResultStoreTest, resume_takes_over_finished_rows_and_retries_failed_ones)
   EXPECT_EQ(table.rows[0].per_head.at("mse"), std::vector<double>{0.5});
 }
 
+// A process that goes on after another of the same run does not try again what failed there.
+TEST_F(ResultStoreTest, failures_that_stand_are_kept_with_the_context_of_their_run) {
+  {
+    const auto store = open({});
+    store->add(0, failed(0), {});
+    store->add(1, failed(1), {});
+    EXPECT_THAT(store->failed_cells(), ::testing::ElementsAre(0, 1));
+  }
+  Json context = context_of(0.1);
+  context["device"] = "none";
+  {
+    const auto store = open({.resume = true, .keep_failed = {1, 2}}, context);
+    EXPECT_FALSE(store->has_row(0));
+    EXPECT_TRUE(store->has_row(1));
+    EXPECT_FALSE(store->has_row(2));  // it never ran
+    store->add(0, finished(0), {});
+    store->add(2, finished(2), {});
+    EXPECT_THAT(store->failed_cells(), ::testing::ElementsAre(1));
+    store->finish();
+    EXPECT_TRUE(exists(kJournalName));
+  }
+  EXPECT_FALSE(read_results(out_).context.contains("device"));
+  EXPECT_FALSE(open({.resume = true})->has_row(1));
+}
+
 TEST_F(ResultStoreTest, line_that_a_crash_cut_off_is_dropped) {
   { open({})->add(0, finished(0), {}); }
   const std::string whole = read_file(out_ / kJournalName);

@@ -1,0 +1,34 @@
+// Faults of a device at a chosen call, for s2o_faults: the binary s2o with other definitions of
+// app/open_device.h. Tests only.
+//
+//   S2O_TEST_FAULTS=KIND@CALL,...   calls of this process, from 1: set_input and plan_and_run of a
+//                                   backend, prepare and run of a prefill
+//   memory   the call finds no device memory
+//   kernel   a kernel before the call faults, which ends the device for the process
+//   device   the same, and fresh processes find no device
+//
+// A fault that happened is taken out of the variable, so that the next process meets the others. On
+// a CUDA device faults are real: memory is taken away, a kernel traps, CUDA_VISIBLE_DEVICES hides
+// the device.
+#pragma once
+
+#include <functional>
+#include <string>
+
+namespace s2o::testing {
+
+class Faults {
+ public:
+  // Throws what opening a device that is gone does.
+  Faults();
+  // Before a call of a backend on "cpu" or "cuda"; `call` makes it.
+  void at_call(const std::string& device, const std::function<void()>& call);
+  // Of a simulated device.
+  const std::string& lost() const { return lost_; }
+
+ private:
+  int calls_ = 0;
+  std::string lost_;
+};
+
+}  // namespace s2o::testing
