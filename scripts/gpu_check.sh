@@ -45,6 +45,11 @@ skip() { results+=("skipped $1: $2"); }
 "$build/s2o" list kernels
 
 step "unit tests on the device" "$build/gpu_tests" --gtest_brief=1
+if [ -x "$build/app_tests" ]; then
+  step "no memory, faulted kernels, no device" "$build/app_tests" --gtest_brief=1 --gtest_filter='*DeviceFaults*/cuda'
+else
+  skip "no memory, faulted kernels, no device" "app_tests not built"
+fi
 
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
 if [ -n "$sanitizer" ]; then
