@@ -80,7 +80,7 @@ void HostTensor::copy_float(std::int64_t begin, std::int64_t count, float* out) 
   const std::byte* source = data.get() + static_cast<std::size_t>(begin) * dtype_bytes(info.dtype);
   const auto n = static_cast<std::size_t>(count);
   if (info.dtype == DType::kF32) {
-    std::memcpy(out, source, n * sizeof(float));
+    if (n > 0) std::memcpy(out, source, n * sizeof(float));  // nothing may have no address
     return;
   }
   if (info.dtype == DType::kF64) {

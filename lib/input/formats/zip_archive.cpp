@@ -255,7 +255,7 @@ void unpack_zip_prefix(const std::string& where, std::span<const std::byte> arch
     done = Inflater(where, packed).unpack(out);
   } else {
     done = std::min(out.size(), packed.size());
-    std::memcpy(out.data(), packed.data(), done);
+    std::copy_n(packed.begin(), done, out.begin());  // either may be empty, without an address
   }
   if (done != out.size()) {
     throw InputError(fmt::format("{}: unpacks to {} bytes, expected {}", where, done, out.size()));
