@@ -13,6 +13,7 @@
 #include "lib/input/formats/format.h"
 #include "lib/metrics/metric.h"
 #include "lib/prefill/columns.h"
+#include "lib/prefill/prefill_backend.h"
 #include "lib/prefill/prefill_schema.h"
 #include "lib/ranks/mpi.h"
 #include "lib/report/paper_table.h"
@@ -76,6 +77,8 @@ Json describe_devices() {
   std::vector<BackendItem> items = list_devices();
   const MpiStatus mpi = query_mpi();
   items.push_back({.name = "mpi", .usable = mpi.usable, .detail = mpi.detail});
+  const SumStatus nccl = query_sums();
+  items.push_back({.name = "nccl", .usable = nccl.usable, .detail = nccl.detail});
   return describe_backend_items(items);
 }
 

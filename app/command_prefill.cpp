@@ -28,6 +28,8 @@ struct PrefillFlags {
   std::string device;
   std::string kernel;
   std::string cublas;
+  std::string nccl;
+  int parallel = 0;  // 0 = the config's
   std::string format = "text";
   bool resume = false;
   std::size_t stop_after_rows = 0;
@@ -93,6 +95,7 @@ PrefillConfig load_config(const PrefillFlags& flags) {
   PrefillConfig config = load_prefill_config(flags.config, flags.sets);
   if (!flags.device.empty()) config.device = parse_device(flags.device, "--device");
   if (!flags.kernel.empty()) config.kernel = parse_kernel(flags.kernel, "--kernel");
+  if (flags.parallel > 0) config.parallel = flags.parallel;
   return config;
 }
 
@@ -101,9 +104,10 @@ void print_memory(const PrefillBackend& backend, std::int64_t seqlen) {
   if (log_level() == LogLevel::kQuiet) return;
   const PrefillMemory memory = backend.memory(seqlen);
   const auto text = [](std::int64_t bytes) { return bytes_text(static_cast<double>(bytes)); };
-  std::string plan = fmt::format(
-      "s2o: memory for {} tokens on {}: {} of {} free; {} tokens would fit\n", seqlen,
-      backend.name(), text(memory.total_bytes), text(memory.free_bytes), memory.longest_seqlen);
+  std::string plan =
+      fmt::format("s2o: memory for {} tokens on {}: {} of {} free; {} tokens would fit\n", seqlen,
+                  memory.gpus > 1 ? fmt::format("each of {} GPUs", memory.gpus) : backend.name(),
+                  text(memory.total_bytes), text(memory.free_bytes), memory.longest_seqlen);
   for (const PrefillMemory::Part& part : memory.parts) {
     plan += fmt::format("  {:>10}  {}\n", text(part.bytes), part.name);
   }
@@ -136,17 +140,25 @@ void note_device(const PrefillBackend& backend, PrefillConfig& config) {
   config.kernel = parse_kernel(backend.kernel(), "--kernel");
 }
 
-void prefill_rank(const PrefillFlags& flags, RankWorker& worker) {
-  PrefillCells cells = expand_prefill_cells(load_config(flags));
-  const DeviceChoice device =
-      choose_rank_device(cells.config.device, cells.config.kernel, worker.local_rank(), 1);
+PrefillModel take_model(const PrefillFlags& flags, PrefillCells& cells) {
   PrefillModel model = cells.take_model();
   model.cublas_folder = flags.cublas;
+  model.nccl_folder = flags.nccl;
+  model.parallel = cells.config.parallel;
+  return model;
+}
+
+void prefill_rank(const PrefillFlags& flags, RankWorker& worker) {
+  PrefillCells cells = expand_prefill_cells(load_config(flags));
+  const int gpus = cells.config.parallel;
+  const DeviceChoice device =
+      choose_rank_device(cells.config.device, cells.config.kernel, worker.local_rank(), gpus);
+  PrefillModel model = take_model(flags, cells);
   const std::unique_ptr<PrefillBackend> backend =
       open_prefill(std::move(model), device, cells.config.kernel);
   note_device(*backend, cells.config);
-  RankJoin join = describe_rank(rank_device_text(device, 1));
-  join.device_ids = rank_device_ids(device, 1);
+  RankJoin join = describe_rank(rank_device_text(device, gpus));
+  join.device_ids = rank_device_ids(device, gpus);
   join.context = make_prefill_context(cells, *backend);
   join.cells_per_input = cells.settings.size();
   join.expected = expected_rows(cells, *backend);
@@ -169,8 +181,7 @@ int run_prefill(const PrefillFlags& flags) {
                              .render = render});
   }
   PrefillCells cells = expand_prefill_cells(load_config(flags));
-  PrefillModel model = cells.take_model();
-  model.cublas_folder = flags.cublas;
+  PrefillModel model = take_model(flags, cells);
   const std::optional<LostDevice> lost = parse_lost_device(flags.after_fault);
   const std::unique_ptr<PrefillBackend> backend =
       open_prefill_after(lost, std::move(model), cells.config.device, cells.config.kernel);
@@ -208,6 +219,12 @@ void add_prefill_command(CLI::App& app, int& exit_code) {
                       "auto, or an attention kernel of `s2o list kernels`, over the config's");
   command->add_option("--cublas", flags->cublas,
                       "Folder of cuBLAS, or of NVIDIA's pip packages, where the system has none");
+  command
+      ->add_option("--parallel", flags->parallel,
+                   "GPUs that share the model (heads, MLP, vocabulary), over the config's")
+      ->check(integer_in(1, kMaxParallel));
+  command->add_option("--nccl", flags->nccl,
+                      "Folder of NCCL, or of NVIDIA's pip packages, where the system has none");
   command->add_option("--format", flags->format, "Of the table: text, json, csv, markdown")
       ->capture_default_str();
   command->add_flag("--resume", flags->resume,

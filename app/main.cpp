@@ -10,6 +10,7 @@
 #include "lib/core/printable.h"
 #include "lib/core/text.h"
 #include "lib/core/version.h"
+#include "lib/prefill/prefill_backend.h"
 #include "lib/ranks/mpi.h"
 
 namespace s2o {
@@ -31,7 +32,8 @@ bool is_first_rank() { return find_launch().rank == 0; }
 
 int run(int argc, char** argv) {
   CLI::App app("Sparse attention for LLM prefill: evaluates S2O and its rivals.", "s2o");
-  app.set_version_flag("--version", version_text() + "\n" + mpi_build_text());
+  app.set_version_flag("--version",
+                       version_text() + "\n" + mpi_build_text() + ", " + sums_build_text());
   app.require_subcommand(1);
   app.footer(
       "Example:\n  s2o eval --config quickstart --out results/quickstart\n"

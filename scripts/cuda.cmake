@@ -31,6 +31,16 @@ if(NOT S2O_CUBLAS_HEADERS)
                       "${CUDAToolkit_INCLUDE_DIRS}: install libcublas-dev of the toolkit's version")
 endif()
 
+# NCCL too is opened at run time. Without its header, models stay on one GPU.
+find_path(S2O_NCCL_HEADERS nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+if(S2O_NCCL_HEADERS)
+  set_source_files_properties(kernels/model/all_reduce_cuda.cpp PROPERTIES
+    COMPILE_DEFINITIONS S2O_HAS_NCCL INCLUDE_DIRECTORIES ${S2O_NCCL_HEADERS})
+  message(STATUS "NCCL: ${S2O_NCCL_HEADERS}/nccl.h")
+else()
+  message(STATUS "NCCL: no nccl.h (libnccl-dev); s2o prefill --parallel will say so")
+endif()
+
 file(GLOB_RECURSE S2O_CUDA_SOURCES CONFIGURE_DEPENDS kernels/*.cu)
 list(FILTER S2O_CUDA_SOURCES EXCLUDE REGEX "/testing/")
 set(S2O_CUDA_SM90_SOURCES ${S2O_CUDA_SOURCES})

@@ -11,6 +11,7 @@ From result files or folders (several are joined):
   plot.py divergence RESULTS... --out PREFIX       KL from dense against density and time (s2o prefill)
   plot.py loss RESULTS... --out PREFIX             held-out loss over dense, likewise
   plot.py loss_by_position RESULTS... --out PREFIX the same by position in the prompt
+  plot.py gpu_scaling RESULTS... --out PREFIX      GPUs that share a model (s2o prefill --parallel)
 Labels: S is segment_size, order is key_order_sharing.
 From tables (s2o table RESULTS... --table NAME --format json):
   plot.py matched_sparsity|matched_mse|ablations|compensation TABLE.json --out PREFIX
@@ -32,13 +33,14 @@ except ImportError as error:
     sys.exit(f"plot.py: error: {error}; install python3-matplotlib and python3-h5py")
 
 import plot_curves
+import plot_gpus
 import plot_latency
 import plot_loss
 import plot_panels
 from plot_data import PlotError
 
 FIGURES = {**plot_curves.FIGURES, **plot_panels.FIGURES, **plot_latency.FIGURES,
-           **plot_loss.FIGURES}
+           **plot_loss.FIGURES, **plot_gpus.FIGURES}
 
 STYLE = {
     "font.size": 8,

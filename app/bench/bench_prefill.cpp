@@ -10,6 +10,7 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -19,6 +20,7 @@
 #include "kernels/common/stream.h"
 #include "kernels/model/matrix_product.h"
 #include "kernels/model/model_kernels.h"
+#include "lib/core/atomic_file.h"
 #include "lib/core/text.h"
 #include "lib/input/synthetic.h"
 #include "lib/model/model_shapes.h"
@@ -27,6 +29,8 @@
 
 namespace s2o {
 namespace {
+
+constexpr int kLogitPositions = 16;
 
 struct Options {
   std::vector<std::int64_t> seqlens = {8192, 16384, 32768, 65536, 131072};
@@ -38,6 +42,9 @@ struct Options {
   std::string kernel;
   std::string dtype = "bf16";
   std::string cublas;
+  std::string nccl;
+  std::string logits;
+  int parallel = 1;
   int layers = 32;
   int warmup = 1;
   int repeats = 3;
@@ -134,6 +141,8 @@ class Bench {
     }
     model_.dtype = dtype_;
     model_.cublas_folder = options.cublas;
+    model_.nccl_folder = options.nccl;
+    model_.parallel = options.parallel;
   }
 
   void run() {
@@ -147,9 +156,9 @@ class Bench {
     const auto backend = make_cuda_prefill(model_, 0, options_.kernel);
     print_memory(backend->memory(longest));
     backend->prepare(longest);
-    fmt::print("{:>8} {:<14}{:>10}{:>10}{:>10}{:>10}{:>9}{:>9}{:>8}{:>9}{:>9}\n", "seqlen",
-               "method", "total_ms", "linear", "attention", "planning", "rest", "TFLOP/s", "rest%",
-               "rest_GB/s", "density");
+    fmt::print("{:>8} {:<14}{:>10}{:>10}{:>10}{:>10}{:>9}{:>9}{:>9}{:>8}{:>9}{:>9}\n", "seqlen",
+               "method", "total_ms", "linear", "attention", "planning", "comm", "rest", "TFLOP/s",
+               "rest%", "rest_GB/s", "density");
     for (const std::int64_t seqlen : options_.seqlens) {
       double linear_ms = 0.0;
       for (const std::string& method : options_.methods) {
@@ -206,9 +215,34 @@ class Bench {
     const std::vector<LayerMethod> layers(static_cast<std::size_t>(config.num_layers),
                                           {&method, &params});
     const TimingConfig timing{.warmup = options_.warmup, .repeats = options_.repeats};
-    const PrefillRun run = backend.run(tokens(config, seqlen), layers, {}, timing, {});
+    PrefillWanted wanted;
+    if (!options_.logits.empty()) {
+      wanted.losses = true;
+      for (int i = 0; i < kLogitPositions; ++i) {
+        wanted.logit_positions.push_back((i + 1) * seqlen / kLogitPositions - 1);
+      }
+    }
+    const auto begin = std::chrono::steady_clock::now();
+    const PrefillRun run = backend.run(tokens(config, seqlen), layers, wanted, timing, {});
+    const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - begin;
     print_row(config, seqlen, name, run);
+    fmt::print("{:>8} {:<14}{:>10.2f} s for all passes, {} on each GPU\n", seqlen, name,
+               wall.count(), bytes_text(static_cast<double>(run.device_bytes)));
+    std::fflush(stdout);
+    if (!options_.logits.empty())
+      keep_logits(run, fmt::format("{}.{}.{}", options_.logits, name, seqlen));
     return run;
+  }
+
+  // Logits [kLogitPositions, vocab_size] in fp32, then losses in fp64.
+  static void keep_logits(const PrefillRun& run, const std::string& path) {
+    double sum = 0.0;
+    for (const double loss : run.losses) sum += loss;
+    fmt::print("mean loss {:.6f}\n", sum / static_cast<double>(run.losses.size()));
+    AtomicFile file(path);
+    file.write(run.logits.data(), run.logits.size() * sizeof(float));
+    file.write(run.losses.data(), run.losses.size() * sizeof(double));
+    file.commit();
   }
 
   static void print_row(const ModelConfig& config, std::int64_t seqlen, const std::string& method,
@@ -220,12 +254,12 @@ class Bench {
     double density = 0.0;
     for (const PrefillLayer& layer : run.layers) density += layer.compute_density;
     fmt::print(
-        "{:>8} {:<14}{:>10.2f}{:>10.2f}{:>10.2f}{:>10.2f}{:>9.2f}{:>9.1f}{:>8.2f}{:>9.0f}"
+        "{:>8} {:<14}{:>10.2f}{:>10.2f}{:>10.2f}{:>10.2f}{:>9.2f}{:>9.2f}{:>9.1f}{:>8.2f}{:>9.0f}"
         "{:>9.4f}\n",
         seqlen, method, total, linear, median_of(run, &PrefillSplit::attention_ms),
-        median_of(run, &PrefillSplit::planning_ms), rest, floor.linear_flops * 1e-9 / linear,
-        100.0 * rest / total, floor.rest_bytes * 1e-6 / rest,
-        density / static_cast<double>(run.layers.size()));
+        median_of(run, &PrefillSplit::planning_ms), median_of(run, &PrefillSplit::communication_ms),
+        rest, floor.linear_flops * 1e-9 / linear, 100.0 * rest / total,
+        floor.rest_bytes * 1e-6 / rest, density / static_cast<double>(run.layers.size()));
     std::fflush(stdout);
   }
 
@@ -273,6 +307,10 @@ int run_bench(int argc, char** argv) {
   app.add_option("--kernel", options.kernel, "sm90, sm80");
   app.add_option("--dtype", options.dtype)->check(CLI::IsMember({"bf16", "fp16"}));
   app.add_option("--cublas", options.cublas, "Folder of cuBLAS, or of NVIDIA's pip packages");
+  app.add_option("--nccl", options.nccl, "Folder of NCCL, or of NVIDIA's pip packages");
+  app.add_option("--parallel", options.parallel, "GPUs that share the model");
+  app.add_option("--logits", options.logits,
+                 "Write logits of 16 positions, and all losses, to FILE.METHOD.SEQLEN");
   app.add_option("--layers", options.layers, "Layers of the seeded model");
   app.add_option("--warmup", options.warmup);
   app.add_option("--repeats", options.repeats);

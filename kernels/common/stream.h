@@ -43,6 +43,10 @@ class Event {
 
   void record(const Stream& stream) { record(stream.get()); }
   void record(cudaStream_t stream) { cuda_check(cudaEventRecord(event_, stream), "record event"); }
+  // What is enqueued in `stream` from here on waits for the last record.
+  void hold(cudaStream_t stream) const {
+    cuda_check(cudaStreamWaitEvent(stream, event_, 0), "wait for event in a stream");
+  }
   // Waits until the device got there.
   void synchronize() const { cuda_check(cudaEventSynchronize(event_), "wait for event"); }
   // Waits for this event; milliseconds since `begin`, about 0.5 us exact.

@@ -94,21 +94,28 @@ struct SwigluArgs {
 };
 void launch_swiglu(const SwigluArgs& args, CudaStream stream);
 
-// losses[r] = log(sum(exp(logits[r]))) - logits[r, targets[r]], nats.
+// The two parts of a next-token loss: log_sums[r] = log(sum(exp(logits[r]))), nats, and
+// target_logits[r], -infinity where the target is not among these tokens of the vocabulary.
 struct LossArgs {
   const float* logits = nullptr;          // [rows, stride], vocab_size of each are used
   const std::int32_t* targets = nullptr;  // [rows]
-  double* losses = nullptr;               // [rows]
+  int first_token = 0;                    // column 0 is this token
+  double* log_sums = nullptr;             // [rows]
+  float* target_logits = nullptr;         // [rows]
   std::int64_t rows = 0;
   std::int64_t stride = 0;
   int vocab_size = 0;
 };
 void launch_losses(const LossArgs& args, CudaStream stream);
 
-// Normal random numbers that depend on (seed, matrix, index) alone.
+// Normal random numbers that depend on (seed, matrix, index) alone. `out` is a block of a matrix:
+// its element i has the index first + i / width * stride + i % width.
 struct RandomArgs {
   std::uint16_t* out = nullptr;  // [count]
   std::int64_t count = 0;        // even
+  std::int64_t first = 0;        // even, as width and stride
+  std::int64_t width = 0;        // 0: all in a row
+  std::int64_t stride = 0;
   std::uint64_t seed = 0;
   std::uint64_t matrix = 0;
   float deviation = 0.0f;

@@ -81,8 +81,10 @@ __global__ void __launch_bounds__(kLossThreads)
   }
   sum = sum_block<kLossThreads>(sum);
   if (threadIdx.x != 0) return;
-  args.losses[row] = log(static_cast<double>(sum)) + static_cast<double>(largest) -
-                     static_cast<double>(logits[args.targets[row]]);
+  args.log_sums[row] = log(static_cast<double>(sum)) + static_cast<double>(largest);
+  const int column = args.targets[row] - args.first_token;
+  const bool is_here = column >= 0 && column < args.vocab_size;
+  args.target_logits[row] = is_here ? logits[column] : -INFINITY;
 }
 
 }  // namespace device

@@ -43,7 +43,9 @@ __global__ void __launch_bounds__(kThreads)
     random_normal_kernel(const __grid_constant__ RandomArgs args) {
   const std::uint64_t key = mix_bits(mix_bits(args.seed) ^ mix_bits(~args.matrix));
   for (std::int64_t i = first_index(); i < args.count / 2; i += index_step()) {
-    const std::uint64_t bits = mix_bits(key ^ mix_bits(static_cast<std::uint64_t>(i)));
+    const std::int64_t row = args.width == 0 ? 0 : 2 * i / args.width;
+    const std::int64_t pair = args.first / 2 + i + row * (args.stride - args.width) / 2;
+    const std::uint64_t bits = mix_bits(key ^ mix_bits(static_cast<std::uint64_t>(pair)));
     const float uniform = (static_cast<float>(bits >> 40) + 0.5f) * 0x1.0p-24f;
     const float turn = static_cast<float>(bits & 0xffffffu) * 0x1.0p-23f;  // units of pi
     const float radius = args.deviation * sqrtf(-2.0f * __logf(uniform));

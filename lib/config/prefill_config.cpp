@@ -41,6 +41,7 @@ PrefillConfig parse_prefill_config(const Json& document, const std::filesystem::
   config.device = parse_device(reader.get_string("device", "auto"), reader.path_of("device"));
   config.kernel = parse_kernel(reader.get_string("kernel", "auto"), reader.path_of("kernel"));
   config.dtype = reader.get_choice("dtype", kDTypeChoices, config.dtype);
+  config.parallel = static_cast<int>(reader.get_int("parallel", config.parallel, 1, kMaxParallel));
   config.model = read_model(reader);
   config.prompts = read_objects(reader, "prompts");
   config.methods = read_entries(reader, "methods", "name");
@@ -82,6 +83,7 @@ Json to_json(const PrefillConfig& config) {
           {"dense_layers", config.dense_layers},
           {"replay", config.replay},
           {"logit_positions", config.logit_positions},
+          {"parallel", config.parallel},
           {"timing", to_json(config.timing)}};
 }
 

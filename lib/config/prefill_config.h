@@ -20,6 +20,7 @@ struct PrefillConfig {
   DeviceChoice device;
   std::string kernel = "auto";  // attention kernel: the best of the device, or a variant
   std::string dtype = "bf16";   // storage of Q, K and V
+  int parallel = 1;             // GPUs that share the model
   // A model directory, or {"shape": "llama-3.1-8b", "seed": 0}: seeded weights, times only.
   nlohmann::ordered_json model;
   nlohmann::ordered_json prompts;  // >= 1 objects with one of "tokens", "prompts", "random"
@@ -35,8 +36,9 @@ struct PrefillConfig {
 };
 
 inline const std::vector<std::string> kPrefillConfigKeys = {
-    "$schema", "name",    "seed",         "device", "kernel",          "dtype", "model",
-    "prompts", "methods", "dense_layers", "replay", "logit_positions", "timing"};
+    "$schema", "name",    "seed",         "device", "kernel",          "dtype",  "model",
+    "prompts", "methods", "dense_layers", "replay", "logit_positions", "timing", "parallel"};
+inline constexpr int kMaxParallel = 64;
 inline const std::vector<std::string> kModelShapeKeys = {"shape", "seed"};
 inline constexpr int kMaxLogitPositions = 4096;
 

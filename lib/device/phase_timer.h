@@ -9,7 +9,7 @@
 
 namespace s2o {
 
-enum class Phase : std::uint8_t { kLinear, kPlanning, kAttention, kRest };
+enum class Phase : std::uint8_t { kLinear, kPlanning, kAttention, kCommunication, kRest };
 
 // begin, then enter as often as wanted, then end; then the times can be read, as often as wanted.
 // Events are made once and reused; a mark costs the device about a microsecond.

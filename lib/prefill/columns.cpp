@@ -19,6 +19,8 @@ const std::vector<MetricColumn>& prefill_columns() {
       shown("linear_ms", "ms", "of it: matrix products of projections, MLP and the last logits"),
       shown("attention_ms", "ms", "of it: attention"),
       shown("planning_ms", "ms", "of it: choosing what attention visits"),
+      stored("communication_ms", "ms",
+             "of it: waiting for sums over GPUs, where computing does not hide them"),
       shown("rest_ms", "ms", "of it: embedding, norms, RoPE, activation, residuals, gaps"),
       stored("time_to_first_token_p10_ms", "ms", "10 % quantile; null for a single repeat"),
       stored("time_to_first_token_p90_ms", "ms", "90 % quantile; null for a single repeat"),
@@ -36,6 +38,7 @@ const std::vector<MetricColumn>& prefill_columns() {
       stored("answer_correct", "", "of them, those predicted with all tokens before them given"),
       shown("retrieval_accuracy", "", "answer_correct / answer_tokens"),
       shown("exact_match", "", "1 if the whole answer was predicted, else 0"),
+      stored("gpus", "", "that share the model; null on the CPU"),
       stored("device_bytes", "bytes", "planned peak on the device, weights included"),
   };
   return kColumns;

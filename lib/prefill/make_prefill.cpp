@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include "lib/core/error.h"
 #include "lib/core/log.h"
 #include "lib/eval/backend.h"
@@ -6,6 +8,15 @@
 #include "lib/prefill/replay.h"
 
 namespace s2o {
+namespace {
+
+void require_one_part(const PrefillModel& model, const std::string& refusal) {
+  if (model.parallel == 1) return;
+  throw UnsupportedError(
+      fmt::format("parallel {}: a model is split over GPUs only: {}", model.parallel, refusal));
+}
+
+}  // namespace
 
 std::unique_ptr<PrefillBackend> make_prefill_backend(PrefillModel model, const DeviceChoice& device,
                                                      const std::string& kernel) {
@@ -15,13 +26,17 @@ std::unique_ptr<PrefillBackend> make_prefill_backend(PrefillModel model, const D
   if (resolved.kind == DeviceKind::kCuda) {
     return make_cuda_prefill(std::move(model), resolved.index, variant);
   }
-  if (resolved.kind == DeviceKind::kCpu) return make_cpu_prefill(std::move(model));
+  if (resolved.kind == DeviceKind::kCpu) {
+    require_one_part(model, "the device is cpu");
+    return make_cpu_prefill(std::move(model));
+  }
   const std::string refusal = cuda_refusal();
   if (refusal.empty()) {
     auto backend = make_cuda_prefill(std::move(model), 0, variant);
     log_info("device auto: cuda:0, {}", backend->kernel());
     return backend;
   }
+  require_one_part(model, refusal);
   log_info("device auto: cpu, because {}", refusal);
   return make_cpu_prefill(std::move(model));
 }

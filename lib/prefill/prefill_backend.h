@@ -34,6 +34,10 @@ struct PrefillModel {
   // Where cuBLAS lies: the folder of the library, or of NVIDIA's pip packages. Empty: where the
   // system looks. CUDA only.
   std::string cublas_folder;
+  // GPUs that share the model: heads, columns of the MLP and the vocabulary split over them
+  // (lib/prefill/model_slice.h). Above 1 CUDA only.
+  int parallel = 1;
+  std::string nccl_folder;  // as cublas_folder, of NCCL
 };
 
 // The attention of one layer.
@@ -56,10 +60,11 @@ struct PrefillWanted {
 // position. The parts sum up to the total.
 struct PrefillSplit {
   double total_ms = 0.0;
-  double linear_ms = 0.0;     // matrix products of projections, MLP and the last logits
-  double attention_ms = 0.0;  // attention kernels
-  double planning_ms = 0.0;   // choosing what attention visits from Q, K and V, copies included
-  double rest_ms = 0.0;       // embedding, norms, RoPE, activation, residuals, and gaps between
+  double linear_ms = 0.0;         // matrix products of projections, MLP and the last logits
+  double attention_ms = 0.0;      // attention kernels
+  double planning_ms = 0.0;       // choosing what attention visits from Q, K and V, copies included
+  double communication_ms = 0.0;  // waiting for sums over GPUs: what computing does not hide
+  double rest_ms = 0.0;           // embedding, norms, RoPE, activation, residuals, and gaps between
 };
 
 // The attention of one layer in one prefill.
@@ -89,6 +94,7 @@ struct PrefillMemory {
   std::int64_t total_bytes = 0;
   std::int64_t free_bytes = 0;      // before anything is allocated; on the device
   std::int64_t longest_seqlen = 0;  // that would fit
+  int gpus = 1;                     // each of which takes that much
 };
 
 class PrefillBackend {
@@ -121,12 +127,22 @@ class PrefillBackend {
   static constexpr std::int64_t kLogitRows = 64;
 };
 
+// Whether a model can be split over GPUs here: one line of `s2o list devices`; and what of it was
+// there at configure time.
+struct SumStatus {
+  bool usable = false;
+  std::string detail;
+};
+SumStatus query_sums();
+std::string sums_build_text();
+
 // `auto` is CUDA if this build has kernels that run here, else the CPU, as make_backend.
 // UnsupportedError as there, and where heads of a replay do not fit the model's.
 std::unique_ptr<PrefillBackend> make_prefill_backend(PrefillModel model, const DeviceChoice& device,
                                                      const std::string& kernel = "auto");
 std::unique_ptr<PrefillBackend> make_cpu_prefill(PrefillModel model);
 // In builds without CUDA an UnsupportedError that says so.
+// Of a model that several GPUs share, `device_index` is the first.
 std::unique_ptr<PrefillBackend> make_cuda_prefill(PrefillModel model, int device_index,
                                                   const std::string& kernel_variant);
 

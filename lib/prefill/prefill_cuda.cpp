@@ -3,20 +3,26 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <thread>
 #include <utility>
 
 #include "kernels/common/device_buffer.h"
 #include "kernels/common/parallel.h"
 #include "kernels/common/stream.h"
+#include "kernels/model/all_reduce.h"
 #include "kernels/model/matrix_product.h"
 #include "kernels/model/model_kernels.h"
 #include "lib/core/error.h"
+#include "lib/core/failure.h"
 #include "lib/core/log.h"
 #include "lib/core/text.h"
 #include "lib/device/cuda_device.h"
 #include "lib/device/phase_timer.h"
 #include "lib/input/storage_bits.h"
 #include "lib/prefill/layer_attention.h"
+#include "lib/prefill/model_slice.h"
 #include "lib/prefill/prefill_backend.h"
 #include "lib/prefill/prefill_memory.h"
 #include "lib/prefill/prefill_pass.h"
@@ -53,14 +59,18 @@ void upload_heads(const std::vector<float>& values, const Problem& captured, Sto
 
 class CudaPrefill final : public PrefillBackend {
  public:
-  CudaPrefill(PrefillModel model, int device_index, const std::string& variant)
-      : model_(std::move(model)),
+  // Runs a slice of the model.
+  CudaPrefill(std::shared_ptr<const PrefillModel> model, const ModelSlice& slice, int device_index,
+              const std::string& variant)
+      : shared_(std::move(model)),
+        model_(*shared_),
+        slice_(slice),
         device_index_(device_index),
         device_(open_cuda_device(device_index, variant)),
         kernel_(attention_kernel_name(device_.attention)),
         products_(checked().cublas_folder),
         attention_(device_, stream_.get()),
-        pass_(model_.config, model_.dtype, stream_.get(), products_),
+        pass_(model_.config, slice_, model_.dtype, stream_.get(), products_),
         timer_(stream_.get()),
         free_bytes_(free_device_bytes()) {
     log_info("prefill on {}: {}, cuBLAS {}", device_.info.name, kernel_, products_.version());
@@ -76,7 +86,8 @@ class CudaPrefill final : public PrefillBackend {
 
   PrefillMemory memory(std::int64_t seqlen) const override {
     return plan_prefill_memory(model_.config, seqlen,
-                               static_cast<std::int64_t>(model_.replay.size()), free_bytes_);
+                               static_cast<std::int64_t>(model_.replay.size()), free_bytes_,
+                               slice_.count);
   }
 
   void prepare(std::int64_t max_seqlen) override {
@@ -97,13 +108,26 @@ class CudaPrefill final : public PrefillBackend {
   PrefillRun run(std::span<const std::int32_t> tokens, std::span<const LayerMethod> layers,
                  const PrefillWanted& wanted, const TimingConfig& timing,
                  const PrefillProgress& progress) override {
+    begin(tokens, layers, wanted);
+    PrefillRun result = compute(wanted, timing, progress);
+    if (wanted.losses) result.losses = losses_of({&loss_parts_, 1});
+    return result;
+  }
+
+  // run() in two steps: all that may fail on one GPU alone, then all that needs the others.
+  void begin(std::span<const std::int32_t> tokens, std::span<const LayerMethod> layers,
+             const PrefillWanted& wanted) {
     check_tokens(tokens, layers.size(), wanted);
     const auto seqlen = static_cast<std::int64_t>(tokens.size());
     prepare(seqlen);
     load_replays(seqlen);
     pass_.set_tokens(tokens);
     attention_.prepare(pass_.problem(), model_.dtype, layers);
+  }
 
+  // Losses are left in loss_parts().
+  PrefillRun compute(const PrefillWanted& wanted, const TimingConfig& timing,
+                     const PrefillProgress& progress) {
     const int num_layers = model_.config.num_layers;
     const int untimed = std::max(timing.warmup, 1);
     const int total = (untimed + timing.repeats) * num_layers;
@@ -114,7 +138,7 @@ class CudaPrefill final : public PrefillBackend {
       throw_if_cancelled();
     };
     PrefillRun result;
-    enqueue([&](std::size_t layer) {
+    enqueue(/*first=*/true, [&](std::size_t layer) {
       result.layers.push_back(attention_.account());
       if (std::ranges::binary_search(wanted.layers, static_cast<int>(layer))) {
         result.layer_inputs.push_back(layer_input(static_cast<int>(layer)));
@@ -123,7 +147,7 @@ class CudaPrefill final : public PrefillBackend {
     });
     check_finite();
     for (int i = 1; i < untimed + timing.repeats; ++i) {
-      enqueue([](std::size_t) {});
+      enqueue(/*first=*/false, [](std::size_t) {});
       const PrefillSplit split = measured_split();
       if (i >= untimed) result.repeats.push_back(split);
       advance(num_layers);
@@ -131,13 +155,35 @@ class CudaPrefill final : public PrefillBackend {
     check_finite();
     result.logits = pass_.logits(weights_, wanted.logit_positions);
     result.hidden = pass_.hidden_rows(wanted.hidden_positions);
-    if (wanted.losses) result.losses = pass_.losses(weights_);
+    if (wanted.losses) loss_parts_ = pass_.losses(weights_);
     result.device_bytes = memory(pass_.max_seqlen()).total_bytes + attention_.device_bytes();
     return result;
   }
 
   void logits_of(std::span<const float> hidden, std::span<float> logits) override {
     pass_.logits_of(weights_, hidden, logits);
+  }
+
+  int device_index() const { return device_index_; }
+  const ModelSlice& slice() const { return slice_; }
+  const LossParts& loss_parts() const { return loss_parts_; }
+  void set_sums(AllReduce* sums) { pass_.set_sums(sums); }
+
+  // Next-token losses from the parts of all slices of the vocabulary.
+  static std::vector<double> losses_of(std::span<const LossParts> slices) {
+    std::vector<double> losses(slices.front().log_sums.size());
+    for (std::size_t i = 0; i < losses.size(); ++i) {
+      double log_sum = slices.front().log_sums[i];
+      float target = slices.front().target_logits[i];
+      for (const LossParts& slice : slices.subspan(1)) {
+        const double larger = std::max(log_sum, slice.log_sums[i]);
+        const double smaller = std::min(log_sum, slice.log_sums[i]);
+        log_sum = larger + std::log1p(std::exp(smaller - larger));
+        target = std::max(target, slice.target_logits[i]);
+      }
+      losses[i] = log_sum - static_cast<double>(target);
+    }
+    return losses;
   }
 
  private:
@@ -174,15 +220,14 @@ class CudaPrefill final : public PrefillBackend {
 
   void load_weights() {
     if (weights_.bytes > 0) return;
-    const std::int64_t bytes = place_weights(model_.config, nullptr).bytes;
+    const std::int64_t bytes = place_weights(model_.config, slice_, nullptr).bytes;
     weight_memory_.reserve(static_cast<std::size_t>(bytes), "weights");
     const PlacedWeights placed =
-        place_weights(model_.config, static_cast<std::byte*>(weight_memory_.data()));
+        place_weights(model_.config, slice_, static_cast<std::byte*>(weight_memory_.data()));
     if (model_.weights != nullptr) {
-      upload_weights(*model_.weights, placed, stream_.get());
+      upload_weights(*model_.weights, slice_, placed, stream_.get());
     } else {
-      make_random_weights(model_.seed, placed, model_.config.hidden_size, model_.config.head_dim,
-                          stream_.get());
+      make_random_weights(model_.seed, model_.config, slice_, placed, stream_.get());
     }
     weights_ = placed;
   }
@@ -228,20 +273,24 @@ class CudaPrefill final : public PrefillBackend {
       }
       const ReplayHeads heads = {config.num_q_heads, config.num_kv_heads, p.num_q_heads,
                                  p.num_kv_heads};
-      const auto q_source = [&heads](int head) { return heads.q_source(head); };
-      const auto kv_source = [&heads](int head) { return heads.kv_source(head); };
+      const int first_q = static_cast<int>(slice_.q_heads.first);
+      const int first_kv = static_cast<int>(slice_.kv_heads.first);
+      const auto q_source = [&](int head) { return heads.q_source(first_q + head); };
+      const auto kv_source = [&](int head) { return heads.kv_source(first_kv + head); };
+      const int num_q = static_cast<int>(slice_.q_heads.count);
+      const int num_kv = static_cast<int>(slice_.kv_heads.count);
       ReplayedHeads& target = replays_[i];
-      upload_heads(input.q, p, model_.dtype, seqlen, config.num_q_heads, q_source, target.q);
-      upload_heads(input.k, p, model_.dtype, seqlen, config.num_kv_heads, kv_source, target.k);
-      upload_heads(input.v, p, model_.dtype, seqlen, config.num_kv_heads, kv_source, target.v);
+      upload_heads(input.q, p, model_.dtype, seqlen, num_q, q_source, target.q);
+      upload_heads(input.k, p, model_.dtype, seqlen, num_kv, kv_source, target.k);
+      upload_heads(input.v, p, model_.dtype, seqlen, num_kv, kv_source, target.v);
     }
     cuda_check(cudaDeviceSynchronize(), "upload of replayed q, k, v");
     replay_seqlen_ = seqlen;
   }
 
   template <class AfterAttention>
-  void enqueue(const AfterAttention& after_attention) {
-    pass_.enqueue(weights_, replays_, attention_, timer_, after_attention);
+  void enqueue(bool first, const AfterAttention& after_attention) {
+    pass_.enqueue(weights_, replays_, attention_, timer_, first, after_attention);
   }
 
   // Of the last pass; waits for it.
@@ -249,12 +298,16 @@ class CudaPrefill final : public PrefillBackend {
     PrefillSplit split = {.total_ms = timer_.total_milliseconds(),
                           .linear_ms = timer_.milliseconds(Phase::kLinear),
                           .attention_ms = timer_.milliseconds(Phase::kAttention),
-                          .planning_ms = timer_.milliseconds(Phase::kPlanning)};
-    split.rest_ms = split.total_ms - split.linear_ms - split.attention_ms - split.planning_ms;
+                          .planning_ms = timer_.milliseconds(Phase::kPlanning),
+                          .communication_ms = timer_.milliseconds(Phase::kCommunication)};
+    split.rest_ms = split.total_ms - split.linear_ms - split.attention_ms - split.planning_ms -
+                    split.communication_ms;
     return split;
   }
 
-  PrefillModel model_;
+  const std::shared_ptr<const PrefillModel> shared_;  // a replay may be gigabytes
+  const PrefillModel& model_;
+  const ModelSlice slice_;
   const int device_index_;
   std::string lost_;
   CudaDevice device_;
@@ -269,13 +322,203 @@ class CudaPrefill final : public PrefillBackend {
   PlacedWeights weights_;
   std::vector<ReplayedHeads> replays_;
   std::int64_t replay_seqlen_ = 0;
+  LossParts loss_parts_;
+};
+
+// A model over several GPUs of this machine: a slice and a thread for each.
+class ParallelPrefill final : public PrefillBackend {
+ public:
+  ParallelPrefill(const std::shared_ptr<const PrefillModel>& shared, int first_device,
+                  const std::string& variant)
+      : config_(shared->config), nccl_folder_(shared->nccl_folder) {
+    const PrefillModel& model = *shared;
+    const NcclStatus nccl = query_nccl(nccl_folder_);
+    if (!nccl.usable) {
+      throw UnsupportedError(fmt::format("parallel {}: {}", model.parallel, nccl.detail));
+    }
+    for (int i = 0; i < model.parallel; ++i) {
+      const ModelSlice slice = slice_model(config_, i, model.parallel);
+      parts_.push_back(std::make_unique<CudaPrefill>(shared, slice, first_device + i, variant));
+    }
+    nccl_ = nccl.detail;
+    const auto repeats = model.parallel / config_.num_kv_heads;
+    if (repeats > 1) {
+      log_warning("parallel {}: each of the {} KV heads is held by {} GPUs", model.parallel,
+                  config_.num_kv_heads, repeats);
+    }
+  }
+
+  std::string name() const override { return "cuda"; }
+  std::string kernel() const override { return parts_.front()->kernel(); }
+  nlohmann::ordered_json context() override {
+    cuda_check(cudaSetDevice(parts_.front()->device_index()), "select device");
+    nlohmann::ordered_json context = parts_.front()->context();
+    context["gpus"] = parts_.size();
+    context["nccl"] = nccl_;
+    return context;
+  }
+  std::string lost() override {
+    for (const auto& part : parts_) {
+      if (const std::string lost = part->lost(); !lost.empty()) return lost;
+    }
+    return "";
+  }
+
+  PrefillMemory memory(std::int64_t seqlen) const override {
+    PrefillMemory least = parts_.front()->memory(seqlen);
+    for (const auto& part : parts_) {
+      const PrefillMemory memory = part->memory(seqlen);
+      if (memory.free_bytes < least.free_bytes) least = memory;
+    }
+    return least;
+  }
+
+  void prepare(std::int64_t max_seqlen) override {
+    on_all([&](std::size_t i) { parts_[i]->prepare(max_seqlen); });
+  }
+
+  PrefillRun run(std::span<const std::int32_t> tokens, std::span<const LayerMethod> layers,
+                 const PrefillWanted& wanted, const TimingConfig& timing,
+                 const PrefillProgress& progress) override {
+    if (!wanted.layers.empty()) throw Error("a model over several GPUs gives no Q, K and V");
+    on_all([&](std::size_t i) { parts_[i]->begin(tokens, layers, wanted); });
+    connect();
+    std::vector<PrefillRun> runs(parts_.size());
+    // The residual stream is the same everywhere.
+    PrefillWanted others = wanted;
+    others.hidden_positions.clear();
+    on_all([&](std::size_t i) {
+      runs[i] = parts_[i]->compute(i == 0 ? wanted : others, timing,
+                                   i == 0 ? progress : PrefillProgress());
+    });
+    return joined(runs, wanted);
+  }
+
+  void logits_of(std::span<const float> hidden, std::span<float> logits) override {
+    const auto rows =
+        static_cast<std::int64_t>(hidden.size()) / static_cast<std::int64_t>(config_.hidden_size);
+    std::vector<std::vector<float>> found(parts_.size());
+    on_all([&](std::size_t i) {
+      found[i].resize(static_cast<std::size_t>(rows * parts_[i]->slice().vocab.count));
+      parts_[i]->logits_of(hidden, found[i]);
+    });
+    for (std::size_t i = 0; i < parts_.size(); ++i) place_logits(i, found[i], logits);
+  }
+
+ private:
+  // Calls body(i) for each part in a thread with its device. The first exception is thrown here,
+  // with its GPU unless all say the same.
+  template <class Body>
+  void on_all(const Body& body) {
+    std::vector<std::exception_ptr> failures(parts_.size());
+    std::atomic<int> first{-1};
+    std::vector<std::thread> threads;
+    for (std::size_t i = 0; i < parts_.size(); ++i) {
+      threads.emplace_back([&, i] {
+        try {
+          cuda_check(cudaSetDevice(parts_[i]->device_index()), "select device");
+          body(i);
+        } catch (...) {
+          failures[i] = std::current_exception();
+          int none = -1;
+          first.compare_exchange_strong(none, static_cast<int>(i));
+          // Others may wait for a sum with this part.
+          if (is_computing_) sums_->abort();
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    is_computing_ = false;
+    if (first < 0) return;
+    if (sums_ && sums_->aborted()) sums_.reset();
+    const auto failed = static_cast<std::size_t>(first.load());
+    const nlohmann::ordered_json found = failure_to_json(failures[failed]);
+    const bool all_same = std::all_of(failures.begin(), failures.end(), [&](const auto& failure) {
+      return failure && failure_to_json(failure) == found;
+    });
+    if (all_same || found["type"] == "interrupted") std::rethrow_exception(failures[failed]);
+    std::rethrow_exception(
+        failure_from_json(found, fmt::format("cuda:{}: ", parts_[failed]->device_index())));
+  }
+
+  // Again after a failure, which leaves nothing that can be used.
+  void connect() {
+    if (!sums_) {
+      std::vector<int> devices;
+      for (const auto& part : parts_) devices.push_back(part->device_index());
+      sums_ = std::make_unique<AllReduce>(devices, nccl_folder_);
+      for (const auto& part : parts_) part->set_sums(sums_.get());
+    }
+    is_computing_ = true;
+  }
+
+  PrefillRun joined(std::vector<PrefillRun>& runs, const PrefillWanted& wanted) const {
+    PrefillRun result = std::move(runs.front());
+    std::vector<float> logits(wanted.logit_positions.size() *
+                              static_cast<std::size_t>(config_.vocab_size));
+    place_logits(0, result.logits, logits);
+    for (std::size_t i = 1; i < runs.size(); ++i) {
+      place_logits(i, runs[i].logits, logits);
+      result.device_bytes = std::max(result.device_bytes, runs[i].device_bytes);
+      for (std::size_t repeat = 0; repeat < result.repeats.size(); ++repeat) {
+        PrefillSplit& slowest = result.repeats[repeat];
+        if (runs[i].repeats[repeat].total_ms > slowest.total_ms) slowest = runs[i].repeats[repeat];
+      }
+      // Parts have equally many heads: the density of all is the mean.
+      for (std::size_t layer = 0; layer < result.layers.size(); ++layer) {
+        result.layers[layer].compute_density += runs[i].layers[layer].compute_density;
+        result.layers[layer].pair_density += runs[i].layers[layer].pair_density;
+      }
+    }
+    for (PrefillLayer& layer : result.layers) {
+      layer.compute_density /= static_cast<double>(runs.size());
+      layer.pair_density /= static_cast<double>(runs.size());
+    }
+    result.logits = std::move(logits);
+    if (wanted.losses) {
+      std::vector<LossParts> losses;
+      for (const auto& part : parts_) losses.push_back(part->loss_parts());
+      result.losses = CudaPrefill::losses_of(losses);
+    }
+    return result;
+  }
+
+  // Logits [rows, tokens of part i] into rows of the whole vocabulary.
+  void place_logits(std::size_t i, std::span<const float> found, std::span<float> logits) const {
+    const SliceRange& vocab = parts_[i]->slice().vocab;
+    const auto width = static_cast<std::size_t>(vocab.count);
+    for (std::size_t row = 0; row * width < found.size(); ++row) {
+      std::copy_n(found.data() + row * width, width,
+                  logits.data() + row * static_cast<std::size_t>(config_.vocab_size) + vocab.first);
+    }
+  }
+
+  ModelConfig config_;
+  std::string nccl_folder_;
+  std::string nccl_;
+  std::vector<std::unique_ptr<CudaPrefill>> parts_;
+  std::unique_ptr<AllReduce> sums_;
+  bool is_computing_ = false;
 };
 
 }  // namespace
 
+SumStatus query_sums() {
+  const NcclStatus nccl = query_nccl();
+  return {.usable = nccl.usable,
+          .detail = nccl.usable ? nccl.detail + "; one prompt over GPUs: s2o prefill --parallel N"
+                                : nccl.detail};
+}
+std::string sums_build_text() { return nccl_build_text(); }
+
 std::unique_ptr<PrefillBackend> make_cuda_prefill(PrefillModel model, int device_index,
                                                   const std::string& kernel_variant) {
-  return std::make_unique<CudaPrefill>(std::move(model), device_index, kernel_variant);
+  const auto shared = std::make_shared<const PrefillModel>(std::move(model));
+  if (shared->parallel > 1) {
+    return std::make_unique<ParallelPrefill>(shared, device_index, kernel_variant);
+  }
+  const ModelSlice whole = slice_model(shared->config, 0, 1);
+  return std::make_unique<CudaPrefill>(shared, whole, device_index, kernel_variant);
 }
 
 }  // namespace s2o

@@ -15,6 +15,11 @@ std::unique_ptr<PrefillBackend> make_cuda_prefill(PrefillModel /*model*/, int de
                   device_index));
 }
 
+SumStatus query_sums() {
+  return {.detail = "this build has no CUDA kernels (configure with -DS2O_CUDA=ON)"};
+}
+std::string sums_build_text() { return "without NCCL"; }
+
 }  // namespace s2o
 
 #endif

@@ -30,15 +30,22 @@ struct PrefillExtents {
   std::int64_t rows_in = 0;      // input of a projection: normalised rows, or joined heads
   std::int64_t rows_wide = 0;    // fused q, k, v, or gate and up
   std::int64_t rows_active = 0;  // after the activation
-  std::int64_t rows_out = 0;     // what is added to the residual stream
+  std::int64_t rows_out = 0;     // what is added to the residual stream; over GPUs: of all rows
   std::int64_t logit_rows = 0;
   std::int64_t logits = 0;  // fp32 [logit_rows, logit_stride(vocab_size)]
 };
-PrefillExtents prefill_extents(const ModelConfig& config, std::int64_t seqlen);
+// Of one of `gpus`, each with its slice of `config`.
+PrefillExtents prefill_extents(const ModelConfig& config, std::int64_t seqlen, int gpus = 1);
+
+// Over GPUs, sums of one chunk travel while another is computed: at least some chunks to a prompt.
+inline constexpr std::int64_t kParallelChunks = 4;
+inline constexpr std::int64_t kMinParallelChunkRows = 2048;
+// Buffers of NCCL.
+inline constexpr std::int64_t kNcclBytes = 512ll << 20;
 
 // `replays` captured inputs are held beside the layer's own Q, K and V.
 PrefillMemory plan_prefill_memory(const ModelConfig& config, std::int64_t seqlen,
-                                  std::int64_t replays, std::int64_t free_bytes);
+                                  std::int64_t replays, std::int64_t free_bytes, int gpus = 1);
 
 // What a prefill must at least do: floating-point operations of its products, and bytes that
 // everything which is neither a product nor attention reads and writes, each array once.

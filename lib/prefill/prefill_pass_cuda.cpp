@@ -26,16 +26,18 @@ std::string place_name(unsigned long long place) {
 
 }  // namespace
 
-PrefillPass::PrefillPass(const ModelConfig& config, StorageDType dtype, CudaStream stream,
-                         MatrixProducts& products)
-    : config_(config),
+PrefillPass::PrefillPass(const ModelConfig& config, const ModelSlice& slice, StorageDType dtype,
+                         CudaStream stream, MatrixProducts& products)
+    : whole_(config),
+      slice_(slice),
+      config_(slice_config(config, slice)),
       storage_(dtype),
       dtype_(dtype == StorageDType::kF16 ? KernelDType::kFp16 : KernelDType::kBf16),
       stream_(stream),
       products_(products) {}
 
 void PrefillPass::allocate(std::int64_t max_seqlen) {
-  const PrefillExtents e = prefill_extents(config_, max_seqlen);
+  const PrefillExtents e = prefill_extents(whole_, max_seqlen, slice_.count);
   const auto size = [](std::int64_t count) { return static_cast<std::size_t>(count); };
   max_seqlen_ = 0;  // a buffer that cannot grow is gone
   tokens_.resize(size(max_seqlen), "tokens");
@@ -50,7 +52,8 @@ void PrefillPass::allocate(std::int64_t max_seqlen) {
   rows_out_.resize(size(e.rows_out), "activations");
   logit_rows_.resize(size(e.logit_rows * config_.hidden_size), "logits");
   logits_.resize(size(e.logits), "logits");
-  losses_.resize(size(e.logit_rows), "losses");
+  log_sums_.resize(size(e.logit_rows), "losses");
+  target_logits_.resize(size(e.logit_rows), "losses");
   positions_.resize(size(e.logit_rows), "positions");
   first_bad_.resize(1, "error word");
   products_.prepare();
@@ -87,8 +90,12 @@ Problem PrefillPass::problem() const {
           .softmax_scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim))};
 }
 
+std::int64_t PrefillPass::chunk_rows() const {
+  return prefill_extents(whole_, seqlen_, slice_.count).chunk_rows;
+}
+
 void PrefillPass::enqueue(const PlacedWeights& weights, std::span<const ReplayedHeads> replays,
-                          LayerAttention& attention, PhaseTimer& timer,
+                          LayerAttention& attention, PhaseTimer& timer, bool first,
                           const std::function<void(std::size_t)>& after_attention) {
   timer.begin(Phase::kRest);
   cuda_check(cudaMemsetAsync(first_bad_.data(), 0xff, sizeof(kAllFinite), stream_),
@@ -99,9 +106,10 @@ void PrefillPass::enqueue(const PlacedWeights& weights, std::span<const Replayed
                 .rows = seqlen_,
                 .hidden_size = config_.hidden_size},
                stream_);
-  const auto for_each_chunk = [this](const auto& body) {
-    for (std::int64_t row = 0; row < seqlen_; row += kPrefillChunkRows) {
-      body(row, std::min(kPrefillChunkRows, seqlen_ - row));
+  const std::int64_t chunk = chunk_rows();
+  const auto for_each_chunk = [this, chunk](const auto& body) {
+    for (std::int64_t row = 0; row < seqlen_; row += chunk) {
+      body(row, std::min(chunk, seqlen_ - row));
     }
   };
   for_each_chunk([&](std::int64_t row, std::int64_t rows) {
@@ -109,17 +117,30 @@ void PrefillPass::enqueue(const PlacedWeights& weights, std::span<const Replayed
   });
   for (std::size_t layer = 0; layer < weights.layers.size(); ++layer) {
     throw_if_cancelled();
+    const PlacedLayer& place = weights.layers[layer];
     attention.enqueue(layer, attention_input(replays, layer), timer);
     timer.enter(Phase::kRest);
     after_attention(layer);
+    if (slice_.is_whole()) {
+      for_each_chunk([&](std::int64_t row, std::int64_t rows) {
+        project_attention(place, attention.out(), row, rows, timer);
+        run_mlp(place, layer, row, rows, timer);
+        end_layer(weights, layer, row, rows, timer);
+      });
+      continue;
+    }
     for_each_chunk([&](std::int64_t row, std::int64_t rows) {
-      finish_layer(weights, layer, attention.out(), row, rows, timer);
-      if (layer + 1 < weights.layers.size()) {
-        start_layer(weights, layer + 1, row, rows, /*has_delta=*/true, timer);
-        return;
-      }
-      timer.enter(Phase::kRest);
-      add_norm(nullptr, weights.layers[layer].down.bias, row, rows, 2 * layer + 2, true);
+      project_attention(place, attention.out(), row, rows, timer);
+      sum_delta(row, rows, first);
+    });
+    for_each_chunk([&](std::int64_t row, std::int64_t rows) {
+      await_delta(row, timer);
+      run_mlp(place, layer, row, rows, timer);
+      sum_delta(row, rows, first);
+    });
+    for_each_chunk([&](std::int64_t row, std::int64_t rows) {
+      await_delta(row, timer);
+      end_layer(weights, layer, row, rows, timer);
     });
   }
   timer.enter(Phase::kLinear);
@@ -127,7 +148,31 @@ void PrefillPass::enqueue(const PlacedWeights& weights, std::span<const Replayed
   timer.end();
 }
 
-// What the previous layer left in rows_out_ goes into the residual stream; then norm, fused
+std::uint16_t* PrefillPass::delta(std::int64_t first_row) {
+  return rows_out_.data() + (slice_.is_whole() ? 0 : first_row * config_.hidden_size);
+}
+
+void PrefillPass::sum_delta(std::int64_t first_row, std::int64_t rows, bool wait_here) {
+  const auto index = static_cast<std::size_t>(first_row / chunk_rows());
+  if (chunks_.size() <= index) chunks_.resize(index + 1);
+  ChunkEvents& chunk = chunks_[index];
+  const CudaStream sums = sum_stream_.get();
+  chunk.computed.record(stream_);
+  chunk.computed.hold(sums);
+  sums_->sum_bf16(slice_.index, delta(first_row),
+                  static_cast<std::size_t>(rows * config_.hidden_size), sums);
+  chunk.summed.record(sums);
+  if (wait_here) cuda_check(cudaStreamSynchronize(sums), "sum over GPUs");
+}
+
+void PrefillPass::await_delta(std::int64_t first_row, PhaseTimer& timer) {
+  const ChunkEvents& chunk = chunks_[static_cast<std::size_t>(first_row / chunk_rows())];
+  timer.enter(Phase::kCommunication);
+  chunk.summed.hold(stream_);
+  timer.enter(Phase::kRest);
+}
+
+// What the previous layer left goes into the residual stream; then norm, fused
 // projection, and Q, K and V of these rows.
 void PrefillPass::start_layer(const PlacedWeights& weights, std::size_t layer,
                               std::int64_t first_row, std::int64_t rows, bool has_delta,
@@ -136,7 +181,7 @@ void PrefillPass::start_layer(const PlacedWeights& weights, std::size_t layer,
   timer.enter(Phase::kRest);
   add_norm(place.input_norm, has_delta ? weights.layers[layer - 1].down.bias : nullptr, first_row,
            rows, 2 * layer, has_delta);
-  multiply(place.qkv, rows_in_, rows_wide_, rows, timer);
+  multiply(place.qkv, rows_in_, rows_wide_.data(), rows, timer);
   launch_split_heads({.fused = rows_wide_.data(),
                       .bias = place.qkv.bias,
                       .q_norm = place.q_norm,
@@ -166,11 +211,9 @@ DeviceInput PrefillPass::attention_input(std::span<const ReplayedHeads> replays,
   return input(replay.q, replay.k, replay.v);
 }
 
-// From the attention output of these rows to what the MLP adds, which stays in rows_out_.
-void PrefillPass::finish_layer(const PlacedWeights& weights, std::size_t layer,
-                               const std::uint16_t* attention_out, std::int64_t first_row,
-                               std::int64_t rows, PhaseTimer& timer) {
-  const PlacedLayer& place = weights.layers[layer];
+// From the attention output of these rows to what it adds to the residual stream.
+void PrefillPass::project_attention(const PlacedLayer& place, const std::uint16_t* attention_out,
+                                    std::int64_t first_row, std::int64_t rows, PhaseTimer& timer) {
   timer.enter(Phase::kRest);
   launch_join_heads({.heads = attention_out,
                      .out = rows_in_.data(),
@@ -180,31 +223,46 @@ void PrefillPass::finish_layer(const PlacedWeights& weights, std::size_t layer,
                      .first_row = first_row,
                      .rows = rows},
                     dtype_, stream_);
-  multiply(place.o, rows_in_, rows_out_, rows, timer);
+  multiply(place.o, rows_in_, delta(first_row), rows, timer);
+}
+
+// Adds that, and leaves what the MLP adds.
+void PrefillPass::run_mlp(const PlacedLayer& place, std::size_t layer, std::int64_t first_row,
+                          std::int64_t rows, PhaseTimer& timer) {
   add_norm(place.post_attention_norm, place.o.bias, first_row, rows, 2 * layer + 1, true);
-  multiply(place.gate_up, rows_in_, rows_wide_, rows, timer);
+  multiply(place.gate_up, rows_in_, rows_wide_.data(), rows, timer);
   launch_swiglu({.gate_up = rows_wide_.data(),
                  .bias = place.gate_up.bias,
                  .out = rows_active_.data(),
                  .rows = rows,
                  .intermediate_size = config_.intermediate_size},
                 stream_);
-  multiply(place.down, rows_active_, rows_out_, rows, timer);
+  multiply(place.down, rows_active_, delta(first_row), rows, timer);
+}
+
+void PrefillPass::end_layer(const PlacedWeights& weights, std::size_t layer, std::int64_t first_row,
+                            std::int64_t rows, PhaseTimer& timer) {
+  if (layer + 1 < weights.layers.size()) {
+    start_layer(weights, layer + 1, first_row, rows, /*has_delta=*/true, timer);
+    return;
+  }
+  timer.enter(Phase::kRest);
+  add_norm(nullptr, weights.layers[layer].down.bias, first_row, rows, 2 * layer + 2, true);
 }
 
 void PrefillPass::multiply(const PlacedLinear& linear, const DeviceBuffer<std::uint16_t>& x,
-                           DeviceBuffer<std::uint16_t>& y, std::int64_t rows, PhaseTimer& timer) {
+                           std::uint16_t* y, std::int64_t rows, PhaseTimer& timer) {
   timer.enter(Phase::kLinear);
   products_.run(
       {.rows = rows, .out_features = linear.out_features, .in_features = linear.in_features},
-      x.data(), linear.weight, y.data(), stream_);
+      x.data(), linear.weight, y, stream_);
   timer.enter(Phase::kRest);
 }
 
 void PrefillPass::add_norm(const float* weight, const float* bias, std::int64_t first_row,
                            std::int64_t rows, std::uint64_t place, bool has_delta) {
   launch_add_rms_norm({.residual = residual_.data() + first_row * config_.hidden_size,
-                       .delta = has_delta ? rows_out_.data() : nullptr,
+                       .delta = has_delta ? delta(first_row) : nullptr,
                        .delta_bias = bias,
                        .weight = weight,
                        .out = rows_in_.data(),
@@ -324,26 +382,33 @@ void PrefillPass::logits_of(const PlacedWeights& weights, std::span<const float>
   }
 }
 
-std::vector<double> PrefillPass::losses(const PlacedWeights& weights) {
-  std::vector<double> result(static_cast<std::size_t>(std::max<std::int64_t>(seqlen_ - 1, 0)));
-  for (std::size_t first = 0; first < result.size(); first += losses_.size()) {
-    const std::size_t rows = std::min(losses_.size(), result.size() - first);
+LossParts PrefillPass::losses(const PlacedWeights& weights) {
+  const auto count = static_cast<std::size_t>(std::max<std::int64_t>(seqlen_ - 1, 0));
+  LossParts parts = {.log_sums = std::vector<double>(count),
+                     .target_logits = std::vector<float>(count)};
+  for (std::size_t first = 0; first < count; first += log_sums_.size()) {
+    const std::size_t rows = std::min(log_sums_.size(), count - first);
     const auto row = static_cast<std::int64_t>(first);
     project_logits(weights, residual_.data() + row * config_.hidden_size, nullptr,
                    static_cast<std::int64_t>(rows));
     launch_losses({.logits = logits_.data(),
                    .targets = tokens_.data() + row + 1,
-                   .losses = losses_.data(),
+                   .first_token = static_cast<int>(slice_.vocab.first),
+                   .log_sums = log_sums_.data(),
+                   .target_logits = target_logits_.data(),
                    .rows = static_cast<std::int64_t>(rows),
                    .stride = logit_stride(config_.vocab_size),
                    .vocab_size = config_.vocab_size},
                   stream_);
     cuda_check(cudaStreamSynchronize(stream_), "losses");
-    cuda_check(cudaMemcpy(result.data() + first, losses_.data(), rows * sizeof(double),
+    cuda_check(cudaMemcpy(parts.log_sums.data() + first, log_sums_.data(), rows * sizeof(double),
                           cudaMemcpyDeviceToHost),
                "download of losses");
+    cuda_check(cudaMemcpy(parts.target_logits.data() + first, target_logits_.data(),
+                          rows * sizeof(float), cudaMemcpyDeviceToHost),
+               "download of losses");
   }
-  return result;
+  return parts;
 }
 
 }  // namespace s2o

@@ -89,6 +89,12 @@ Json prefill_config_schema() {
         {"maximum", kMaxLogitPositions},
         {"default", defaults.logit_positions},
         {"description", "rows of a token prompt whose logits are compared with dense"}}},
+      {"parallel",
+       {{"type", "integer"},
+        {"minimum", 1},
+        {"maximum", kMaxParallel},
+        {"default", defaults.parallel},
+        {"description", "GPUs that share the model: heads, MLP and vocabulary are split"}}},
       {"timing", timing_schema(defaults.timing, /*min_repeats=*/0)}};
   Json properties = run_properties();
   properties.update(own);

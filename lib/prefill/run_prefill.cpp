@@ -42,11 +42,13 @@ std::optional<double> median_of(const PrefillRun& run, double PrefillSplit::*par
   return quantile(parts_of(run, part), 0.5);
 }
 
-void fill_times(const PrefillRun& run, const PrefillRun& dense, bool has_oracle, ResultRow& row) {
+void fill_times(const PrefillRun& run, const PrefillRun& dense, bool has_oracle, int gpus,
+                ResultRow& row) {
   auto& metrics = row.metrics;
   metrics["linear_ms"] = median_of(run, &PrefillSplit::linear_ms);
   metrics["attention_ms"] = median_of(run, &PrefillSplit::attention_ms);
   metrics["rest_ms"] = median_of(run, &PrefillSplit::rest_ms);
+  if (gpus > 1) metrics["communication_ms"] = median_of(run, &PrefillSplit::communication_ms);
   if (has_oracle) return;  // it plans from the dense result: no time to first token
   metrics["planning_ms"] = median_of(run, &PrefillSplit::planning_ms);
   const std::vector<double> totals = parts_of(run, &PrefillSplit::total_ms);
@@ -258,7 +260,7 @@ class Runner {
   void finish(std::size_t cell, const PrefillRun& run, const PrefillRun& dense) {
     ResultRow row = blank_prefill_row(cells_, cell, backend_);
     try {
-      fill_times(run, dense, cells_.setting(cell).has_oracle(), row);
+      fill_times(run, dense, cells_.setting(cell).has_oracle(), cells_.config.parallel, row);
       fill_work(run, row);
       fill_losses(run, dense, row);
       LogitComparison(backend_, cells_.prompt(cell), cells_.model.config).run(run, dense, row);
@@ -268,6 +270,7 @@ class Runner {
       fail(cell, std::current_exception());
       return;
     }
+    if (backend_.name() == "cuda") row.metrics["gpus"] = cells_.config.parallel;
     if (run.device_bytes > 0) row.metrics["device_bytes"] = static_cast<double>(run.device_bytes);
     drop_nonfinite(row);
     if (row.error) {

@@ -36,13 +36,18 @@ class Placer {
 }  // namespace
 
 PlacedWeights place_weights(const ModelConfig& config, std::byte* base) {
+  return place_weights(config, slice_model(config, 0, 1), base);
+}
+
+PlacedWeights place_weights(const ModelConfig& whole, const ModelSlice& slice, std::byte* base) {
+  const ModelConfig config = slice_config(whole, slice);
   const std::int64_t hidden = config.hidden_size;
   const std::int64_t inner = config.intermediate_size;
   const std::int64_t q_size = static_cast<std::int64_t>(config.num_q_heads) * config.head_dim;
   const std::int64_t kv_size = static_cast<std::int64_t>(config.num_kv_heads) * config.head_dim;
   Placer placer(base);
   PlacedWeights weights;
-  weights.embedding = placer.matrix(config.vocab_size, hidden);
+  weights.embedding = placer.matrix(whole.vocab_size, hidden);
   for (int i = 0; i < config.num_layers; ++i) {
     PlacedLayer layer;
     layer.input_norm = placer.vector(hidden);
@@ -59,10 +64,13 @@ PlacedWeights place_weights(const ModelConfig& config, std::byte* base) {
   }
   weights.final_norm = placer.vector(hidden);
   if (config.tie_word_embeddings) {
-    weights.output = {weights.embedding, nullptr, config.vocab_size, hidden};
+    std::uint16_t* const rows =
+        base == nullptr ? nullptr : weights.embedding + slice.vocab.first * hidden;
+    weights.output = {rows, nullptr, config.vocab_size, hidden};
   } else {
     weights.output = placer.linear(config.vocab_size, hidden, false);
   }
+  weights.is_tied = config.tie_word_embeddings;
   weights.bytes = placer.bytes();
   return weights;
 }

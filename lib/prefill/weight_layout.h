@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "lib/model/model_config.h"
+#include "lib/prefill/model_slice.h"
 
 namespace s2o {
 
@@ -33,11 +34,14 @@ struct PlacedWeights {
   std::uint16_t* embedding = nullptr;  // [vocab_size, hidden_size]
   std::vector<PlacedLayer> layers;
   float* final_norm = nullptr;  // [hidden_size]
-  PlacedLinear output;          // its weight is the embedding when tied
-  std::int64_t bytes = 0;       // of the block
+  PlacedLinear output;          // its weight are rows of the embedding when tied
+  bool is_tied = false;
+  std::int64_t bytes = 0;  // of the block
 };
 
 // Every array starts at a multiple of 256 bytes. With a null `base` only `bytes` means something.
 PlacedWeights place_weights(const ModelConfig& config, std::byte* base);
+// Of a slice of the model `config`. The embedding is whole.
+PlacedWeights place_weights(const ModelConfig& config, const ModelSlice& slice, std::byte* base);
 
 }  // namespace s2o

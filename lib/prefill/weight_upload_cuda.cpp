@@ -111,11 +111,14 @@ class Uploader {
 
 }  // namespace
 
-void upload_weights(const Model& model, const PlacedWeights& target, CudaStream stream) {
+void upload_weights(const Model& model, const ModelSlice& slice, const PlacedWeights& target,
+                    CudaStream stream) {
   Uploader uploader(stream);
   uploader.matrix(model.embedding, target.embedding);
   for (std::size_t i = 0; i < model.layers.size(); ++i) {
-    const LayerWeights& layer = model.layers[i];
+    const LayerWeights layer = slice.is_whole()
+                                   ? model.layers[i]
+                                   : slice_layer(model.layers[i], model.config.head_dim, slice);
     const PlacedLayer& place = target.layers[i];
     uploader.vector(layer.input_norm, place.input_norm);
     uploader.vector(layer.post_attention_norm, place.post_attention_norm);
@@ -130,47 +133,75 @@ void upload_weights(const Model& model, const PlacedWeights& target, CudaStream 
     uploader.linear(layer.down, place.down, 0);
   }
   uploader.vector(model.final_norm, target.final_norm);
-  if (target.output.weight != target.embedding) {
-    uploader.matrix(model.output.weight, target.output.weight);
+  if (!target.is_tied) {
+    uploader.matrix(slice_rows(model.output.weight, slice.vocab), target.output.weight);
   }
   uploader.finish();
 }
 
-void make_random_weights(std::uint64_t seed, const PlacedWeights& target, int hidden_size,
-                         int head_dim, CudaStream stream) {
+void make_random_weights(std::uint64_t seed, const ModelConfig& config, const ModelSlice& slice,
+                         const PlacedWeights& target, CudaStream stream) {
   Uploader uploader(stream);
+  const std::int64_t hidden = config.hidden_size;
   std::uint64_t matrix = 0;
-  const auto fill = [&](std::uint16_t* weight, std::int64_t count) {
-    launch_random_normal({.out = weight,
+  const auto fill = [&](std::uint16_t* out, std::int64_t count, std::int64_t first,
+                        std::int64_t width, std::int64_t stride) {
+    launch_random_normal({.out = out,
                           .count = count,
+                          .first = first,
+                          .width = width,
+                          .stride = stride,
                           .seed = seed,
-                          .matrix = matrix++,
+                          .matrix = matrix,
                           .deviation = kRandomDeviation},
                          stream);
   };
-  const auto linear = [&](const PlacedLinear& place) {
-    fill(place.weight, place.out_features * place.in_features);
+  const auto no_bias = [&](const PlacedLinear& place) {
     if (place.bias == nullptr) return;
     uploader.vector(std::vector<float>(static_cast<std::size_t>(place.out_features), 0.0f),
                     place.bias);
+  };
+  // Blocks of rows of a matrix [.., hidden], one after the other.
+  const auto rows = [&](const PlacedLinear& place, const std::vector<SliceRange>& blocks) {
+    std::uint16_t* out = place.weight;
+    for (const SliceRange& block : blocks) {
+      fill(out, block.count * hidden, block.first * hidden, 0, 0);
+      out += block.count * hidden;
+    }
+    ++matrix;
+    no_bias(place);
+  };
+  const auto columns = [&](const PlacedLinear& place, std::int64_t first, std::int64_t stride) {
+    fill(place.weight, place.out_features * place.in_features, first, place.in_features, stride);
+    ++matrix;
+    no_bias(place);
   };
   const auto ones = [&](float* place, int size) {
     if (place != nullptr) {
       uploader.vector(std::vector<float>(static_cast<std::size_t>(size), 1.0f), place);
     }
   };
-  fill(target.embedding, target.output.out_features * target.output.in_features);
+  const std::int64_t head_dim = config.head_dim;
+  const std::int64_t q = config.num_q_heads * head_dim;
+  const std::int64_t kv = config.num_kv_heads * head_dim;
+  const std::int64_t inner = config.intermediate_size;
+  const SliceRange own_q = {slice.q_heads.first * head_dim, slice.q_heads.count * head_dim};
+  const SliceRange own_kv = {slice.kv_heads.first * head_dim, slice.kv_heads.count * head_dim};
+  fill(target.embedding, config.vocab_size * hidden, 0, 0, 0);
+  ++matrix;
   for (const PlacedLayer& place : target.layers) {
-    ones(place.input_norm, hidden_size);
-    ones(place.post_attention_norm, hidden_size);
-    ones(place.q_norm, head_dim);
-    ones(place.k_norm, head_dim);
-    for (const PlacedLinear* part : {&place.qkv, &place.o, &place.gate_up, &place.down}) {
-      linear(*part);
-    }
+    ones(place.input_norm, config.hidden_size);
+    ones(place.post_attention_norm, config.hidden_size);
+    ones(place.q_norm, config.head_dim);
+    ones(place.k_norm, config.head_dim);
+    rows(place.qkv,
+         {own_q, {q + own_kv.first, own_kv.count}, {q + kv + own_kv.first, own_kv.count}});
+    columns(place.o, own_q.first, q);
+    rows(place.gate_up, {slice.inner, {inner + slice.inner.first, slice.inner.count}});
+    columns(place.down, slice.inner.first, inner);
   }
-  ones(target.final_norm, hidden_size);
-  if (target.output.weight != target.embedding) linear(target.output);
+  ones(target.final_norm, config.hidden_size);
+  if (!target.is_tied) rows(target.output, {slice.vocab});
   uploader.finish();
 }
 

@@ -10,6 +10,7 @@
 #include "lib/input/identity.h"
 #include "lib/report/results_file.h"
 #include "lib/report/row_tables.h"
+#include "lib/report/settings.h"
 
 namespace s2o {
 namespace {
@@ -17,9 +18,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 std::string cell_key(const ResultRow& row) {
-  return fmt::format("{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}", row.input, row.input_id, row.layer,
+  return fmt::format("{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}", row.input, row.input_id, row.layer,
                      row.seqlen, row.method, row.params.dump(), row.backend, row.kernel,
-                     row.prefill.model, row.prefill.qkv);
+                     row.prefill.model, row.prefill.qkv, gpus_of(row));
 }
 
 // A file in which two rows cannot be told apart has lost what they were measured on.

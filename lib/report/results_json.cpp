@@ -29,7 +29,7 @@ Json known_or_null(std::int64_t value) { return value == 0 ? Json() : Json(value
 
 Json metric_json(const std::string& name, const std::optional<double>& value) {
   if (!value || !std::isfinite(*value)) return nullptr;
-  const bool whole = (name.ends_with("_bytes") || name == "rank") &&
+  const bool whole = (name.ends_with("_bytes") || name == "rank" || name == "gpus") &&
                      *value == std::nearbyint(*value) && std::abs(*value) < 0x1p53;
   return whole ? Json(static_cast<std::int64_t>(*value)) : Json(*value);
 }

@@ -33,8 +33,8 @@ Grouping group_rows(const ResultTable& table, const CurveOptions& options) {
   std::map<std::string, std::size_t> index;
   for (const ResultRow& row : table.rows) {
     if (row.error) continue;
-    const std::string key = fmt::format("{}\n{}\n{}\n{}\n{}", row.seqlen, row.backend, row.kernel,
-                                        row.method, row.params.dump());
+    const std::string key = fmt::format("{}\n{}\n{}\n{}\n{}\n{}", row.seqlen, row.backend,
+                                        row.kernel, gpus_of(row), row.method, row.params.dump());
     const auto [place, is_new] = index.try_emplace(key, grouping.settings.size());
     if (is_new) {
       MethodFacts facts = options.facts(row.method);
@@ -49,6 +49,7 @@ Grouping group_rows(const ResultTable& table, const CurveOptions& options) {
       setting.seqlen = row.seqlen;
       setting.backend = row.backend;
       setting.kernel = row.kernel;
+      setting.gpus = gpus_of(row);
       grouping.settings.push_back(std::move(setting));
       grouping.ranks.push_back(facts.rank);
     }
@@ -105,6 +106,10 @@ std::optional<double> geometric_mean_metric(const Setting& setting, const std::s
 std::optional<double> row_metric(const ResultRow& row, const std::string& metric) {
   const auto found = row.metrics.find(metric);
   return found == row.metrics.end() ? std::nullopt : found->second;
+}
+
+int gpus_of(const ResultRow& row) {
+  return static_cast<int>(row_metric(row, "gpus").value_or(1.0));
 }
 
 void require_settings(const std::vector<Setting>& settings, const ResultTable& table,

@@ -19,6 +19,7 @@ struct Setting {
   std::int64_t seqlen = 0;
   std::string backend;
   std::string kernel;
+  int gpus = 1;  // that share a prefill
   std::vector<const ResultRow*> rows;  // point into the table
 
   // "s2o segment_size=256 tau=0.01"
@@ -36,6 +37,8 @@ std::optional<double> geometric_mean_metric(const Setting& setting, const std::s
 
 // The value of a metric column in a row, or empty.
 std::optional<double> row_metric(const ResultRow& row, const std::string& metric);
+// GPUs that shared the prefill of a row.
+int gpus_of(const ResultRow& row);
 
 // ConfigError when there is no setting at all: "the results hold no ... (N rows, M failed)".
 void require_settings(const std::vector<Setting>& settings, const ResultTable& table,

@@ -3,6 +3,7 @@
 // Tolerance: the CPU keeps activations in fp32; the device rounds the inputs and outputs of every
 // product to bf16, at most kRoundings times a layer, each with a relative error of 2^-9 / sqrt(3)
 // (uniform in half a unit). Independent errors add up by their squares; twice that is allowed.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -134,6 +135,58 @@ class CudaPrefillTest : public ::testing::Test {
 TEST_F(CudaPrefillTest, shipped_model_agrees_with_the_cpu) {
   const auto model = load_model(data_folder() / "tiny-llama");
   for (const std::int64_t seqlen : {512, 4096}) expect_agreement(model, book_tokens(seqlen));
+}
+
+// Of GPU tests of one machine: those that need two.
+std::string refusal_of_two_gpus() {
+  const auto count = query_cuda().devices.size();
+  if (count < 2) return fmt::format("{} CUDA device(s) here, two are needed", count);
+  const SumStatus nccl = query_sums();
+  return nccl.usable ? "" : nccl.detail;
+}
+
+TEST_F(CudaPrefillTest, two_gpus_agree_with_the_cpu) {
+  if (const std::string refusal = refusal_of_two_gpus(); !refusal.empty()) GTEST_SKIP() << refusal;
+  const auto model = load_model(data_folder() / "tiny-llama");
+  for (const std::int64_t seqlen : {1, 2, 512, 9000}) {
+    PrefillModel shared = device_model(model, StorageDType::kBF16);
+    shared.parallel = 2;
+    const auto backend = make_cuda_prefill(std::move(shared), 0, "");
+    const std::vector<std::int32_t> tokens = book_tokens(seqlen);
+    expect_cpu_results(model, tokens, StorageDType::kBF16,
+                       run_dense(*backend, tokens, model->config.num_layers));
+  }
+}
+
+// Every method with planning on its own heads; the same seed gives the same model however it is
+// cut.
+TEST_F(CudaPrefillTest, two_gpus_give_what_one_gives) {
+  if (const std::string refusal = refusal_of_two_gpus(); !refusal.empty()) GTEST_SKIP() << refusal;
+  PrefillModel model{.config = testing::llama_8b_config(), .seed = 3};
+  model.config.num_layers = 2;
+  const std::vector<std::int32_t> tokens = counting_tokens(10000, model.config.vocab_size);
+  const auto one = make_cuda_prefill(model, 0, "");
+  model.parallel = 2;
+  const auto two = make_cuda_prefill(model, 0, "");
+  for (const char* name : {"dense", "s2o", "s2o_plus", "xattention"}) {
+    const std::vector<LayerMethod> layers = Setting(name).layers(2);
+    const PrefillRun expected = run(*one, tokens, layers);
+    const PrefillRun found = run(*two, tokens, layers);
+    EXPECT_LE(testing::relative_l2(found.logits, expected.logits), tolerance(2)) << name;
+    const auto mean = [](const std::vector<double>& losses) {
+      return std::accumulate(losses.begin(), losses.end(), 0.0) /
+             static_cast<double>(losses.size());
+    };
+    EXPECT_NEAR(mean(found.losses), mean(expected.losses), 1e-3) << name;
+    EXPECT_NEAR(found.layers[0].compute_density, expected.layers[0].compute_density, 1e-6) << name;
+    EXPECT_GT(found.repeats.front().total_ms, 0.0);
+  }
+}
+
+TEST_F(CudaPrefillTest, a_model_that_does_not_divide_says_so) {
+  PrefillModel model{.config = testing::llama_8b_config(), .parallel = 3};
+  EXPECT_THAT(message_of<UnsupportedError>([&] { make_cuda_prefill(model, 0, ""); }),
+              ::testing::AnyOf(HasSubstr("do not divide"), HasSubstr("NCCL")));
 }
 
 TEST_F(CudaPrefillTest, portable_kernel_agrees_with_the_cpu) {

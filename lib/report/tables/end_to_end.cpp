@@ -2,6 +2,7 @@
 // length and setting.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 
 #include "lib/core/error.h"
@@ -15,6 +16,30 @@ namespace {
 std::optional<double> difference(std::optional<double> a, std::optional<double> b) {
   if (!a || !b) return std::nullopt;
   return *a - *b;
+}
+
+// Time on one GPU / time on these / their number, of the same cells; empty on one.
+std::optional<double> efficiency_of(const Setting& setting, const std::vector<Setting>& all) {
+  if (setting.gpus == 1) return std::nullopt;
+  const auto time = [](const Setting& of) { return mean_metric(of, "time_to_first_token_ms"); };
+  for (const Setting& one : all) {
+    const bool same = one.gpus == 1 && one.seqlen == setting.seqlen &&
+                      one.kernel == setting.kernel && one.method == setting.method &&
+                      one.params == setting.params && one.rows.size() == setting.rows.size();
+    if (same && time(one) && time(setting)) return *time(one) / *time(setting) / setting.gpus;
+  }
+  return std::nullopt;
+}
+
+// Columns of prefills over several GPUs, after those of all.
+const std::vector<ReportColumn> kParallelColumns = {
+    {"gpus", ""}, {"communication_ms", "", false, true}, {"parallel_efficiency", "", false, true}};
+
+void add_parallel_cells(const Setting& setting, const std::vector<Setting>& all,
+                        std::vector<ReportCell>& cells) {
+  cells.push_back(integer_cell(setting.gpus));
+  cells.push_back(number_cell(mean_metric(setting, "communication_ms"), 4));
+  cells.push_back(fixed_cell(efficiency_of(setting, all), 3));
 }
 
 std::vector<ReportCell> row_of(const Setting& setting) {
@@ -70,9 +95,17 @@ Report build_end_to_end(const ResultTable& table, const MatchOptions& options) {
                     {"prompts", ""}},
                    {},
                    {}};
+  const bool is_parallel =
+      std::any_of(table.rows.begin(), table.rows.end(),
+                  [](const ResultRow& row) { return gpus_of(row) > 1; });
+  if (is_parallel) {
+    view.columns.insert(view.columns.end(), kParallelColumns.begin(), kParallelColumns.end());
+  }
   for (const auto& [key, part] : parts) {
-    for (const Setting& setting : group_settings(part, options.curves)) {
+    const std::vector<Setting> settings = group_settings(part, options.curves);
+    for (const Setting& setting : settings) {
       view.rows.push_back(row_of(setting));
+      if (is_parallel) add_parallel_cells(setting, settings, view.rows.back());
     }
   }
   if (view.rows.empty()) {
@@ -85,6 +118,11 @@ Report build_end_to_end(const ResultTable& table, const MatchOptions& options) {
       "layers; loss_increase: held-out loss minus that of dense on the same prompts, nats per "
       "token; "
       "kl_from_dense: KL(dense || method) of the compared rows of logits, nats."};
+  if (is_parallel) {
+    view.notes.push_back(
+        "gpus: that share the model; communication_ms: waiting for sums over them; "
+        "parallel_efficiency: time on one GPU / time on these / their number.");
+  }
   const std::string replay = replay_note(table);
   if (!replay.empty()) view.notes.push_back(replay);
   return {{std::move(view)}, {}};
