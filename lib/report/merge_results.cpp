@@ -18,8 +18,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 std::string cell_key(const ResultRow& row) {
-  return fmt::format("{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}", row.input, row.input_id, row.layer,
-                     row.seqlen, row.method, row.params.dump(), row.backend, row.kernel,
+  return fmt::format("{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}", row.input, row.input_id,
+                     row.layer, row.seqlen, row.method, row.params.dump(), row.backend, row.kernel,
                      row.prefill.model, row.prefill.qkv, gpus_of(row));
 }
 

@@ -19,7 +19,7 @@ struct Setting {
   std::int64_t seqlen = 0;
   std::string backend;
   std::string kernel;
-  int gpus = 1;  // that share a prefill
+  int gpus = 1;                        // that share a prefill
   std::vector<const ResultRow*> rows;  // point into the table
 
   // "s2o segment_size=256 tau=0.01"

@@ -95,9 +95,8 @@ Report build_end_to_end(const ResultTable& table, const MatchOptions& options) {
                     {"prompts", ""}},
                    {},
                    {}};
-  const bool is_parallel =
-      std::any_of(table.rows.begin(), table.rows.end(),
-                  [](const ResultRow& row) { return gpus_of(row) > 1; });
+  const bool is_parallel = std::any_of(table.rows.begin(), table.rows.end(),
+                                       [](const ResultRow& row) { return gpus_of(row) > 1; });
   if (is_parallel) {
     view.columns.insert(view.columns.end(), kParallelColumns.begin(), kParallelColumns.end());
   }
