@@ -23,7 +23,7 @@ SliceRange scaled(const SliceRange& range, std::int64_t factor) {
   return {range.first * factor, range.count * factor};
 }
 
-Linear rows_of(const Linear& linear, const SliceRange& rows) {
+Linear row_slice(const Linear& linear, const SliceRange& rows) {
   Linear part = {.weight = slice_rows(linear.weight, rows)};
   if (!linear.bias.empty()) {
     const auto begin = linear.bias.begin() + rows.first;
@@ -32,7 +32,7 @@ Linear rows_of(const Linear& linear, const SliceRange& rows) {
   return part;
 }
 
-Linear columns_of(const Linear& linear, const SliceRange& columns) {
+Linear column_slice(const Linear& linear, const SliceRange& columns) {
   return {.weight = slice_columns(linear.weight, columns), .bias = linear.bias};
 }
 
@@ -115,13 +115,13 @@ LayerWeights slice_layer(const LayerWeights& layer, int head_dim, const ModelSli
           .post_attention_norm = layer.post_attention_norm,
           .q_norm = layer.q_norm,
           .k_norm = layer.k_norm,
-          .q = rows_of(layer.q, q),
-          .k = rows_of(layer.k, kv),
-          .v = rows_of(layer.v, kv),
-          .o = columns_of(layer.o, q),
-          .gate = rows_of(layer.gate, slice.inner),
-          .up = rows_of(layer.up, slice.inner),
-          .down = columns_of(layer.down, slice.inner)};
+          .q = row_slice(layer.q, q),
+          .k = row_slice(layer.k, kv),
+          .v = row_slice(layer.v, kv),
+          .o = column_slice(layer.o, q),
+          .gate = row_slice(layer.gate, slice.inner),
+          .up = row_slice(layer.up, slice.inner),
+          .down = column_slice(layer.down, slice.inner)};
 }
 
 }  // namespace s2o
