@@ -359,6 +359,8 @@ class ParallelPrefill final : public PrefillBackend {
   }
   std::string lost() override {
     for (const auto& part : parts_) {
+      // A lost device may refuse, and then says why.
+      (void)cudaSetDevice(part->device_index());
       if (const std::string lost = part->lost(); !lost.empty()) return lost;
     }
     return "";
