@@ -60,7 +60,7 @@ RowAgreement expect_row_agreement(const AttentionInput& input, const RowRankingS
       const std::int64_t history = ranking.history_length(tile);
       const std::vector<std::int32_t> keys = gathered_keys(plan, head, tile);
       const std::string where = "head " + std::to_string(head) + ", tile " + std::to_string(tile);
-      if (history == 0 || ranking.tier(head).reach == kNothingFar) {
+      if (history == 0 || ranking.tier(head, tile).reach == kNothingFar) {
         std::vector<std::int32_t> sink(
             static_cast<std::size_t>(std::min<std::int64_t>(settings.sink, history)));
         for (std::size_t i = 0; i < sink.size(); ++i) sink[i] = static_cast<std::int32_t>(i);

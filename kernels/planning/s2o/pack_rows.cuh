@@ -175,7 +175,10 @@ class PackQueries {
     const int segment = args_.tiles.at(block_index() % args_.tiles.count());
     const std::int64_t tile = std::int64_t{head} * shape.num_segments + segment;
     if (shape.history_length(segment) == 0) return;
-    if (args_.tiers != nullptr && load_global(&args_.tiers[head].reach) == kNothingFar) return;
+    if (args_.tiers != nullptr && !is_whole_tile(segment, shape.num_segments) &&
+        load_global(&args_.tiers[head].reach) == kNothingFar) {
+      return;
+    }
     const int kv_head = head / shape.lists_per_kv_head;
     const std::int64_t first = std::int64_t{segment} * kPackRows;
     const auto count = static_cast<int>(shape.seqlen - first);

@@ -101,10 +101,12 @@ class RankRowsSm90 {
   S2O_DEVICE int length_of(const List& list) const {
     return list.exists ? static_cast<int>(args_.shape.history_length(list.segment)) : 0;
   }
-  // The first group behind the leading ones that the list looks at.
-  S2O_DEVICE int first_group_of(const List& list) const {
-    if (args_.tiers == nullptr) return kLeadingGroups;
-    return first_group_within(length_of(list), load_global(&args_.tiers[list.head].reach));
+  S2O_DEVICE HeadTier tier_of(const List& list) const {
+    if (args_.tiers == nullptr || is_whole_tile(list.segment, args_.shape.num_segments)) {
+      return {static_cast<std::int32_t>(args_.shape.seqlen), 0};
+    }
+    return {load_global(&args_.tiers[list.head].reach),
+            load_global(&args_.tiers[list.head].by_few)};
   }
   S2O_DEVICE static int group_at(int place, int skipped) {
     return place < kLeadingGroups ? place : place + skipped;
@@ -133,12 +135,11 @@ class RankRowsSm90 {
       for (int l = 0; l < kRankRowsLists; ++l) {
         const List list = list_of(task, l);
         const int length = length_of(list);
-        const bool is_ranked =
-            length > 0 &&
-            (args_.tiers == nullptr || load_global(&args_.tiers[list.head].reach) != kNothingFar);
+        const std::int32_t reach = tier_of(list).reach;
+        const bool is_ranked = length > 0 && reach != kNothingFar;
         s_.lists[l].is_ranked = is_ranked ? 1 : 0;
         if (!is_ranked) continue;
-        const int own = first_group_of(list);
+        const int own = first_group_within(length, reach);
         if (ranked == 0 || own < first) first = own;
         if (length > longest) longest = length;
         ++ranked;
@@ -200,11 +201,11 @@ class RankRowsSm90 {
       const int num_groups = ceil_div(longest, kKeyGroup) - skipped_;  // of both lists
       groups_per_range_ = ceil_div(num_groups, kRangeWarps);
       if (is_ranked) {
-        const bool by_few =
-            args_.tiers != nullptr && load_global(&args_.tiers[list.head].by_few) != 0;
-        const ListKeys keys{entry, num_groups, first_group_of(list), length, classes};
+        const HeadTier tier = tier_of(list);
+        const ListKeys keys{entry, num_groups, first_group_within(length, tier.reach), length,
+                            classes};
         const std::uint32_t q = shared_address(s_.q[warpgroup]);
-        by_few ? score<true>(q, keys) : score<false>(q, keys);
+        tier.by_few != 0 ? score<true>(q, keys) : score<false>(q, keys);
       } else {
         for (int stage = 0; stage < 2 * num_groups; ++stage) {
           s_.ring.wait(entry + stage);

@@ -101,7 +101,7 @@ class RowNormalizersSm90 {
     return head;
   }
   S2O_DEVICE bool ranks_nothing(int head) const {
-    return args_.tiers != nullptr &&
+    return args_.tiers != nullptr && !is_whole_tile(segment_, args_.shape.num_segments) &&
            load_global(&args_.tiers[kv_head_ * group() + head].reach) == kNothingFar;
   }
 

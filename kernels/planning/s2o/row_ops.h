@@ -83,6 +83,12 @@ struct HeadTier {
   std::int32_t reach;
   std::int32_t by_few;  // 0 or 1
 };
+// The last tiles rank whole histories by all queries, whatever the tier: a prompt asks at its end,
+// and few of its queries look for the answer.
+inline constexpr int kWholeTiles = 8;
+S2O_ANYWHERE constexpr bool is_whole_tile(std::int64_t tile, std::int64_t num_tiles) {
+  return tile + kWholeTiles >= num_tiles;
+}
 inline constexpr int kLeadingGroups = 4;
 inline constexpr std::int32_t kNothingFar = -1;
 // Groups [kLeadingGroups, first_group_within(...)) of a history are not ranked.

@@ -202,8 +202,13 @@ HeadTier RowRanking::tier_of_probe(int q_head, std::int64_t tile) const {
 
 HeadTier RowRanking::tier(int q_head) const { return tiers_[static_cast<std::size_t>(q_head)]; }
 
+HeadTier RowRanking::tier(int q_head, std::int64_t tile) const {
+  if (!is_whole_tile(tile, num_tiles_)) return tier(q_head);
+  return {static_cast<std::int32_t>(input_.problem.seqlen), 0};
+}
+
 bool RowRanking::is_ranked(int q_head, std::int64_t tile, std::int64_t key) const {
-  const std::int32_t reach = tier(q_head).reach;
+  const std::int32_t reach = tier(q_head, tile).reach;
   if (key < settings_.sink) return true;
   if (reach == kNothingFar) return false;
   const auto group = static_cast<int>(key / kKeyGroup);
@@ -258,7 +263,7 @@ void RowRanking::for_each_key(int q_head, std::int64_t tile, const Visit& visit)
 
 std::vector<float> RowRanking::weights(int q_head, std::int64_t tile) const {
   std::vector<float> result(static_cast<std::size_t>(history_length(tile)));
-  const bool by_few = tier(q_head).by_few != 0;
+  const bool by_few = tier(q_head, tile).by_few != 0;
   for_each_key(q_head, tile, [&](std::int64_t key, const Eigen::VectorXf& scores) {
     float sum = 0.0f;
     for (int g = 0; g < kRowGroups; ++g) {

@@ -25,6 +25,7 @@
 //           that loses no more without any visits the sink alone.
 //   by_few  with few_limit: where every probe's second eighth has less than that in keys that the
 //           first does not tell from the background, i above runs over a quarter only.
+// The last kWholeTiles tiles do without either.
 #pragma once
 
 #include <cstdint>
@@ -54,6 +55,7 @@ class RowRanking {
 
   // What the definition above names, for tests.
   HeadTier tier(int q_head) const;
+  HeadTier tier(int q_head, std::int64_t tile) const;
   bool is_ranked(int q_head, std::int64_t tile, std::int64_t key) const;
   std::vector<float> weights(int q_head, std::int64_t tile) const;
   int class_of(float weight, std::int64_t key) const;

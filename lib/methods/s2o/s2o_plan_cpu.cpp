@@ -32,19 +32,21 @@ bool ranks_rows(const S2oSettings& settings) {
   return settings.ranking.form == Ranking::kRows && settings.history_order == HistoryOrder::kRanked;
 }
 
-// Probes, from 16,384 tokens on: below, there are too few tiles for them to pay.
-int probes_at(std::int64_t seqlen) {
-  return seqlen < 16384 ? 0 : static_cast<int>(std::min<std::int64_t>(seqlen / 2048, 16));
-}
+// Probes cost as much as they save at 32,768 tokens, and half of the ranking goes at 131,072.
+constexpr std::int64_t kShortestProbed = 65536;
+constexpr int kNumProbes = 16;
+// Whatever tau, keys of this and less count in probes: looser evidence cuts what the model needs.
+constexpr float kLoosestEvidence = 0.01f;
 
 RowRankingSettings row_settings(const S2oSettings& settings, std::int64_t seqlen) {
+  const float evidence = std::min(settings.stop.tau, kLoosestEvidence);
   return {.local_window = settings.local_window,
           .sink = settings.sink,
           .floor = settings.floor_per_tau * settings.stop.tau,
-          .num_probes = probes_at(seqlen),
-          .least_mass = settings.stop.tau / static_cast<float>(settings.block_n),
-          .reach_limit = settings.reach_per_tau * settings.stop.tau,
-          .few_limit = settings.few_per_tau * settings.stop.tau};
+          .num_probes = seqlen < kShortestProbed ? 0 : kNumProbes,
+          .least_mass = evidence / static_cast<float>(settings.block_n),
+          .reach_limit = settings.reach_per_tau * evidence,
+          .few_limit = settings.few_per_tau * evidence};
 }
 
 class S2oCpuPlan {

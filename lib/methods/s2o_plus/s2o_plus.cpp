@@ -28,15 +28,16 @@ std::vector<ParamSpec> plus_specs() {
   specs.push_back(ParamSpec::real("floor_per_tau", 0.0625,
                                   "ranking rows leaves out keys of less weight than this times tau",
                                   0.0, 1.0));
-  specs.push_back(ParamSpec::real("reach_per_tau", 0.0,
-                                  "from 16,384 tokens on, ranking rows looks as far back as a head "
-                                  "reads: probes lose at most this times tau; 0 looks everywhere",
+  specs.push_back(ParamSpec::real("reach_per_tau", 4.0,
+                                  "from 65,536 tokens on, ranking rows looks as far back as a head "
+                                  "reads: probes lose at most this times tau, up to .01; 0 looks "
+                                  "everywhere",
                                   0.0, 1e6));
-  specs.push_back(
-      ParamSpec::real("few_per_tau", 0.0,
-                      "from 16,384 tokens on, a quarter of the queries ranks where "
-                      "probes show that it misses less than this times tau; 0: all rank",
-                      0.0, 1e6));
+  specs.push_back(ParamSpec::real("few_per_tau", 0.0,
+                                  "from 65,536 tokens on, a quarter of the queries ranks where "
+                                  "probes show that it misses less than this times tau, up to .01; "
+                                  "0: all rank",
+                                  0.0, 1e6));
   specs.push_back(
       ParamSpec::integer("num_clusters", 32, "query means kept by ranking clusters", 1, 1024));
   specs.push_back(ParamSpec::integer("cluster_iterations", 3,
