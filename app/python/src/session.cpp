@@ -142,6 +142,7 @@ std::unique_ptr<Plan> make_plan(const Setting& setting, const Call& call, std::u
                                                    : std::make_unique<CpuPlan>(setting, call);
   plan->setting = setting;
   plan->shape = call;
+  plan->shape.q = plan->shape.k = plan->shape.v = nullptr;
   return plan;
 }
 
