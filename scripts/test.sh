@@ -35,7 +35,6 @@ s2o_ensure_venv
 cmake --preset "$preset" -DS2O_UNITY=ON -DS2O_PYTHON=ON \
   -DPython_EXECUTABLE="$S2O_VENV/bin/python" >/dev/null
 cmake --build "build/$preset"
-ctest --test-dir "build/$preset" --output-on-failure
 
 # The Python module, installed as users do, over what is built already. Its tests skip what needs
 # PyTorch or a GPU.
@@ -43,3 +42,5 @@ ctest --test-dir "build/$preset" --output-on-failure
   -C build-dir="$S2O_ROOT/build/$preset" -C cmake.define.S2O_TESTS=ON \
   -C cmake.define.S2O_BENCHMARKS=ON ./app/python
 "$S2O_VENV/bin/python" -m pytest -q app/python/tests --s2o="build/$preset/s2o"
+
+ctest --test-dir "build/$preset" --output-on-failure
