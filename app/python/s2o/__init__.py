@@ -74,7 +74,7 @@ class _Inputs:
         self.arrays = q, k, v  # keeps copies alive
         describe = framework.describe
         self.described = describe("q", q), describe("k", k), describe("v", v)
-        self.stream = framework.stream(self.described[0][4])
+        self.stream = framework.stream(self.described[0])
 
     def outputs(self, out, out_dtype, return_lse):
         """(out, its description, lse, its description)."""
@@ -91,13 +91,13 @@ class _Inputs:
 
     def result(self, out, lse, works, return_lse, return_work):
         framework = self.framework
-        out = framework.finish(out, self.stream)
+        out = framework.finish(out)
         if not return_lse and not return_work:
             return out
         if works is not None:
             works = [Work(planner, density, pairs, framework.int32(steps, shape))
                      for planner, density, pairs, steps, shape in works]
-        return Result(out, lse if lse is None else framework.finish(lse, self.stream), works)
+        return Result(out, lse if lse is None else framework.finish(lse), works)
 
 
 def _kind(array):

@@ -53,7 +53,7 @@ class DLPack:
             f"contiguous=True: s2o cannot copy a {kind.__module__}.{kind.__qualname__}; its own library "
             "can")
 
-    def stream(self, device):
+    def stream(self, described):
         return 0
 
     def int32(self, data, shape):
@@ -61,7 +61,7 @@ class DLPack:
 
         return numpy.frombuffer(data, numpy.int32).reshape(shape)
 
-    def finish(self, array, stream):
+    def finish(self, array):
         if not isinstance(array, _core.OwnArray):
             return array
         array.finish()

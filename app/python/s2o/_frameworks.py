@@ -4,7 +4,8 @@ microsecond; any other library by DLPack.
 
 A description, as s2o._core takes it, is (address, shape, strides in elements or None where
 contiguous, dtype, device): dtype "fp32", "bf16", "fp16" or the library's own name, device -1 for
-the CPU, else the number of the CUDA device.
+the CPU, else the number of the CUDA device. An array whose type has DLPack's exchange API describes
+itself, and names its stream: None.
 """
 
 from s2o import _core
@@ -45,13 +46,13 @@ class NumPy:
     def contiguous(self, array):
         return self.lib.ascontiguousarray(array)
 
-    def stream(self, device):
+    def stream(self, described):
         return 0
 
     def int32(self, data, shape):
         return self.lib.frombuffer(data, self.lib.int32).reshape(shape)
 
-    def finish(self, array, stream):
+    def finish(self, array):
         return array
 
 
@@ -66,16 +67,12 @@ class Torch:
         self.lib = torch
         self.dtypes = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
         self.strided, self.contiguous_format = torch.strided, torch.contiguous_format
-        self.empty_like = torch.empty_like
-        self.grad_enabled = torch.is_grad_enabled
-        self.raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+        self.empty_like, self.grad_enabled = torch.empty_like, torch.is_grad_enabled
+        self.describes_itself = _core.has_exchange_api(torch.Tensor)  # since 2.10
 
     def describe(self, name, tensor):
-        if tensor.is_cuda:
-            index = tensor.get_device()
-        elif tensor.is_cpu:
-            index = CPU
-        else:
+        on_gpu = tensor.is_cuda
+        if not on_gpu and not tensor.is_cpu:
             raise _core.InputError(f"{name}: is on {tensor.device}, expected cpu or cuda")
         if tensor.layout is not self.strided:
             raise _core.InputError(f"{name}: layout is {tensor.layout}, expected a strided tensor")
@@ -84,8 +81,10 @@ class Torch:
                 f"{name}: requires a gradient, and s2o has no backward pass; call it under "
                 "torch.no_grad(), or detach()")
         dtype = self.dtypes.get(tensor.dtype)
+        if self.describes_itself and dtype is not None:
+            return tensor
         return (tensor.data_ptr(), tensor.shape, None if tensor.is_contiguous() else tensor.stride(),
-                dtype or str(tensor.dtype), index)
+                dtype or str(tensor.dtype), tensor.get_device() if on_gpu else CPU)
 
     def empty(self, shape, dtype, like):
         if dtype is None and shape == like.shape:
@@ -95,17 +94,16 @@ class Torch:
     def contiguous(self, tensor):
         return tensor.contiguous()
 
-    def stream(self, device):
-        if device == CPU:
-            return 0
-        if self.raw_stream is not None:
-            return self.raw_stream(device)
-        return self.lib.cuda.current_stream(device).cuda_stream
+    def stream(self, described):
+        if described.__class__ is not tuple:
+            return None
+        device = described[4]
+        return 0 if device == CPU else self.lib.cuda.current_stream(device).cuda_stream
 
     def int32(self, data, shape):
         return self.lib.frombuffer(bytearray(data), dtype=self.lib.int32).reshape(shape)
 
-    def finish(self, tensor, stream):
+    def finish(self, tensor):
         return tensor
 
 
@@ -131,8 +129,8 @@ class CuPy:
     def contiguous(self, array):
         return self.lib.ascontiguousarray(array)
 
-    def stream(self, device):
-        with self.lib.cuda.Device(device):
+    def stream(self, described):
+        with self.lib.cuda.Device(described[4]):
             return self.lib.cuda.get_current_stream().ptr
 
     def int32(self, data, shape):
@@ -140,7 +138,7 @@ class CuPy:
 
         return numpy.frombuffer(data, numpy.int32).reshape(shape)
 
-    def finish(self, array, stream):
+    def finish(self, array):
         return array
 
 

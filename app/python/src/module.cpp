@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "app/describe_methods.h"
+#include "app/python/src/exchange.h"
 #include "app/python/src/own_array.h"
 #include "app/python/src/session.h"
 #include "lib/core/error.h"
@@ -22,8 +23,50 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// A description of an array: (address, shape, strides or None, dtype, device).
-Tensor read_tensor(const char* name, const nb::tuple& described) {
+nb::dlpack::dtype dlpack_type(const std::string& dtype) {
+  using nb::dlpack::dtype_code;
+  const bool bf16 = dtype == "bf16";
+  return {.code = static_cast<std::uint8_t>(bf16 ? dtype_code::Bfloat : dtype_code::Float),
+          .bits = static_cast<std::uint8_t>(dtype == "fp32" ? 32 : 16),
+          .lanes = 1};
+}
+
+Tensor to_tensor(const char* name, const nb::dlpack::dltensor& array) {
+  Tensor tensor;
+  tensor.name = name;
+  if (array.device.device_type != nb::device::cpu::value &&
+      array.device.device_type != nb::device::cuda::value) {
+    throw InputError(tensor.name + ": is on DLPack device type " +
+                     std::to_string(array.device.device_type) + ", expected 1 (cpu) or 2 (cuda)");
+  }
+  tensor.data = static_cast<char*>(array.data) + array.byte_offset;
+  tensor.shape.assign(array.shape, array.shape + array.ndim);
+  if (array.strides != nullptr) tensor.strides.assign(array.strides, array.strides + array.ndim);
+  tensor.dtype = "DLPack code " + std::to_string(array.dtype.code) + " of " +
+                 std::to_string(array.dtype.bits) + " bits";
+  for (const char* known : {"fp32", "bf16", "fp16"}) {
+    if (array.dtype == dlpack_type(known)) tensor.dtype = known;
+  }
+  tensor.device =
+      array.device.device_type == nb::device::cpu::value ? kCpu : array.device.device_id;
+  return tensor;
+}
+
+// An array of a type with an exchange API, or a description (address, shape, strides or None,
+// dtype, device).
+Tensor read_tensor(const char* name, nb::handle array) {
+  if (!nb::isinstance<nb::tuple>(array)) {
+    const ExchangeApi* const api = exchange_api(array.type());
+    if (api == nullptr) {
+      throw InputError(std::string(name) + ": found " +
+                       nb::cast<std::string>(array.type().attr("__name__")) +
+                       ", expected a description or an array with DLPack's exchange API");
+    }
+    nb::dlpack::dltensor described;
+    if (api->describe(array.ptr(), &described) != 0) throw nb::python_error();
+    return to_tensor(name, described);
+  }
+  const auto described = nb::cast<nb::tuple>(array);
   const auto extents = [](nb::handle values) {
     std::vector<std::int64_t> result;
     for (const nb::handle value : nb::cast<nb::tuple>(values)) {
@@ -43,6 +86,19 @@ Tensor read_tensor(const char* name, const nb::tuple& described) {
   tensor.dtype = nb::cast<std::string>(described[3]);
   tensor.device = nb::cast<int>(described[4]);
   return tensor;
+}
+
+// The stream given, or the current one of the library of an array with an exchange API.
+std::uintptr_t stream_of(const std::optional<std::uintptr_t>& stream, nb::handle array,
+                         const Call& call) {
+  if (stream || call.device == kCpu) return stream.value_or(0);
+  const ExchangeApi* const api = exchange_api(array.type());
+  void* current = nullptr;
+  if (api == nullptr) throw InputError("stream: found None, expected a CUDA stream");
+  if (api->current_stream(nb::device::cuda::value, call.device, &current) != 0) {
+    throw nb::python_error();
+  }
+  return reinterpret_cast<std::uintptr_t>(current);
 }
 
 Json to_json(nb::handle value, const std::string& where) {
@@ -73,15 +129,15 @@ Setting setting_of(const std::string& method, const nb::dict& params) {
   return make_setting(method, object);
 }
 
-Call call_of(const nb::tuple& q, const nb::tuple& k, const nb::tuple& v, double softmax_scale) {
+Call call_of(nb::handle q, nb::handle k, nb::handle v, double softmax_scale) {
   return make_call(read_tensor("q", q), read_tensor("k", k), read_tensor("v", v), softmax_scale);
 }
 
-Call call_of(const nb::tuple& q, const nb::tuple& k, const nb::tuple& v, const nb::tuple& out,
-             const std::optional<nb::tuple>& lse, double softmax_scale) {
+Call call_of(nb::handle q, nb::handle k, nb::handle v, nb::handle out, nb::handle lse,
+             double softmax_scale) {
   Call call = call_of(q, k, v, softmax_scale);
   set_output(call, read_tensor("out", out));
-  if (lse) set_lse(call, read_tensor("lse", *lse));
+  if (!lse.is_none()) set_lse(call, read_tensor("lse", lse));
   return call;
 }
 
@@ -98,25 +154,26 @@ nb::object to_python(const std::optional<std::vector<RunWork>>& works) {
   return list;
 }
 
-nb::object attend_arrays(const Setting& setting, const nb::tuple& q, const nb::tuple& k,
-                         const nb::tuple& v, const nb::tuple& out,
-                         const std::optional<nb::tuple>& lse, double softmax_scale,
-                         std::uintptr_t stream, bool check, bool wants_work) {
+nb::object attend_arrays(const Setting& setting, nb::handle q, nb::handle k, nb::handle v,
+                         nb::handle out, nb::handle lse, double softmax_scale,
+                         const std::optional<std::uintptr_t>& stream, bool check, bool wants_work) {
   const Call call = call_of(q, k, v, out, lse, softmax_scale);
+  const std::uintptr_t in_stream = stream_of(stream, q, call);
   std::optional<std::vector<RunWork>> works;
   {
     const nb::gil_scoped_release released;
-    works = attend(setting, call, stream, check, wants_work);
+    works = attend(setting, call, in_stream, check, wants_work);
   }
   return to_python(works);
 }
 
-std::unique_ptr<Plan> plan_arrays(const Setting& setting, const nb::tuple& q, const nb::tuple& k,
-                                  const nb::tuple& v, double softmax_scale, std::uintptr_t stream,
+std::unique_ptr<Plan> plan_arrays(const Setting& setting, nb::handle q, nb::handle k, nb::handle v,
+                                  double softmax_scale, const std::optional<std::uintptr_t>& stream,
                                   bool check) {
   const Call call = call_of(q, k, v, softmax_scale);
+  const std::uintptr_t in_stream = stream_of(stream, q, call);
   const nb::gil_scoped_release released;
-  return make_plan(setting, call, stream, check);
+  return make_plan(setting, call, in_stream, check);
 }
 
 std::string shape_text(const Call& call) {
@@ -128,9 +185,9 @@ std::string shape_text(const Call& call) {
          (call.device == kCpu ? "cpu" : "cuda:" + std::to_string(call.device));
 }
 
-nb::object run_plan(Plan& plan, const nb::tuple& q, const nb::tuple& k, const nb::tuple& v,
-                    const nb::tuple& out, const std::optional<nb::tuple>& lse,
-                    std::uintptr_t stream, bool check, bool wants_work) {
+nb::object run_plan(Plan& plan, nb::handle q, nb::handle k, nb::handle v, nb::handle out,
+                    nb::handle lse, const std::optional<std::uintptr_t>& stream, bool check,
+                    bool wants_work) {
   Call call = call_of(q, k, v, out, lse, 0.0);
   call.problem.softmax_scale = plan.shape.problem.softmax_scale;
   const std::string found = shape_text(call);
@@ -138,20 +195,13 @@ nb::object run_plan(Plan& plan, const nb::tuple& q, const nb::tuple& k, const nb
   if (found != expected) {
     throw InputError("q, k, v: found " + found + ", the plan was made for " + expected);
   }
+  const std::uintptr_t in_stream = stream_of(stream, q, call);
   std::optional<std::vector<RunWork>> works;
   {
     const nb::gil_scoped_release released;
-    works = plan.run(call, stream, check, wants_work);
+    works = plan.run(call, in_stream, check, wants_work);
   }
   return to_python(works);
-}
-
-nb::dlpack::dtype dlpack_type(const std::string& dtype) {
-  using nb::dlpack::dtype_code;
-  const bool bf16 = dtype == "bf16";
-  return {.code = static_cast<std::uint8_t>(bf16 ? dtype_code::Bfloat : dtype_code::Float),
-          .bits = static_cast<std::uint8_t>(dtype == "fp32" ? 32 : 16),
-          .lanes = 1};
 }
 
 // The description of the array in a DLPack capsule, which its owner outlives.
@@ -160,26 +210,18 @@ nb::tuple describe_capsule(const std::string& name, const nb::handle& capsule) {
   if (!nb::try_cast(capsule, array)) {
     throw InputError(name + ": its __dlpack__() gives no DLPack capsule");
   }
-  if (array.device_type() != nb::device::cpu::value &&
-      array.device_type() != nb::device::cuda::value) {
-    throw InputError(name + ": is on DLPack device type " + std::to_string(array.device_type()) +
-                     ", expected 1 (cpu) or 2 (cuda)");
-  }
-  nb::list shape;
-  nb::list strides;
-  for (std::size_t i = 0; i < array.ndim(); ++i) {
-    shape.append(array.shape(i));
-    strides.append(array.stride(i));
-  }
-  const nb::dlpack::dtype found = array.dtype();
-  std::string dtype =
-      "DLPack code " + std::to_string(found.code) + " of " + std::to_string(found.bits) + " bits";
-  for (const char* known : {"fp32", "bf16", "fp16"}) {
-    if (found == dlpack_type(known)) dtype = known;
-  }
-  return nb::make_tuple(reinterpret_cast<std::uintptr_t>(array.data()), nb::tuple(shape),
-                        nb::tuple(strides), dtype,
-                        array.device_type() == nb::device::cpu::value ? kCpu : array.device_id());
+  std::vector<std::int64_t> shape(array.shape_ptr(), array.shape_ptr() + array.ndim());
+  std::vector<std::int64_t> strides(array.stride_ptr(), array.stride_ptr() + array.ndim());
+  const Tensor tensor = to_tensor(
+      name.c_str(), {.data = const_cast<void*>(static_cast<const void*>(array.data())),
+                     .device = {.device_type = array.device_type(), .device_id = array.device_id()},
+                     .ndim = static_cast<std::int32_t>(array.ndim()),
+                     .dtype = array.dtype(),
+                     .shape = shape.data(),
+                     .strides = strides.data()});
+  return nb::make_tuple(reinterpret_cast<std::uintptr_t>(tensor.data),
+                        nb::tuple(nb::cast(tensor.shape)), nb::tuple(nb::cast(tensor.strides)),
+                        tensor.dtype, tensor.device);
 }
 
 // A DLPack capsule, for libraries that cannot be asked for memory.
@@ -240,14 +282,16 @@ NB_MODULE(_core, m) {
       .def("finish", &OwnArray::finish, nb::call_guard<nb::gil_scoped_release>())
       .def("to_dlpack", [](const nb::handle& self) { return to_dlpack(self); });
   m.def("describe_capsule", &describe_capsule);
+  m.def("has_exchange_api", [](nb::handle type) { return exchange_api(type) != nullptr; });
 
   m.def("setting", &setting_of);
   m.def("attend", &attend_arrays, nb::arg("setting"), nb::arg("q"), nb::arg("k"), nb::arg("v"),
-        nb::arg("out"), nb::arg("lse").none(), nb::arg("softmax_scale"), nb::arg("stream"),
+        nb::arg("out"), nb::arg("lse").none(), nb::arg("softmax_scale"), nb::arg("stream").none(),
         nb::arg("check"), nb::arg("wants_work"));
-  m.def("plan", &plan_arrays);
+  m.def("plan", &plan_arrays, nb::arg("setting"), nb::arg("q"), nb::arg("k"), nb::arg("v"),
+        nb::arg("softmax_scale"), nb::arg("stream").none(), nb::arg("check"));
   m.def("run", &run_plan, nb::arg("plan"), nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("out"),
-        nb::arg("lse").none(), nb::arg("stream"), nb::arg("check"), nb::arg("wants_work"));
+        nb::arg("lse").none(), nb::arg("stream").none(), nb::arg("check"), nb::arg("wants_work"));
   m.def("clear_cache", [] {
     const nb::gil_scoped_release released;
     clear_cache();

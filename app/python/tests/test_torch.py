@@ -44,6 +44,22 @@ def test_equals_numpy(qkv, tensors):
     numpy.testing.assert_array_equal(half.view(torch.int16).numpy(), same.view(numpy.int16))
 
 
+def test_older_torch_is_described_by_its_attributes(tensors, monkeypatch):
+    from s2o import _core, _frameworks
+
+    expected = s2o.attention(*tensors, tau=0.1)
+    framework = _frameworks.of("q", tensors[0])
+    assert framework.describes_itself == hasattr(torch.Tensor, "__dlpack_c_exchange_api__")
+    monkeypatch.setattr(framework, "describes_itself", False)
+    assert torch.equal(s2o.attention(*tensors, tau=0.1), expected)
+    if torch.cuda.is_available():
+        on_gpu = [x.bfloat16().cuda() for x in tensors]
+        found = s2o.attention(*on_gpu, **ON_GPU)
+        monkeypatch.undo()
+        assert torch.equal(s2o.attention(*on_gpu, **ON_GPU), found)
+    assert not _core.has_exchange_api(numpy.ndarray)
+
+
 def test_parts_are_sequences(tensors):
     ends = torch.tensor([0, 100, 1024], dtype=torch.int32)
     parts = s2o.attention(*tensors, "dense", cu_seqlens=ends)
