@@ -174,6 +174,14 @@ TEST_P(DeviceFaultsTest, prefill_whose_kernel_faults_costs_its_row) {
   expect_resumed("prefill");
 }
 
+TEST_P(DeviceFaultsTest, prefill_whose_kernel_faults_amid_its_work_costs_its_row) {
+  const Outcome outcome = start("prefill", "amid@3");
+  EXPECT_EQ(outcome.exit_code, 1) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("a fresh process goes on"));
+  expect_failed("prefill", ".x....", is_cuda() ? "cudaError" : "a kernel faulted");
+  expect_resumed("prefill");
+}
+
 TEST_P(DeviceFaultsTest, prefills_after_the_device_is_gone_say_so) {
   const Outcome outcome = start("prefill", "device@4");
   EXPECT_EQ(outcome.exit_code, 1) << outcome.err;
@@ -188,6 +196,52 @@ TEST_P(DeviceFaultsTest, note_for_a_fresh_process_is_for_s2o_itself) {
   EXPECT_EQ(outcome.exit_code, 2);
   EXPECT_THAT(outcome.err, HasSubstr("--after-fault: is for s2o itself"));
   EXPECT_FALSE(exists("out"));
+}
+
+// One prompt over two GPUs, of which the second fails: the first must not wait for it.
+class TwoGpuFaultsTest : public DeviceFaultsTest {
+ protected:
+  void SetUp() override {
+    DeviceFaultsTest::SetUp();
+    if (IsSkipped()) return;
+    int count = 0;
+    for (const Json& item :
+         Json::parse(run({"list", "devices", "--format", "json"}).out)["devices"]) {
+      count += item["name"].get<std::string>().starts_with("cuda:") ? 1 : 0;
+    }
+    if (count < 2) GTEST_SKIP() << count << " CUDA device(s) here, two are needed";
+    Json prefill = Json::parse(read_file(folder_ / "prefill.json"));
+    prefill["parallel"] = 2;
+    write_config("prefill.json", prefill);
+  }
+  // All rows but the second, whose error names the GPU and `what`; said once.
+  void expect_second_lost(const Outcome& outcome, const std::string& what) const {
+    EXPECT_EQ(outcome.exit_code, 1) << outcome.err;
+    expect_failed("prefill", ".x....", what);
+    EXPECT_THAT(errors("prefill")[1], HasSubstr("cuda:1: "));
+    const std::size_t first = outcome.err.find(what);
+    EXPECT_EQ(outcome.err.find(what, first + 1), std::string::npos) << outcome.err;
+    expect_resumed("prefill");
+  }
+};
+INSTANTIATE_TEST_SUITE_P(devices, TwoGpuFaultsTest, ::testing::Values("cuda"),
+                         [](const auto& test) { return test.param; });
+
+TEST_P(TwoGpuFaultsTest, kernel_that_faults_costs_the_row) {
+  expect_second_lost(start("prefill", "kernel@3"), "cudaError");
+}
+
+TEST_P(TwoGpuFaultsTest, kernel_that_faults_amid_the_work_costs_the_row) {
+  expect_second_lost(start("prefill", "amid@3"), "cudaError");
+}
+
+TEST_P(TwoGpuFaultsTest, no_memory_costs_the_prompt) {
+  const Outcome outcome = start("prefill", "memory@1,memory@2");
+  EXPECT_EQ(outcome.exit_code, 1) << outcome.err;
+  EXPECT_THAT(outcome.err, Not(HasSubstr("fresh process")));
+  expect_failed("prefill", "xxx...", "bytes of device memory");
+  EXPECT_THAT(errors("prefill")[0], HasSubstr("cuda:1: "));
+  expect_resumed("prefill");
 }
 
 }  // namespace

@@ -7,6 +7,12 @@ __global__ void failing_kernel() { __trap(); }
 
 }  // namespace
 
-void launch_failing_kernel() { failing_kernel<<<1, 1>>>(); }
+void launch_failing_kernel(int device) {
+  int before = 0;
+  (void)cudaGetDevice(&before);
+  (void)cudaSetDevice(device);
+  failing_kernel<<<1, 1>>>();
+  (void)cudaSetDevice(before);
+}
 
 }  // namespace s2o::testing

@@ -3,8 +3,8 @@
 
 namespace s2o::testing {
 
-// The next CUDA call of this process on the current device that looks reports the failure; until
-// the device is reset, so do all others.
-void launch_failing_kernel();
+// The next CUDA call of this process on `device` that looks reports the failure; until the device
+// is reset, so do all others. The current device of the thread stays.
+void launch_failing_kernel(int device);
 
 }  // namespace s2o::testing

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstdlib>
@@ -91,8 +92,9 @@ MpiStatus query_mpi() {
     const MpiModule& module = open_module();
     std::array<char, 256> text = {};
     if (module.library(text.data(), text.size()) != 0) return {.detail = "MPI says no version"};
-    std::string version = text.data();
+    std::string version = text.data();  // "Open MPI v4.1.6, ..." or "MPICH Version:\t4.0.2\n..."
     version = version.substr(0, version.find_first_of(",\n"));
+    std::ranges::replace(version, '\t', ' ');
     return {.usable = true, .detail = version + "; sweeps: mpirun -n N s2o eval|prefill ..."};
   } catch (const UnsupportedError& error) {
     return {.detail = error.what()};

@@ -1,5 +1,9 @@
 #include "app/tests/faults/faults.h"
 
+#ifdef S2O_HAS_CUDA
+#include <cuda_runtime.h>
+#endif
+
 #include <cstdlib>
 #include <vector>
 
@@ -22,7 +26,7 @@ std::string pending_faults() {
 }
 
 #ifdef S2O_HAS_CUDA
-// Takes all of the device's memory, down to the least that it hands out.
+// Takes all of the current device's memory, down to the least that it hands out.
 std::vector<DeviceBytes> all_memory() {
   std::vector<DeviceBytes> taken;
   for (std::size_t bytes = std::size_t{1} << 38; bytes >= std::size_t{1} << 16;) {
@@ -37,21 +41,40 @@ std::vector<DeviceBytes> all_memory() {
   return taken;
 }
 
-void call_without_memory(const std::function<void()>& call) {
-  const std::vector<DeviceBytes> taken = all_memory();
+// Makes a device current for as long as it lives.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(int device) {
+    (void)cudaGetDevice(&before_);
+    (void)cudaSetDevice(device);
+  }
+  ~CurrentDevice() { (void)cudaSetDevice(before_); }
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+
+ private:
+  int before_ = 0;
+};
+
+void call_without_memory(int device, const std::function<void()>& call) {
+  std::vector<DeviceBytes> taken;
+  {
+    const CurrentDevice current(device);
+    taken = all_memory();
+  }
   call();
 }
-void fault_kernel() { launch_failing_kernel(); }
+void fault_kernel(int device) { launch_failing_kernel(device); }
 #else
-void call_without_memory(const std::function<void()>&) {
+void call_without_memory(int, const std::function<void()>&) {
   throw Error("this build has no CUDA device");
 }
-void fault_kernel() {}
+void fault_kernel(int) {}
 #endif
 
 }  // namespace
 
-Faults::Faults() {
+Faults::Faults(int cuda_device) : cuda_device_(cuda_device) {
   if (pending_faults() == kGone) throw UnsupportedError("device cpu: is gone (simulated)");
 }
 
@@ -70,7 +93,7 @@ void Faults::at_call(const std::string& device, const std::function<void()>& cal
   const bool is_cuda = device == "cuda";
   if (kind == "memory") {
     if (is_cuda) {
-      call_without_memory(call);
+      call_without_memory(cuda_device_, call);
       return;
     }
     throw UnsupportedError("needs 2 bytes of device memory, 1 of 1 are free (simulated)");
@@ -82,9 +105,24 @@ void Faults::at_call(const std::string& device, const std::function<void()>& cal
       setenv(kVariable, kGone, 1);
     }
   }
-  if (is_cuda) {
-    fault_kernel();
+  if (kind == "amid") {
+    is_due_ = true;
     call();
+    return;
+  }
+  fault(device);
+  call();
+}
+
+void Faults::at_progress(const std::string& device) {
+  if (!is_due_) return;
+  is_due_ = false;
+  fault(device);
+}
+
+void Faults::fault(const std::string& device) {
+  if (device == "cuda") {
+    fault_kernel(cuda_device_);
     return;
   }
   lost_ = "device cpu is lost to this process: a kernel faulted (simulated)";

@@ -47,7 +47,8 @@ class FaultyBackend final : public Backend {
 
 class FaultyPrefill final : public PrefillBackend {
  public:
-  explicit FaultyPrefill(std::unique_ptr<PrefillBackend> inner) : inner_(std::move(inner)) {}
+  FaultyPrefill(std::unique_ptr<PrefillBackend> inner, int gpus)
+      : inner_(std::move(inner)), faults_(gpus - 1) {}
 
   std::string name() const override { return inner_->name(); }
   std::string kernel() const override { return inner_->kernel(); }
@@ -61,8 +62,11 @@ class FaultyPrefill final : public PrefillBackend {
                  const PrefillWanted& wanted, const TimingConfig& timing,
                  const PrefillProgress& progress) override {
     PrefillRun result;
-    faults_.at_call(name(),
-                    [&] { result = inner_->run(tokens, layers, wanted, timing, progress); });
+    const auto watched = [&](int done, int total) {
+      faults_.at_progress(name());
+      if (progress) progress(done, total);
+    };
+    faults_.at_call(name(), [&] { result = inner_->run(tokens, layers, wanted, timing, watched); });
     return result;
   }
   void logits_of(std::span<const float> hidden, std::span<float> logits) override {
@@ -82,7 +86,9 @@ std::unique_ptr<Backend> open_backend(const DeviceChoice& device, const std::str
 
 std::unique_ptr<PrefillBackend> open_prefill(PrefillModel model, const DeviceChoice& device,
                                              const std::string& kernel) {
-  return std::make_unique<FaultyPrefill>(make_prefill_backend(std::move(model), device, kernel));
+  const int gpus = model.parallel;
+  return std::make_unique<FaultyPrefill>(make_prefill_backend(std::move(model), device, kernel),
+                                         gpus);
 }
 
 }  // namespace s2o
