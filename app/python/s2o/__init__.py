@@ -13,6 +13,7 @@ settings that plan on the host (Work.planner says so).
 """
 
 import json
+import operator
 from typing import Any, NamedTuple, Optional
 
 from s2o import _core, _frameworks
@@ -85,6 +86,8 @@ class _Inputs:
             out = framework.empty(q.shape, out_dtype, q)
         elif _frameworks.of("out", out) is not framework:
             raise InputError(f"out: found {_kind(out)}, expected {_kind(q)}, as q")
+        elif not framework.assigns:
+            raise UnsupportedError(f"out: a {_kind(out)} cannot be written; leave it out")
         lse = framework.empty(q.shape[:-1], "fp32", q) if return_lse else None
         return (out, framework.describe("out", out), lse,
                 None if lse is None else framework.describe("lse", lse))
@@ -151,9 +154,13 @@ def attention(q, k, v, method="s2o_plus", *, cu_seqlens=None, softmax_scale=None
 def _scale(softmax_scale):
     if softmax_scale is None:
         return 0.0
-    if not softmax_scale > 0.0:
-        raise InputError(f"softmax_scale: found {softmax_scale}, expected a positive number")
-    return float(softmax_scale)
+    try:
+        scale = float(softmax_scale)
+    except (TypeError, ValueError):
+        scale = 0.0
+    if not scale > 0.0:
+        raise InputError(f"softmax_scale: found {softmax_scale!r}, expected a positive number")
+    return scale
 
 
 def _attention_of_parts(setting, q, k, v, cu_seqlens, softmax_scale, out, out_dtype, return_lse,
@@ -203,8 +210,8 @@ def _host_integers(values):
         raise InputError(f"cu_seqlens: is on {device}, expected host integers; cu_seqlens.tolist() waits "
                          "for the device")
     try:
-        return [int(value) for value in values]
-    except (TypeError, ValueError):
+        return [operator.index(value) for value in values]
+    except TypeError:
         raise InputError(f"cu_seqlens: found {values!r}, expected integers") from None
 
 

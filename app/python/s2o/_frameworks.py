@@ -32,6 +32,11 @@ class NumPy:
         self.lib = numpy
 
     def describe(self, name, array):
+        if isinstance(array, self.lib.ma.MaskedArray):
+            raise _core.InputError(f"{name}: found a masked array, expected an array without a mask")
+        if not array.flags.aligned or (name == "out" and not array.flags.writeable):
+            raise _core.InputError(f"{name}: is {'not aligned' if not array.flags.aligned else 'read-only'}, "
+                                   "expected an aligned array, an output a writeable one")
         if not array.dtype.isnative:
             raise _core.InputError(f"{name}: dtype is {array.dtype.str}, expected native byte order")
         strides = None if array.flags.c_contiguous else _elements(array.strides, array.itemsize)
@@ -68,6 +73,7 @@ class Torch:
         self.dtypes = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
         self.strided, self.contiguous_format = torch.strided, torch.contiguous_format
         self.empty_like, self.grad_enabled = torch.empty_like, torch.is_grad_enabled
+        self.plain = torch.Tensor
         self.describes_itself = _core.has_exchange_api(torch.Tensor)  # since 2.10
 
     def describe(self, name, tensor):
@@ -76,14 +82,23 @@ class Torch:
             raise _core.InputError(f"{name}: is on {tensor.device}, expected cpu or cuda")
         if tensor.layout is not self.strided:
             raise _core.InputError(f"{name}: layout is {tensor.layout}, expected a strided tensor")
+        if tensor.is_nested or tensor.is_neg():
+            found = "nested" if tensor.is_nested else "negated when read (resolve_neg() does it now)"
+            raise _core.InputError(f"{name}: is {found}, expected a tensor of one shape as it lies in memory")
         if tensor.requires_grad and self.grad_enabled():
             raise _core.UnsupportedError(
                 f"{name}: requires a gradient, and s2o has no backward pass; call it under "
                 "torch.no_grad(), or detach()")
         dtype = self.dtypes.get(tensor.dtype)
-        if self.describes_itself and dtype is not None:
+        # A subclass may be anything: a tensor without memory, or one of several tensors.
+        if self.describes_itself and tensor.__class__ is self.plain and dtype is not None:
             return tensor
-        return (tensor.data_ptr(), tensor.shape, None if tensor.is_contiguous() else tensor.stride(),
+        try:
+            address = tensor.data_ptr()
+        except RuntimeError as error:
+            raise _core.InputError(f"{name}: its library says: {str(error).splitlines()[0]}; expected an "
+                                   "array with values") from None
+        return (address, tensor.shape, None if tensor.is_contiguous() else tensor.stride(),
                 dtype or str(tensor.dtype), tensor.get_device() if on_gpu else CPU)
 
     def empty(self, shape, dtype, like):

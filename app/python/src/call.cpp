@@ -64,11 +64,28 @@ void check_same(const Tensor& tensor, const std::string& dtype, int device) {
 }
 
 void check_address(const Tensor& tensor) {
+  if (tensor.data == nullptr) {
+    throw InputError(fmt::format("{}: has shape {} and no memory, expected an array with values",
+                                 tensor.name, text_of(tensor.shape)));
+  }
   if (tensor.device == kCpu || reinterpret_cast<std::uintptr_t>(tensor.data) % kAlignment == 0) {
     return;
   }
   throw InputError(fmt::format("{}: begins at address {}, expected a multiple of {} bytes",
                                tensor.name, tensor.data, kAlignment));
+}
+
+// Tiles are written while others are still to be read.
+void check_apart(const Tensor& out, std::int64_t out_bytes, const char* name, const void* other,
+                 std::int64_t other_bytes) {
+  const auto begin = reinterpret_cast<std::uintptr_t>(out.data);
+  const auto other_begin = reinterpret_cast<std::uintptr_t>(other);
+  if (begin >= other_begin + static_cast<std::uintptr_t>(other_bytes) ||
+      other_begin >= begin + static_cast<std::uintptr_t>(out_bytes)) {
+    return;
+  }
+  throw InputError(
+      fmt::format("{}: shares memory with {}, expected an array of its own", out.name, name));
 }
 
 int to_extent(const Tensor& tensor, std::int64_t extent) {
@@ -179,6 +196,14 @@ void set_output(Call& call, const Tensor& out) {
              call.device);
   check_layout(out);
   check_address(out);
+  const std::int64_t element = call.dtype == StorageDType::kF32 ? 4 : 2;
+  const std::int64_t row = call.batch * p.seqlen * p.head_dim;
+  const std::int64_t q_bytes = p.num_q_heads * row * element;
+  const std::int64_t kv_bytes = p.num_kv_heads * row * element;
+  const std::int64_t out_bytes = p.num_q_heads * row * (call.out_fp32 ? 4 : element);
+  check_apart(out, out_bytes, "q", call.q, q_bytes);
+  check_apart(out, out_bytes, "k", call.k, kv_bytes);
+  check_apart(out, out_bytes, "v", call.v, kv_bytes);
   call.out = out.data;
 }
 
@@ -188,6 +213,7 @@ void set_lse(Call& call, const Tensor& lse) {
   check_shape(lse, expected, "(heads, seqlen)");
   check_same(lse, "fp32", call.device);
   check_layout(lse);
+  check_address(lse);
   call.lse = static_cast<float*>(lse.data);
 }
 

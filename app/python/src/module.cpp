@@ -42,14 +42,25 @@ Tensor to_tensor(const char* name, const nb::dlpack::dltensor& array) {
   tensor.data = static_cast<char*>(array.data) + array.byte_offset;
   tensor.shape.assign(array.shape, array.shape + array.ndim);
   if (array.strides != nullptr) tensor.strides.assign(array.strides, array.strides + array.ndim);
-  tensor.dtype = "DLPack code " + std::to_string(array.dtype.code) + " of " +
-                 std::to_string(array.dtype.bits) + " bits";
   for (const char* known : {"fp32", "bf16", "fp16"}) {
     if (array.dtype == dlpack_type(known)) tensor.dtype = known;
+  }
+  if (tensor.dtype.empty()) {
+    tensor.dtype = "DLPack code " + std::to_string(array.dtype.code) + " of " +
+                   std::to_string(array.dtype.bits) + " bits";
   }
   tensor.device =
       array.device.device_type == nb::device::cpu::value ? kCpu : array.device.device_id;
   return tensor;
+}
+
+// Of the Python exception that is set: what a library says of an array that it cannot describe, as
+// one without memory. Texts of PyTorch go on with the stack of its C++ code.
+InputError refusal_of_library(const char* name) {
+  const nb::python_error error;
+  const std::string text = nb::cast<std::string>(nb::str(error.value()));
+  return InputError(std::string(name) + ": its library says: " + text.substr(0, text.find('\n')) +
+                    "; expected an array with values");
 }
 
 // An array of a type with an exchange API, or a description (address, shape, strides or None,
@@ -63,7 +74,7 @@ Tensor read_tensor(const char* name, nb::handle array) {
                        ", expected a description or an array with DLPack's exchange API");
     }
     nb::dlpack::dltensor described;
-    if (api->describe(array.ptr(), &described) != 0) throw nb::python_error();
+    if (api->describe(array.ptr(), &described) != 0) throw refusal_of_library(name);
     return to_tensor(name, described);
   }
   const auto described = nb::cast<nb::tuple>(array);

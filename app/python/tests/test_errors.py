@@ -69,7 +69,7 @@ def test_types(qkv):
     raises(s2o.InputError, "q: found builtins.list, expected an array", s2o.attention, [1.0], k, v)
     raises(s2o.InputError, "k: found builtins.NoneType", s2o.attention, q, None, v)
     raises(s2o.InputError, "plan: found builtins.str", s2o.run, "plan", *qkv)
-    for scale in (0.0, -1.0, float("nan"), float("inf")):
+    for scale in (0.0, -1.0, float("nan"), float("inf"), "much"):
         raises(s2o.InputError, "softmax_scale: found", s2o.attention, *qkv, softmax_scale=scale)
 
 
@@ -83,6 +83,27 @@ def test_strides_are_copied_only_on_request(qkv):
                                      s2o.attention(q, k, v))
     raises(s2o.InputError, "out: strides are", s2o.attention, *qkv,
            out=numpy.empty((1024, 3, 64), numpy.float32).transpose(1, 0, 2))
+
+
+def test_outputs_that_cannot_be_written(qkv):
+    q, k, v = qkv
+    own = q.copy()
+    raises(s2o.InputError, "out: shares memory with q, expected an array of its own", s2o.attention,
+           own, k, v, out=own)
+    both = numpy.empty((4, 1024, 64), numpy.float32)
+    both[3] = k[0]
+    raises(s2o.InputError, "out: shares memory with k", s2o.attention, q, both[3:], v, out=both[1:])
+    s2o.attention(q, both[3:], v, out=both[:3])
+    fixed = numpy.empty_like(q)
+    fixed.flags.writeable = False
+    raises(s2o.InputError, "out: is read-only", s2o.attention, *qkv, out=fixed)
+
+
+def test_arrays_that_are_more_than_their_memory(qkv):
+    q, k, v = qkv
+    raises(s2o.InputError, "q: found a masked array", s2o.attention, *map(numpy.ma.masked_array, qkv))
+    odd = numpy.frombuffer(b"x" + q.tobytes(), numpy.uint8)[1:].view(numpy.float32).reshape(q.shape)
+    raises(s2o.InputError, "q: is not aligned", s2o.attention, odd, k, v)
 
 
 def test_values_that_are_not_finite(qkv):
@@ -104,7 +125,7 @@ def test_a_plan_is_of_its_shape(qkv):
 
 
 @pytest.mark.parametrize("ends", [[], [0], [0, 1023], [1, 1024], [0, 5, 5, 1024], [0, 7, 3, 1024],
-                                  ["a", "b"], 7, [0, 2000]])
+                                  ["a", "b"], 7, [0, 2000], [0, 1.5, 1024]])
 def test_ends_of_sequences(qkv, ends):
     raises(s2o.InputError, "cu_seqlens: found", s2o.attention, *qkv, cu_seqlens=ends)
 

@@ -35,6 +35,8 @@ def test_jax(qkv, kind):
     assert (s2o.run(plan, *arrays) == found.out).all()
     with pytest.raises(s2o.UnsupportedError, match="contiguous=True"):
         s2o.attention(*arrays, contiguous=True)
+    with pytest.raises(s2o.UnsupportedError, match="out: a jaxlib.* cannot be written"):
+        s2o.attention(*arrays, out=jax.numpy.zeros_like(arrays[0]))
     with pytest.raises(s2o.UnsupportedError, match="cu_seqlens: a jaxlib.* cannot be written in parts"):
         s2o.attention(*arrays, cu_seqlens=[0, 1024])
     with pytest.raises(s2o.InputError, match="DLPack code 0 of 32 bits, expected fp32, bf16 or fp16"):

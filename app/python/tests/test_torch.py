@@ -83,6 +83,27 @@ def test_refusals(tensors):
         s2o.attention(q, k.numpy(), v)
 
 
+def test_tensors_that_are_more_than_their_memory(tensors):
+    q, k, v = tensors
+    with pytest.raises(s2o.InputError, match="q: is negated when read"):
+        s2o.attention(torch._neg_view(q), k, v)
+    with pytest.raises(s2o.InputError, match="q: is nested"):
+        s2o.attention(torch.nested.nested_tensor([q[0], q[1]]), k, v)
+    with pytest.raises(s2o.InputError, match="q: its library says: .* expected an array with values"):
+        torch.vmap(lambda x: s2o.attention(x, k, v))(q[None])
+    fake_tensor = pytest.importorskip("torch._subclasses.fake_tensor")
+    with fake_tensor.FakeTensorMode():
+        fake = [torch.empty(n, 64, 64) for n in (2, 1, 1)]
+    with pytest.raises(s2o.InputError, match="q: "):
+        s2o.attention(*fake)
+
+    class Named(torch.Tensor):
+        pass
+
+    found = s2o.attention(*(x.as_subclass(Named) for x in tensors))
+    assert torch.equal(found.as_subclass(torch.Tensor), s2o.attention(*tensors))
+
+
 @needs_gpu
 @pytest.mark.parametrize("method", [method["name"] for method in s2o.methods()])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
