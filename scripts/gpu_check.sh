@@ -3,18 +3,23 @@
 # `s2o eval` on CUDA against the CPU, logits against transformers, the Python module, and the benchmarks
 # beside their peers. Goes on after a failure; the last lines say what failed. Safe to run again.
 #
-#   bash scripts/gpu_check.sh [--build FOLDER] [--no-bench]     (default: configure and build the cuda preset)
+#   bash scripts/gpu_check.sh [--build FOLDER] [--wheel FILE] [--no-bench]
+#
+# Without --build the cuda preset is configured and built. --wheel: the Python module, where it is not
+# to be built from --build's folder (docs/running.md says how to make one to carry).
 set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$S2O_ROOT"
 
 build=""
+wheel=""
 bench=1
 while [ $# -gt 0 ]; do
   case "$1" in
     --build) build=${2:?--build needs a folder}; shift 2 ;;
+    --wheel) wheel=${2:?--wheel needs a file}; shift 2 ;;
     --no-bench) bench=0; shift ;;
-    *) echo "unknown argument $1; usage: gpu_check.sh [--build FOLDER] [--no-bench]" >&2; exit 2 ;;
+    *) echo "unknown argument $1; usage: gpu_check.sh [--build FOLDER] [--wheel FILE] [--no-bench]" >&2; exit 2 ;;
   esac
 done
 
@@ -85,18 +90,23 @@ else
   skip "logits against transformers" "needs torch and transformers"
 fi
 
-python_module() {
-  python3 -m pip install -q --no-build-isolation --no-deps --target "$out/site" \
-    -C build-dir="$(realpath "$build")" -C cmake.define.S2O_TESTS=ON \
-    -C cmake.define.S2O_BENCHMARKS=ON ./app/python &&
-    PYTHONPATH=$out/site python3 -m pytest -q app/python/tests --s2o="$build/s2o"
+install_module() {
+  local from=(--no-build-isolation -C build-dir="$(realpath "$build")" -C cmake.define.S2O_TESTS=ON
+    -C cmake.define.S2O_BENCHMARKS=ON ./app/python)
+  [ -z "$wheel" ] || from=(--no-index "$wheel")
+  python3 -m pip install -q --no-deps --target "$out/site" "${from[@]}"
 }
-if python3 -c 'import torch, nanobind, scikit_build_core, pytest' 2>/dev/null; then
+python_module() {
+  install_module && PYTHONPATH=$out/site python3 -m pytest -q app/python/tests --s2o="$build/s2o"
+}
+needs="torch, pytest"
+[ -n "$wheel" ] || needs+=", nanobind, scikit_build_core"
+if python3 -c "import $needs" 2>/dev/null; then
   step "Python module" python_module
   [ "$bench" -eq 1 ] && step "calls from Python" \
     env PYTHONPATH="$out/site" python3 app/python/bench/overhead.py
 else
-  skip "Python module" "needs torch, nanobind, scikit-build-core and pytest"
+  skip "Python module" "needs $needs"
 fi
 
 if [ "$bench" -eq 1 ]; then
