@@ -38,6 +38,13 @@ enum Stream : std::uint64_t {
   kStreamTopicDirection,
 };
 
+struct Rotation {
+  double cosine;
+  double sine;
+};
+int slash_planes(int head_dim) { return std::min(kSlashPlanes, head_dim / 2); }
+bool has_slashes(const std::string& pattern) { return pattern == "slashes" || pattern == "mixed"; }
+
 class Synthesizer {
  public:
   Synthesizer(const ParamSet& params, std::uint64_t seed)
@@ -64,10 +71,7 @@ class Synthesizer {
     input_.v.resize(kv_size);
     input_.q.resize(kv_size * static_cast<std::size_t>(problem.group_size()));
     draw_topics();
-    const int planes = std::min(kSlashPlanes, problem.head_dim / 2);
-    for (int f = 0; f < planes; ++f) {
-      frequencies_.push_back(std::numbers::pi * std::pow(1.0e-2, static_cast<double>(f) / planes));
-    }
+    if (has_slashes(pattern_)) make_rotations();
     for_each_part(problem.num_kv_heads,
                   [this](int head, const Tokens& tokens) { fill_keys_and_values(head, tokens); });
     if (has("needles")) {
@@ -162,13 +166,36 @@ class Synthesizer {
 
   // Rotating planes: key x carries phase w_f x, query t carries the sum over its distances delta of
   // phase w_f (t - delta), so that their product peaks where t - x = delta.
-  void add_rotation(float* row, double position, double scale) const {
-    const double root = std::sqrt(static_cast<double>(frequencies_.size()));
-    for (std::size_t f = 0; f < frequencies_.size(); ++f) {
-      const double phase = frequencies_[f] * position;
-      row[2 * f] += static_cast<float>(scale * std::cos(phase) / root);
-      row[2 * f + 1] += static_cast<float>(scale * std::sin(phase) / root);
+  void add_rotation(float* row, std::int64_t position, double scale) const {
+    const std::size_t planes = static_cast<std::size_t>(num_planes_);
+    const double root = std::sqrt(static_cast<double>(planes));
+    const double sine_sign = position < 0 ? -1.0 : 1.0;
+    const Rotation* const turned =
+        &rotations_[static_cast<std::size_t>(std::abs(position)) * planes];
+    for (std::size_t f = 0; f < planes; ++f) {
+      row[2 * f] += static_cast<float>(scale * turned[f].cosine / root);
+      row[2 * f + 1] += static_cast<float>(scale * (sine_sign * turned[f].sine) / root);
     }
+  }
+  // Every head turns by the same angles.
+  void make_rotations() {
+    const std::int64_t n = input_.problem.seqlen;
+    num_planes_ = slash_planes(input_.problem.head_dim);
+    rotations_.resize(static_cast<std::size_t>(n * num_planes_));
+    std::vector<double> frequencies;
+    for (int f = 0; f < num_planes_; ++f) {
+      frequencies.push_back(std::numbers::pi *
+                            std::pow(1.0e-2, static_cast<double>(f) / num_planes_));
+    }
+    for_each_part(1, [&](int, const Tokens& tokens) {
+      Rotation* turned = &rotations_[static_cast<std::size_t>(tokens.begin * num_planes_)];
+      for (std::int64_t x = tokens.begin; x < tokens.end; ++x) {
+        for (const double frequency : frequencies) {
+          const double phase = frequency * static_cast<double>(x);
+          *turned++ = {std::cos(phase), std::sin(phase)};
+        }
+      }
+    });
   }
 
   // Key of needle n of a KV head and the first query of its run.
@@ -211,7 +238,7 @@ class Synthesizer {
         v[i] = static_cast<float>((sink ? 0.05 : 1.0) * (value_random.normal(row + c) + mean[i]));
       }
       if (sink || (has("stripes") && is_stripe(kv_head, x))) add(k, shared, amplitude(strength_));
-      if (has("slashes")) add_rotation(k, static_cast<double>(x), amplitude(strength_));
+      if (has_slashes(pattern_)) add_rotation(k, x, amplitude(strength_));
       if (has("heavy_tail")) add(k, topics[topic], amplitude(strength_));
     }
   }
@@ -241,7 +268,7 @@ class Synthesizer {
         q[i] = static_cast<float>(noise * query_random.normal(row + static_cast<std::uint64_t>(i)));
       }
       if (has_shared) add(q, shared, amplitude(strength_));
-      if (has("slashes")) add_slashes(q_head, t, q);
+      if (has_slashes(pattern_)) add_slashes(q_head, t, q);
       if (has("heavy_tail")) {
         const int topic = topic_[static_cast<std::size_t>(t)];
         add(q, topics[static_cast<std::size_t>(topic)], amplitude(strength_));
@@ -260,7 +287,7 @@ class Synthesizer {
     for (int s = 0; s < kSlashesPerHead; ++s) {
       const auto counter = static_cast<std::uint64_t>(q_head * kSlashesPerHead + s);
       const std::int64_t distance = s == 0 ? 0 : random.below(counter, input_.problem.seqlen);
-      add_rotation(q, static_cast<double>(t - distance), amplitude(strength_));
+      add_rotation(q, t - distance, amplitude(strength_));
     }
   }
 
@@ -277,8 +304,9 @@ class Synthesizer {
   const double strength_;
   const double noise_;
   AttentionInput input_;
-  std::vector<int> topic_;           // [seqlen]
-  std::vector<double> frequencies_;  // of the rotating planes
+  std::vector<int> topic_;  // [seqlen]
+  int num_planes_ = 0;
+  std::vector<Rotation> rotations_;  // [seqlen, num_planes]
 };
 
 }  // namespace
@@ -308,6 +336,18 @@ void check_synthetic(const ParamSet& params, const std::string& path) {
   };
   require_multiple("num_q_heads", params.get_int("num_kv_heads"), "num_kv_heads ");
   require_multiple("head_dim", 2, "");
+}
+
+std::uint64_t synthetic_bytes(const ParamSet& params) {
+  // The parameters' ranges keep the products below 2^64.
+  const auto head_dim = params.get_int("head_dim");
+  const auto heads = params.get_int("num_q_heads") + 2 * params.get_int("num_kv_heads");
+  auto per_token = sizeof(float) * static_cast<std::uint64_t>(heads * head_dim);
+  if (has_slashes(params.get_choice("pattern"))) {
+    per_token +=
+        sizeof(Rotation) * static_cast<std::uint64_t>(slash_planes(static_cast<int>(head_dim)));
+  }
+  return per_token * static_cast<std::uint64_t>(params.get_int("seqlen"));
 }
 
 AttentionInput make_synthetic(const ParamSet& params, std::uint64_t seed) {

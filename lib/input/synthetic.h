@@ -23,6 +23,7 @@
 // heavy_tail .095, slashes .014, mixed .009.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,9 @@ const std::vector<ParamSpec>& synthetic_param_specs();
 
 // ConfigError "<path>.<parameter>: found, expected" for values that do not fit each other.
 void check_synthetic(const ParamSet& params, const std::string& path);
+
+// What make_synthetic takes at its peak.
+std::uint64_t synthetic_bytes(const ParamSet& params);
 
 // Of params that pass the check. Deterministic in (params, seed); not rounded and not validated
 // yet.

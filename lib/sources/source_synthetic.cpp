@@ -6,14 +6,6 @@
 namespace s2o {
 namespace {
 
-// Of q, k and v. The parameters' ranges keep the product below 2^64.
-std::uint64_t input_bytes(const ParamSet& params) {
-  const auto heads = params.get_int("num_q_heads") + 2 * params.get_int("num_kv_heads");
-  return sizeof(float) * static_cast<std::uint64_t>(heads) *
-         static_cast<std::uint64_t>(params.get_int("seqlen")) *
-         static_cast<std::uint64_t>(params.get_int("head_dim"));
-}
-
 InputIdentity identity_of(const ParamSet& params, const SourceOptions& options) {
   InputIdentity identity;
   identity.facts["source"] = "synthetic";
@@ -46,7 +38,7 @@ std::vector<InputCell> expand_synthetic_source(const nlohmann::ordered_json& ent
     cell.seqlen = params.get_int("seqlen");
     cell.identity = identity_of(params, options);
     cell.load = [params, options, name = cell.name] {
-      require_memory(input_bytes(params), name);
+      require_memory(synthetic_bytes(params), name);
       AttentionInput input = make_synthetic(params, options.seed);
       input.dtype = options.dtype;
       round_to_dtype(input.q, options.dtype, input.name + ": q");
