@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstring>
 #include <map>
 #include <set>
@@ -23,6 +24,7 @@ namespace s2o {
 namespace {
 
 using Json = nlohmann::ordered_json;
+using Clock = std::chrono::steady_clock;
 
 Json join_to_json(const RankJoin& join) {
   Json expected = Json::array();
@@ -165,7 +167,10 @@ void RankLead::check_devices() const {
 }
 
 EvalSummary RankLead::run(const Rows& rows) {
-  CellQueue queue(joins_.front().expected.size(), joins_.front().cells_per_input, rows.has_row);
+  CellQueue queue(
+      joins_.front().expected.size(), joins_.front().cells_per_input, rows.has_row,
+      [this](std::size_t cell) { return static_cast<double>(expected()[cell].seqlen); });
+  std::map<int, Clock::time_point> given;  // when a rank got what it has in hand
   EvalSummary summary;
   std::set<int> waiting;  // without a cell
   std::set<int> working;
@@ -180,6 +185,7 @@ EvalSummary RankLead::run(const Rows& rows) {
         ++rank;
         continue;
       }
+      given[*rank] = Clock::now();
       hub_.send(*rank, cell ? Frame{.kind = FrameKind::kCell, .json = {{"cell", *cell}}}
                             : Frame{.kind = FrameKind::kEnd});
       rank = waiting.erase(rank);
@@ -214,7 +220,7 @@ EvalSummary RankLead::run(const Rows& rows) {
         std::vector<float> out(frame.bytes.size() / sizeof(float));
         if (!out.empty()) std::memcpy(out.data(), frame.bytes.data(), frame.bytes.size());
         rows.add(entry.cell, entry.row, out);
-        queue.finished(from);
+        queue.finished(from, std::chrono::duration<double>(Clock::now() - given[from]).count());
         waiting.insert(from);
         break;
       }
