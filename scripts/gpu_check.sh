@@ -3,23 +3,26 @@
 # `s2o eval` on CUDA against the CPU, logits against transformers, the Python module, and the benchmarks
 # beside their peers. Goes on after a failure; the last lines say what failed. Safe to run again.
 #
-#   bash scripts/gpu_check.sh [--build FOLDER] [--wheel FILE] [--no-bench]
+#   bash scripts/gpu_check.sh [--build FOLDER] [--wheel FILE] [--only PATTERN] [--no-bench]
 #
 # Without --build the cuda preset is configured and built. --wheel: the Python module, where it is not
-# to be built from --build's folder (docs/running.md says how to make one to carry).
+# to be built from --build's folder (docs/running.md says how to make one to carry). --only: steps whose
+# names match.
 set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 cd "$S2O_ROOT"
 
 build=""
 wheel=""
+only=""
 bench=1
 while [ $# -gt 0 ]; do
   case "$1" in
     --build) build=${2:?--build needs a folder}; shift 2 ;;
     --wheel) wheel=${2:?--wheel needs a file}; shift 2 ;;
+    --only) only=${2:?--only needs a pattern}; shift 2 ;;
     --no-bench) bench=0; shift ;;
-    *) echo "unknown argument $1; usage: gpu_check.sh [--build FOLDER] [--wheel FILE] [--no-bench]" >&2; exit 2 ;;
+    *) echo "unknown argument $1; usage: gpu_check.sh [--build FOLDER] [--wheel FILE] [--only PATTERN] [--no-bench]" >&2; exit 2 ;;
   esac
 done
 
@@ -37,6 +40,7 @@ results=()
 step() {
   local name=$1 begin=$SECONDS
   shift
+  [[ $name =~ $only ]] || return 0
   echo "== $name"
   if "$@"; then
     results+=("ok      $name ($((SECONDS - begin)) s)")
@@ -44,7 +48,7 @@ step() {
     results+=("FAILED  $name ($((SECONDS - begin)) s)")
   fi
 }
-skip() { results+=("skipped $1: $2"); }
+skip() { [[ $1 =~ $only ]] && results+=("skipped $1: $2"); }
 
 "$build/s2o" list devices
 "$build/s2o" list kernels

@@ -30,7 +30,10 @@
 namespace s2o {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 constexpr int kLogitPositions = 16;
+constexpr std::chrono::seconds kBetweenLines(5);
 
 struct Options {
   std::vector<std::int64_t> seqlens = {8192, 16384, 32768, 65536, 131072};
@@ -222,9 +225,10 @@ class Bench {
         wanted.logit_positions.push_back((i + 1) * seqlen / kLogitPositions - 1);
       }
     }
-    const auto begin = std::chrono::steady_clock::now();
-    const PrefillRun run = backend.run(tokens(config, seqlen), layers, wanted, timing, {});
-    const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - begin;
+    const auto begin = Clock::now();
+    const PrefillRun run =
+        backend.run(tokens(config, seqlen), layers, wanted, timing, show_progress(seqlen, name));
+    const std::chrono::duration<double> wall = Clock::now() - begin;
     print_row(config, seqlen, name, run);
     fmt::print("{:>8} {:<14}{:>10.2f} s for all passes, {} on each GPU\n", seqlen, name,
                wall.count(), bytes_text(static_cast<double>(run.device_bytes)));
@@ -232,6 +236,18 @@ class Bench {
     if (!options_.logits.empty())
       keep_logits(run, fmt::format("{}.{}.{}", options_.logits, name, seqlen));
     return run;
+  }
+
+  // A line on stderr now and then: a million tokens take minutes.
+  static PrefillProgress show_progress(std::int64_t seqlen, const std::string& name) {
+    const auto begin = Clock::now();
+    return [seqlen, name, begin, next = begin + kBetweenLines](int done, int total) mutable {
+      if (Clock::now() < next) return;
+      next = Clock::now() + kBetweenLines;
+      const std::chrono::duration<double> passed = Clock::now() - begin;
+      fmt::print(stderr, "{:>8} {:<14}{:>10.2f} s, {} of {} layers of all passes\n", seqlen, name,
+                 passed.count(), done, total);
+    };
   }
 
   // Logits [kLogitPositions, vocab_size] in fp32, then losses in fp64.
