@@ -114,7 +114,7 @@ TEST_P(CudaBackendTest, failing_kernel_is_an_error_of_its_run_and_loses_the_devi
         start({1000, 4, 1, 64});
         run(*cuda_, PlanKind::kS2o);
         const bool was_there = cuda_->lost().empty();
-        testing::launch_failing_kernel();
+        testing::launch_failing_kernel(/*device=*/0);
         bool failed = false;
         try {
           run(*cuda_, PlanKind::kS2o);
