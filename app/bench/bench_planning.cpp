@@ -1,6 +1,6 @@
 // Times planning on a device and checks it against the CPU method, for the first KV head's group.
 //   bench_planning [method=s2o,s2o_plus,...] seqlen=131072,32768 segment=1024 [heads=32]
-//     [kv_heads=8] [head_dim=128] [shared=0] [diagonal=0] [window=0] [depth=0] [score_mib=1024]
+//     [kv_heads=8] [head_dim=128] [shared=0] [window=0] [depth=0] [score_mib=1024]
 //     [repeats=20] [rows=4] [check=0] [steps=0] [kernel=sm80,sm90] [PARAMETER=JSON...]
 // s2o takes the options up to score_mib; other methods their own parameters. `rows` segments of s2o
 // are compared with exact scores; check=1 compares the plans of other methods with their CPU plans;
@@ -87,7 +87,6 @@ Options parse(int argc, char** argv) {
                   {"kv_heads", {8}},
                   {"head_dim", {128}},
                   {"shared", {0}},
-                  {"diagonal", {0}},
                   {"window", {0}},
                   {"depth", {0}},
                   {"score_mib", {1024}},
@@ -151,7 +150,6 @@ testing::S2oCase s2o_settings_of(const Options& options, std::int64_t segment_si
   const auto option = [&options](const char* name) { return options.at(name).front(); };
   return {.segment_size = segment_size,
           .share_key_order_in_group = option("shared") != 0,
-          .diagonal_ranking = option("diagonal") != 0,
           .local_window = option("window"),
           .max_depth = option("depth"),
           .score_bytes = option("score_mib") << 20};
@@ -310,9 +308,8 @@ void run(const Options& options, const std::string& method, std::int64_t seqlen,
   std::printf("%s%s%s seqlen %7lld", method.c_str(), variant.name.empty() ? "" : " ",
               variant.name.c_str(), static_cast<long long>(seqlen));
   if (is_s2o) {
-    std::printf(" S %5lld%s%s depth %lld", static_cast<long long>(segment_size),
+    std::printf(" S %5lld%s depth %lld", static_cast<long long>(segment_size),
                 settings.share_key_order_in_group ? " shared" : "",
-                settings.diagonal_ranking ? " diagonal" : "",
                 static_cast<long long>(settings.max_depth));
   }
   std::printf(": %8.3f ms (min %.3f)  %6.2f GB %6.0f GB/s  %8.1f GFLOP  workspace %.2f GB", median,

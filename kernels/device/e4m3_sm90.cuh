@@ -100,18 +100,6 @@ S2O_DEVICE void multiply_e4m3(std::uint32_t (&d)[4][2], std::uint64_t a, std::ui
       : "l"(a), "l"(b), "r"(accumulate) : "memory");
 }
 // clang-format on
-S2O_DEVICE void multiply_e4m3(std::uint32_t (&d)[2][2], std::uint64_t a, std::uint64_t b,
-                              int accumulate) {
-  asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %6, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n16k32.f16.e4m3.e4m3 {%0, %1, %2, %3}, %4, %5, p, 1, 1;}"
-      : "+r"(d[0][0]), "+r"(d[0][1]), "+r"(d[1][0]), "+r"(d[1][1])
-      : "l"(a), "l"(b), "r"(accumulate)
-      : "memory");
-}
-S2O_DEVICE void pin_registers(std::uint32_t (&d)[2][2]) {
-  asm volatile("" : "+r"(d[0][0]), "+r"(d[0][1]), "+r"(d[1][0]), "+r"(d[1][1])::"memory");
-}
 S2O_DEVICE void pin_registers(std::uint32_t (&d)[4][2]) {
 #pragma unroll
   for (int j = 0; j < 4; ++j) asm volatile("" : "+r"(d[j][0]), "+r"(d[j][1])::"memory");
@@ -152,7 +140,6 @@ inline std::uint32_t max_of_pairs(std::uint32_t a, std::uint32_t b, std::uint32_
 }
 
 inline void pin_registers(std::uint32_t (&)[4][2]) {}
-inline void pin_registers(std::uint32_t (&)[2][2]) {}
 
 struct ModelE4m3Product {
   std::uint32_t (*d)[2];  // [tiles]
@@ -209,11 +196,6 @@ inline void multiply_e4m3(HalfAccumulators& d, std::uint64_t a, std::uint64_t b,
 inline void multiply_e4m3(std::uint32_t (&d)[4][2], std::uint64_t a, std::uint64_t b,
                           int accumulate) {
   simt::warpgroup_product("wgmma.e4m3.n32", new ModelE4m3Product{d, 4, a, b, accumulate},
-                          model_e4m3_product);
-}
-inline void multiply_e4m3(std::uint32_t (&d)[2][2], std::uint64_t a, std::uint64_t b,
-                          int accumulate) {
-  simt::warpgroup_product("wgmma.e4m3.n16", new ModelE4m3Product{d, 2, a, b, accumulate},
                           model_e4m3_product);
 }
 

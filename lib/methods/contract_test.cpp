@@ -225,7 +225,7 @@ TEST(MethodSettings, values_that_contradict_each_other_name_their_place) {
             "here.segment_size: found 200, expected a multiple of block_size 128");
   EXPECT_EQ(refusal("s2o", R"({"segment_size": 200})"),
             "here.segment_size: found 200, expected a multiple of block_m 128");
-  EXPECT_EQ(refusal("s2o_plus", R"({"segment_size": 256, "ranking": "clusters"})"), "");
+  EXPECT_EQ(refusal("s2o_plus", R"({"segment_size": 256, "ranking": "mean"})"), "");
   EXPECT_NE(refusal("s2o_plus", R"({"segment_size": 256})"), "");
   EXPECT_NE(refusal("s2o_plus", R"({"query_guide": "prefix_mean_key"})"), "");
   EXPECT_NE(refusal("flash_prefill", R"({"compensation": "centroid"})"), "");

@@ -17,8 +17,7 @@ RowRankingSettings ranking_above(float floor) {
           .floor = floor,
           .num_probes = 0,
           .least_mass = 0.0f,
-          .reach_limit = 0.0f,
-          .few_limit = 0.0f};
+          .reach_limit = 0.0f};
 }
 RowRankingSettings probing_ranking() {
   return {.local_window = 128,
@@ -26,8 +25,7 @@ RowRankingSettings probing_ranking() {
           .floor = 1e-3f,
           .num_probes = 6,
           .least_mass = 1e-4f,
-          .reach_limit = 0.01f,
-          .few_limit = 0.01f};
+          .reach_limit = 0.01f};
 }
 
 std::unique_ptr<Planner> row_planner_of(const AttentionInput& input,
@@ -60,7 +58,7 @@ RowAgreement expect_row_agreement(const AttentionInput& input, const RowRankingS
       const std::int64_t history = ranking.history_length(tile);
       const std::vector<std::int32_t> keys = gathered_keys(plan, head, tile);
       const std::string where = "head " + std::to_string(head) + ", tile " + std::to_string(tile);
-      if (history == 0 || ranking.tier(head, tile).reach == kNothingFar) {
+      if (history == 0 || ranking.reach(head, tile) == kNothingFar) {
         std::vector<std::int32_t> sink(
             static_cast<std::size_t>(std::min<std::int64_t>(settings.sink, history)));
         for (std::size_t i = 0; i < sink.size(); ++i) sink[i] = static_cast<std::int32_t>(i);

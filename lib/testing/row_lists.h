@@ -12,7 +12,7 @@
 
 namespace s2o::testing {
 
-// All queries and whole histories.
+// Whole histories.
 RowRankingSettings ranking_above(float floor);
 // Whose probes tell what heads need.
 RowRankingSettings probing_ranking();

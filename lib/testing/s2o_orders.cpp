@@ -30,13 +30,7 @@ S2oSettings S2oCase::settings() const {
           .history_order = HistoryOrder::kRanked,
           .share_key_order_in_group = share_key_order_in_group,
           .stop = stop,
-          .ranking = {.form = num_clusters > 0   ? Ranking::kClusters
-                              : diagonal_ranking ? Ranking::kDiagonal
-                                                 : Ranking::kMean,
-                      .num_clusters = num_clusters,
-                      .cluster_iterations = 3,
-                      .normalizer_aware = normalizer_aware,
-                      .value_aware = value_aware},
+          .ranking = Ranking::kMean,
           .local_window = local_window,
           .fold = fold,
           .natural_pass1 = query_guide != QueryGuide::kNone,
@@ -58,7 +52,6 @@ std::span<const std::int32_t> S2oOrders::row(int list, std::int64_t segment) con
 OrderComparison compare_orders_with_cpu(const AttentionInput& input, const S2oCase& settings,
                                         const S2oOrders& plan,
                                         std::span<const std::int64_t> segments) {
-  const KeyRanking ranking(input, settings.settings().ranking);
   const int group = input.problem.num_q_heads / plan.shape.num_lists();
   std::vector<std::int64_t> compared(segments.begin(), segments.end());
   if (compared.empty()) {
@@ -74,10 +67,10 @@ OrderComparison compare_orders_with_cpu(const AttentionInput& input, const S2oCa
     if (length == 0) return;
     const std::int64_t begin = segment * settings.segment_size;
     const std::int64_t end = std::min(begin + settings.segment_size, input.problem.seqlen);
-    const auto scores = ranking.scores(list * group, group, begin, end, length);
+    const auto scores = mean_query_scores(input, list * group, group, begin, end, length);
     float largest = 0.0f;
     for (const float score : scores) largest = std::max(largest, std::abs(score));
-    // 16-bit means and squares (8 bits of mantissa at least), fp16 scores.
+    // 16-bit means (8 bits of mantissa at least), fp16 scores.
     rows[static_cast<std::size_t>(task)] =
         compare_orders(scores, plan.row(list, segment), exact_order(scores),
                        {.score_error = 0.01 + 0.01 * static_cast<double>(largest)});

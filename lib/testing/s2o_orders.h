@@ -19,10 +19,6 @@ struct S2oCase {
   std::int64_t segment_size = 1024;
   int block_m = 128;
   bool share_key_order_in_group = false;
-  bool diagonal_ranking = false;
-  int num_clusters = 0;  // 0: from the mean query
-  bool normalizer_aware = false;
-  bool value_aware = false;
   QueryGuide query_guide = QueryGuide::kNone;
   std::int64_t local_window = 0;
   std::int64_t max_depth = 0;

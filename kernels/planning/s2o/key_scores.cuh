@@ -1,5 +1,5 @@
-// Scores of the history of every row (history.h): mean queries times keys on the tensor cores, the
-// diagonal second-order term in the same pass, rounded to fp16.
+// Scores of the history of every row (history.h): mean queries times keys on the tensor cores,
+// rounded to fp16.
 //
 // A block holds kScoreRowTile rows of one KV head, its means in registers, and walks kKeyChunk
 // keys, kScoreKeyTile at a time through kScoreStages buffers. Keys are stored in shared memory in
@@ -11,7 +11,6 @@
 #include "kernels/device/layout.cuh"
 #include "kernels/device/mma_sm80.cuh"
 #include "kernels/planning/launch.cuh"
-#include "kernels/planning/s2o/mean_queries.cuh"
 #include "kernels/planning/s2o/ops.h"
 #include "kernels/planning/shared/platform_planning.cuh"
 
@@ -21,10 +20,9 @@ inline constexpr int kScoreThreads = 128;
 inline constexpr int kScoreKeyTile = 64;
 inline constexpr int kScoreStages = 3;
 
-template <int kHeadDim, bool kDiagonal>
+template <int kHeadDim>
 struct SharedScores {
   alignas(128) unsigned char means[tile_bytes(kScoreRowTile, kHeadDim)];
-  alignas(128) unsigned char variances[kDiagonal ? tile_bytes(kScoreRowTile, kHeadDim) : 16];
   alignas(128) unsigned char k[kScoreStages][tile_bytes(kScoreKeyTile, kHeadDim)];
 };
 
@@ -36,7 +34,7 @@ S2O_HOST_DEVICE constexpr int score_key_of_slot(int slot) {
   return slot / 32 * 32 + column / 2 * 8 + product * 2 + column % 2;
 }
 
-template <class Element, int kHeadDim, bool kDiagonal>
+template <class Element, int kHeadDim>
 class KeyScores {
  public:
   S2O_DEVICE explicit KeyScores(const KeyScoreArgs& args)
@@ -58,7 +56,6 @@ class KeyScores {
   S2O_DEVICE void run() {
     if (first_key_ >= end_key_) return;
     load_rows(shared_address(s_.means), args_.means);
-    if constexpr (kDiagonal) load_rows(shared_address(s_.variances), args_.variances);
     load_keys(0, first_key_);
     copy_async_commit();
     load_keys(1, first_key_ + kScoreKeyTile);
@@ -81,7 +78,7 @@ class KeyScores {
   }
 
  private:
-  using Shared = SharedScores<kHeadDim, kDiagonal>;
+  using Shared = SharedScores<kHeadDim>;
   static constexpr int kKeyBytes = kHeadDim * 2;
   static constexpr int kChunks = kHeadDim / kChunkElements;
   static constexpr int kRowsPerPass = kScoreThreads / kChunks;
@@ -178,7 +175,7 @@ class KeyScores {
     const int first = first_row_ + warp_row();
     const int last = first + kWarpRows - 1;
     longest_ = first < end_row_ ? row_end(last) : 0;
-    shortest_ = last < end_row_ && args_.key_bias == nullptr ? row_end(first) : 0;
+    shortest_ = last < end_row_ ? row_end(first) : 0;
 #pragma unroll
     for (int r = 0; r < 2 * kRowTiles; ++r) {
       const int row = min_of(row_of(r / 2, r % 2), end_row_ - 1);
@@ -211,7 +208,6 @@ class KeyScores {
       for (int r = 0; r < 2 * kRowTiles; ++r) store_scores(r, key, kItems, score);
       return;
     }
-    if (args_.key_bias != nullptr) add_bias(key, score);
 #pragma unroll
     for (int r = 0; r < 2 * kRowTiles; ++r) {
       const int row = row_of(r / 2, r % 2);
@@ -223,16 +219,6 @@ class KeyScores {
   // Element e of row r: of the e-th of the thread's neighbouring keys (score_key_of_slot).
   static S2O_DEVICE float& score_of(Scores& score, int r, int e) {
     return score[r / 2][e / 2][r % 2 * 2 + e % 2];
-  }
-
-  S2O_DEVICE void add_bias(int key, Scores& score) const {
-    const float* const bias = args_.key_bias + kv_head_ * args_.shape.seqlen + key;
-#pragma unroll
-    for (int e = 0; e < kItems; ++e) {
-      const float added = key + e < end_key_ ? load_global(bias + e) : 0.0f;
-#pragma unroll
-      for (int r = 0; r < 2 * kRowTiles; ++r) score_of(score, r, e) += added;
-    }
   }
 
   // Keys key .. key + 7 of row r; those beyond `count` go to the padding of the row. A score that
@@ -254,22 +240,11 @@ class KeyScores {
 
   S2O_DEVICE void multiply(int buffer, Scores& score) const {
     const int lane = lane_index();
-    const MatrixPosition a_source = ldmatrix_a_source(static_cast<unsigned>(lane));
     const MatrixPosition b_source = ldmatrix_b_source(static_cast<unsigned>(lane));
-    const std::uint32_t variance_lane = swizzled_lane_address(
-        shared_address(s_.variances), warp_row() + a_source.row, a_source.column);
     const std::uint32_t key_lane = swizzled_lane_address(
         shared_address(s_.k[buffer]), warp_key() + b_source.row, b_source.column);
 #pragma unroll
     for (int step = 0; step < kHeadDim / 16; ++step) {
-      std::uint32_t variance[kRowTiles][4];
-#pragma unroll
-      for (int t = 0; t < kRowTiles; ++t) {
-        if constexpr (kDiagonal) {
-          load_matrix_x4(variance[t],
-                         swizzled_step_address(variance_lane, kScoreRowTile, t * 16, 2 * step));
-        }
-      }
 #pragma unroll
       for (int n = 0; n < kKeyTiles; n += 2) {
         std::uint32_t b[4];
@@ -278,15 +253,6 @@ class KeyScores {
         for (int t = 0; t < kRowTiles; ++t) {
           multiply_accumulate<Element>(score[t][n], mean_[step][t], b[0], b[1]);
           multiply_accumulate<Element>(score[t][n + 1], mean_[step][t], b[2], b[3]);
-        }
-        if constexpr (kDiagonal) {
-#pragma unroll
-          for (int i = 0; i < 4; ++i) b[i] = squared<Element>(b[i]);
-#pragma unroll
-          for (int t = 0; t < kRowTiles; ++t) {
-            multiply_accumulate<Element>(score[t][n], variance[t], b[0], b[1]);
-            multiply_accumulate<Element>(score[t][n + 1], variance[t], b[2], b[3]);
-          }
         }
       }
     }
@@ -326,7 +292,7 @@ class KeyScores {
   int end_key_;
   std::uint32_t mean_[kHeadDim / 16][kRowTiles][4];
   // Ends of the longest row of the warp, and of the shortest: up to there nothing but the product
-  // is to be written (0 if a row does not exist or keys have a bias).
+  // is to be written (0 if a row does not exist).
   int longest_;
   int shortest_;
   // Of this thread's rows.
@@ -337,19 +303,17 @@ class KeyScores {
   std::uint32_t target_[2 * kRowTiles];  // in 16 bytes: rows begin at multiples of 64 scores
 };
 
-template <class Element, int kHeadDim, bool kDiagonal>
+template <class Element, int kHeadDim>
 struct KeyScoresKernel {
   static constexpr const char* kName = "planning: key scores";
   static constexpr int kThreads = kScoreThreads;
-  static constexpr int kMinBlocks = kDiagonal ? 2 : 3;
+  static constexpr int kMinBlocks = 3;
   static Grid grid(const KeyScoreArgs& args) {
     return {
         .blocks = std::int64_t{args.num_batch_kv_heads} * args.num_row_tiles * args.num_key_chunks,
-        .shared_bytes = sizeof(SharedScores<kHeadDim, kDiagonal>)};
+        .shared_bytes = sizeof(SharedScores<kHeadDim>)};
   }
-  S2O_DEVICE static void run(const KeyScoreArgs& args) {
-    KeyScores<Element, kHeadDim, kDiagonal>(args).run();
-  }
+  S2O_DEVICE static void run(const KeyScoreArgs& args) { KeyScores<Element, kHeadDim>(args).run(); }
 };
 
 }  // namespace s2o::device

@@ -8,14 +8,11 @@
 
 namespace s2o {
 
-// First- and second-order statistics of the queries of a segment, scaled by softmax_scale.
+// Means of the queries of a segment, scaled by softmax_scale.
 struct MeanQueryArgs {
   const void* q = nullptr;  // [num_q_heads, seqlen, head_dim], 16-bit
   // Rows of segment s: s * lists_per_kv_head + list of the KV head.
-  void* means = nullptr;      // [num_kv_heads, num_segments * lists_per_kv_head, head_dim], 16-bit
-  void* variances = nullptr;  // the same shape: half the variance of each element; may be null
-  // [num_q_heads, seqlen]; may be null. Else means are those of q less its covariance with the lse.
-  const float* lse = nullptr;
+  void* means = nullptr;  // [num_kv_heads, num_segments * lists_per_kv_head, head_dim], 16-bit
   HistoryShape shape;
   std::int32_t heads_per_list = 1;  // query heads whose queries are averaged
   float softmax_scale = 0.0f;
@@ -31,9 +28,7 @@ struct ScoreRange {
 // Scores of the rows of some KV heads and segments ("a batch"), as fp16.
 struct KeyScoreArgs {
   const void* means = nullptr;      // as in MeanQueryArgs
-  const void* variances = nullptr;  // may be null
   const void* k = nullptr;          // [num_kv_heads, seqlen, head_dim], 16-bit
-  const float* key_bias = nullptr;  // [num_kv_heads, seqlen], added to every score; may be null
   std::uint16_t* scores = nullptr;  // [lists of the batch][scores_per_list]
   ScoreRange* ranges = nullptr;     // [num_lists, num_segments], zero at the start
   // Zero, or the complement of list * num_segments + segment of the first row with a score that is

@@ -175,8 +175,8 @@ class PackQueries {
     const int segment = args_.tiles.at(block_index() % args_.tiles.count());
     const std::int64_t tile = std::int64_t{head} * shape.num_segments + segment;
     if (shape.history_length(segment) == 0) return;
-    if (args_.tiers != nullptr && !is_whole_tile(segment, shape.num_segments) &&
-        load_global(&args_.tiers[head].reach) == kNothingFar) {
+    if (args_.reaches != nullptr && !is_whole_tile(segment, shape.num_segments) &&
+        load_global(&args_.reaches[head]) == kNothingFar) {
       return;
     }
     const int kv_head = head / shape.lists_per_kv_head;

@@ -3,8 +3,8 @@
 //
 // Probes: a block of threads, one warpgroup, weighs some groups of keys for one probe: products as
 // in rank_rows_sm90 with a quarter of the tile's queries, and sums of exponentials where a maximum
-// is large enough. A thread fetches the groups ahead. Each group's sums have a place of their own.
-// Tiers: a block a head, a warp a probe.
+// is large enough. A thread fetches the groups ahead. Each group's mass has a place of its own.
+// Reaches: a block a head, a warp a probe.
 #pragma once
 
 #include "kernels/device/e4m3_sm90.cuh"
@@ -21,14 +21,14 @@ inline constexpr int kProbeGroups = 32;  // of a block of threads
 struct SharedProbe {
   alignas(128) unsigned char q[kPackedQueryBytes];
   alignas(128) unsigned char k[kProbeStages][kPackedGroupBytes];
-  ProbedGroup sums[2][kProbeThreads / 32];  // groups take turns
+  float masses[2][kProbeThreads / 32];  // groups take turns
   Barrier q_full;
   Barrier k_full[kProbeStages];
 };
 
 class ProbeRowsSm90 {
  public:
-  S2O_DEVICE explicit ProbeRowsSm90(const FindLocalArgs& args)
+  S2O_DEVICE explicit ProbeRowsSm90(const FindReachArgs& args)
       : args_(args),
         s_(*reinterpret_cast<SharedProbe*>(shared_memory())),
         num_groups_(static_cast<int>(num_key_groups(args.shape.seqlen))) {
@@ -39,15 +39,13 @@ class ProbeRowsSm90 {
     length_ = static_cast<int>(args.shape.history_length(segment_));
     first_ = block_index() % chunks * kProbeGroups;
     end_ = min_of(first_ + kProbeGroups, ceil_div(length_, kKeyGroup));
-    groups_ = args.probed + (std::int64_t{head_} * args.tiles.count() + probe) * num_groups_;
+    masses_ = args.masses + (std::int64_t{head_} * args.tiles.count() + probe) * num_groups_;
     const std::int64_t left = args.shape.seqlen - std::int64_t{segment_} * kRankedRows;
     const int rows = left < kRankedRows ? static_cast<int>(left) : kRankedRows;
     num_probed_ = static_cast<float>(num_probed(rows));
-    num_beside_ = static_cast<float>(num_beside_probed(rows));
     // A little below the least mass that counts, in which a mean cannot exceed a maximum.
     const float least = log2_fast(args.least_mass) + kScoreBias - 0.03125f;
     least_score_ = least > 0.0f ? static_cast<std::int32_t>(pack_pair<Fp16>(least, 0.0f)) : -32768;
-    least_seen_ = max_of(args.least_mass, kBackground / static_cast<float>(length_));
   }
 
   S2O_DEVICE void run() {
@@ -69,17 +67,14 @@ class ProbeRowsSm90 {
     barrier_wait(&s_.q_full, 0);
     for (int i = 0; first_ + i < end_; ++i) {
       barrier_wait(&s_.k_full[i % kProbeStages], i / kProbeStages % 2);
-      const ProbedGroup own = weigh(i % kProbeStages, (first_ + i) * kKeyGroup);
-      if (lane_index() == 0) s_.sums[i % 2][warp_index()] = own;
-      sync_block(kProbeThreads);  // sums are there, and nobody reads the stage
+      const float own = weigh(i % kProbeStages, (first_ + i) * kKeyGroup);
+      if (lane_index() == 0) s_.masses[i % 2][warp_index()] = own;
+      sync_block(kProbeThreads);  // masses are there, and nobody reads the stage
       if (thread_index() != 0) continue;
       fetch(i + kProbeStages);
-      ProbedGroup total{};
-      for (int w = 0; w < kProbeThreads / 32; ++w) {
-        total.mass += s_.sums[i % 2][w].mass;
-        total.unseen += s_.sums[i % 2][w].unseen;
-      }
-      groups_[first_ + i] = total;
+      float total = 0.0f;
+      for (int w = 0; w < kProbeThreads / 32; ++w) total += s_.masses[i % 2][w];
+      masses_[first_ + i] = total;
     }
   }
 
@@ -108,25 +103,21 @@ class ProbeRowsSm90 {
     return quad_sum(sum) * kInverseBias;
   }
 
-  S2O_DEVICE bool may_count(const Accumulators& d, const Accumulators& beside) const {
-    const std::uint32_t largest = max_of_pairs(max_of_pairs(d[0][0], d[0][1], d[1][0]),
-                                               max_of_pairs(d[1][1], beside[0][0], beside[0][1]),
-                                               max_of_pairs(beside[1][0], beside[1][1]));
+  S2O_DEVICE bool may_count(const Accumulators& d) const {
+    const std::uint32_t largest =
+        max_of_pairs(max_of_pairs(d[0][0], d[0][1], d[1][0]),
+                     max_of_pairs(d[1][1], d[2][0], d[2][1]), max_of_pairs(d[3][0], d[3][1]));
     return static_cast<std::int16_t>(largest & 0xffffu) >= least_score_ ||
            static_cast<std::int16_t>(largest >> 16) >= least_score_;
   }
 
   // Of the warp's keys of a group, in every lane.
-  S2O_DEVICE ProbedGroup weigh(int stage, int first_key) const {
-    Accumulators d[kKeyGroupTiles], beside[kKeyGroupTiles];
+  S2O_DEVICE float weigh(int stage, int first_key) const {
+    Accumulators d[kKeyGroupTiles];
     const std::uint64_t queries =
         strided_descriptor(shared_address(s_.q), kRankedRows, kRankedRows / kProbedRows);
-    const std::uint64_t others = descriptor_at(queries, 8 * 16);
 #pragma unroll
-    for (int b = 0; b < kKeyGroupTiles; ++b) {
-      pin_registers(d[b]);
-      pin_registers(beside[b]);
-    }
+    for (int b = 0; b < kKeyGroupTiles; ++b) pin_registers(d[b]);
     warpgroup_fence();
 #pragma unroll
     for (int b = 0; b < kKeyGroupTiles; ++b) {
@@ -138,47 +129,37 @@ class ProbeRowsSm90 {
       for (int half = 0; half < 2; ++half) {
         const std::uint64_t a = descriptor_at(keys, half * 2 * 64 * 16);
         multiply_e4m3(d[b], a, descriptor_at(queries, half * 2 * kRankedRows * 16), half);
-        multiply_e4m3(beside[b], a, descriptor_at(others, half * 2 * kRankedRows * 16), half);
       }
     }
     warpgroup_commit();
     warpgroup_wait<0>();
-    ProbedGroup total{};
+    float total = 0.0f;
 #pragma unroll
     for (int b = 0; b < kKeyGroupTiles; ++b) {
       pin_registers(d[b]);
-      pin_registers(beside[b]);
-      if (!any_lane(may_count(d[b], beside[b]))) continue;
+      if (!any_lane(may_count(d[b]))) continue;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const float seen = sum_of(d[b], i);
-        const float other = sum_of(beside[b], i);
+        const float mass = sum_of(d[b], i) / num_probed_;
         const int key = first_key + warp_index() * 64 + lane_index() / 4 * 8 + b * 2 + i;
         if (key < args_.sink || key >= length_) continue;
-        const float mass = (seen + other) / (num_probed_ + num_beside_);
-        if (mass >= args_.least_mass) total.mass += mass;
-        const bool is_unseen =
-            other >= args_.least_mass * num_beside_ && seen < least_seen_ * num_probed_;
-        if (is_unseen && num_beside_ > 0.0f) total.unseen += other / num_beside_;
+        if (mass >= args_.least_mass) total += mass;
       }
     }
 #pragma unroll
-    for (int mask = 4; mask < 32; mask *= 2) {
-      total.mass += shuffle_xor(total.mass, mask);
-      total.unseen += shuffle_xor(total.unseen, mask);
-    }
+    for (int mask = 4; mask < 32; mask *= 2) total += shuffle_xor(total, mask);
     return total;
   }
   static constexpr float kInverseBias = 0x1p-32f;
   static_assert(kScoreBias == 32.0f);
 
-  const FindLocalArgs& args_;
+  const FindReachArgs& args_;
   SharedProbe& s_;
   const int num_groups_;
   int head_, segment_, length_, first_, end_;
-  float num_probed_, num_beside_, least_seen_;
+  float num_probed_;
   std::int32_t least_score_;  // the bits of a score
-  ProbedGroup* groups_;
+  float* masses_;
 };
 
 struct ProbeRowsKernel {
@@ -186,78 +167,72 @@ struct ProbeRowsKernel {
   static constexpr int kThreads = kProbeThreads;
   static constexpr int kMinBlocks = 4;
   struct Added {};
-  static Added added(const FindLocalArgs& /*args*/, const AddedBy& /*by*/) { return {}; }
-  static Grid grid(const FindLocalArgs& args, const Added& /*added*/) {
+  static Added added(const FindReachArgs& /*args*/, const AddedBy& /*by*/) { return {}; }
+  static Grid grid(const FindReachArgs& args, const Added& /*added*/) {
     const std::int64_t groups = num_key_groups(args.shape.seqlen);
     return {.blocks = (groups + kProbeGroups - 1) / kProbeGroups * args.tiles.count() *
                       args.shape.num_lists(),
             .shared_bytes = sizeof(SharedProbe)};
   }
-  S2O_DEVICE static void run(const FindLocalArgs& args, const Added& /*added*/) {
+  S2O_DEVICE static void run(const FindReachArgs& args, const Added& /*added*/) {
     ProbeRowsSm90(args).run();
   }
 };
 
-inline constexpr int kTierWarps = 16;
+inline constexpr int kReachWarps = 16;
 
 // A warp adds up a probe's groups from the oldest on, 32 at a time.
-struct FindTiersKernel {
-  static constexpr const char* kName = "planning: tiers of heads";
-  static constexpr int kThreads = kTierWarps * 32;
+struct FindReachesKernel {
+  static constexpr const char* kName = "planning: reaches of heads";
+  static constexpr int kThreads = kReachWarps * 32;
   static constexpr int kMinBlocks = 1;
   struct Added {};
-  static Added added(const FindLocalArgs& /*args*/, const AddedBy& /*by*/) { return {}; }
-  static Grid grid(const FindLocalArgs& args, const Added& /*added*/) {
-    return {.blocks = args.shape.num_lists(), .shared_bytes = sizeof(HeadTier) * kTierWarps};
+  static Added added(const FindReachArgs& /*args*/, const AddedBy& /*by*/) { return {}; }
+  static Grid grid(const FindReachArgs& args, const Added& /*added*/) {
+    return {.blocks = args.shape.num_lists(), .shared_bytes = sizeof(std::int32_t) * kReachWarps};
   }
-  S2O_DEVICE static void run(const FindLocalArgs& args, const Added& /*added*/) {
-    auto* const found = reinterpret_cast<HeadTier*>(shared_memory());
+  S2O_DEVICE static void run(const FindReachArgs& args, const Added& /*added*/) {
+    auto* const found = reinterpret_cast<std::int32_t*>(shared_memory());
     const auto row = static_cast<int>(num_key_groups(args.shape.seqlen));
-    HeadTier tier{kNothingFar, 1};
-    for (int probe = warp_index(); probe < args.tiles.count(); probe += kTierWarps) {
-      const ProbedGroup* const groups =
-          args.probed + (std::int64_t{block_index()} * args.tiles.count() + probe) * row;
+    std::int32_t reach = kNothingFar;
+    for (int probe = warp_index(); probe < args.tiles.count(); probe += kReachWarps) {
+      const float* const masses =
+          args.masses + (std::int64_t{block_index()} * args.tiles.count() + probe) * row;
       const auto length = static_cast<int>(args.shape.history_length(args.tiles.at(probe)));
-      tier = wider(tier, tier_of(groups, length, args));
+      const std::int32_t own = reach_of(masses, length, args);
+      if (own > reach) reach = own;
     }
-    if (lane_index() == 0) found[warp_index()] = tier;
+    if (lane_index() == 0) found[warp_index()] = reach;
     sync_block(kThreads);
     if (thread_index() != 0) return;
-    for (int w = 1; w < kTierWarps; ++w) tier = wider(tier, found[w]);
-    if (args.reach_limit == 0.0f) tier.reach = static_cast<std::int32_t>(args.shape.seqlen);
-    args.tiers[block_index()] = tier;
+    for (int w = 1; w < kReachWarps; ++w) {
+      if (found[w] > reach) reach = found[w];
+    }
+    args.reaches[block_index()] = reach;
   }
 
  private:
-  S2O_DEVICE static HeadTier wider(const HeadTier& a, const HeadTier& b) {
-    return {a.reach > b.reach ? a.reach : b.reach, min_of(a.by_few, b.by_few)};
-  }
-  S2O_DEVICE static HeadTier tier_of(const ProbedGroup* groups, int length,
-                                     const FindLocalArgs& args) {
+  S2O_DEVICE static std::int32_t reach_of(const float* masses, int length,
+                                          const FindReachArgs& args) {
     const int count = ceil_div(length, kKeyGroup);
     std::int32_t reach = kNothingFar;
     float lost = 0.0f;  // without the groups so far, but for the leading ones
     float leading = 0.0f;
-    float unseen = 0.0f;
     for (int first = 0; first < count; first += 32) {
       const int group = first + lane_index();
-      const ProbedGroup own = group < count ? groups[group] : ProbedGroup{};
+      const float own = group < count ? masses[group] : 0.0f;
       const bool leads = group < kLeadingGroups;
-      const float sum = lost + warp_prefix_sum(leads ? 0.0f : own.mass);
-      leading += leads ? own.mass : 0.0f;
-      unseen += own.unseen;
+      const float sum = lost + warp_prefix_sum(leads ? 0.0f : own);
+      leading += leads ? own : 0.0f;
       const std::uint32_t beyond = ballot(sum > args.reach_limit);
       if (beyond != 0 && reach == kNothingFar) {
         reach = length - (first + lowest_bit(beyond)) * kKeyGroup;
       }
       lost = shuffle_from(sum, 31);
     }
-    for (int mask = 1; mask < 32; mask *= 2) {
-      leading += shuffle_xor(leading, mask);
-      unseen += shuffle_xor(unseen, mask);
-    }
+    for (int mask = 1; mask < 32; mask *= 2) leading += shuffle_xor(leading, mask);
     if (reach == kNothingFar && lost + leading > args.reach_limit) reach = 0;
-    return {reach, unseen < args.few_limit ? 1 : 0};
+    return reach;
   }
 };
 

@@ -15,7 +15,7 @@
 //
 // Of a history the leading groups of keys and those within the head's reach are looked at: the
 // groups between, as far as both lists skip them, are not fetched and have no place in the row of
-// classes. A list by few queries is the same with every fourth group of eight columns.
+// classes.
 #pragma once
 
 #include "kernels/device/e4m3_sm90.cuh"
@@ -101,12 +101,11 @@ class RankRowsSm90 {
   S2O_DEVICE int length_of(const List& list) const {
     return list.exists ? static_cast<int>(args_.shape.history_length(list.segment)) : 0;
   }
-  S2O_DEVICE HeadTier tier_of(const List& list) const {
-    if (args_.tiers == nullptr || is_whole_tile(list.segment, args_.shape.num_segments)) {
-      return {static_cast<std::int32_t>(args_.shape.seqlen), 0};
-    }
-    return {load_global(&args_.tiers[list.head].reach),
-            load_global(&args_.tiers[list.head].by_few)};
+  S2O_DEVICE std::int32_t reach_of(const List& list) const {
+    const bool is_whole =
+        args_.reaches == nullptr || is_whole_tile(list.segment, args_.shape.num_segments);
+    return is_whole ? static_cast<std::int32_t>(args_.shape.seqlen)
+                    : load_global(&args_.reaches[list.head]);
   }
   S2O_DEVICE static int group_at(int place, int skipped) {
     return place < kLeadingGroups ? place : place + skipped;
@@ -135,7 +134,7 @@ class RankRowsSm90 {
       for (int l = 0; l < kRankRowsLists; ++l) {
         const List list = list_of(task, l);
         const int length = length_of(list);
-        const std::int32_t reach = tier_of(list).reach;
+        const std::int32_t reach = reach_of(list);
         const bool is_ranked = length > 0 && reach != kNothingFar;
         s_.lists[l].is_ranked = is_ranked ? 1 : 0;
         if (!is_ranked) continue;
@@ -201,11 +200,8 @@ class RankRowsSm90 {
       const int num_groups = ceil_div(longest, kKeyGroup) - skipped_;  // of both lists
       groups_per_range_ = ceil_div(num_groups, kRangeWarps);
       if (is_ranked) {
-        const HeadTier tier = tier_of(list);
-        const ListKeys keys{entry, num_groups, first_group_within(length, tier.reach), length,
-                            classes};
-        const std::uint32_t q = shared_address(s_.q[warpgroup]);
-        tier.by_few != 0 ? score<true>(q, keys) : score<false>(q, keys);
+        score(shared_address(s_.q[warpgroup]),
+              {entry, num_groups, first_group_within(length, reach_of(list)), length, classes});
       } else {
         for (int stage = 0; stage < 2 * num_groups; ++stage) {
           s_.ring.wait(entry + stage);
@@ -243,9 +239,7 @@ class RankRowsSm90 {
 
   // ---- product and reduction ----
 
-  template <int kTiles>
-  S2O_DEVICE static void issue(std::uint32_t (&d)[kTiles][2], std::uint32_t keys,
-                               std::uint64_t queries) {
+  S2O_DEVICE static void issue(HalfAccumulators& d, std::uint32_t keys, std::uint64_t queries) {
     const std::uint64_t a = packed_descriptor(keys, 64);
     multiply_e4m3(d, a, queries, 0);
     multiply_e4m3(d, descriptor_at(a, 2 * 64 * 16), descriptor_at(queries, 2 * kRankedRows * 16),
@@ -259,11 +253,8 @@ class RankRowsSm90 {
     unsigned char* classes;
   };
 
-  template <bool kByFew>
   S2O_DEVICE void score(std::uint32_t q, const ListKeys& keys) {
-    const std::uint64_t queries = kByFew
-                                      ? strided_descriptor(q, kRankedRows, kRankedRows / kFewRows)
-                                      : packed_descriptor(q, kRankedRows);
+    const std::uint64_t queries = packed_descriptor(q, kRankedRows);
     int entry = keys.entry;
     for (int place = 0; place < keys.num_groups; ++place, entry += 2) {
       const int group = group_at(place, skipped_);
@@ -276,11 +267,7 @@ class RankRowsSm90 {
         continue;
       }
       float kept[2];
-      if constexpr (kByFew) {
-        weigh_by_few(queries, entry, kept);
-      } else {
-        weigh_by_all(queries, entry, kept);
-      }
+      weigh(queries, entry, kept);
       classify(kept, group, place, keys.length, keys.classes);
     }
   }
@@ -291,7 +278,7 @@ class RankRowsSm90 {
            static_cast<std::uint32_t>((entry + b / kStageTiles) % kRankRowsStages * kStageBytes +
                                       b % kStageTiles * kKeyTileBytes);
   }
-  S2O_DEVICE void weigh_by_all(std::uint64_t queries, int entry, float (&kept)[2]) {
+  S2O_DEVICE void weigh(std::uint64_t queries, int entry, float (&kept)[2]) {
     HalfAccumulators d;
 #pragma unroll
     for (int b = 0; b < kKeyGroupTiles; ++b) {
@@ -307,30 +294,11 @@ class RankRowsSm90 {
       reduce(d, b, kept);
     }
   }
-  // Four products at once take the registers of one by all queries.
-  S2O_DEVICE void weigh_by_few(std::uint64_t queries, int entry, float (&kept)[2]) {
-    std::uint32_t d[kKeyGroupTiles][kFewRows / 8][2];
-    s_.ring.wait(entry);
-    s_.ring.wait(entry + 1);
-#pragma unroll
-    for (int b = 0; b < kKeyGroupTiles; ++b) pin_registers(d[b]);
-    warpgroup_fence();
-#pragma unroll
-    for (int b = 0; b < kKeyGroupTiles; ++b) issue(d[b], key_tile(entry, b), queries);
-    warpgroup_commit();
-    warpgroup_wait<0>();
-#pragma unroll
-    for (int b = 0; b < kKeyGroupTiles; ++b) pin_registers(d[b]);
-    s_.ring.give_back(entry);
-    s_.ring.give_back(entry + 1);
-#pragma unroll
-    for (int b = 0; b < kKeyGroupTiles; ++b) reduce(d[b], b, kept);
-  }
 
   // Reduces the scores of tile b over the queries; of four lanes the one of tile b keeps the
   // results of its two keys.
-  template <int kTiles>
-  S2O_DEVICE static void reduce(const std::uint32_t (&d)[kTiles][2], int b, float (&kept)[2]) {
+  S2O_DEVICE static void reduce(const HalfAccumulators& d, int b, float (&kept)[2]) {
+    constexpr int kTiles = kRankedRows / 8;
     std::uint32_t largest[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {

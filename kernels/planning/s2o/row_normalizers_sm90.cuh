@@ -101,8 +101,8 @@ class RowNormalizersSm90 {
     return head;
   }
   S2O_DEVICE bool ranks_nothing(int head) const {
-    return args_.tiers != nullptr && !is_whole_tile(segment_, args_.shape.num_segments) &&
-           load_global(&args_.tiers[kv_head_ * group() + head].reach) == kNothingFar;
+    return args_.reaches != nullptr && !is_whole_tile(segment_, args_.shape.num_segments) &&
+           load_global(&args_.reaches[kv_head_ * group() + head]) == kNothingFar;
   }
 
   S2O_DEVICE void fill() {
@@ -214,7 +214,7 @@ class RowNormalizersSm90 {
 #pragma unroll
         for (int j = 0; j < 2 * kColumnTiles; ++j) {
           const int column = j / 2 * 8 + lane_index() % 4 * 2 + j % 2;
-          if (column < columns.first || column >= end) x[j] = kNoWeight;
+          if (column < columns.first || column >= end) x[j] = kNoTerm;
         }
       }
       sums[i].add(x);

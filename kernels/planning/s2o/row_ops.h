@@ -60,31 +60,19 @@ S2O_ANYWHERE constexpr TileSet probe_tiles(std::int32_t num_segments, std::int32
   return {
       .first = num_segments - 1 - (num_probes - 1) * stride, .stride = stride, .end = num_segments};
 }
-// Few queries of a tile: every fourth group of eight.
-inline constexpr int kFewRows = kRankedRows / 4;
-S2O_ANYWHERE constexpr bool is_of_few(int row) { return row % 32 < 8; }
-// Probes look at half of the few, and at as many queries beside them.
-inline constexpr int kProbedRows = kFewRows / 2;
-S2O_ANYWHERE constexpr bool is_probed(int row) { return row % 64 < 8; }
-S2O_ANYWHERE constexpr bool is_beside_probed(int row) { return row % 64 >= 8 && row % 64 < 16; }
+// Probes look at every fourth group of eight queries.
+inline constexpr int kProbedRows = kRankedRows / 4;
+S2O_ANYWHERE constexpr bool is_probed(int row) { return row % 32 < 8; }
 // Of the first `rows` of a tile.
 S2O_ANYWHERE constexpr int num_probed(int rows) {
-  return rows / 64 * 8 + (rows % 64 < 8 ? rows % 64 : 8);
+  return rows / 32 * 8 + (rows % 32 < 8 ? rows % 32 : 8);
 }
-S2O_ANYWHERE constexpr int num_beside_probed(int rows) {
-  return num_probed(rows < 8 ? 0 : rows - 8);
-}
-// Shares below so many times the even one are background.
-inline constexpr float kBackground = 4.0f;
 
-// What the tiles of a query head rank, and how: so many keys before their window and the leading
-// ones whatever the reach, or none at all; by few of their queries, or by all.
-struct HeadTier {
-  std::int32_t reach;
-  std::int32_t by_few;  // 0 or 1
-};
-// The last tiles rank whole histories by all queries, whatever the tier: a prompt asks at its end,
-// and few of its queries look for the answer.
+// The reach of a query head: so many keys before their window are what its tiles rank, and the
+// leading ones whatever the reach; or none at all (kNothingFar).
+//
+// The last tiles rank whole histories, whatever the reach: a prompt asks at its end, and few of its
+// queries look for the answer.
 inline constexpr int kWholeTiles = 8;
 S2O_ANYWHERE constexpr bool is_whole_tile(std::int64_t tile, std::int64_t num_tiles) {
   return tile + kWholeTiles >= num_tiles;
@@ -97,24 +85,18 @@ S2O_ANYWHERE constexpr int first_group_within(int history, int reach) {
   return first > kLeadingGroups ? first : kLeadingGroups;
 }
 
-// Of a group of keys, in one probe: the mass of its keys that count; and the mass for the queries
-// beside that is not seen by the others.
-struct ProbedGroup {
-  float mass, unseen;
-};
-// What of the heads is local: from probes to tiers.
-struct FindLocalArgs {
+// How far heads read: from probes to reaches.
+struct FindReachArgs {
   const unsigned char* queries = nullptr;  // as in RankRowsArgs
   const unsigned char* keys = nullptr;
-  ProbedGroup* probed = nullptr;  // [num_q_heads, probes, num_key_groups], of histories
-  HeadTier* tiers = nullptr;      // [num_q_heads]
-  TileSet tiles;                  // the probes
+  // Mass of the keys of a group that count, [num_q_heads, probes, num_key_groups], of histories.
+  float* masses = nullptr;
+  std::int32_t* reaches = nullptr;  // [num_q_heads]
+  TileSet tiles;                    // the probes
   HistoryShape shape;
   std::int32_t sink = 0;
-  float least_mass = 0.0f;  // share that counts
-  // Of the mass that a probe loses. 0: whole histories; all queries.
-  float reach_limit = 0.0f;
-  float few_limit = 0.0f;
+  float least_mass = 0.0f;   // share that counts
+  float reach_limit = 0.0f;  // of the mass that a probe loses
 };
 
 // What is known of a KV head: [num_kv_heads] of each.
@@ -167,11 +149,11 @@ struct PackKeysArgs {
 // Estimates of the normaliser of every query: exact over its own segment up to itself, the window
 // before that and the sink, and sampled over the rest.
 struct RowNormalizerArgs {
-  const void* q = nullptr;            // [num_q_heads, seqlen, head_dim], 16-bit
-  const void* k = nullptr;            // [num_kv_heads, seqlen, head_dim], 16-bit
-  const void* samples = nullptr;      // as in PackKeysArgs
-  float* log2_normalizers = nullptr;  // [num_q_heads, seqlen]
-  const HeadTier* tiers = nullptr;    // as in RankRowsArgs
+  const void* q = nullptr;                // [num_q_heads, seqlen, head_dim], 16-bit
+  const void* k = nullptr;                // [num_kv_heads, seqlen, head_dim], 16-bit
+  const void* samples = nullptr;          // as in PackKeysArgs
+  float* log2_normalizers = nullptr;      // [num_q_heads, seqlen]
+  const std::int32_t* reaches = nullptr;  // as in RankRowsArgs
   TileSet tiles;
   HistoryShape shape;
   std::int64_t sample_stride = 1;
@@ -186,7 +168,7 @@ struct PackQueriesArgs {
   RowProfile profile;
   const float* log2_normalizers = nullptr;  // as in RowNormalizerArgs
   unsigned char* packed = nullptr;          // as RankRowsArgs::queries
-  const HeadTier* tiers = nullptr;          // as in RankRowsArgs
+  const std::int32_t* reaches = nullptr;    // as in RankRowsArgs
   std::uint32_t* bad_row = nullptr;         // as in PackKeysArgs
   TileSet tiles;
   HistoryShape shape;
@@ -204,12 +186,12 @@ S2O_ANYWHERE constexpr std::int64_t row_sample_stride(std::int64_t seqlen) {
 inline constexpr int kMaxRankBlocks = 396;
 
 struct RankRowsArgs {
-  const unsigned char* queries = nullptr;  // [num_q_heads, num_segments, kPackedQueryBytes]
-  const unsigned char* keys = nullptr;     // [num_kv_heads, num_key_groups, kPackedGroupBytes]
-  const HeadTier* tiers = nullptr;    // [num_q_heads]; may be null: all queries, whole histories
-  unsigned char* classes = nullptr;   // [2 kMaxRankBlocks, num_key_groups * kKeyGroup]
-  std::int32_t* next_task = nullptr;  // zero at the start of a launch
-  std::int32_t* order = nullptr;      // [num_q_heads, order_per_list]
+  const unsigned char* queries = nullptr;       // [num_q_heads, num_segments, kPackedQueryBytes]
+  const unsigned char* keys = nullptr;          // [num_kv_heads, num_key_groups, kPackedGroupBytes]
+  const std::int32_t* reaches = nullptr;        // [num_q_heads]; may be null: whole histories
+  unsigned char* classes = nullptr;             // [2 kMaxRankBlocks, num_key_groups * kKeyGroup]
+  std::int32_t* next_task = nullptr;            // zero at the start of a launch
+  std::int32_t* order = nullptr;                // [num_q_heads, order_per_list]
   const std::int64_t* order_offsets = nullptr;  // [num_segments], into a list
   std::int64_t order_per_list = 0;
   // The last item of a tile of items [num_q_heads, num_segments] learns how many keys there are.

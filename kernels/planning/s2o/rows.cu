@@ -7,7 +7,7 @@ namespace {
 
 [[noreturn]] void refuse() {
   throw UnsupportedError(
-      "planning of s2o_plus: ranking 'rows' needs the kernels for sm_90a; use ranking 'clusters'");
+      "planning of s2o_plus: ranking 'rows' needs the kernels for sm_90a; use ranking 'mean'");
 }
 
 }  // namespace
@@ -16,7 +16,7 @@ void run_op(const PlanDevice&, const RowProfileArgs&, const Elements&) { refuse(
 void run_op(const PlanDevice&, const PackKeysArgs&, const Elements&) { refuse(); }
 void run_op(const PlanDevice&, const RowNormalizerArgs&, const Elements&) { refuse(); }
 void run_op(const PlanDevice&, const PackQueriesArgs&, const Elements&) { refuse(); }
-void run_op(const PlanDevice&, const FindLocalArgs&, const Elements&) { refuse(); }
+void run_op(const PlanDevice&, const FindReachArgs&, const Elements&) { refuse(); }
 void run_op(const PlanDevice&, const RankRowsArgs&, const Elements&) { refuse(); }
 
 }  // namespace s2o::device

@@ -36,9 +36,9 @@ bool run_op_sm90(const PlanDevice& device, const PackQueriesArgs& args, const El
   return true;
 }
 
-bool run_op_sm90(const PlanDevice& device, const FindLocalArgs& args, const Elements& elements) {
+bool run_op_sm90(const PlanDevice& device, const FindReachArgs& args, const Elements& elements) {
   device.launch_sm90<ProbeRowsKernel>(args, elements);
-  device.launch_sm90<FindTiersKernel>(args, elements);
+  device.launch_sm90<FindReachesKernel>(args, elements);
   return true;
 }
 

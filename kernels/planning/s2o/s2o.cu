@@ -8,15 +8,13 @@ namespace s2o::device {
 
 void run_op(const PlanDevice& device, const MeanQueryArgs& args, const Elements& elements) {
   dispatch_elements(elements, [&]<class Element, int kHeadDim>() {
-    args.lse == nullptr ? device.launch<MeanQueriesKernel<Element, kHeadDim, false>>(args)
-                        : device.launch<MeanQueriesKernel<Element, kHeadDim, true>>(args);
+    device.launch<MeanQueriesKernel<Element, kHeadDim>>(args);
   });
 }
 
 void run_op(const PlanDevice& device, const KeyScoreArgs& args, const Elements& elements) {
   dispatch_elements(elements, [&]<class Element, int kHeadDim>() {
-    args.variances == nullptr ? device.launch<KeyScoresKernel<Element, kHeadDim, false>>(args)
-                              : device.launch<KeyScoresKernel<Element, kHeadDim, true>>(args);
+    device.launch<KeyScoresKernel<Element, kHeadDim>>(args);
   });
 }
 

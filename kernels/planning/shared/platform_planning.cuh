@@ -61,11 +61,6 @@ S2O_DEVICE float absolute(float value) { return fabsf(value); }
 S2O_DEVICE float subtract(float a, float b) { return __fsub_rn(a, b); }
 S2O_DEVICE float divide(float a, float b) { return __fdiv_rn(a, b); }
 S2O_DEVICE float square_root(float x) { return __fsqrt_rn(x); }
-S2O_DEVICE float square_root_fast(float x) {
-  float y;
-  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 S2O_DEVICE float log2_fast(float x) {
   float y;
   asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -112,18 +107,6 @@ S2O_DEVICE std::uint32_t min_pairs(std::uint32_t a, std::uint32_t b) {
   std::uint32_t result;
   asm("min.NaN.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
   return result;
-}
-// Both halves times `factor` twice: (factor x)^2 rounded after each product.
-template <class Element>
-S2O_DEVICE std::uint32_t multiply_pairs(std::uint32_t a, std::uint32_t b) {
-  std::uint32_t product;
-  if constexpr (Element::kIsBf16) {
-    const std::uint32_t minus_zero = 0x80008000u;  // sm_80 has a fused form only
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(a), "r"(b), "r"(minus_zero));
-  } else {
-    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
-  }
-  return product;
 }
 
 // Lanes whose low kBits of `value` are equal to this lane's: one vote per bit. Four instructions a
@@ -225,7 +208,6 @@ inline float absolute(float value) { return std::fabs(value); }
 inline float subtract(float a, float b) { return a - b; }
 inline float divide(float a, float b) { return a / b; }
 inline float square_root(float x) { return std::sqrt(x); }
-inline float square_root_fast(float x) { return std::sqrt(x); }
 inline float log2_fast(float x) { return std::log2(x); }
 inline float exp_natural(float x) { return std::exp(x); }
 inline FloatPair load_shared_pair(const float* source) { return load_global_pair(source); }
@@ -247,11 +229,6 @@ inline std::uint32_t max_pairs(std::uint32_t a, std::uint32_t b) {
 }
 inline std::uint32_t min_pairs(std::uint32_t a, std::uint32_t b) {
   return max_pairs(a ^ 0x80008000u, b ^ 0x80008000u) ^ 0x80008000u;
-}
-template <class Element>
-std::uint32_t multiply_pairs(std::uint32_t a, std::uint32_t b) {
-  return pack_pair<Element>(unpack_low<Element>(a) * unpack_low<Element>(b),
-                            unpack_high<Element>(a) * unpack_high<Element>(b));
 }
 
 #endif

@@ -35,7 +35,7 @@ class RowPlanner final : public Planner {
                 .history_order = HistoryOrder::kRanked,
                 .share_key_order_in_group = false,
                 .stop = settings.stop,
-                .ranking = {.form = Ranking::kRows},
+                .ranking = Ranking::kRows,
                 .local_window = settings.ranking.local_window,
                 .fold = settings.fold,
                 .kept_fraction = settings.kept_fraction},
@@ -56,10 +56,10 @@ class RowPlanner final : public Planner {
     keys_ = workspace_.add<unsigned char>(problem.num_kv_heads * groups * kPackedGroupBytes);
     queries_ = workspace_.add<unsigned char>(tiles * kPackedQueryBytes);
     normalizers_ = workspace_.add<float>(problem.num_q_heads * problem.seqlen);
-    if (looks_for_tiers()) {
-      probed_ = workspace_.add<ProbedGroup>(std::int64_t{probes().count()} * problem.num_q_heads *
-                                            groups);
-      tiers_ = workspace_.add<HeadTier>(problem.num_q_heads);
+    if (looks_for_reaches()) {
+      masses_ =
+          workspace_.add<float>(std::int64_t{probes().count()} * problem.num_q_heads * groups);
+      reaches_ = workspace_.add<std::int32_t>(problem.num_q_heads);
     }
     classes_ = workspace_.add<unsigned char>(2 * std::min<std::int64_t>(tiles, kMaxRankBlocks) *
                                              groups * kKeyGroup);
@@ -122,21 +122,20 @@ class RowPlanner final : public Planner {
                              .group_size = problem_.group_size(),
                              .num_segments = shape_.num_segments},
                 elements);
-    if (looks_for_tiers()) {
+    if (looks_for_reaches()) {
       prepare_queries(probes(), nullptr, 1, input, kernels);
-      kernels.run(FindLocalArgs{.queries = queries_.data(),
+      kernels.run(FindReachArgs{.queries = queries_.data(),
                                 .keys = keys_.data(),
-                                .probed = probed_.data(),
-                                .tiers = tiers_.data(),
+                                .masses = masses_.data(),
+                                .reaches = reaches_.data(),
                                 .tiles = probes(),
                                 .shape = shape_,
                                 .sink = static_cast<std::int32_t>(ranking_.sink),
                                 .least_mass = ranking_.least_mass,
-                                .reach_limit = ranking_.reach_limit,
-                                .few_limit = ranking_.few_limit},
+                                .reach_limit = ranking_.reach_limit},
                   elements);
     }
-    prepare_queries({.end = shape_.num_segments}, tiers_.data(), problem_.group_size(), input,
+    prepare_queries({.end = shape_.num_segments}, reaches_.data(), problem_.group_size(), input,
                     kernels);
     plan_next(0, input, kernels);
   }
@@ -147,7 +146,7 @@ class RowPlanner final : public Planner {
     const OrderBatch& rows = layout_.batches[static_cast<std::size_t>(batch)];
     RankRowsArgs args = rank_args({.first = rows.first_segment, .end = rows.end_segment},
                                   next_task_.data() + batch);
-    args.tiers = tiers_.data();
+    args.reaches = reaches_.data();
     kernels.run(args, input.elements());
   }
 
@@ -183,17 +182,15 @@ class RowPlanner final : public Planner {
   }
   std::int64_t num_samples() const { return problem_.seqlen / sample_stride_; }
   TileSet probes() const { return probe_tiles(shape_.num_segments, ranking_.num_probes); }
-  bool looks_for_tiers() const {
-    return (ranking_.reach_limit > 0.0f || ranking_.few_limit > 0.0f) && probes().count() > 0;
-  }
+  bool looks_for_reaches() const { return ranking_.reach_limit > 0.0f && probes().count() > 0; }
   // Heads apart where tiles are few.
-  void prepare_queries(const TileSet& tiles, const HeadTier* tiers, int heads_of_block,
+  void prepare_queries(const TileSet& tiles, const std::int32_t* reaches, int heads_of_block,
                        const DeviceInput& input, PlanningKernels& kernels) const {
     kernels.run(RowNormalizerArgs{.q = input.q,
                                   .k = input.k,
                                   .samples = samples_.data(),
                                   .log2_normalizers = normalizers_.data(),
-                                  .tiers = tiers,
+                                  .reaches = reaches,
                                   .tiles = tiles,
                                   .shape = shape_,
                                   .sample_stride = sample_stride_,
@@ -206,7 +203,7 @@ class RowPlanner final : public Planner {
                                 .profile = profile(),
                                 .log2_normalizers = normalizers_.data(),
                                 .packed = queries_.data(),
-                                .tiers = tiers,
+                                .reaches = reaches,
                                 .bad_row = bad_row_.data(),
                                 .tiles = tiles,
                                 .shape = shape_,
@@ -246,9 +243,9 @@ class RowPlanner final : public Planner {
   PlanView header_;
   Workspace::Array<std::uint32_t> bad_row_;
   Workspace::Array<std::int32_t> next_task_, dims_, order_;
-  // Empty: all queries, whole histories.
-  Workspace::Array<ProbedGroup> probed_;
-  Workspace::Array<HeadTier> tiers_;
+  // Empty: whole histories.
+  Workspace::Array<float> masses_;
+  Workspace::Array<std::int32_t> reaches_;
   Workspace::Array<float> key_means_, key_scales_, query_scales_, normalizers_;
   Workspace::Array<std::uint16_t> samples_;
   Workspace::Array<unsigned char> keys_, queries_, classes_;

@@ -50,19 +50,15 @@ RowRanking::RowRanking(const AttentionInput& input, const RowRankingSettings& se
     estimate(static_cast<int>(task / num_tiles_), task % num_tiles_);
   });
   const TileSet probes = probe_tiles(static_cast<std::int32_t>(num_tiles_), settings.num_probes);
-  const bool has_probes =
-      (settings.reach_limit > 0.0f || settings.few_limit > 0.0f) && probes.count() > 0;
-  const HeadTier whole{static_cast<std::int32_t>(input.problem.seqlen), 0};
-  tiers_.assign(static_cast<std::size_t>(input.problem.num_q_heads),
-                has_probes ? HeadTier{kNothingFar, 1} : whole);
+  const bool has_probes = settings.reach_limit > 0.0f && probes.count() > 0;
+  reaches_.assign(static_cast<std::size_t>(input.problem.num_q_heads),
+                  has_probes ? kNothingFar : static_cast<std::int32_t>(input.problem.seqlen));
   if (!has_probes) return;
   parallel_for(input.problem.num_q_heads, [&](std::int64_t head) {
-    HeadTier& tier = tiers_[static_cast<std::size_t>(head)];
+    std::int32_t& reach = reaches_[static_cast<std::size_t>(head)];
     for (std::int32_t i = 0; i < probes.count(); ++i) {
-      const HeadTier own = tier_of_probe(static_cast<int>(head), probes.at(i));
-      tier = {std::max(tier.reach, own.reach), std::min(tier.by_few, own.by_few)};
+      reach = std::max(reach, reach_of_probe(static_cast<int>(head), probes.at(i)));
     }
-    if (settings_.reach_limit == 0.0f) tier.reach = whole.reach;
   });
 }
 
@@ -159,61 +155,49 @@ void RowRanking::estimate(int q_head, std::int64_t tile) {
   }
 }
 
-HeadTier RowRanking::tier_of_probe(int q_head, std::int64_t tile) const {
+std::int32_t RowRanking::reach_of_probe(int q_head, std::int64_t tile) const {
   const auto history = static_cast<std::int32_t>(history_length(tile));
   const auto groups = static_cast<std::size_t>(num_key_groups(history));
-  const float least_seen =
-      std::max(settings_.least_mass, kBackground / static_cast<float>(history));
   std::vector<float> mass(groups);
-  float unseen = 0.0f;
   for_each_key(q_head, tile, [&](std::int64_t key, const Eigen::VectorXf& scores) {
     if (key < settings_.sink) return;
     const auto rows = static_cast<int>(scores.size());
-    const auto num_seeing = static_cast<float>(num_probed(rows));
-    const auto num_beside = static_cast<float>(num_beside_probed(rows));
-    float seen = 0.0f;
-    float beside = 0.0f;
+    float own = 0.0f;
     for (int r = 0; r < rows; ++r) {
-      const float share = std::exp2(scores(r) - kScoreBias);
-      if (is_probed(r)) seen += share;
-      if (is_beside_probed(r)) beside += share;
+      if (is_probed(r)) own += std::exp2(scores(r) - kScoreBias);
     }
-    const float own = (seen + beside) / (num_seeing + num_beside);
+    own /= static_cast<float>(num_probed(rows));
     if (own >= settings_.least_mass) mass[static_cast<std::size_t>(key / kKeyGroup)] += own;
-    if (num_beside == 0.0f) return;
-    if (beside >= settings_.least_mass * num_beside && seen < least_seen * num_seeing) {
-      unseen += beside / num_beside;
-    }
   });
-  HeadTier tier{kNothingFar, unseen < settings_.few_limit ? 1 : 0};
   float lost = 0.0f;  // without the groups so far, oldest first
   for (std::size_t group = kLeadingGroups; group < groups; ++group) {
     lost += mass[group];
-    if (lost <= settings_.reach_limit) continue;
-    tier.reach = history - static_cast<std::int32_t>(group) * kKeyGroup;
-    return tier;
+    if (lost > settings_.reach_limit) {
+      return history - static_cast<std::int32_t>(group) * kKeyGroup;
+    }
   }
   for (std::size_t group = 0; group < std::min<std::size_t>(kLeadingGroups, groups); ++group) {
     lost += mass[group];
   }
-  if (lost > settings_.reach_limit) tier.reach = 0;
-  return tier;
+  return lost > settings_.reach_limit ? 0 : kNothingFar;
 }
 
-HeadTier RowRanking::tier(int q_head) const { return tiers_[static_cast<std::size_t>(q_head)]; }
+std::int32_t RowRanking::reach(int q_head) const {
+  return reaches_[static_cast<std::size_t>(q_head)];
+}
 
-HeadTier RowRanking::tier(int q_head, std::int64_t tile) const {
-  if (!is_whole_tile(tile, num_tiles_)) return tier(q_head);
-  return {static_cast<std::int32_t>(input_.problem.seqlen), 0};
+std::int32_t RowRanking::reach(int q_head, std::int64_t tile) const {
+  return is_whole_tile(tile, num_tiles_) ? static_cast<std::int32_t>(input_.problem.seqlen)
+                                         : reach(q_head);
 }
 
 bool RowRanking::is_ranked(int q_head, std::int64_t tile, std::int64_t key) const {
-  const std::int32_t reach = tier(q_head, tile).reach;
+  const std::int32_t own = reach(q_head, tile);
   if (key < settings_.sink) return true;
-  if (reach == kNothingFar) return false;
+  if (own == kNothingFar) return false;
   const auto group = static_cast<int>(key / kKeyGroup);
   return group < kLeadingGroups ||
-         group >= first_group_within(static_cast<int>(history_length(tile)), reach);
+         group >= first_group_within(static_cast<int>(history_length(tile)), own);
 }
 
 template <class Visit>
@@ -263,13 +247,12 @@ void RowRanking::for_each_key(int q_head, std::int64_t tile, const Visit& visit)
 
 std::vector<float> RowRanking::weights(int q_head, std::int64_t tile) const {
   std::vector<float> result(static_cast<std::size_t>(history_length(tile)));
-  const bool by_few = tier(q_head, tile).by_few != 0;
   for_each_key(q_head, tile, [&](std::int64_t key, const Eigen::VectorXf& scores) {
     float sum = 0.0f;
     for (int g = 0; g < kRowGroups; ++g) {
       float largest = -1e30f;
       for (Eigen::Index r = g; r < scores.size(); r += kRowGroups) {
-        if (!by_few || is_of_few(static_cast<int>(r))) largest = std::max(largest, scores(r));
+        largest = std::max(largest, scores(r));
       }
       sum += std::exp2(largest);
     }

@@ -17,15 +17,12 @@
 // Keys are visited by class of weight, kClassesPerOctave classes an octave, best class first, in
 // ascending order within; the sink first. Keys below `floor` are not visited.
 //
-// Heads differ in how they read, which a few tiles tell that are probed with two eighths of their
+// Heads differ in how far they read, which a few tiles tell that are probed with a quarter of their
 // queries: a key's mass is a mean of 2^s_ix, and only keys of at least least_mass count, which a
-// walk to tau would visit.
-//   reach   with reach_limit: the least number of keys before the window, in whole groups, without
-//           which no probe loses more than that; tiles rank these and the leading groups. A head
-//           that loses no more without any visits the sink alone.
-//   by_few  with few_limit: where every probe's second eighth has less than that in keys that the
-//           first does not tell from the background, i above runs over a quarter only.
-// The last kWholeTiles tiles do without either.
+// walk to tau would visit. The reach of a head is the least number of keys before the window, in
+// whole groups, without which no probe loses more than reach_limit; tiles rank these and the
+// leading groups. A head that loses no more without any visits the sink alone. The last kWholeTiles
+// tiles rank everything.
 #pragma once
 
 #include <cstdint>
@@ -43,7 +40,6 @@ struct RowRankingSettings {
   int num_probes;
   float least_mass;
   float reach_limit;  // 0: whole histories
-  float few_limit;    // 0: all queries
 };
 
 class RowRanking {
@@ -54,8 +50,8 @@ class RowRanking {
   std::vector<std::int32_t> order(int q_head, std::int64_t tile, std::int64_t room) const;
 
   // What the definition above names, for tests.
-  HeadTier tier(int q_head) const;
-  HeadTier tier(int q_head, std::int64_t tile) const;
+  std::int32_t reach(int q_head) const;
+  std::int32_t reach(int q_head, std::int64_t tile) const;
   bool is_ranked(int q_head, std::int64_t tile, std::int64_t key) const;
   std::vector<float> weights(int q_head, std::int64_t tile) const;
   int class_of(float weight, std::int64_t key) const;
@@ -73,14 +69,14 @@ class RowRanking {
   // visit(key, rounded s_ix + kScoreBias of the tile's queries) of every key of the history.
   template <class Visit>
   void for_each_key(int q_head, std::int64_t tile, const Visit& visit) const;
-  HeadTier tier_of_probe(int q_head, std::int64_t tile) const;
+  std::int32_t reach_of_probe(int q_head, std::int64_t tile) const;
 
   const AttentionInput& input_;
   const RowRankingSettings settings_;
   std::int64_t num_tiles_;
   std::vector<Profile> profiles_;       // [num_kv_heads]
   std::vector<float> log2_normalizer_;  // [num_q_heads, seqlen]
-  std::vector<HeadTier> tiers_;         // [num_q_heads]
+  std::vector<std::int32_t> reaches_;   // [num_q_heads]
 };
 
 }  // namespace s2o

@@ -24,7 +24,7 @@ struct S2oSettings {
   bool share_key_order_in_group;  // one order for all query heads of a KV head
   StopRule stop;
   // Beyond the paper:
-  RankingSettings ranking;
+  Ranking ranking;
   std::int64_t local_window;  // tokens before the segment that are always visited
   FoldRule fold;
   bool natural_pass1;  // pass 1 in natural order with its own tiles, merged by LSE
@@ -33,11 +33,10 @@ struct S2oSettings {
   std::int64_t max_depth;
   int kept_fraction;  // of the same, as in HistoryShape
   // Of ranking by rows: leading tokens that are always visited; weight below which keys are not
-  // visited, and mass that may be lost to a head's reach and to few queries, as multiples of tau.
+  // visited, and mass that may be lost to a head's reach, as multiples of tau.
   std::int64_t sink;
   float floor_per_tau;
   float reach_per_tau;
-  float few_per_tau;
 };
 
 // The parameters of the paper's method, in interface order; and reading them back.
@@ -50,8 +49,7 @@ SparsePlan plan_s2o(const AttentionInput& input, const S2oSettings& settings);
 // UnsupportedError when the kernels cannot hold the problem.
 std::unique_ptr<Planner> s2o_planner(const Problem& problem, const S2oSettings& settings,
                                      const PlannerLimits& limits);
-// The same, or null for settings without device code: permuted rows in pass 1, an unranked history,
-// more clusters than kMaxClusters.
+// The same, or null for settings without device code: permuted rows in pass 1, an unranked history.
 std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request,
                                             const S2oSettings& settings);
 

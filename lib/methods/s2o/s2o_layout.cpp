@@ -6,7 +6,7 @@
 
 #include "kernels/common/ceil_div.h"
 #include "kernels/common/error.h"
-#include "kernels/planning/s2o/cluster_ops.h"
+#include "kernels/planning/s2o/ops.h"
 
 namespace s2o {
 namespace {
@@ -28,11 +28,6 @@ HistoryShape s2o_history_shape(const Problem& problem, const S2oSettings& settin
   if (problem.seqlen > kMaxSeqlen) {
     throw UnsupportedError("planning of s2o: seqlen is " + std::to_string(problem.seqlen) +
                            ", supported are at most " + std::to_string(kMaxSeqlen));
-  }
-  if (settings.ranking.form == Ranking::kClusters && settings.ranking.num_clusters > kMaxClusters) {
-    throw UnsupportedError("planning of s2o: num_clusters is " +
-                           std::to_string(settings.ranking.num_clusters) +
-                           ", supported are at most " + std::to_string(kMaxClusters));
   }
   if (settings.query_guide != QueryGuide::kNone && settings.segment_size > kMaxGuidedSegment) {
     throw UnsupportedError("planning of s2o: segment_size with a query guide is " +

@@ -15,8 +15,8 @@ namespace s2o {
 // Scores take at most so many bytes per token and list (history.h), 2 a key.
 inline constexpr std::int64_t kScoreBytesPerToken = 128;
 // Bytes per token and query head of the whole workspace, whatever the settings, from 32,768 tokens
-// at head_dim 128 or less: orders (kListBytesPerToken), scores, 130 for the clusters of segments of
-// 64 tokens, the rest for normalisers, orders of queries and items.
+// at head_dim 128 or less: orders (kListBytesPerToken), scores, the rest for means, orders of
+// queries and items.
 inline constexpr std::int64_t kS2oBytesPerToken = 576;
 
 // Checks the settings against the problem.

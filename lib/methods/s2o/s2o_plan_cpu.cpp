@@ -7,7 +7,6 @@
 
 #include "kernels/common/ceil_div.h"
 #include "kernels/common/parallel.h"
-#include "kernels/planning/s2o/cluster_ops.h"
 #include "lib/core/error.h"
 #include "lib/methods/s2o/row_planner.h"
 #include "lib/methods/s2o/s2o.h"
@@ -29,7 +28,7 @@ std::vector<std::int32_t> descending_order(const float* scores, std::int64_t cou
 }
 
 bool ranks_rows(const S2oSettings& settings) {
-  return settings.ranking.form == Ranking::kRows && settings.history_order == HistoryOrder::kRanked;
+  return settings.ranking == Ranking::kRows && settings.history_order == HistoryOrder::kRanked;
 }
 
 // Probes cost as much as they save at 32,768 tokens, and half of the ranking goes at 131,072.
@@ -45,8 +44,7 @@ RowRankingSettings row_settings(const S2oSettings& settings, std::int64_t seqlen
           .floor = settings.floor_per_tau * settings.stop.tau,
           .num_probes = seqlen < kShortestProbed ? 0 : kNumProbes,
           .least_mass = evidence / static_cast<float>(settings.block_n),
-          .reach_limit = settings.reach_per_tau * evidence,
-          .few_limit = settings.few_per_tau * evidence};
+          .reach_limit = settings.reach_per_tau * evidence};
 }
 
 class S2oCpuPlan {
@@ -156,7 +154,6 @@ class S2oCpuPlan {
       rank_rows(gather_indices);
       return;
     }
-    const KeyRanking ranking(input_, settings_.ranking);
     parallel_for(num_lists * num_segments_, [&](std::int64_t task) {
       const std::int64_t list = task / num_segments_;
       // Late segments have the longest histories: start with them.
@@ -164,7 +161,7 @@ class S2oCpuPlan {
       const int first_q_head = static_cast<int>(shared ? list * group : list);
       std::int32_t* target = gather_indices.data() + list * history_offset_.back() +
                              history_offset_[static_cast<std::size_t>(segment)];
-      rank_history(ranking, first_q_head, shared ? group : 1, segment, target);
+      rank_history(first_q_head, shared ? group : 1, segment, target);
     });
   }
 
@@ -188,8 +185,8 @@ class S2oCpuPlan {
     });
   }
 
-  void rank_history(const KeyRanking& ranking, int first_q_head, int num_heads,
-                    std::int64_t segment, std::int32_t* target) const {
+  void rank_history(int first_q_head, int num_heads, std::int64_t segment,
+                    std::int32_t* target) const {
     const std::int64_t length = history_offset_[static_cast<std::size_t>(segment) + 1] -
                                 history_offset_[static_cast<std::size_t>(segment)];
     if (length == 0) return;
@@ -199,8 +196,8 @@ class S2oCpuPlan {
       }
       return;
     }
-    const std::vector<float> scores = ranking.scores(
-        first_q_head, num_heads, segment_begin(segment), segment_end(segment), length);
+    const std::vector<float> scores = mean_query_scores(
+        input_, first_q_head, num_heads, segment_begin(segment), segment_end(segment), length);
     const auto order = descending_order(scores.data(), length);
     std::copy(order.begin(), order.end(), target);
   }
@@ -276,7 +273,7 @@ void check_s2o(const S2oSettings& settings) {
                                   settings.segment_size, settings.block_m));
   }
   if (!ranks_rows(settings)) return;
-  constexpr const char* kOthers = "use ranking clusters for others";
+  constexpr const char* kOthers = "use ranking mean for others";
   if (settings.segment_size != kRankedRows || settings.block_m != kRankedRows) {
     throw ConfigError(
         fmt::format("ranking: rows ranks tiles of {} queries, found segment_size {} and block_m "
@@ -330,11 +327,7 @@ S2oSettings s2o_settings(const ParamSet& params) {
                                                                     : StopReduce::kMax,
                .patience = static_cast<int>(params.get_int("stop_patience")),
                .min_steps = static_cast<int>(params.get_int("min_steps"))},
-      .ranking = {.form = Ranking::kMean,
-                  .num_clusters = 0,
-                  .cluster_iterations = 0,
-                  .normalizer_aware = false,
-                  .value_aware = false},
+      .ranking = Ranking::kMean,
       .local_window = 0,
       .fold = {},
       .natural_pass1 = false,
@@ -343,7 +336,6 @@ S2oSettings s2o_settings(const ParamSet& params) {
       .sink = 0,
       .floor_per_tau = 0.0f,
       .reach_per_tau = 0.0f,
-      .few_per_tau = 0.0f,
   };
 }
 
@@ -360,15 +352,10 @@ std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request
                              .fold = settings.fold},
                             request.limits);
   }
-  const RankingSettings& ranking = settings.ranking;
-  const bool has_ranking =
-      ranking.form == Ranking::kClusters
-          ? ranking.num_clusters <= kMaxClusters
-          : ranking.form == Ranking::kMean || ranking.form == Ranking::kDiagonal;
   // With permuted rows in the pass over the own segment, its items depend on the order.
   const bool has_guide = settings.query_guide == QueryGuide::kNone ||
                          (settings.natural_pass1 && settings.segment_size <= kMaxGuidedSegment);
-  const bool has_device_code = request.dtype != StorageDType::kF32 && has_guide && has_ranking &&
+  const bool has_device_code = request.dtype != StorageDType::kF32 && has_guide &&
                                settings.history_order == HistoryOrder::kRanked;
   if (!has_device_code) return nullptr;
   return s2o_planner(request.problem, settings, request.limits);

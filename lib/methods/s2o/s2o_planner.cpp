@@ -6,7 +6,6 @@
 #include "kernels/common/ceil_div.h"
 #include "kernels/common/tile_order.h"
 #include "kernels/planning/op.h"
-#include "kernels/planning/s2o/cluster_ops.h"
 #include "kernels/planning/s2o/ops.h"
 #include "lib/methods/s2o/s2o_layout.h"
 
@@ -21,20 +20,7 @@ class S2oPlanner final : public Planner {
         shape_(s2o_history_shape(problem, settings)),
         layout_(shape_, limits) {
     const std::int64_t rows = static_cast<std::int64_t>(shape_.num_lists()) * shape_.num_segments;
-    const bool clusters = has_clusters();
-    means_ = workspace_.add<std::uint16_t>(rows * problem.head_dim * (clusters ? kMaxClusters : 1));
-    variances_ = workspace_.add<std::uint16_t>(is_diagonal() ? rows * problem.head_dim : 0);
-    log2_weights_ = workspace_.add<float>(clusters ? rows * kMaxClusters : 0);
-    if (settings.ranking.normalizer_aware) {
-      const std::int64_t moments =
-          std::int64_t{problem.num_kv_heads} * num_moment_blocks() * problem.head_dim;
-      key_means_ = workspace_.add<std::uint16_t>(moments);
-      key_variances_ = workspace_.add<std::uint16_t>(moments);
-      lse_ = workspace_.add<float>(problem.num_q_heads * problem.seqlen);
-    }
-    if (settings.ranking.value_aware) {
-      log_values_ = workspace_.add<float>(problem.num_kv_heads * problem.seqlen);
-    }
+    means_ = workspace_.add<std::uint16_t>(rows * problem.head_dim);
     scores_ = workspace_.add<std::uint16_t>(layout_.score_entries);
     ranges_ = workspace_.add<ScoreRange>(rows);
     bad_row_ = workspace_.add<std::uint32_t>(1);
@@ -74,17 +60,8 @@ class S2oPlanner final : public Planner {
     const double lists = shape_.num_lists();
     const auto scores = static_cast<double>(layout_.history_per_list) * lists;
     const auto entries = static_cast<double>(layout_.ordered_per_list) * lists;
-    const int clusters = has_clusters() ? settings_.ranking.num_clusters : 0;
-    const double products = clusters > 0 ? clusters : is_diagonal() ? 2.0 : 1.0;
-    PlanningCost cost{.flops = 2.0 * queries + 2.0 * scores * d * products,
+    PlanningCost cost{.flops = 2.0 * queries + 2.0 * scores * d,
                       .bytes = 2.0 * (queries + keys) + 2.0 * 2.0 * scores + 4.0 * entries};
-    // Distances to the means, then sums.
-    if (clusters > 0) cost.flops += 4.0 * queries * clusters * settings_.ranking.cluster_iterations;
-    if (settings_.ranking.normalizer_aware) {  // two products of causal queries and blocks of keys
-      cost.flops += 2.0 * queries * seqlen / kMomentBlock;
-      cost.bytes += 2.0 * (queries + keys);
-    }
-    if (settings_.ranking.value_aware) cost.bytes += 2.0 * keys;
     if (settings_.query_guide != QueryGuide::kNone) {
       cost.flops += 2.0 * queries;
       cost.bytes += 2.0 * (queries + keys) + 4.0 * queries / d;
@@ -98,13 +75,12 @@ class S2oPlanner final : public Planner {
     if (settings_.query_guide != QueryGuide::kNone) {
       kernels.run(guide_args(input), input.elements());
     }
-    if (settings_.ranking.normalizer_aware) estimate_lse(input, kernels);
-    if (settings_.ranking.value_aware) {
-      MomentArgs values = moments_of(input.v);
-      values.log_distances = log_values_.data();
-      kernels.run(values, input.elements());
-    }
-    has_clusters() ? cluster_queries(input, kernels) : mean_queries(input, kernels);
+    kernels.run(MeanQueryArgs{.q = input.q,
+                              .means = means_.data(),
+                              .shape = shape_,
+                              .heads_per_list = problem_.num_q_heads / shape_.num_lists(),
+                              .softmax_scale = problem_.softmax_scale},
+                input.elements());
     plan_next(0, input, kernels);
   }
 
@@ -138,11 +114,6 @@ class S2oPlanner final : public Planner {
   }
 
  private:
-  bool has_clusters() const { return settings_.ranking.form == Ranking::kClusters; }
-  bool is_diagonal() const { return settings_.ranking.form == Ranking::kDiagonal; }
-  std::int32_t num_moment_blocks() const {
-    return ceil_div<std::int32_t>(problem_.seqlen, kMomentBlock);
-  }
   QueryOrderArgs guide_args(const DeviceInput& input) const {
     return {.q = input.q,
             .k = input.k,
@@ -154,78 +125,25 @@ class S2oPlanner final : public Planner {
             .group_size = problem_.group_size(),
             .kind = settings_.query_guide};
   }
-  MomentArgs moments_of(const void* x) const {
-    return {.x = x,
-            .seqlen = problem_.seqlen,
-            .num_heads = problem_.num_kv_heads,
-            .num_blocks = num_moment_blocks()};
-  }
-  void estimate_lse(const DeviceInput& input, PlanningKernels& kernels) const {
-    MomentArgs keys = moments_of(input.k);
-    keys.means = key_means_.data();
-    keys.variances = key_variances_.data();
-    kernels.run(keys, input.elements());
-    kernels.run(LseArgs{.q = input.q,
-                        .means = key_means_.data(),
-                        .variances = key_variances_.data(),
-                        .lse = lse_.data(),
-                        .seqlen = problem_.seqlen,
-                        .num_q_heads = problem_.num_q_heads,
-                        .group_size = problem_.group_size(),
-                        .num_blocks = num_moment_blocks(),
-                        .softmax_scale = problem_.softmax_scale},
-                input.elements());
-  }
-  void mean_queries(const DeviceInput& input, PlanningKernels& kernels) const {
-    kernels.run(MeanQueryArgs{.q = input.q,
-                              .means = means_.data(),
-                              .variances = variances_.data(),
-                              .lse = lse_.data(),
-                              .shape = shape_,
-                              .heads_per_list = problem_.num_q_heads / shape_.num_lists(),
-                              .softmax_scale = problem_.softmax_scale},
-                input.elements());
-  }
-  void cluster_queries(const DeviceInput& input, PlanningKernels& kernels) const {
-    kernels.run(ClusterArgs{.q = input.q,
-                            .lse = lse_.data(),
-                            .means = means_.data(),
-                            .log2_weights = log2_weights_.data(),
-                            .shape = shape_,
-                            .heads_per_list = problem_.num_q_heads / shape_.num_lists(),
-                            .num_clusters = settings_.ranking.num_clusters,
-                            .iterations = settings_.ranking.cluster_iterations,
-                            .softmax_scale = problem_.softmax_scale},
-                input.elements());
-  }
 
   void rank_keys(const ScoreBatch& batch, const DeviceInput& input,
                  PlanningKernels& kernels) const {
-    const bool clusters = has_clusters();
-    const KeyScoreArgs rows{
-        .means = means_.data(),
-        .variances = variances_.data(),
-        .k = input.k,
-        .key_bias = log_values_.data(),
-        .scores = scores_.data(),
-        .ranges = ranges_.data(),
-        .bad_row = bad_row_.data(),
-        .score_offsets = score_offsets_.data(),
-        .scores_per_list = batch.scores_per_list,
-        .first_offset = batch.first_offset,
-        .shape = shape_,
-        .first_kv_head = batch.first_kv_head,
-        .num_batch_kv_heads = batch.num_kv_heads,
-        .first_segment = batch.first_segment,
-        .end_segment = batch.end_segment,
-        .num_row_tiles = batch.num_row_tiles(shape_, clusters ? kClusterRowTile : kScoreRowTile),
-        .num_key_chunks = batch.num_key_chunks(shape_, clusters ? kClusterKeyChunk : kKeyChunk)};
-    if (clusters) {
-      kernels.run(ClusterScoreArgs{.rows = rows, .log2_weights = log2_weights_.data()},
-                  input.elements());
-    } else {
-      kernels.run(rows, input.elements());
-    }
+    kernels.run(KeyScoreArgs{.means = means_.data(),
+                             .k = input.k,
+                             .scores = scores_.data(),
+                             .ranges = ranges_.data(),
+                             .bad_row = bad_row_.data(),
+                             .score_offsets = score_offsets_.data(),
+                             .scores_per_list = batch.scores_per_list,
+                             .first_offset = batch.first_offset,
+                             .shape = shape_,
+                             .first_kv_head = batch.first_kv_head,
+                             .num_batch_kv_heads = batch.num_kv_heads,
+                             .first_segment = batch.first_segment,
+                             .end_segment = batch.end_segment,
+                             .num_row_tiles = batch.num_row_tiles(shape_, kScoreRowTile),
+                             .num_key_chunks = batch.num_key_chunks(shape_, kKeyChunk)},
+                input.elements());
     kernels.run(RankArgs{.scores = scores_.data(),
                          .ranges = ranges_.data(),
                          .score_offsets = score_offsets_.data(),
@@ -247,10 +165,7 @@ class S2oPlanner final : public Planner {
   const HistoryShape shape_;
   const S2oLayout layout_;
   PlanView header_;
-  Workspace::Array<std::uint16_t> means_, variances_, scores_;
-  // Empty unless the settings ask for them.
-  Workspace::Array<std::uint16_t> key_means_, key_variances_;
-  Workspace::Array<float> log2_weights_, lse_, log_values_;
+  Workspace::Array<std::uint16_t> means_, scores_;
   Workspace::Array<ScoreRange> ranges_;
   Workspace::Array<std::uint32_t> bad_row_;
   Workspace::Array<float> guides_;

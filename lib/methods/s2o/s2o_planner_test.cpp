@@ -23,15 +23,13 @@ struct Orders : testing::S2oOrders {
   std::uint32_t bad_row = 0;
 };
 
-Orders orders_on_model(const AttentionInput& input, const S2oCase& settings, std::uint64_t seed = 1,
-                       PlanningVariant variant = PlanningVariant::kSm80) {
+Orders orders_on_model(const AttentionInput& input, const S2oCase& settings,
+                       std::uint64_t seed = 1) {
   const auto planner = settings.planner(input.problem);
-  testing::ModelPlan result = testing::plan_on_model(*planner, input, seed, variant);
+  testing::ModelPlan result = testing::plan_on_model(*planner, input, seed);
   check_plan(input.problem, result.plan);
   return {{input.problem, settings, result.plan.passes[0].gather_indices}, result.error_word};
 }
-
-constexpr PlanningVariant kVariants[] = {PlanningVariant::kSm80, PlanningVariant::kSm90};
 
 // Compares every row with the exact order of the CPU's scores.
 void expect_reference_order(const AttentionInput& input, const S2oCase& settings,
@@ -46,81 +44,8 @@ void expect_reference_order(const AttentionInput& input, const S2oCase& settings
 TEST(S2oPlanningModel, orders_agree_with_the_cpu_planner_up_to_near_ties) {
   const AttentionInput input = structured_input(Shape{700, 4, 2, 64});
   for (const bool shared : {false, true}) {
-    for (const bool diagonal : {false, true}) {
-      const S2oCase settings{
-          .segment_size = 128, .share_key_order_in_group = shared, .diagonal_ranking = diagonal};
-      expect_reference_order(input, settings, orders_on_model(input, settings));
-    }
-  }
-}
-
-TEST(S2oPlanningModel, normalisers_and_values_enter_the_mean_and_diagonal_orders) {
-  const AttentionInput input = structured_input(Shape{700, 4, 2, 64});
-  for (const bool diagonal : {false, true}) {
-    for (const bool shared : {false, true}) {
-      const S2oCase settings{.segment_size = 128,
-                             .share_key_order_in_group = shared,
-                             .diagonal_ranking = diagonal,
-                             .normalizer_aware = true,
-                             .value_aware = !shared};
-      expect_reference_order(input, settings, orders_on_model(input, settings));
-    }
-  }
-}
-
-TEST(S2oPlanningModel, cluster_orders_agree_with_the_cpu_planner_up_to_near_ties) {
-  for (const StorageDType dtype : {StorageDType::kBF16, StorageDType::kF16}) {
-    for (const Shape& shape : {Shape{700, 4, 2, 64}, Shape{650, 4, 2, 128}}) {
-      const AttentionInput input = structured_input(shape, "mixed", dtype);
-      for (const bool aware : {false, true}) {
-        const S2oCase settings{.segment_size = 128,
-                               .num_clusters = 32,
-                               .normalizer_aware = aware,
-                               .value_aware = aware,
-                               .local_window = 128};
-        for (const PlanningVariant variant : kVariants) {
-          expect_reference_order(input, settings, orders_on_model(input, settings, 1, variant));
-        }
-      }
-    }
-  }
-}
-
-TEST(S2oPlanningModel, clusters_of_several_tiles_and_heads_keep_the_order) {
-  const AttentionInput input = structured_input(Shape{1100, 4, 2, 64}, "stripes");
-  for (const PlanningVariant variant : kVariants) {
-    S2oCase settings{.segment_size = 384,
-                     .share_key_order_in_group = true,
-                     .num_clusters = 9,
-                     .normalizer_aware = true,
-                     .value_aware = true};
-    const Orders plan = orders_on_model(input, settings, 1, variant);
-    expect_reference_order(input, settings, plan);
-    EXPECT_EQ(orders_on_model(input, settings, 5, variant).order, plan.order);
-    settings.score_bytes = 1;
-    EXPECT_EQ(orders_on_model(input, settings, 6, variant).order, plan.order);
-    settings.share_key_order_in_group = false;
-    settings.local_window = 100;  // histories that end within a tile of keys
-    expect_reference_order(input, settings, orders_on_model(input, settings, 1, variant));
-  }
-}
-
-TEST(S2oPlanningModel, logits_far_from_their_normaliser_keep_the_order) {
-  AttentionInput input = structured_input(Shape{400, 2, 1, 64});
-  for (float& x : input.k) x *= 64.0f;  // exact in bf16; scores by the hundred
-  const S2oCase settings{.segment_size = 128, .num_clusters = 32};
-  for (const PlanningVariant variant : kVariants) {
-    expect_reference_order(input, settings, orders_on_model(input, settings, 1, variant));
-  }
-}
-
-TEST(S2oPlanningModel, cluster_scores_that_are_not_finite_name_their_row) {
-  AttentionInput input = structured_input(Shape{520, 2, 1, 64});
-  input.q[static_cast<std::size_t>((520 + 300) * 64 + 3)] = std::numeric_limits<float>::infinity();
-  for (const PlanningVariant variant : kVariants) {
-    const Orders plan = orders_on_model(
-        input, {.segment_size = 128, .num_clusters = 32, .normalizer_aware = true}, 1, variant);
-    EXPECT_EQ(~plan.bad_row, 7u);  // list 1, segment 2 of 5
+    const S2oCase settings{.segment_size = 128, .share_key_order_in_group = shared};
+    expect_reference_order(input, settings, orders_on_model(input, settings));
   }
 }
 
@@ -155,8 +80,7 @@ TEST(S2oPlanningModel, batches_that_share_memory_have_the_orders_of_one) {
   const S2oCase all_settings[] = {
       {.segment_size = 128},
       {.segment_size = 128, .share_key_order_in_group = true, .max_depth = 300},
-      {.segment_size = 256, .query_guide = QueryGuide::kPrefixMeanKey, .local_window = 100},
-      {.segment_size = 128, .num_clusters = 32, .normalizer_aware = true, .value_aware = true}};
+      {.segment_size = 256, .query_guide = QueryGuide::kPrefixMeanKey, .local_window = 100}};
   for (S2oCase settings : all_settings) {
     const auto whole = settings.planner(input.problem);
     ASSERT_EQ(whole->num_batches(), 1);
@@ -178,12 +102,9 @@ TEST(S2oPlanningModel, batches_that_share_memory_have_the_orders_of_one) {
 
 // Sizes only: nothing is allocated.
 TEST(S2oPlanningModel, workspace_is_linear_in_the_sequence_from_32k_to_1m_tokens) {
-  const S2oCase kinds[] = {{.diagonal_ranking = true},
+  const S2oCase kinds[] = {{},
                            {.share_key_order_in_group = true, .max_depth = 4096},
-                           {.num_clusters = 32,
-                            .normalizer_aware = true,
-                            .value_aware = true,
-                            .query_guide = QueryGuide::kPrefixMeanKey,
+                           {.query_guide = QueryGuide::kPrefixMeanKey,
                             .local_window = 128,
                             .fold = {.kind = Compensation::kBlocksVariance}}};
   for (std::int64_t seqlen = 32768; seqlen <= 1048576; seqlen *= 2) {
@@ -281,8 +202,6 @@ TEST(S2oPlanningModel, plans_have_the_items_of_the_cpu_planner) {
   const DenseReference none;
   for (const char* sharing : {"query_head", "kv_head"}) {
     const ParamSet params = testing::settings_of(method, {{"ranking", "mean"},
-                                                          {"normalizer_aware", false},
-                                                          {"value_aware", false},
                                                           {"segment_size", 256},
                                                           {"local_window", 100},
                                                           {"key_order_sharing", sharing}});
@@ -307,11 +226,8 @@ TEST(S2oPlanningModel, guided_queries_have_the_order_of_the_cpu_planner_up_to_ne
   const DenseReference none;
   for (const char* guide : {"prefix_mean_key", "global_mean_key", "segment_mean_query"}) {
     const AttentionInput input = structured_input(Shape{900, 4, 2, 64});
-    const ParamSet params = testing::settings_of(method, {{"ranking", "mean"},
-                                                          {"normalizer_aware", false},
-                                                          {"value_aware", false},
-                                                          {"query_guide", guide},
-                                                          {"segment_size", 256}});
+    const ParamSet params = testing::settings_of(
+        method, {{"ranking", "mean"}, {"query_guide", guide}, {"segment_size", 256}});
     const SparsePlan expected = method.plan_cpu({.input = input, .reference = none}, params);
     const auto planner = method.device_planner({.problem = input.problem,
                                                 .dtype = input.dtype,

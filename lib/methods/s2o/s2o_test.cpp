@@ -32,7 +32,7 @@ TEST_P(S2oTauZero, equals_dense_in_fp32) {
     for (const char* pass1 : {"natural", "permuted"}) {
       EXPECT_LE(error_at(input, reference, "s2o_plus",
                          {{"tau", 0.0},
-                          {"ranking", "clusters"},
+                          {"ranking", "mean"},
                           {"segment_size", segment_size},
                           {"query_guide", guide},
                           {"pass1_order", pass1},
@@ -63,8 +63,6 @@ TEST(S2o, plus_with_everything_off_is_s2o) {
       {"tau", 0.05}, {"segment_size", 256}, {"query_guide", "prefix_mean_key"}};
   nlohmann::ordered_json plus = shared;
   plus.update({{"ranking", "mean"},
-               {"normalizer_aware", false},
-               {"value_aware", false},
                {"local_window", 0},
                {"compensation", "none"},
                {"pass1_order", "permuted"}});
@@ -124,7 +122,7 @@ TEST(S2o, compensation_lowers_error_at_equal_steps) {
   const auto error = [&](const char* compensation) {
     return error_at(
         input, reference, "s2o_plus",
-        {{"tau", 1.0}, {"min_steps", 2}, {"ranking", "clusters"}, {"compensation", compensation}});
+        {{"tau", 1.0}, {"min_steps", 2}, {"ranking", "mean"}, {"compensation", compensation}});
   };
   EXPECT_LT(error("centroid"), error("none"));
   EXPECT_LT(error("blocks"), error("none"));

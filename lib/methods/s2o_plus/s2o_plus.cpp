@@ -1,10 +1,8 @@
 // S2O with what this project adds; every part is a parameter, and with all of them off it is `s2o`.
 //
 //   ranking        rows: scores of all queries of a tile in low precision
-//                  (lib/methods/s2o/row_ranking.h); clusters: from the means of clusters of
-//                  queries, diagonal: from their covariance (lib/methods/s2o/key_ranking.h), for
-//                  other segments than 128 tokens and devices without warpgroup products
-//   normalizer_aware, value_aware   terms of the scores from clusters and means
+//                  (lib/methods/s2o/row_ranking.h); mean: from the mean query, as s2o, for other
+//                  segments than 128 tokens and devices without warpgroup products
 //   local_window   the tokens just before the segment are visited in place, unranked
 //   compensation   the unvisited history enters as folded columns
 //                  (kernels/attention/fold_columns.h); auto: only up to 16,384 tokens, beyond which
@@ -21,7 +19,7 @@ namespace {
 
 std::vector<ParamSpec> plus_specs() {
   std::vector<ParamSpec> specs = s2o_param_specs();
-  specs.push_back(ParamSpec::choice("ranking", "rows", {"mean", "diagonal", "clusters", "rows"},
+  specs.push_back(ParamSpec::choice("ranking", "rows", {"mean", "rows"},
                                     "what the key score knows of the segment's queries"));
   specs.push_back(ParamSpec::integer("sink", 64, "leading tokens that ranking rows always visits",
                                      0, kRankedRows));
@@ -33,34 +31,15 @@ std::vector<ParamSpec> plus_specs() {
                                   "reads: probes lose at most this times tau, up to .01; 0 looks "
                                   "everywhere",
                                   0.0, 1e6));
-  specs.push_back(ParamSpec::real("few_per_tau", 0.0,
-                                  "from 65,536 tokens on, a quarter of the queries ranks where "
-                                  "probes show that it misses less than this times tau, up to .01; "
-                                  "0: all rank",
-                                  0.0, 1e6));
-  specs.push_back(
-      ParamSpec::integer("num_clusters", 32, "query means kept by ranking clusters", 1, 1024));
-  specs.push_back(ParamSpec::integer("cluster_iterations", 3,
-                                     "iterations of Lloyd's algorithm of ranking clusters", 1, 64));
   specs.push_back(ParamSpec::integer(
       "local_window", 128, "tokens before the segment that are always visited", 0, 1 << 24));
   specs.push_back(ParamSpec::choice("compensation", "auto",
                                     {"auto", "none", "centroid", "blocks", "blocks_variance"},
                                     "what stands in for the unvisited history"));
-  specs.push_back(ParamSpec::boolean("normalizer_aware", true,
-                                     "weigh queries by their estimated softmax normaliser"));
-  specs.push_back(ParamSpec::boolean(
-      "value_aware", true, "rank keys by mass times distance of their value to its block"));
   specs.push_back(ParamSpec::integer("fold_block", 128, "key slots per folded column", 1, 1 << 20));
   specs.push_back(ParamSpec::choice("pass1_order", "natural", {"natural", "permuted"},
                                     "row order of the pass over the own segment"));
   return specs;
-}
-
-Ranking parse_ranking(const std::string& name) {
-  if (name == "mean") return Ranking::kMean;
-  if (name == "diagonal") return Ranking::kDiagonal;
-  return name == "rows" ? Ranking::kRows : Ranking::kClusters;
 }
 
 // Folded columns gain 10-25 % in L2 up to there, and nothing at 32,768 tokens and more.
@@ -85,31 +64,23 @@ class S2oPlus final : public Method {
         .full_budget = {.exists = true, .params = {{"tau", 0.0}}},
         // Near-ties change the order, not which keys it holds; but for ranking by rows, whose keys
         // near the floor may come or go. Its lists: lib/methods/s2o/s2o_rows_test.cpp.
-        .device = {.settings = {{{"ranking", "clusters"}, {"segment_size", 128}},
-                                {{"ranking", "rows"}},
-                                {{"ranking", "rows"},
-                                 {"tau", 0.001},
-                                 {"sink", 0},
-                                 {"local_window", 256},
-                                 {"pass1_order", "permuted"}},
-                                {{"ranking", "clusters"},
-                                 {"segment_size", 1024},
-                                 {"key_order_sharing", "kv_head"}},
-                                {{"ranking", "diagonal"},
-                                 {"normalizer_aware", false},
-                                 {"value_aware", false},
-                                 {"segment_size", 256}},
-                                {{"ranking", "mean"}, {"segment_size", 256}, {"local_window", 100}},
-                                {{"ranking", "clusters"},
-                                 {"query_guide", "prefix_mean_key"},
-                                 {"segment_size", 256}},
-                                {{"query_guide", "global_mean_key"},
-                                 {"segment_size", 128},
-                                 {"ranking", "mean"}},
-                                {{"query_guide", "segment_mean_query"},
-                                 {"segment_size", 128},
-                                 {"ranking", "mean"}}},
-                   .tie_share = 0.002},
+        .device =
+            {.settings =
+                 {{{"ranking", "mean"}, {"segment_size", 128}},
+                  {{"ranking", "rows"}},
+                  {{"ranking", "rows"},
+                   {"tau", 0.001},
+                   {"sink", 0},
+                   {"local_window", 256},
+                   {"pass1_order", "permuted"}},
+                  {{"ranking", "mean"}, {"segment_size", 1024}, {"key_order_sharing", "kv_head"}},
+                  {{"ranking", "mean"}, {"segment_size", 256}, {"local_window", 100}},
+                  {{"ranking", "mean"}, {"query_guide", "prefix_mean_key"}, {"segment_size", 256}},
+                  {{"query_guide", "global_mean_key"}, {"segment_size", 128}, {"ranking", "mean"}},
+                  {{"query_guide", "segment_mean_query"},
+                   {"segment_size", 128},
+                   {"ranking", "mean"}}},
+             .tie_share = 0.002},
     };
     return kInfo;
   }
@@ -129,15 +100,10 @@ class S2oPlus final : public Method {
  private:
   static S2oSettings plus_settings(const ParamSet& params, std::int64_t seqlen) {
     S2oSettings settings = s2o_settings(params);
-    settings.ranking.form = parse_ranking(params.get_choice("ranking"));
+    settings.ranking = params.get_choice("ranking") == "rows" ? Ranking::kRows : Ranking::kMean;
     settings.sink = params.get_int("sink");
     settings.floor_per_tau = static_cast<float>(params.get_real("floor_per_tau"));
     settings.reach_per_tau = static_cast<float>(params.get_real("reach_per_tau"));
-    settings.few_per_tau = static_cast<float>(params.get_real("few_per_tau"));
-    settings.ranking.num_clusters = static_cast<int>(params.get_int("num_clusters"));
-    settings.ranking.cluster_iterations = static_cast<int>(params.get_int("cluster_iterations"));
-    settings.ranking.normalizer_aware = params.get_bool("normalizer_aware");
-    settings.ranking.value_aware = params.get_bool("value_aware");
     settings.local_window = params.get_int("local_window");
     settings.fold.kind = compensation_at(params, seqlen);
     settings.fold.fold_block = static_cast<int>(params.get_int("fold_block"));
