@@ -16,7 +16,7 @@ namespace s2o::device {
 
 inline constexpr int kProbeThreads = 128;
 inline constexpr int kProbeStages = 3;
-inline constexpr int kProbeGroups = 32;  // of a block of threads
+inline constexpr int kProbeGroups = 8;  // of a block of threads: probes are few
 
 struct SharedProbe {
   alignas(128) unsigned char q[kPackedQueryBytes];
