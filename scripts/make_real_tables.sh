@@ -10,7 +10,8 @@
 #
 #   --parts LIST     with commas [all]: attention (error, density and time of Q, K, V of layers), loss
 #                    (held-out loss and divergence of whole prefills), retrieval, oracles and ablation
-#                    (of S2O+; a few layers), heatmaps (CPU, of the shipped capture), tables (of all
+#                    (of S2O+; a few layers), tiled (S2O+ on the book of 131,072 tokens in the shape of
+#                    Llama-3.1-8B, Qwen's heads repeated), heatmaps (CPU, of the shipped capture), tables (of all
 #                    that OUT holds by then)
 #   --texts LIST     of attention and loss [book,code]
 #   --build FOLDER   of a built s2o [built here]
@@ -33,7 +34,7 @@ usage() {
 }
 
 smollm2="" qwen="" build="" device="" samples=50 budget=""
-parts=attention,loss,retrieval,oracles,ablation,heatmaps,tables texts=book,code
+parts=attention,loss,retrieval,oracles,ablation,tiled,heatmaps,tables texts=book,code
 out=$S2O_ROOT/results/real
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -248,6 +249,23 @@ if [ -n "$qwen" ]; then
     attention ablation ablation "$yarn" qwen $of 131072 "$qwen_layers" 6,14,22
     if has_tables; then table matched_error "ablation-$of" --by-family; fi
   done
+fi
+
+if [ -n "$qwen" ]; then
+  run_folders=() peer_options=()
+  name=qwen-llama_shape-131072
+  tiled=$out/captures/$name.safetensors
+  if has_part tiled; then
+    text "$yarn" book 131072
+    capture_layers "$yarn" "$text" 131072 "$qwen_layers" qwen-book-131072
+    [ -s "$tiled" ] || python3 scripts/tile_heads.py "$captured" "$tiled" --num-q-heads 32 \
+      --num-kv-heads 8
+    echo "tiled: $name" >&2
+  fi
+  run_if tiled evaluate tiled "$name" --device "$device" --set "inputs=[{\"source\": \"dump\",
+    \"path\": \"$tiled\", \"name\": \"$name\", \"layers\": [$qwen_layers]}]"
+  if has_part tiled || has_part tables; then peers llama_shape 131072 32 8 128; fi
+  if has_tables; then table matched_error "matched_error-$name" "${peer_options[@]}"; fi
 fi
 
 # Of the shipped capture: a head that reads near by, one that reads by content, one that rests on the
