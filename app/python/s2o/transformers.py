@@ -39,7 +39,10 @@ class _Layers:
         for name, values in (self.default, *self.special.values()):
             _checked(name, values)  # errors come here, not in the first prefill
 
-    def of(self, layer):
+    def of(self, layer, num_layers):
+        for named in self.special:
+            if num_layers is not None and not 0 <= named < num_layers:
+                raise ConfigError(f"layers: found layer {named}, this model has {num_layers}, counted from 0")
         return self.special.get(layer, self.default)
 
 
@@ -84,7 +87,8 @@ def _implementation(layers):
                          **options)
         _check(module, query, attention_mask, dropout, options)
         layer = getattr(module, "layer_idx", None)
-        method, params = layers.of(layer)
+        num_layers = getattr(getattr(module, "config", None), "num_hidden_layers", None)
+        method, params = layers.of(layer, num_layers)
         result = attention(query, key, value, method, softmax_scale=scaling, contiguous=True,
                            return_work=_recorded is not None, **params)
         if _recorded is not None:
@@ -116,7 +120,7 @@ def register(method="s2o_plus", *, name=None, dense_layers=(), layers=None, **pa
     Args:
         method: of `s2o.methods()`.
         name: of the implementation to set: "s2o" by default; "s2o:mine", say, beside it.
-        dense_layers: numbers of layers that attend densely.
+        dense_layers: numbers of layers that attend densely, from 0.
         layers: {number: {"method": ..., parameters}} of layers that differ.
         **params: of the method, as in configs: tau=0.01.
 

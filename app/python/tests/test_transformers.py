@@ -110,6 +110,13 @@ def test_refusals(model, ids):
         logits(sliding, ids, "s2o")
 
 
+def test_layers_that_a_model_has_not_are_refused(model, ids):
+    for layer in (3, -1):
+        name = s2o.transformers.register("dense", name="s2o:mine", dense_layers=[layer])
+        with pytest.raises(s2o.ConfigError, match=f"found layer {layer}, this model has 3, counted from 0"):
+            logits(model, ids, name)
+
+
 def test_wrong_settings_are_refused_when_registered():
     with pytest.raises(s2o.ConfigError, match="did you mean 'tau'"):
         s2o.transformers.register(tua=0.1)
