@@ -17,7 +17,7 @@ Json limit_json(const ParamSpec& spec, double value) {
 }
 
 Json describe_params(const MethodInfo& info) {
-  constexpr std::array kTypeNames = {"bool", "int", "real", "choice"};
+  constexpr std::array kTypeNames = {"bool", "int", "real", "choice", "path"};
   const Json defaults = ParamSet(info.params).to_json();
   Json params = Json::array();
   for (const ParamSpec& spec : info.params) {

@@ -49,6 +49,7 @@ class LostBackend final : public Backend {
   std::string lost() override { return reason_; }
   int outputs_on_host() const override { return 0; }
   void set_input(const AttentionInput&) override { refuse(reason_); }
+  void set_heads(const std::optional<HeadRange>&) override { refuse(reason_); }
   void run_reference(const SparsePlan&, const TimingConfig&, AttentionRun&) override {
     refuse(reason_);
   }

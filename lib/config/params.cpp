@@ -104,6 +104,9 @@ ParamValue parse_value(const ParamSpec& spec, const nlohmann::json& value,
           "{}: unknown value '{}'{}; expected one of: {}", where, text,
           nearest.empty() ? "" : fmt::format(", did you mean '{}'?", nearest), join(spec.choices)));
     }
+    case ParamType::kPath:
+      if (!value.is_string()) wrong_type(where, value, "a file");
+      return value.get<std::string>();
   }
   wrong_type(where, value, "another type");
 }
@@ -166,6 +169,13 @@ ParamSpec ParamSpec::choice(std::string name, std::string value, std::vector<std
           .choices = std::move(choices)};
 }
 
+ParamSpec ParamSpec::path(std::string name, std::string help) {
+  return {.name = std::move(name),
+          .type = ParamType::kPath,
+          .value = std::string(),
+          .help = std::move(help)};
+}
+
 ParamSet::ParamSet(const std::vector<ParamSpec>& specs) {
   for (const ParamSpec& spec : specs) values_.emplace_back(spec.name, spec.value);
 }
@@ -194,6 +204,7 @@ double ParamSet::get_real(const std::string& name) const { return std::get<doubl
 const std::string& ParamSet::get_choice(const std::string& name) const {
   return std::get<std::string>(at(name));
 }
+const std::string& ParamSet::get_path(const std::string& name) const { return get_choice(name); }
 bool ParamSet::is_set(const std::string& name) const {
   return !std::holds_alternative<std::monostate>(at(name));
 }

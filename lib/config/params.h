@@ -14,7 +14,7 @@ namespace s2o {
 
 using ParamValue = std::variant<std::monostate, bool, std::int64_t, double, std::string>;
 
-enum class ParamType { kBool, kInt, kReal, kChoice };
+enum class ParamType { kBool, kInt, kReal, kChoice, kPath };
 
 struct ParamSpec {
   std::string name;  // the paper's name
@@ -39,6 +39,8 @@ struct ParamSpec {
   static ParamSpec optional_real(std::string name, std::string help, double min, double max);
   static ParamSpec choice(std::string name, std::string value, std::vector<std::string> choices,
                           std::string help);
+  // A file; relative to the config's folder where it stands in a config. "" unless set.
+  static ParamSpec path(std::string name, std::string help);
 };
 
 // Values of one setting, complete (every spec has an entry), in the order of the specs.
@@ -58,6 +60,7 @@ class ParamSet {
   std::int64_t get_int(const std::string& name) const;
   double get_real(const std::string& name) const;
   const std::string& get_choice(const std::string& name) const;
+  const std::string& get_path(const std::string& name) const;
   bool is_set(const std::string& name) const;  // false only for a null optional
 
   nlohmann::ordered_json to_json() const;

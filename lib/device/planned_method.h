@@ -26,6 +26,9 @@ struct CountedRun {
   int num_q_tiles = 0;
 };
 
+// The same arrays, seen from some heads.
+DeviceInput head_slice(const DeviceInput& input, const HeadRange& q_heads);
+
 class PlannedMethod {
  public:
   // Allocates; makes a plan that depends on the shape alone. UnsupportedError for settings that
@@ -36,6 +39,7 @@ class PlannedMethod {
   PlannedMethod(const PlannedMethod&) = delete;
   PlannedMethod& operator=(const PlannedMethod&) = delete;
 
+  int num_batches() const { return planner_ == nullptr ? 1 : planner_->num_batches(); }
   // "cuda", "cpu" or "none" (the plan depends on the shape alone), as in results.
   const char* planner() const;
 

@@ -40,6 +40,19 @@ std::vector<float> dense_lse(const CudaDevice& device, const DeviceInput& input,
 
 }  // namespace
 
+DeviceInput head_slice(const DeviceInput& input, const HeadRange& q_heads) {
+  DeviceInput slice = input;
+  slice.problem = head_slice(input.problem, q_heads);
+  const auto at = [&input](const void* heads, int head) {
+    return static_cast<const std::uint16_t*>(heads) + input.problem.row_offset(head, 0);
+  };
+  slice.q = at(input.q, q_heads.first);
+  const int kv_head = first_kv_head(input.problem, q_heads);
+  slice.k = at(input.k, kv_head);
+  slice.v = at(input.v, kv_head);
+  return slice;
+}
+
 PlannedMethod::PlannedMethod(const CudaDevice& device, const Problem& problem, StorageDType dtype,
                              const Method& method, const ParamSet& params,
                              const PlannerLimits& limits)

@@ -49,6 +49,10 @@ class Backend {
 
   // The input of the runs that follow; it must stay alive until the next call.
   virtual void set_input(const AttentionInput& input) = 0;
+  // From here on run() and plan_and_run() work on these heads of the input alone, and what they
+  // return is of these heads. Outputs of several such runs make one, which error_sums() and out()
+  // then see; none: all heads at once again.
+  virtual void set_heads(const std::optional<HeadRange>& q_heads) = 0;
   // Dense attention of the input, which plans and errors refer to from now on: out and lse in fp32
   // accuracy, whatever the accuracy of run(). Times are those of run(plan).
   virtual void run_reference(const SparsePlan& plan, const TimingConfig& timing,

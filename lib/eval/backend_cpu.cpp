@@ -27,7 +27,14 @@ class CpuBackend final : public Backend {
 
   int outputs_on_host() const override { return 2; }
 
-  void set_input(const AttentionInput& input) override { input_ = &input; }
+  void set_input(const AttentionInput& input) override {
+    input_ = &input;
+    heads_.reset();
+  }
+  void set_heads(const std::optional<HeadRange>& q_heads) override {
+    heads_ = q_heads;
+    if (q_heads) slice_ = head_slice(*input_, *q_heads);
+  }
 
   void run_reference(const SparsePlan& plan, const TimingConfig& timing,
                      AttentionRun& result) override {
@@ -45,19 +52,23 @@ class CpuBackend final : public Backend {
   const std::vector<float>& out() override { return out_; }
 
   void run(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) override {
-    const Problem& problem = input_->problem;
+    const AttentionInput& input = heads_ ? slice_ : *input_;
+    const Problem& problem = input.problem;
     const auto rows = static_cast<std::size_t>(problem.num_q_heads * problem.seqlen);
+    const auto size = rows * static_cast<std::size_t>(problem.head_dim);
+    const auto first = static_cast<std::size_t>(heads_ ? problem.row_offset(heads_->first, 0) : 0);
     const float nan = std::numeric_limits<float>::quiet_NaN();
     const PlanPointers pointers(plan);
+    out_.resize(input_->q.size());
     result.attention_ms.clear();
     result.workspace_bytes = plan.workspace_bytes();
     for (int repeat = 0; repeat < timing.cpu_repeats; ++repeat) {
-      out_.assign(rows * static_cast<std::size_t>(problem.head_dim), nan);
+      std::fill_n(out_.begin() + static_cast<std::ptrdiff_t>(first), size, nan);
       result.lse.assign(rows, nan);
       result.stats.assign(plan.passes.size() * static_cast<std::size_t>(plan.num_tiles()), {});
       const auto begin = std::chrono::steady_clock::now();
-      attention_ref(problem, pointers.view(), input_->q.data(), input_->k.data(), input_->v.data(),
-                    out_.data(), result.lse.data(), result.stats.data());
+      attention_ref(problem, pointers.view(), input.q.data(), input.k.data(), input.v.data(),
+                    out_.data() + first, result.lse.data(), result.stats.data());
       const auto end = std::chrono::steady_clock::now();
       result.attention_ms.push_back(std::chrono::duration<double, std::milli>(end - begin).count());
     }
@@ -65,6 +76,8 @@ class CpuBackend final : public Backend {
 
  private:
   const AttentionInput* input_ = nullptr;
+  std::optional<HeadRange> heads_;
+  AttentionInput slice_;  // of these heads
   DenseReference reference_;
   std::vector<float> out_;  // [num_q_heads, seqlen, head_dim]
 };

@@ -20,6 +20,7 @@
 #include "lib/device/l2_flush.h"
 #include "lib/device/phase_timer.h"
 #include "lib/device/planned_attention.h"
+#include "lib/device/planned_method.h"
 #include "lib/input/storage_bits.h"
 
 namespace s2o {
@@ -74,6 +75,7 @@ class CudaBackend final : public Backend {
 
   void set_input(const AttentionInput& input) override {
     input_ = nullptr;
+    set_heads(std::nullopt);
     reference_ = {};
     if (input.dtype == StorageDType::kF32) {
       throw UnsupportedError(
@@ -83,6 +85,16 @@ class CudaBackend final : public Backend {
     }
     upload(input);
     input_ = &input;
+  }
+
+  void set_heads(const std::optional<HeadRange>& q_heads) override {
+    if (q_heads && !heads_) {
+      const Problem& problem = input_->problem;
+      gathered_.resize(static_cast<std::size_t>(problem.row_offset(problem.num_q_heads, 0)),
+                       "output of all heads");
+    }
+    if (!q_heads) gathered_ = {};
+    heads_ = q_heads;
   }
 
   void run_reference(const SparsePlan& plan, const TimingConfig& timing,
@@ -101,7 +113,7 @@ class CudaBackend final : public Backend {
                                              const TimingConfig& timing, bool fetch_tokens,
                                              AttentionRun& result) override {
     std::unique_ptr<Planner> planner =
-        method.device_planner({.problem = input_->problem,
+        method.device_planner({.problem = device_input().problem,
                                .dtype = input_->dtype,
                                .params = params,
                                .limits = {.l2_bytes = info_.l2_bytes}});
@@ -112,12 +124,18 @@ class CudaBackend final : public Backend {
 
   std::vector<ErrorSums> error_sums() override {
     if (!on_.reference || !on_.buffers) throw Error("error sums: no reference or no run yet");
-    return on_.reference->error_sums(on_.buffers->output().out_fp32, on_.stream.get());
+    return on_.reference->error_sums(heads_ ? gathered_.data() : on_.buffers->output().out_fp32,
+                                     on_.stream.get());
   }
 
   const std::vector<float>& out() override {
     if (!on_.buffers) throw Error("output: no run yet");
-    out_ = on_.buffers->read_out(on_.input->input().dtype);
+    if (heads_) {
+      out_.resize(gathered_.size());
+      gathered_.download(out_.data(), "download of outputs");
+    } else {
+      out_ = on_.buffers->read_out(on_.input->input().dtype);
+    }
     return out_;
   }
 
@@ -129,15 +147,32 @@ class CudaBackend final : public Backend {
     on_.input.emplace(input_on_device(input));
   }
 
+  // Of the heads at hand.
+  DeviceInput device_input() const {
+    const DeviceInput& input = on_.input->input();
+    return heads_ ? head_slice(input, *heads_) : input;
+  }
+  void gather_heads() {
+    if (!heads_) return;
+    const Problem problem = device_input().problem;
+    cuda_check(cudaMemcpyAsync(gathered_.data() + problem.row_offset(heads_->first, 0),
+                               on_.buffers->output().out_fp32,
+                               static_cast<std::size_t>(problem.row_offset(heads_->count, 0)) *
+                                   sizeof(float),
+                               cudaMemcpyDeviceToDevice, on_.stream.get()),
+               "output of heads");
+    on_.stream.synchronize();
+  }
+
   // Buffers for the plan and what enqueues it.
   PreparedAttention prepare(const DevicePlan& plan, bool fp32_accuracy = false) {
-    const DeviceInput& input = on_.input->input();
+    const DeviceInput input = device_input();
     on_.buffers.emplace(input.problem, plan.header, OutputType::kFp32);
     return {on_.device.info,       on_.device.attention, input,        plan,
             on_.buffers->output(), on_.scratch,          fp32_accuracy};
   }
   DevicePlanCopy plan_on_device(const SparsePlan& plan) const {
-    return {input_->problem, PlanPointers(plan).view(), info_.l2_bytes};
+    return {device_input().problem, PlanPointers(plan).view(), info_.l2_bytes};
   }
 
   void compute_reference() {
@@ -179,6 +214,7 @@ class CudaBackend final : public Backend {
     result.lse = on_.buffers->read_lse();
     result.stats = on_.buffers->read_stats();
     result.workspace_bytes = attention.workspace_bytes() + copy.bytes();
+    gather_heads();
   }
 
   // Planning starts with a cold cache; attention finds what planning left there, as in a model, and
@@ -187,7 +223,7 @@ class CudaBackend final : public Backend {
                                  bool fetch_tokens, AttentionRun& result) {
     planner.prepare();
     const PreparedAttention attention = prepare(planner.device_plan());
-    const DeviceInput& input = on_.input->input();
+    const DeviceInput input = device_input();
     const PlanningVariant variant = on_.device.planning;
     const auto plan_and_run = [&] {
       on_.timer.begin(Phase::kPlanning);
@@ -208,6 +244,7 @@ class CudaBackend final : public Backend {
     result.lse = on_.buffers->read_lse();
     result.stats = on_.buffers->read_stats();
     result.workspace_bytes = attention.workspace_bytes() + planner.workspace_bytes();
+    gather_heads();
     return {
         .plan = fetch_device_plan(
             planner, variant, input,
@@ -221,6 +258,8 @@ class CudaBackend final : public Backend {
   DeviceInfo info_;
   std::string kernel_;
   const AttentionInput* input_ = nullptr;
+  std::optional<HeadRange> heads_;
+  DeviceBuffer<float> gathered_;  // [num_q_heads, seqlen, head_dim] of runs of some heads each
   DenseReference reference_;  // without `out`, which stays on the device
   std::vector<float> out_;    // [num_q_heads, seqlen, head_dim], filled when asked for
   std::string lost_;

@@ -50,13 +50,32 @@ nlohmann::ordered_json with_defaults(const nlohmann::ordered_json& entry, const 
   return complete;
 }
 
+nlohmann::ordered_json with_paths(nlohmann::ordered_json entry, const Method& method,
+                                  const std::filesystem::path& base_folder) {
+  const auto place = [&base_folder](nlohmann::ordered_json& value) {
+    if (!value.is_string() || value.get<std::string>().empty()) return;
+    value = (base_folder / value.get<std::string>()).lexically_normal().string();
+  };
+  for (const ParamSpec& spec : method.info().params) {
+    if (spec.type != ParamType::kPath || !entry.contains(spec.name)) continue;
+    nlohmann::ordered_json& value = entry[spec.name];
+    if (value.is_array()) {
+      for (nlohmann::ordered_json& one : value) place(one);
+    } else {
+      place(value);
+    }
+  }
+  return entry;
+}
+
 EvalCells expand_cells(const RunConfig& config) {
   EvalCells cells;
   cells.config = config;
   for (std::size_t i = 0; i < config.methods.size(); ++i) {
-    const nlohmann::ordered_json& entry = config.methods[i];
     const std::string path = method_path(config, i);
-    const Method& method = find_method_at(entry["name"].get<std::string>(), path);
+    const Method& method = find_method_at(config.methods[i]["name"].get<std::string>(), path);
+    const nlohmann::ordered_json entry =
+        with_paths(config.methods[i], method, config.base_folder);
     for (ParamSet& params : expand_settings(method, entry, path)) {
       cells.settings.push_back({.method = &method, .params = std::move(params)});
     }

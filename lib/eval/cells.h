@@ -1,6 +1,7 @@
 // A run config, expanded: which inputs and which settings of which methods make up the sweep.
 #pragma once
 
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,9 @@ const Method& find_method_at(const std::string& name, const std::string& path);
 // A "methods" entry as given, then the parameters that it leaves out, with their defaults. The
 // given ones keep their place because it decides the order of a sweep over several lists.
 nlohmann::ordered_json with_defaults(const nlohmann::ordered_json& entry, const Method& method);
+// A "methods" entry whose files are found from here: they are relative to the config's folder.
+nlohmann::ordered_json with_paths(nlohmann::ordered_json entry, const Method& method,
+                                  const std::filesystem::path& base_folder);
 
 // ConfigError for wrong keys and values, InputError for files that are missing or broken.
 EvalCells expand_cells(const RunConfig& config);

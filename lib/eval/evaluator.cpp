@@ -166,6 +166,7 @@ class Evaluator {
     static const std::vector<float> kNotAsked;
     const std::vector<float>* out = &kNotAsked;
     try {
+      backend_.set_heads(std::nullopt);
       measure(setting, row);
       if (cells_.config.save_outputs) out = &backend_.out();
     } catch (const InterruptedError&) {
@@ -183,50 +184,102 @@ class Evaluator {
     sink_.add(cell, row, *out);
   }
 
+  // What planning and attention of some heads did.
+  struct Measured {
+    std::string planner;
+    std::vector<double> plan_ms;
+    std::optional<PlanningCost> cost;
+    Work work;
+    std::vector<std::int32_t> stop_steps;
+  };
+
   // Plans, runs and fills in the row.
   void measure(const MethodSetting& setting, ResultRow& row) {
-    const Problem& problem = input_->problem;
-    const PlanContext context = {*input_, backend_.reference()};
+    const std::vector<HeadSetting> groups =
+        setting.method->head_settings(setting.params, input_->layer, input_->problem);
+    Measured found = groups.empty() ? measure_heads(*setting.method, setting.params, *input_)
+                                    : measure_groups(groups);
     Timings timings = {.dense_attention_ms = dense_ms_};
-    std::optional<SparsePlan> plan;
-    std::optional<PlanningCost> cost;
-    auto planning = backend_.plan_and_run(*setting.method, setting.params, cells_.config.timing,
-                                          options_.check_plans, run_);
-    if (planning) {
-      row.planner = backend_.name();
-      cost = planning->cost;
-      timings.plan_ms = std::move(planning->plan_ms);
-      plan.emplace(std::move(planning->plan));
-      if (options_.check_plans) check_plan(problem, *plan);
-    } else {
-      plan.emplace(plan_on_cpu(setting, context, timings.plan_ms));
-      if (!setting.method->info().reads_input) row.planner = "none";
-      if (options_.check_plans) check_plan(problem, *plan);
-      backend_.run(*plan, cells_.config.timing, run_);
-    }
+    timings.plan_ms = std::move(found.plan_ms);
     timings.attention_ms = run_.attention_ms;
+    row.planner = found.planner;
+    row.stop_steps = std::move(found.stop_steps);
     const std::vector<ErrorSums> sums = backend_.error_sums();
-    const std::string wrong = describe_nonfinite(problem, sums, run_, backend_);
+    const std::string wrong = describe_nonfinite(input_->problem, sums, run_, backend_);
     if (!wrong.empty()) row.error = fmt::format("{}: {}", backend_.kernel(), wrong);
-    const Work work = count_work(problem, *plan, run_.stats);
-    row.stop_steps = collect_stop_steps(*plan, run_);
-    fill_metrics(
-        {*input_, backend_.reference(), sums, run_.lse, work, timings, run_.workspace_bytes, cost},
-        row);
+    fill_metrics({*input_, backend_.reference(), sums, run_.lse, found.work, timings,
+                  run_.workspace_bytes, found.cost},
+                 row);
   }
 
-  SparsePlan plan_on_cpu(const MethodSetting& setting, const PlanContext& context,
+  // Of all heads of `input`, or of those that the backend is set to.
+  Measured measure_heads(const Method& method, const ParamSet& params,
+                         const AttentionInput& input) {
+    Measured found{.planner = "cpu"};
+    std::optional<SparsePlan> plan;
+    auto planning = backend_.plan_and_run(method, params, cells_.config.timing,
+                                          options_.check_plans, run_);
+    if (planning) {
+      found.planner = backend_.name();
+      found.cost = planning->cost;
+      found.plan_ms = std::move(planning->plan_ms);
+      plan.emplace(std::move(planning->plan));
+      if (options_.check_plans) check_plan(input.problem, *plan);
+    } else {
+      plan.emplace(plan_on_cpu(method, params, {input, backend_.reference()}, found.plan_ms));
+      if (!method.info().reads_input) found.planner = "none";
+      if (options_.check_plans) check_plan(input.problem, *plan);
+      backend_.run(*plan, cells_.config.timing, run_);
+    }
+    found.work = count_work(input.problem, *plan, run_.stats);
+    found.stop_steps = collect_stop_steps(*plan, run_);
+    return found;
+  }
+
+  // Groups of heads one after the other: times are sums, what a head has stands in its place.
+  Measured measure_groups(const std::vector<HeadSetting>& groups) {
+    Measured all;
+    AttentionRun run;
+    for (const HeadSetting& group : groups) {
+      backend_.set_heads(group.q_heads);
+      Measured one = measure_heads(*group.method, *group.params,
+                                   head_slice(*input_, group.q_heads));
+      all.planner = all.planner.empty() || all.planner == one.planner ? one.planner : "mixed";
+      // A plan that is made once has one time, 0.
+      one.plan_ms.resize(run_.attention_ms.size());
+      all.plan_ms.resize(one.plan_ms.size());
+      run.attention_ms.resize(one.plan_ms.size());
+      for (std::size_t i = 0; i < one.plan_ms.size(); ++i) {
+        all.plan_ms[i] += one.plan_ms[i];
+        run.attention_ms[i] += run_.attention_ms[i];
+      }
+      if (one.cost) {
+        if (!all.cost) all.cost.emplace();
+        all.cost->flops += one.cost->flops;
+        all.cost->bytes += one.cost->bytes;
+      }
+      all.work.total += one.work.total;
+      all.work.per_head.insert(all.work.per_head.end(), one.work.per_head.begin(),
+                               one.work.per_head.end());
+      run.lse.insert(run.lse.end(), run_.lse.begin(), run_.lse.end());
+      run.workspace_bytes = std::max(run.workspace_bytes, run_.workspace_bytes);
+    }
+    run_ = std::move(run);
+    return all;
+  }
+
+  SparsePlan plan_on_cpu(const Method& method, const ParamSet& params, const PlanContext& context,
                          std::vector<double>& plan_ms) const {
-    const MethodInfo& info = setting.method->info();
+    const MethodInfo& info = method.info();
     if (!info.reads_input) {  // made once for all layers and inputs of the shape
       plan_ms.assign(1, 0.0);
-      return setting.method->plan_cpu(context, setting.params);
+      return method.plan_cpu(context, params);
     }
     std::optional<SparsePlan> plan;
     for (int repeat = 0; repeat < cells_.config.timing.cpu_repeats; ++repeat) {
       plan.reset();
       const auto begin = Clock::now();
-      plan.emplace(setting.method->plan_cpu(context, setting.params));
+      plan.emplace(method.plan_cpu(context, params));
       plan_ms.push_back(milliseconds_since(begin));
     }
     if (info.is_oracle) plan_ms.clear();

@@ -24,6 +24,8 @@ Json scalar_schema(const ParamSpec& spec) {
       return {{"type", "boolean"}};
     case ParamType::kChoice:
       return {{"enum", spec.choices}};
+    case ParamType::kPath:
+      return {{"type", "string"}};
     case ParamType::kInt:
       if (!spec.allowed.empty()) return {{"enum", spec.allowed}};
       break;
@@ -148,7 +150,9 @@ Json synthetic_entry() {
 
 Json method_entries(const Json& extra) {
   Json methods = Json::array();
-  for (const Method* method : all_methods()) {
+  std::vector<const Method*> known = all_methods();
+  known.push_back(&find_method("tuned"));
+  for (const Method* method : known) {
     const MethodInfo& info = method->info();
     methods.push_back(params_entry("name", info.name, info.summary, info.params, extra));
   }

@@ -91,6 +91,42 @@ StorageDType parse_storage_dtype(const std::string& name, const std::string& pat
       fmt::format("{}: unknown dtype '{}'; expected one of: fp32, bf16, fp16", path, name));
 }
 
+int first_kv_head(const Problem& problem, const HeadRange& q_heads) {
+  return q_heads.first / problem.group_size();
+}
+
+Problem head_slice(const Problem& problem, const HeadRange& q_heads) {
+  const int group = problem.group_size();
+  const int end = q_heads.first + q_heads.count;
+  const bool is_inside = q_heads.first >= 0 && q_heads.count > 0 && end <= problem.num_q_heads;
+  const bool is_whole = q_heads.first % group == 0 && end % group == 0;
+  if (!is_inside || (!is_whole && q_heads.first / group != (end - 1) / group)) {
+    throw Error(fmt::format(
+        "heads [{}, {}) of {}: expected all of some KV heads, or some of one ({} query heads each)",
+        q_heads.first, end, problem.num_q_heads, group));
+  }
+  Problem slice = problem;
+  slice.num_q_heads = q_heads.count;
+  slice.num_kv_heads = is_whole ? q_heads.count / group : 1;
+  return slice;
+}
+
+AttentionInput head_slice(const AttentionInput& input, const HeadRange& q_heads) {
+  AttentionInput slice{.name = input.name,
+                       .layer = input.layer,
+                       .dtype = input.dtype,
+                       .problem = head_slice(input.problem, q_heads)};
+  const auto copy = [&](const std::vector<float>& heads, int first, int count) {
+    const auto size = static_cast<std::ptrdiff_t>(input.problem.row_offset(1, 0));
+    return std::vector<float>(heads.begin() + first * size, heads.begin() + (first + count) * size);
+  };
+  const int kv_head = first_kv_head(input.problem, q_heads);
+  slice.q = copy(input.q, q_heads.first, q_heads.count);
+  slice.k = copy(input.k, kv_head, slice.problem.num_kv_heads);
+  slice.v = copy(input.v, kv_head, slice.problem.num_kv_heads);
+  return slice;
+}
+
 void round_to_dtype(std::vector<float>& values, StorageDType dtype, const std::string& what) {
   if (dtype == StorageDType::kF32) return;
   const auto bad = find_bad(values.size(), [&](std::size_t i) {

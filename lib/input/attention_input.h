@@ -30,6 +30,21 @@ struct AttentionInput {
   const float* v_head(int kv_head) const { return v.data() + problem.row_offset(kv_head, 0); }
 };
 
+// Query heads [first, first + count) of a layer: all of some KV heads, or some of one.
+struct HeadRange {
+  int first = 0;
+  int count = 0;
+
+  bool operator==(const HeadRange&) const = default;
+};
+
+// The problem of these heads alone, and its first KV head in `problem`. Error where they take whole
+// KV heads and a part of another.
+Problem head_slice(const Problem& problem, const HeadRange& q_heads);
+int first_kv_head(const Problem& problem, const HeadRange& q_heads);
+// A copy of what these heads read.
+AttentionInput head_slice(const AttentionInput& input, const HeadRange& q_heads);
+
 // Rounds every element to the dtype (no-op for kF32). A finite value that overflows is an
 // InputError.
 void round_to_dtype(std::vector<float>& values, StorageDType dtype, const std::string& what);

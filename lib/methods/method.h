@@ -64,10 +64,26 @@ struct MethodInfo {
   bool reads_input = true;
 };
 
+class Method;
+
+// What some heads of a layer do.
+struct HeadSetting {
+  HeadRange q_heads;
+  const Method* method = nullptr;
+  std::shared_ptr<const ParamSet> params;
+};
+
 class Method {
  public:
   virtual ~Method() = default;
   virtual const MethodInfo& info() const = 0;
+  // Of a method that plans nothing itself but gives heads to others (`tuned`): which heads of the
+  // layer do what, every head once, in their order. Else none. ConfigError for a layer or problem
+  // that the settings are not for.
+  virtual std::vector<HeadSetting> head_settings(const ParamSet& /*params*/, int /*layer*/,
+                                                 const Problem& /*problem*/) const {
+    return {};
+  }
   // Throws a ConfigError "<parameter>: found, expected" for settings that no input can run because
   // parameters contradict each other; what one value alone must be is its ParamSpec's to say.
   virtual void check(const ParamSet& /*params*/) const {}
@@ -81,9 +97,10 @@ class Method {
   }
 };
 
-// All methods, in the order of methods.def.
+// All methods that plan, in the order of methods.def.
 const std::vector<const Method*>& all_methods();
-// ConfigError with the nearest name when there is none.
+// One of those, or `tuned` (lib/methods/tuned). ConfigError with the nearest name when there is
+// none.
 const Method& find_method(const std::string& name);
 
 // All settings of an entry of a config, whose lists are sweeps; each is one that can run.

@@ -9,6 +9,7 @@ namespace s2o {
 #define S2O_METHOD(name) const Method& method_##name();
 #include "lib/methods/methods.def"
 #undef S2O_METHOD
+const Method& method_tuned();
 
 const std::vector<const Method*>& all_methods() {
   static const std::vector<const Method*> methods = {
@@ -20,7 +21,8 @@ const std::vector<const Method*>& all_methods() {
 }
 
 const Method& find_method(const std::string& name) {
-  std::vector<std::string> names;
+  if (name == method_tuned().info().name) return method_tuned();
+  std::vector<std::string> names = {method_tuned().info().name};
   for (const Method* method : all_methods()) {
     if (method->info().name == name) return *method;
     names.push_back(method->info().name);

@@ -10,6 +10,7 @@
 #include "lib/core/error.h"
 #include "lib/core/text.h"
 #include "lib/eval/cells.h"
+#include "lib/methods/tuned/tuned_file.h"
 #include "lib/model/model_shapes.h"
 #include "lib/sources/source.h"
 
@@ -138,7 +139,9 @@ class SettingExpander {
     const std::string layers_path = json_member_path(path, kLayersKey);
     if (!layers.is_object()) throw_wrong_json(layers, layers_path, "an object by layer");
     entry.erase(kLayersKey);
+    entry = with_paths(std::move(entry), method, config_.base_folder);
     for (ParamSet& params : expand_settings(method, entry, path)) {
+      check_tuned(method, params, path);
       PrefillSetting setting = make(method, std::move(params));
       keep_dense(setting);
       for (const auto& [text, change] : layers.items()) {
@@ -152,6 +155,18 @@ class SettingExpander {
   }
 
  private:
+  // Settings of one model mean nothing to another of the same shape.
+  void check_tuned(const Method& method, const ParamSet& params, const std::string& path) const {
+    if (&method != &find_method("tuned")) return;
+    const std::string& file = params.get_path("path");
+    const TunedModel& tuned = load_tuned_file(file)->model;
+    if (!config_.model.is_string()) return;  // seeded weights: times of a shape
+    const std::string id = weights_id(config_.base_folder / config_.model.get<std::string>());
+    if (tuned.id == id) return;
+    throw ConfigError(fmt::format("{}.path: {} is for weights {} ({}), the model has {}", path,
+                                  file, tuned.id, tuned.name, id));
+  }
+
   void keep_dense(PrefillSetting& setting) const {
     const Method& dense = find_method("dense");
     if (config_.dense_layers.empty() || setting.method == &dense) return;

@@ -18,6 +18,18 @@ void require_one_part(const PrefillModel& model, const std::string& refusal) {
 
 }  // namespace
 
+std::vector<HeadSetting> heads_of(const LayerMethod& layer, int index, const Problem& problem) {
+  if (!layer.heads.empty()) return layer.heads;
+  std::vector<HeadSetting> heads =
+      layer.method->head_settings(*layer.params, index, problem);
+  if (!heads.empty()) return heads;
+  // Parameters outlive the layer that names them.
+  const std::shared_ptr<const ParamSet> params(std::shared_ptr<void>(), layer.params);
+  return {{.q_heads = {.first = 0, .count = problem.num_q_heads},
+           .method = layer.method,
+           .params = params}};
+}
+
 std::unique_ptr<PrefillBackend> make_prefill_backend(PrefillModel model, const DeviceChoice& device,
                                                      const std::string& kernel) {
   check_replay(model.config, model.replay);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
@@ -44,6 +45,28 @@ struct PrefillModel {
 struct LayerMethod {
   const Method* method = nullptr;
   const ParamSet* params = nullptr;
+  // What single heads do instead, every head once, in order. Empty: what the method says.
+  std::vector<HeadSetting> heads = {};
+};
+// What the heads of layer `index` do: at least one range, all heads in order.
+std::vector<HeadSetting> heads_of(const LayerMethod& layer, int index, const Problem& problem);
+
+// A setting on one query head, against dense attention of the same Q, K and V.
+struct HeadProbe {
+  double plan_ms = 0.0;  // the head's share of the time of all heads of the layer
+  double attention_ms = 0.0;
+  double error = 0.0;         // sum of (out - dense)^2
+  double reference = 0.0;     // sum of dense^2
+  double mass = 1.0;          // mean over rows of the softmax mass of the visited keys
+  double pair_density = 1.0;  // only where it was asked for
+};
+// What each head of a layer would cost and lose under other settings than the one it runs.
+struct ProbeRequest {
+  std::vector<LayerMethod> settings;
+  std::vector<int> layers;    // ascending
+  bool pair_density = false;  // counted on the host: takes longer than the attention
+  // Gets [settings, num_q_heads] of each layer as soon as it is measured.
+  std::function<void(int layer, const std::vector<std::vector<HeadProbe>>& probes)> done;
 };
 
 // What a prefill returns beside its times.
@@ -54,6 +77,8 @@ struct PrefillWanted {
   std::vector<std::int64_t> hidden_positions;
   bool losses = false;      // next-token loss of every position
   std::vector<int> layers;  // whose Q, K and V are returned, ascending
+  bool densities = true;    // else `layers` of the result stay empty
+  const ProbeRequest* probes = nullptr;  // measured in the first, untimed pass; one GPU only
 };
 
 // Time to first token: from tokens on the device (or host, for the CPU) to the logits of the last

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <limits>
 #include <numeric>
 #include <optional>
@@ -10,6 +11,7 @@
 
 #include "kernels/attention/attention.h"
 #include "kernels/common/parallel.h"
+#include "kernels/error_sum/error_sum.h"
 #include "lib/core/error.h"
 #include "lib/core/memory.h"
 #include "lib/core/text.h"
@@ -32,8 +34,9 @@ double milliseconds(Clock::duration duration) {
 // Attention of every layer of one repeat, with its times.
 class PlannedAttention {
  public:
-  PlannedAttention(const PrefillModel& model, std::span<const LayerMethod> layers, bool count)
-      : model_(model), layers_(layers), count_(count) {
+  PlannedAttention(const PrefillModel& model, std::span<const LayerMethod> layers, bool count,
+                   const ProbeRequest* probes)
+      : model_(model), layers_(layers), count_(count), probes_(probes) {
     if (count_) results_.resize(layers.size());
   }
 
@@ -48,6 +51,11 @@ class PlannedAttention {
       excluded += Clock::now() - begin;
     }
     run(layers_[static_cast<std::size_t>(layer)], layer, *input, out);
+    if (probes_ != nullptr && std::ranges::binary_search(probes_->layers, layer)) {
+      const auto begin = Clock::now();
+      probes_->done(layer, probe(*input, out));
+      excluded += Clock::now() - begin;
+    }
   }
 
   std::vector<PrefillLayer>& results() { return results_; }
@@ -58,27 +66,100 @@ class PlannedAttention {
   Clock::duration excluded{};
 
  private:
+  // What one stretch of heads took and did.
+  struct Attended {
+    Clock::duration planning{};
+    Clock::duration attention{};
+    Clock::duration excluded{};
+    std::string planner;
+    WorkCounts work;
+    std::vector<float> lse;
+  };
+
   void run(const LayerMethod& choice, int layer, const AttentionInput& input,
            std::vector<float>& out) {
-    const auto begin = Clock::now();
-    const DenseReference reference = reference_of(choice, input);
-    const bool is_fixed = !choice.method->info().reads_input;
-    const auto planned_from = Clock::now();
-    const SparsePlan plan = choice.method->plan_cpu({input, reference}, *choice.params);
-    const auto planned = Clock::now();
-    std::vector<float> lse;
-    std::vector<TileStats> stats;
-    attend(plan, input, out, lse, stats);
-    const auto attended = Clock::now();
-    if (count_) {
-      const Work work = count_work(input.problem, plan, stats);
-      results_[static_cast<std::size_t>(layer)] = {.planner = is_fixed ? "none" : "cpu",
-                                                   .compute_density = work.total.compute_density(),
-                                                   .pair_density = work.total.pair_density()};
+    std::string planner;
+    WorkCounts work;
+    for (const HeadSetting& heads : heads_of(choice, layer, input.problem)) {
+      Attended done;
+      if (heads.q_heads.count == input.problem.num_q_heads) {
+        done = attend_heads(heads, input, out);
+      } else {
+        const auto begin = Clock::now();
+        const AttentionInput slice = head_slice(input, heads.q_heads);
+        std::vector<float> out_of_heads(slice.q.size());
+        done = attend_heads(heads, slice, out_of_heads);
+        std::ranges::copy(out_of_heads,
+                          out.begin() + input.problem.row_offset(heads.q_heads.first, 0));
+        // On a device no head is copied.
+        done.excluded = Clock::now() - begin - done.planning - done.attention;
+      }
+      planning += done.planning;
+      attention += done.attention;
+      excluded += done.excluded;
+      work += done.work;
+      planner = planner.empty() || planner == done.planner ? done.planner : "mixed";
     }
-    excluded += planned_from - begin + (Clock::now() - attended);
-    (is_fixed ? excluded : planning) += planned - planned_from;
-    attention += attended - planned;
+    if (!count_) return;
+    results_[static_cast<std::size_t>(layer)] = {.planner = planner,
+                                                 .compute_density = work.compute_density(),
+                                                 .pair_density = work.pair_density()};
+  }
+
+  Attended attend_heads(const HeadSetting& heads, const AttentionInput& input,
+                        std::vector<float>& out) const {
+    const auto begin = Clock::now();
+    const DenseReference reference = reference_of(*heads.method, input);
+    const bool is_fixed = !heads.method->info().reads_input;
+    const auto planned_from = Clock::now();
+    const SparsePlan plan = heads.method->plan_cpu({input, reference}, *heads.params);
+    const auto planned = Clock::now();
+    Attended done;
+    std::vector<TileStats> stats;
+    attend(plan, input, out, done.lse, stats);
+    const auto attended = Clock::now();
+    done.planner = is_fixed ? "none" : "cpu";
+    if (count_) done.work = count_work(input.problem, plan, stats).total;
+    done.attention = attended - planned;
+    done.excluded = planned_from - begin + (Clock::now() - attended);
+    (is_fixed ? done.excluded : done.planning) += planned - planned_from;
+    return done;
+  }
+
+  // [settings, num_q_heads] of what runs beside `dense_out`, the dense output.
+  std::vector<std::vector<HeadProbe>> probe(const AttentionInput& input,
+                                            const std::vector<float>& dense_out) const {
+    std::vector<std::vector<HeadProbe>> all(probes_->settings.size());
+    const Problem& problem = input.problem;
+    for (int head = 0; head < problem.num_q_heads; ++head) {
+      throw_if_cancelled();
+      const AttentionInput slice = head_slice(input, {.first = head, .count = 1});
+      std::vector<float> out(slice.q.size());
+      std::vector<float> dense_lse;
+      std::vector<TileStats> stats;
+      attend(dense_plan(slice.problem, 128, 128), slice, out, dense_lse, stats);
+      for (std::size_t i = 0; i < all.size(); ++i) {
+        const LayerMethod& setting = probes_->settings[i];
+        const HeadSetting one = {.q_heads = {.first = 0, .count = 1},
+                                 .method = setting.method,
+                                 .params = {std::shared_ptr<void>(), setting.params}};
+        const Attended done = attend_heads(one, slice, out);
+        const ErrorSums sums = error_sums_ref(1, static_cast<std::int64_t>(out.size()), out.data(),
+                                              dense_out.data() + problem.row_offset(head, 0))[0];
+        double mass = 0.0;
+        for (std::size_t row = 0; row < dense_lse.size(); ++row) {
+          mass += std::exp(static_cast<double>(done.lse[row]) -
+                           static_cast<double>(dense_lse[row]));
+        }
+        all[i].push_back({.plan_ms = milliseconds(done.planning),
+                          .attention_ms = milliseconds(done.attention),
+                          .error = sums.error,
+                          .reference = sums.reference,
+                          .mass = mass / static_cast<double>(dense_lse.size()),
+                          .pair_density = done.work.pair_density()});
+      }
+    }
+    return all;
   }
 
   static void attend(const SparsePlan& plan, const AttentionInput& input, std::vector<float>& out,
@@ -91,9 +172,9 @@ class PlannedAttention {
   }
 
   // An oracle plans from the dense result; other methods must not see it.
-  static DenseReference reference_of(const LayerMethod& choice, const AttentionInput& input) {
+  static DenseReference reference_of(const Method& method, const AttentionInput& input) {
     DenseReference reference;
-    if (!choice.method->info().is_oracle) return reference;
+    if (!method.info().is_oracle) return reference;
     reference.out.resize(input.q.size());
     std::vector<TileStats> stats;
     attend(dense_plan(input.problem, 128, 128), input, reference.out, reference.lse, stats);
@@ -103,6 +184,7 @@ class PlannedAttention {
   const PrefillModel& model_;
   std::span<const LayerMethod> layers_;
   bool count_;
+  const ProbeRequest* probes_;  // may be null
   std::vector<PrefillLayer> results_;
 };
 
@@ -188,7 +270,8 @@ class CpuPrefill final : public PrefillBackend {
   // `wanted` is null for a repeat that only gives times.
   void run_once(const std::vector<std::int32_t>& tokens, std::span<const LayerMethod> layers,
                 const PrefillWanted* wanted, PrefillRun& result, const PrefillProgress& progress) {
-    PlannedAttention attention(model_, layers, wanted != nullptr);
+    PlannedAttention attention(model_, layers, wanted != nullptr,
+                               wanted != nullptr ? wanted->probes : nullptr);
     const auto begin = Clock::now();
     Prefill prefill(
         weights_, tokens,

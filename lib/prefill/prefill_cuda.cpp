@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -21,6 +22,7 @@
 #include "lib/device/cuda_device.h"
 #include "lib/device/phase_timer.h"
 #include "lib/input/storage_bits.h"
+#include "lib/prefill/head_probes.h"
 #include "lib/prefill/layer_attention.h"
 #include "lib/prefill/model_slice.h"
 #include "lib/prefill/prefill_backend.h"
@@ -138,13 +140,21 @@ class CudaPrefill final : public PrefillBackend {
       throw_if_cancelled();
     };
     PrefillRun result;
+    std::optional<HeadProbes> probes;
+    if (wanted.probes != nullptr && !wanted.probes->layers.empty()) {
+      probes.emplace(device_, stream_.get(), pass_.problem(), model_.dtype, *wanted.probes);
+    }
     enqueue(/*first=*/true, [&](std::size_t layer) {
-      result.layers.push_back(attention_.account());
+      if (wanted.densities) result.layers.push_back(attention_.account());
+      if (probes && std::ranges::binary_search(wanted.probes->layers, static_cast<int>(layer))) {
+        wanted.probes->done(static_cast<int>(layer), probes->measure(attention_.input()));
+      }
       if (std::ranges::binary_search(wanted.layers, static_cast<int>(layer))) {
         result.layer_inputs.push_back(layer_input(static_cast<int>(layer)));
       }
       advance(1);
     });
+    probes.reset();
     check_finite();
     for (int i = 1; i < untimed + timing.repeats; ++i) {
       enqueue(/*first=*/false, [](std::size_t) {});
@@ -382,7 +392,9 @@ class ParallelPrefill final : public PrefillBackend {
   PrefillRun run(std::span<const std::int32_t> tokens, std::span<const LayerMethod> layers,
                  const PrefillWanted& wanted, const TimingConfig& timing,
                  const PrefillProgress& progress) override {
-    if (!wanted.layers.empty()) throw Error("a model over several GPUs gives no Q, K and V");
+    if (!wanted.layers.empty() || wanted.probes != nullptr) {
+      throw Error("a model over several GPUs gives no Q, K and V");
+    }
     on_all([&](std::size_t i) { parts_[i]->begin(tokens, layers, wanted); });
     connect();
     std::vector<PrefillRun> runs(parts_.size());

@@ -20,6 +20,7 @@ class FaultyBackend final : public Backend {
   void set_input(const AttentionInput& input) override {
     faults_.at_call(name(), [&] { inner_->set_input(input); });
   }
+  void set_heads(const std::optional<HeadRange>& q_heads) override { inner_->set_heads(q_heads); }
   void run_reference(const SparsePlan& plan, const TimingConfig& timing,
                      AttentionRun& result) override {
     inner_->run_reference(plan, timing, result);

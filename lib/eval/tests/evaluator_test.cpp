@@ -50,6 +50,7 @@ class SpoilingBackend : public Backend {
     problem_ = input.problem;
     inner_->set_input(input);
   }
+  void set_heads(const std::optional<HeadRange>& q_heads) override { inner_->set_heads(q_heads); }
   void run_reference(const SparsePlan& plan, const TimingConfig& timing,
                      AttentionRun& result) override {
     inner_->run_reference(plan, timing, result);

@@ -1,0 +1,134 @@
+// `s2o tune`: settings by layer and head that meet a budget of error at the least time.
+#include <fmt/format.h>
+
+#include <map>
+#include <memory>
+
+#include "app/commands.h"
+#include "app/progress.h"
+#include "lib/core/log.h"
+#include "lib/core/text.h"
+#include "lib/tune/tune.h"
+
+namespace s2o {
+namespace {
+
+struct TuneFlags {
+  TuneOptions options;
+  std::vector<std::string> methods;
+  std::string target;
+  std::string device = "auto";
+};
+
+// A list of names, but for what is JSON.
+std::vector<std::string> split_methods(const std::vector<std::string>& texts) {
+  std::vector<std::string> methods;
+  for (const std::string& text : texts) {
+    if (text.starts_with("{")) {
+      methods.push_back(text);
+      continue;
+    }
+    for (std::size_t begin = 0; begin <= text.size();) {
+      const std::size_t end = std::min(text.find(',', begin), text.size());
+      methods.push_back(text.substr(begin, end - begin));
+      begin = end + 1;
+    }
+  }
+  return methods;
+}
+
+std::string summary(const TunedFile& file) {
+  const auto number = [](const TunedLength& length, const char* key) {
+    return length.measured.value(key, 0.0);
+  };
+  std::string text = fmt::format("{:>8} {:>10} {:>10} {:>8} {:>10} {:>10} {:>8}  heads\n", "seqlen",
+                                 "kl", "loss over", "density", "planning", "attention", "of dense");
+  for (const TunedLength& length : file.lengths) {
+    std::vector<std::string> heads;
+    if (length.measured.contains("heads")) {
+      for (const auto& [name, count] : length.measured["heads"].items()) {
+        heads.push_back(fmt::format("{} {}", count.get<int>(), name));
+      }
+    }
+    const double planning = number(length, "planning_ms");
+    const double attention = number(length, "attention_ms");
+    text += fmt::format("{:>8} {:>10.5f} {:>+10.5f} {:>8.4f} {:>7.2f} ms {:>7.2f} ms {:>8.3f}  {}\n",
+                        length.seqlen, number(length, "kl_from_dense"),
+                        number(length, "loss_over_dense"), number(length, "pair_density"), planning,
+                        attention, (planning + attention) / number(length, "dense_attention_ms"),
+                        join(heads));
+  }
+  return text;
+}
+
+int run_tune(const TuneFlags& flags) {
+  handle_interrupts();
+  TuneOptions options = flags.options;
+  options.device = parse_device(flags.device, "--device");
+  options.methods = split_methods(flags.methods);
+  parse_tune_target(flags.target, "--target", options);
+  std::unique_ptr<ProgressBar> progress;
+  options.progress = [&progress](std::size_t done, std::size_t total, const std::string& what) {
+    if (!progress) {
+      progress = std::make_unique<ProgressBar>(
+          total, stderr_is_terminal() && log_level() != LogLevel::kQuiet);
+    }
+    progress->advance_to(done);
+    progress->show(what);
+  };
+  const TunedFile file = tune(options);
+  progress.reset();
+  print_result(summary(file));
+  return kExitDone;
+}
+
+}  // namespace
+
+void add_tune_command(CLI::App& app, int& exit_code) {
+  auto flags = std::make_shared<TuneFlags>();
+  TuneOptions& options = flags->options;
+  CLI::App* command = add_command(
+      app, "tune", "Choose settings by layer and head that meet a budget at the least time",
+      "s2o tune --model models/smollm2 --tokens data/tokens/smollm2_book.safetensors\n"
+      "      --seqlen 8192 --method s2o_plus,streaming_llm --target loss=0.01 --out tuned.json\n"
+      "The file is a method of configs: {\"name\": \"tuned\", \"path\": \"tuned.json\"}.");
+  command->add_option("--model", options.model, "Hugging Face model directory")->required();
+  command->add_option("--tokens", options.tokens, "Token files: the text to tune on")->required();
+  command->add_option("--offset", options.offset, "First token of each file that is used")
+      ->check(integer_in<std::int64_t>(0))
+      ->capture_default_str();
+  command->add_option("--seqlen", options.seqlens, "Lengths, comma-separated")
+      ->delimiter(',')
+      ->check(integer_in<std::int64_t>(2))
+      ->required();
+  command
+      ->add_option("--method", flags->methods,
+                   "Methods that heads may take, comma-separated, each over the sweep of its knob; "
+                   "or an entry of a config, {\"name\": ..., ...}. Dense always may")
+      ->required();
+  command
+      ->add_option("--target", flags->target,
+                   "loss=NATS (KL from dense), relative_l2=SHARE (of layers' outputs) or "
+                   "mass=SHARE (of the softmax that is visited)")
+      ->required();
+  command->add_option("--objective", options.objective, "What costs: time, or density of pairs")
+      ->capture_default_str();
+  command
+      ->add_option("--logit-positions", options.logit_positions,
+                   "Rows of each text whose logits are compared with dense")
+      ->check(integer_in(1, 4096))
+      ->capture_default_str();
+  command->add_option("--device", flags->device, "auto, cpu, cuda or cuda:N")
+      ->capture_default_str();
+  command->add_option("--kernel", options.kernel,
+                      "auto, or an attention kernel of `s2o list kernels`");
+  command->add_option("--cublas", options.cublas_folder,
+                      "Folder of cuBLAS, or of NVIDIA's pip packages, where the system has none");
+  command->add_flag("--resume", options.resume, "Go on with what an interrupted run measured");
+  command->add_flag("--extend", options.extend,
+                    "Keep the other lengths of --out, and the effects of layers it has measured");
+  command->add_option("-o,--out", options.out, "The file to write")->required();
+  command->callback([flags, &exit_code] { exit_code = run_tune(*flags); });
+}
+
+}  // namespace s2o

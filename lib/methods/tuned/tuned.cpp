@@ -1,0 +1,58 @@
+// Not a method of its own: a file of `s2o tune` says which method with which setting every query
+// head of every layer runs.
+#include <fmt/format.h>
+
+#include "lib/core/error.h"
+#include "lib/methods/tuned/tuned_file.h"
+
+namespace s2o {
+namespace {
+
+class Tuned final : public Method {
+ public:
+  const MethodInfo& info() const override {
+    static const MethodInfo kInfo = {
+        .name = "tuned",
+        .title = "Tuned",
+        .source = "s2o tune",
+        .summary = "settings by layer and head, from a file of `s2o tune`",
+        .params = {ParamSpec::path("path", "file of s2o tune")}};
+    return kInfo;
+  }
+
+  void check(const ParamSet& params) const override {
+    if (params.get_path("path").empty()) {
+      throw ConfigError("path: not set, expected a file that s2o tune wrote");
+    }
+  }
+
+  std::vector<HeadSetting> head_settings(const ParamSet& params, int layer,
+                                         const Problem& problem) const override {
+    const std::string& path = params.get_path("path");
+    const std::shared_ptr<const TunedFile> file = load_tuned_file(path);
+    const TunedModel& model = file->model;
+    if (problem.num_q_heads != model.num_q_heads || problem.num_kv_heads != model.num_kv_heads ||
+        problem.head_dim != model.head_dim || layer < 0 || layer >= model.num_layers) {
+      throw ConfigError(fmt::format(
+          "{}: for layers of {} ({} layers, {} query and {} KV heads of {}), found layer {} of {} "
+          "query and {} KV heads of {}",
+          path, model.name, model.num_layers, model.num_q_heads, model.num_kv_heads,
+          model.head_dim, layer, problem.num_q_heads, problem.num_kv_heads, problem.head_dim));
+    }
+    return group_heads(file->settings, file->heads_at(problem.seqlen, layer),
+                       problem.group_size());
+  }
+
+  SparsePlan plan_cpu(const PlanContext&, const ParamSet&) const override {
+    throw Error("tuned: heads plan by the methods that its file gives them");
+  }
+};
+
+}  // namespace
+
+const Method& method_tuned() {
+  static const Tuned kMethod;
+  return kMethod;
+}
+
+}  // namespace s2o

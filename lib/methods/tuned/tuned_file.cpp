@@ -1,0 +1,277 @@
+#include "lib/methods/tuned/tuned_file.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <iterator>
+#include <limits>
+#include <map>
+#include <mutex>
+
+#include "lib/config/json_reader.h"
+#include "lib/core/atomic_file.h"
+#include "lib/core/error.h"
+#include "lib/core/file_identity.h"
+#include "lib/core/printable.h"
+
+namespace s2o {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int kVersion = 1;
+constexpr const char* kKind = "s2o tuned settings";
+
+TunedModel read_model(const JsonReader& root) {
+  const JsonReader model(root.at("model"), root.path_of("model"),
+                         {"name", "id", "num_layers", "num_q_heads", "num_kv_heads", "head_dim"});
+  const auto count = [&model](const char* key) {
+    return static_cast<int>(model.get_int(key, {}, 1, 1 << 20));
+  };
+  TunedModel read = {.name = model.get_string("name"),
+                     .id = model.get_string("id"),
+                     .num_layers = count("num_layers"),
+                     .num_q_heads = count("num_q_heads"),
+                     .num_kv_heads = count("num_kv_heads"),
+                     .head_dim = count("head_dim")};
+  if (read.num_q_heads % read.num_kv_heads != 0) {
+    throw ConfigError(fmt::format("{}: {} query heads, expected a multiple of {} KV heads",
+                                  model.path(), read.num_q_heads, read.num_kv_heads));
+  }
+  return read;
+}
+
+const Json& array_of(const Json& value, std::size_t size, const std::string& path,
+                     const char* what) {
+  if (!value.is_array() || value.size() != size) {
+    throw ConfigError(fmt::format("{}: found {}, expected a list of {} {}", path,
+                                  value.is_array() ? fmt::format("{} entries", value.size())
+                                                   : json_text(value),
+                                  size, what));
+  }
+  return value;
+}
+
+TunedSetting read_setting(const Json& entry, const std::string& path) {
+  if (!entry.is_object() || !entry.contains("name") || !entry["name"].is_string()) {
+    throw_wrong_json(entry, path, "an object with \"name\"");
+  }
+  const Method& method = find_method(entry["name"].get<std::string>());
+  std::vector<ParamSet> params = expand_settings(method, entry, path);
+  if (params.size() != 1) throw ConfigError(path + ": a sweep, expected one setting");
+  if (&method == &find_method("tuned")) throw ConfigError(path + ": tuned inside tuned");
+  return {.method = &method, .params = std::make_shared<const ParamSet>(std::move(params[0]))};
+}
+
+TunedLength read_length(const Json& entry, const std::string& path, const TunedFile& file) {
+  const JsonReader reader(entry, path, {"seqlen", "layers", "measured"});
+  TunedLength length{.seqlen = reader.get_int("seqlen", {}, 1)};
+  if (reader.has("measured")) length.measured = reader.at("measured");
+  const std::string layers_path = reader.path_of("layers");
+  const Json& layers =
+      array_of(reader.at("layers"), static_cast<std::size_t>(file.model.num_layers), layers_path,
+               "layers");
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const std::string layer_path = json_element_path(layers_path, i);
+    std::vector<int>& heads = length.layers.emplace_back();
+    for (const Json& head :
+         array_of(layers[i], static_cast<std::size_t>(file.model.num_q_heads), layer_path,
+                  "query heads")) {
+      const bool is_setting = head.is_number_integer() && head.get<std::int64_t>() >= 0 &&
+                              head.get<std::int64_t>() <
+                                  static_cast<std::int64_t>(file.settings.size());
+      if (!is_setting) {
+        throw_wrong_json(head, layer_path,
+                         fmt::format("numbers of settings in [0, {})", file.settings.size()));
+      }
+      heads.push_back(head.get<int>());
+    }
+  }
+  return length;
+}
+
+TunedFile parse(const Json& document, const std::string& name) {
+  const JsonReader root(document, name + ": ",
+                        {"kind", "schema_version", "model", "context", "target", "objective",
+                         "settings", "lengths"});
+  if (root.get_string("kind") != kKind) {
+    throw_wrong_json(root.at("kind"), root.path_of("kind"), fmt::format("\"{}\"", kKind));
+  }
+  root.get_int("schema_version", {}, kVersion, kVersion);
+  TunedFile file{.model = read_model(root),
+                 .context = root.at("context"),
+                 .target = root.at("target"),
+                 .objective = root.get_choice("objective", {"time", "density"})};
+  const Json& settings = root.at("settings");
+  const Json& lengths = root.at("lengths");
+  for (const char* list : {"settings", "lengths"}) {
+    if (root.at(list).is_array() && !root.at(list).empty()) continue;
+    throw_wrong_json(root.at(list), root.path_of(list), "a list of at least one");
+  }
+  for (std::size_t i = 0; i < settings.size(); ++i) {
+    file.settings.push_back(
+        read_setting(settings[i], json_element_path(root.path_of("settings"), i)));
+  }
+  for (std::size_t i = 0; i < lengths.size(); ++i) {
+    const std::string path = json_element_path(root.path_of("lengths"), i);
+    file.lengths.push_back(read_length(lengths[i], path, file));
+    if (i == 0 || file.lengths[i].seqlen > file.lengths[i - 1].seqlen) continue;
+    throw ConfigError(path + ".seqlen: expected lengths in ascending order");
+  }
+  return file;
+}
+
+// A number whose differences are those of a knob: knobs go over decades, and end at 0.
+double log_knob(const TunedSetting& setting) {
+  const double value = setting.params->to_json()[setting.method->info().knob].get<double>();
+  return std::log(std::max(value, 1e-9));
+}
+
+Json setting_json(const TunedSetting& setting) {
+  Json json = {{"name", setting.method->info().name}};
+  json.update(setting.params->to_json());
+  return json;
+}
+
+}  // namespace
+
+std::vector<int> TunedFile::heads_at(std::int64_t seqlen, int layer) const {
+  const auto at = [layer](const TunedLength& length) -> const std::vector<int>& {
+    return length.layers.at(static_cast<std::size_t>(layer));
+  };
+  const auto above =
+      std::find_if(lengths.begin(), lengths.end(),
+                   [seqlen](const TunedLength& length) { return length.seqlen >= seqlen; });
+  if (above == lengths.end()) return at(lengths.back());
+  if (above == lengths.begin() || above->seqlen == seqlen) return at(*above);
+  const TunedLength& low = *(above - 1);
+  const auto log = [](std::int64_t length) { return std::log(static_cast<double>(length)); };
+  const double share =
+      (log(seqlen) - log(low.seqlen)) / (log(above->seqlen) - log(low.seqlen));
+  std::vector<int> heads;
+  for (std::size_t head = 0; head < at(low).size(); ++head) {
+    const int first = at(low)[head];
+    const int second = at(*above)[head];
+    int best = share < 0.5 ? first : second;
+    const TunedSetting& from = settings[static_cast<std::size_t>(first)];
+    const TunedSetting& to = settings[static_cast<std::size_t>(second)];
+    if (first != second && from.method == to.method && !from.method->info().knob.empty()) {
+      const double wanted = (1.0 - share) * log_knob(from) + share * log_knob(to);
+      double nearest = std::numeric_limits<double>::infinity();
+      for (std::size_t i = 0; i < settings.size(); ++i) {
+        if (settings[i].method != from.method) continue;
+        const double distance = std::abs(log_knob(settings[i]) - wanted);
+        if (distance < nearest) best = static_cast<int>(i);
+        nearest = std::min(nearest, distance);
+      }
+    }
+    heads.push_back(best);
+  }
+  return heads;
+}
+
+std::string weights_id(const std::filesystem::path& model_folder) {
+  const std::filesystem::path index = model_folder / "model.safetensors.index.json";
+  std::error_code ignored;
+  return file_identity(std::filesystem::exists(index, ignored) ? index
+                                                               : model_folder / "model.safetensors")
+      .hash;
+}
+
+TunedFile read_tuned_file(const std::filesystem::path& path) {
+  try {
+    return parse(read_json_file(path), path.string());
+  } catch (const ConfigError& error) {
+    throw InputError(error.what());
+  }
+}
+
+std::shared_ptr<const TunedFile> load_tuned_file(const std::filesystem::path& path) {
+  struct Known {
+    std::filesystem::file_time_type time;
+    std::shared_ptr<const TunedFile> file;
+  };
+  static std::mutex mutex;
+  static std::map<std::filesystem::path, Known> known;
+  const std::lock_guard lock(mutex);
+  std::error_code missing;  // reading it says so
+  const auto time = std::filesystem::last_write_time(path, missing);
+  const auto found = known.find(path);
+  if (!missing && found != known.end() && found->second.time == time) return found->second.file;
+  auto file = std::make_shared<const TunedFile>(read_tuned_file(path));
+  known[path] = {time, file};
+  return file;
+}
+
+void write_tuned_file(const std::filesystem::path& path, const TunedFile& file) {
+  const TunedModel& model = file.model;
+  // One line a setting and a layer: what a reader looks for.
+  const auto lines = [](const std::vector<Json>& items, const char* indent) {
+    std::string text;
+    for (const Json& item : items) {
+      text += fmt::format("{}\n{}{}", text.empty() ? "" : ",", indent, json_text(item));
+    }
+    return text;
+  };
+  std::vector<Json> settings;
+  for (const TunedSetting& setting : file.settings) settings.push_back(setting_json(setting));
+  std::string lengths;
+  for (const TunedLength& length : file.lengths) {
+    const std::vector<Json> layers(length.layers.begin(), length.layers.end());
+    lengths += fmt::format(
+        "{}\n    {{\"seqlen\": {},\n     \"measured\": {},\n     \"layers\": [{}]}}",
+        lengths.empty() ? "" : ",", length.seqlen, json_text(length.measured),
+        lines(layers, "      "));
+  }
+  const Json model_json = {{"name", model.name},
+                           {"id", model.id},
+                           {"num_layers", model.num_layers},
+                           {"num_q_heads", model.num_q_heads},
+                           {"num_kv_heads", model.num_kv_heads},
+                           {"head_dim", model.head_dim}};
+  AtomicFile target(path);
+  target.write(fmt::format(
+      "{{\n  \"kind\": \"{}\",\n  \"schema_version\": {},\n  \"model\": {},\n  \"context\": {},\n"
+      "  \"target\": {},\n  \"objective\": \"{}\",\n  \"settings\": [{}],\n  \"lengths\": [{}]\n}}\n",
+      kKind, kVersion, json_text(model_json), json_text(file.context), json_text(file.target),
+      file.objective, lines(settings, "    "), lengths));
+  target.commit();
+}
+
+std::vector<HeadSetting> group_heads(const std::vector<TunedSetting>& settings,
+                                     const std::vector<int>& heads, int group_size) {
+  // Runs inside KV heads, then neighbouring whole KV heads.
+  struct Run {
+    HeadRange range;
+    int setting = 0;
+  };
+  std::vector<Run> runs;
+  for (int head = 0; head < static_cast<int>(heads.size()); ++head) {
+    const int setting = heads[static_cast<std::size_t>(head)];
+    if (head % group_size != 0 && runs.back().setting == setting) {
+      ++runs.back().range.count;
+    } else {
+      runs.push_back({{head, 1}, setting});
+    }
+  }
+  std::vector<Run> merged;
+  for (const Run& run : runs) {
+    const bool is_whole = run.range.count == group_size;
+    if (is_whole && !merged.empty() && merged.back().setting == run.setting &&
+        merged.back().range.count % group_size == 0) {
+      merged.back().range.count += run.range.count;
+    } else {
+      merged.push_back(run);
+    }
+  }
+  std::vector<HeadSetting> groups;
+  for (const Run& run : merged) {
+    const TunedSetting& setting = settings.at(static_cast<std::size_t>(run.setting));
+    groups.push_back({.q_heads = run.range, .method = setting.method, .params = setting.params});
+  }
+  return groups;
+}
+
+}  // namespace s2o

@@ -1,0 +1,122 @@
+// Tuning of the shipped model, on the CPU.
+#include "lib/tune/tune.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "kernels/common/parallel.h"
+#include "lib/core/error.h"
+#include "lib/prefill/prefill_backend.h"
+#include "lib/testing/files.h"
+#include "lib/tune/tune_journal.h"
+
+namespace s2o {
+namespace {
+
+using ::testing::HasSubstr;
+using testing_support::data_folder;
+using testing_support::message_of;
+using testing_support::TempFolder;
+
+TuneOptions options_in(const TempFolder& folder, const std::string& target) {
+  TuneOptions options{.model = data_folder() / "tiny-llama",
+                      .tokens = {data_folder() / "tokens/war_and_peace.safetensors"},
+                      .seqlens = {512},
+                      .methods = {R"({"name": "s2o_plus", "tau": [0.1, 0.01, 0.001]})",
+                                  R"({"name": "streaming_llm", "sink": 16, "window": 64})"},
+                      .objective = "density",
+                      .logit_positions = 64,
+                      .device = {.kind = DeviceKind::kCpu},
+                      .out = folder / "tuned.json"};
+  parse_tune_target(target, "--target", options);
+  return options;
+}
+
+TEST(tune, a_target_of_loss_is_met_by_less_work) {
+  const TempFolder folder;
+  const TunedFile file = tune(options_in(folder, "loss=0.02"));
+  const nlohmann::ordered_json& measured = file.lengths.at(0).measured;
+  EXPECT_LE(measured["kl_from_dense"].get<double>(), 0.02);
+  EXPECT_GT(measured["kl_from_dense"].get<double>(), 0.0);
+  EXPECT_LT(measured["pair_density"].get<double>(), 0.95);
+  EXPECT_FALSE(std::filesystem::exists(folder / "tuned.json.partial.jsonl"));
+  // The file says the same.
+  const TunedFile read = read_tuned_file(folder / "tuned.json");
+  EXPECT_EQ(read.lengths.at(0).layers, file.lengths.at(0).layers);
+  EXPECT_EQ(read.context["effects"].size(), 4u);
+}
+
+TEST(tune, a_tighter_target_costs_more) {
+  const TempFolder folder;
+  const auto density = [&](const std::string& target) {
+    return tune(options_in(folder, target)).lengths.at(0).measured["pair_density"].get<double>();
+  };
+  EXPECT_LT(density("relative_l2=0.2"), density("relative_l2=0.02"));
+  EXPECT_LT(density("mass=0.9"), density("mass=0.999"));
+}
+
+TEST(tune, an_interrupted_run_goes_on_where_it_was) {
+  const TempFolder folder;
+  TuneOptions options = options_in(folder, "loss=0.02");
+  std::size_t steps = 0;
+  options.progress = [&](std::size_t, std::size_t, const std::string&) {
+    if (++steps == 3) g_cancel_requested = true;
+  };
+  EXPECT_THROW(tune(options), InterruptedError);
+  g_cancel_requested = false;
+  EXPECT_TRUE(std::filesystem::exists(folder / "tuned.json.partial.jsonl"));
+  options.progress = {};
+  options.resume = true;
+  const TunedFile resumed = tune(options);
+  options.resume = false;
+  EXPECT_EQ(tune(options).lengths.at(0).layers, resumed.lengths.at(0).layers);
+}
+
+TEST(tune, a_journal_of_other_options_is_refused) {
+  const TempFolder folder;
+  const std::filesystem::path path = folder / "partial.jsonl";
+  TuneJournal(path, {{"offset", 0}}, false).add_effect(3, 0.5);
+  EXPECT_EQ(TuneJournal(path, {{"offset", 0}}, true).effect(3), 0.5);
+  EXPECT_THAT(message_of<ConfigError>([&] { TuneJournal(path, {{"offset", 1}}, true); }),
+              HasSubstr("written with other options"));
+}
+
+TEST(tune, lengths_are_added_to_a_file_of_the_same_weights) {
+  const TempFolder folder;
+  TuneOptions options = options_in(folder, "relative_l2=0.05");
+  const TunedFile first = tune(options);
+  options.seqlens = {256};
+  options.methods = {R"({"name": "s2o_plus", "tau": [0.03, 0.01]})"};
+  options.extend = true;
+  const TunedFile both = tune(options);
+  ASSERT_EQ(both.lengths.size(), 2u);
+  EXPECT_EQ(both.lengths[0].seqlen, 256);
+  const auto name = [](const TunedFile& file, std::size_t length) {
+    return file.settings[static_cast<std::size_t>(file.lengths[length].layers[1][0])];
+  };
+  EXPECT_EQ(name(both, 1), name(first, 0));
+  parse_tune_target("relative_l2=0.06", "--target", options);
+  EXPECT_THAT(message_of<ConfigError>([&] { tune(options); }), HasSubstr("for the target"));
+}
+
+TEST(tune, what_cannot_be_tuned_says_why) {
+  const TempFolder folder;
+  const auto message = [&](const auto& change) {
+    TuneOptions options = options_in(folder, "loss=0.02");
+    change(options);
+    return message_of<Error>([&] { tune(options); });
+  };
+  EXPECT_THAT(message([](TuneOptions& o) { o.methods = {"oracle_block"}; }),
+              HasSubstr("oracle_block cannot be tuned"));
+  EXPECT_THAT(message([](TuneOptions& o) { o.methods = {"s2oplus"}; }),
+              HasSubstr("did you mean 's2o_plus'"));
+  EXPECT_THAT(message([](TuneOptions& o) { o.seqlens = {1 << 20}; }), HasSubstr("tokens"));
+  TuneOptions options;
+  EXPECT_THAT(message_of<ConfigError>([&] { parse_tune_target("los=1", "--target", options); }),
+              HasSubstr("expected loss=NATS"));
+  EXPECT_THAT(message_of<ConfigError>([&] { parse_tune_target("mass=2", "--target", options); }),
+              HasSubstr("found 'mass=2'"));
+}
+
+}  // namespace
+}  // namespace s2o
