@@ -36,6 +36,7 @@ constexpr std::array kTargetNames = {"loss", "relative_l2", "mass"};
 // A layer's effect on the model is measured where its output is this wrong: enough to be seen
 // beside rounding, not so much that errors would not add up any more.
 constexpr double kProbedError = 0.02;  // squared, relative
+constexpr double kLeastError = 1e-6;  // of which a layer's effect can still be seen
 // Budgets tried until the whole model meets a target of loss: errors add up only nearly.
 constexpr int kMaxTries = 6;
 constexpr double kCloseEnough = 0.9;  // of the target
@@ -344,6 +345,7 @@ class Tuner {
       step(fmt::format("effect of layer {} on predictions, {} tokens", layer, seqlen_));
       if (!effect) {
         const std::size_t setting = probed_setting(layer);
+        const double error = layer_error(layer, setting);
         std::vector<LayerMethod> layers = all_layers(settings_[0]);
         layers[static_cast<std::size_t>(layer)] = {settings_[setting].method,
                                                    settings_[setting].params.get()};
@@ -351,15 +353,16 @@ class Tuner {
         const PrefillRun run = backend_->run(
             text.tokens, layers, {.hidden_positions = text.positions, .densities = false},
             {.warmup = 1, .repeats = 0, .cpu_repeats = 1}, {});
-        effect = divergence(text, run.hidden) / layer_error(layer, setting);
+        effect = error > kLeastError ? divergence(text, run.hidden) / error : 0.0;
         journal_->add_effect(layer, *effect);
       }
       effects.push_back(*effect);
     }
-    // A layer that seems to have none has less than can be seen.
+    // A layer that seems to have none has less than can be seen; one that nothing makes wrong here
+    // may be wrong at another length.
     const double mean = std::accumulate(effects.begin(), effects.end(), 0.0) /
                         static_cast<double>(effects.size());
-    for (double& effect : effects) effect = std::max(effect, 0.01 * mean);
+    for (double& effect : effects) effect = effect == 0.0 ? mean : std::max(effect, 0.01 * mean);
     effects_ = std::move(effects);
   }
 
@@ -466,8 +469,9 @@ class Tuner {
             {"heads", heads}};
   }
 
-  static double time_of(const Outcome& outcome) {
-    return outcome.planning_ms + outcome.attention_ms;
+  double cost_of(const Outcome& outcome) const {
+    return options_.objective == "time" ? outcome.planning_ms + outcome.attention_ms
+                                        : outcome.pair_density;
   }
 
   // A target of which the measured heads say all: one solution, and what the model says to it.
@@ -507,7 +511,7 @@ class Tuner {
       const double kl = one.outcome.kl;
       least = std::min(least, kl);
       const bool meets = kl <= options_.value;
-      if (meets && (!best || time_of(one.outcome) < time_of(best->outcome))) best = std::move(one);
+      if (meets && (!best || cost_of(one.outcome) < cost_of(best->outcome))) best = std::move(one);
       (meets ? low : high) = budget;
       if (meets && kl >= kCloseEnough * options_.value) break;
       const double ratio = 0.95 * options_.value / std::max(kl, 1e-12);

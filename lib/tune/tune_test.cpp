@@ -21,8 +21,8 @@ using testing_support::TempFolder;
 TuneOptions options_in(const TempFolder& folder, const std::string& target) {
   TuneOptions options{.model = data_folder() / "tiny-llama",
                       .tokens = {data_folder() / "tokens/war_and_peace.safetensors"},
-                      .seqlens = {512},
-                      .methods = {R"({"name": "s2o_plus", "tau": [0.1, 0.01, 0.001]})",
+                      .seqlens = {384},
+                      .methods = {R"({"name": "s2o_plus", "tau": [0.1, 0.01]})",
                                   R"({"name": "streaming_llm", "sink": 16, "window": 64})"},
                       .objective = "density",
                       .logit_positions = 64,
@@ -85,12 +85,12 @@ TEST(tune, lengths_are_added_to_a_file_of_the_same_weights) {
   const TempFolder folder;
   TuneOptions options = options_in(folder, "relative_l2=0.05");
   const TunedFile first = tune(options);
-  options.seqlens = {256};
-  options.methods = {R"({"name": "s2o_plus", "tau": [0.03, 0.01]})"};
+  options.seqlens = {192};
+  options.methods = {R"({"name": "s2o_plus", "tau": 0.03})"};
   options.extend = true;
   const TunedFile both = tune(options);
   ASSERT_EQ(both.lengths.size(), 2u);
-  EXPECT_EQ(both.lengths[0].seqlen, 256);
+  EXPECT_EQ(both.lengths[0].seqlen, 192);
   const auto name = [](const TunedFile& file, std::size_t length) {
     return file.settings[static_cast<std::size_t>(file.lengths[length].layers[1][0])];
   };

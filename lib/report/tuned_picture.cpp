@@ -1,0 +1,120 @@
+#include "lib/report/tuned_picture.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+
+namespace s2o {
+namespace {
+
+constexpr int kMargin = 24;
+constexpr int kTextScale = 2;
+constexpr int kLineHeight = 22;
+constexpr int kCellWidth = 22;
+constexpr int kCellHeight = 14;
+constexpr int kGap = 48;         // between panels
+constexpr int kLabelWidth = 44;  // left of a panel: numbers of layers
+constexpr int kHeaderHeight = 2 * kLineHeight + 8;
+constexpr int kMinWidth = 560;  // of the legend
+
+// Dark ends of hues that are told apart without colour vision (Okabe and Ito); dense is grey.
+constexpr Color kDense{70, 70, 70};
+constexpr std::array<Color, 7> kHues = {
+    Color{0, 90, 160}, Color{190, 80, 0},  Color{0, 120, 90}, Color{160, 80, 130},
+    Color{150, 130, 0}, Color{60, 140, 200}, Color{120, 60, 20}};
+
+Color lighter(Color color, double share) {
+  const auto mix = [share](std::uint8_t x) {
+    return static_cast<std::uint8_t>(x + share * (235 - x) + 0.5);
+  };
+  return {mix(color.red), mix(color.green), mix(color.blue)};
+}
+
+// A colour for every setting that a head takes.
+std::map<int, Color> colors_of(const TunedFile& file) {
+  std::map<const Method*, std::vector<int>> used;
+  std::vector<const Method*> methods;  // in the order of the file
+  for (int i = 0; i < static_cast<int>(file.settings.size()); ++i) {
+    const bool is_used = std::ranges::any_of(file.lengths, [i](const TunedLength& length) {
+      return std::ranges::any_of(length.layers, [i](const std::vector<int>& heads) {
+        return std::ranges::find(heads, i) != heads.end();
+      });
+    });
+    if (!is_used) continue;
+    const Method* const method = file.settings[static_cast<std::size_t>(i)].method;
+    if (used[method].empty()) methods.push_back(method);
+    used[method].push_back(i);
+  }
+  const Method* const dense = &find_method("dense");
+  std::map<int, Color> colors;
+  std::size_t hue = 0;
+  for (const Method* method : methods) {
+    const Color dark = method == dense ? kDense : kHues[hue++ % kHues.size()];
+    // Sweeps go from dense to sparse.
+    const std::vector<int>& settings = used[method];
+    for (std::size_t i = 0; i < settings.size(); ++i) {
+      colors[settings[i]] =
+          lighter(dark, 0.85 * static_cast<double>(i) / static_cast<double>(settings.size()));
+    }
+  }
+  return colors;
+}
+
+std::string legend_text(const TunedFile& file, int index) {
+  const TunedSetting& setting = file.settings[static_cast<std::size_t>(index)];
+  const MethodInfo& info = setting.method->info();
+  std::string text = info.name;
+  if (!info.knob.empty()) {
+    text += fmt::format(" {}={}", info.knob, setting.params->to_json()[info.knob].dump());
+  }
+  text += ":";
+  for (const TunedLength& length : file.lengths) {
+    std::ptrdiff_t heads = 0;
+    for (const std::vector<int>& layer : length.layers) heads += std::ranges::count(layer, index);
+    text += fmt::format(" {}", heads);
+  }
+  return text;
+}
+
+}  // namespace
+
+Image tuned_picture(const TunedFile& file) {
+  const std::map<int, Color> colors = colors_of(file);
+  const TunedModel& model = file.model;
+  const int panel_width = kLabelWidth + model.num_q_heads * kCellWidth;
+  const int panels = static_cast<int>(file.lengths.size());
+  const int panel_height = kHeaderHeight + model.num_layers * kCellHeight;
+  const int legend_height = (static_cast<int>(colors.size()) + 1) * kLineHeight;
+  Image image(std::max(2 * kMargin + panels * panel_width + (panels - 1) * kGap, kMinWidth),
+              2 * kMargin + panel_height + kLineHeight + legend_height);
+  for (int panel = 0; panel < panels; ++panel) {
+    const TunedLength& length = file.lengths[static_cast<std::size_t>(panel)];
+    const int left = kMargin + panel * (panel_width + kGap) + kLabelWidth;
+    const int top = kMargin + kHeaderHeight;
+    image.text(left, kMargin, fmt::format("{} tokens", length.seqlen), kTextScale, kInk);
+    image.text(left, kMargin + kLineHeight, "query heads", kTextScale, kInk);
+    for (int layer = 0; layer < model.num_layers; ++layer) {
+      const int y = top + layer * kCellHeight;
+      if (layer % 4 == 0) {
+        image.text(left - kLabelWidth, y, std::to_string(layer), kTextScale, kInk);
+      }
+      for (int head = 0; head < model.num_q_heads; ++head) {
+        const int setting =
+            length.layers[static_cast<std::size_t>(layer)][static_cast<std::size_t>(head)];
+        image.fill(left + head * kCellWidth, y, kCellWidth - 1, kCellHeight - 1,
+                   colors.at(setting));
+      }
+    }
+  }
+  int y = kMargin + panel_height + kLineHeight;
+  for (const auto& [setting, color] : colors) {
+    image.fill(kMargin, y, kCellWidth, kLineHeight - 6, color);
+    image.text(kMargin + kCellWidth + 8, y, legend_text(file, setting), kTextScale, kInk);
+    y += kLineHeight;
+  }
+  return image;
+}
+
+}  // namespace s2o
