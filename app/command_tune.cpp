@@ -52,11 +52,11 @@ std::string summary(const TunedFile& file) {
     }
     const double planning = number(length, "planning_ms");
     const double attention = number(length, "attention_ms");
-    text += fmt::format("{:>8} {:>10.5f} {:>+10.5f} {:>8.4f} {:>7.2f} ms {:>7.2f} ms {:>8.3f}  {}\n",
-                        length.seqlen, number(length, "kl_from_dense"),
-                        number(length, "loss_over_dense"), number(length, "pair_density"), planning,
-                        attention, (planning + attention) / number(length, "dense_attention_ms"),
-                        join(heads));
+    text += fmt::format(
+        "{:>8} {:>10.5f} {:>+10.5f} {:>8.4f} {:>7.2f} ms {:>7.2f} ms {:>8.3f}  {}\n", length.seqlen,
+        number(length, "kl_from_dense"), number(length, "loss_over_dense"),
+        number(length, "pair_density"), planning, attention,
+        (planning + attention) / number(length, "dense_attention_ms"), join(heads));
   }
   return text;
 }

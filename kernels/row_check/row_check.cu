@@ -50,8 +50,8 @@ __global__ void __launch_bounds__(kThreads)
   const int thread = static_cast<int>(threadIdx.x);
   const std::int64_t row = rows[row_index];
   const std::int64_t begin = static_cast<std::int64_t>(split) * kRowCheckKeys;
-  const int count = static_cast<int>(
-      max(std::int64_t{0}, min(std::int64_t{kRowCheckKeys}, row + 1 - begin)));
+  const int count =
+      static_cast<int>(max(std::int64_t{0}, min(std::int64_t{kRowCheckKeys}, row + 1 - begin)));
   const auto entry = [&](int head) {
     return partial + ((static_cast<std::int64_t>(first_head + head) * shape.num_rows + row_index) *
                           shape.num_splits +
@@ -68,9 +68,12 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = thread; i < kHeads * kHeadDim; i += kThreads) {
     const int head = i / kHeadDim;
     s_q[head][i % kHeadDim] =
-        head < heads ? to_float(q[(static_cast<std::int64_t>(first_head + head) * shape.seqlen +
-                                   row) * kHeadDim + i % kHeadDim]) * shape.scale
-                     : 0.0f;
+        head < heads
+            ? to_float(
+                  q[(static_cast<std::int64_t>(first_head + head) * shape.seqlen + row) * kHeadDim +
+                    i % kHeadDim]) *
+                  shape.scale
+            : 0.0f;
   }
   __syncthreads();
 
@@ -119,7 +122,8 @@ __global__ void __launch_bounds__(kThreads)
   const bool has_dim = thread < kHeadDim;
   for (int key = 0; key < count; ++key) {
     const float x =
-        has_dim ? to_float(v[kv_offset + static_cast<std::int64_t>(key) * kHeadDim + thread]) : 0.0f;
+        has_dim ? to_float(v[kv_offset + static_cast<std::int64_t>(key) * kHeadDim + thread])
+                : 0.0f;
 #pragma unroll
     for (int head = 0; head < kHeads; ++head) {
       const float weight = s_weights[head][key];
@@ -187,7 +191,7 @@ template <class Element, int kHeadDim>
 void launch(const RowCheckArgs& args, CUstream_st* stream) {
   const Problem& problem = args.input.problem;
   const int groups = (problem.group_size() + kHeads - 1) / kHeads;
-  const Shape shape = {problem.seqlen, problem.num_q_heads,        problem.group_size(),  groups,
+  const Shape shape = {problem.seqlen, problem.num_q_heads,        problem.group_size(), groups,
                        args.num_rows,  num_splits(problem.seqlen), problem.softmax_scale};
   const auto rows = static_cast<unsigned>(args.num_rows);
   const dim3 grid(static_cast<unsigned>(shape.num_splits), rows,

@@ -30,8 +30,8 @@ struct RowCheckArgs {
   const void* out = nullptr;           // [num_q_heads, seqlen, head_dim], of the type of q
   const std::int64_t* rows = nullptr;  // [num_rows]
   int num_rows = 0;
-  float* partial = nullptr;      // [row_check_partials()]
-  RowError* errors = nullptr;    // [num_q_heads, num_rows], overwritten
+  float* partial = nullptr;    // [row_check_partials()]
+  RowError* errors = nullptr;  // [num_q_heads, num_rows], overwritten
 };
 // Entries of `partial`: output, maximum and sum of each block of keys.
 std::int64_t row_check_partials(const Problem& problem, int num_rows);

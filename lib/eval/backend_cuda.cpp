@@ -155,12 +155,12 @@ class CudaBackend final : public Backend {
   void gather_heads() {
     if (!heads_) return;
     const Problem problem = device_input().problem;
-    cuda_check(cudaMemcpyAsync(gathered_.data() + problem.row_offset(heads_->first, 0),
-                               on_.buffers->output().out_fp32,
-                               static_cast<std::size_t>(problem.row_offset(heads_->count, 0)) *
-                                   sizeof(float),
-                               cudaMemcpyDeviceToDevice, on_.stream.get()),
-               "output of heads");
+    cuda_check(
+        cudaMemcpyAsync(
+            gathered_.data() + problem.row_offset(heads_->first, 0), on_.buffers->output().out_fp32,
+            static_cast<std::size_t>(problem.row_offset(heads_->count, 0)) * sizeof(float),
+            cudaMemcpyDeviceToDevice, on_.stream.get()),
+        "output of heads");
     on_.stream.synchronize();
   }
 
@@ -260,8 +260,8 @@ class CudaBackend final : public Backend {
   const AttentionInput* input_ = nullptr;
   std::optional<HeadRange> heads_;
   DeviceBuffer<float> gathered_;  // [num_q_heads, seqlen, head_dim] of runs of some heads each
-  DenseReference reference_;  // without `out`, which stays on the device
-  std::vector<float> out_;    // [num_q_heads, seqlen, head_dim], filled when asked for
+  DenseReference reference_;      // without `out`, which stays on the device
+  std::vector<float> out_;        // [num_q_heads, seqlen, head_dim], filled when asked for
   std::string lost_;
 };
 

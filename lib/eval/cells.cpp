@@ -74,8 +74,7 @@ EvalCells expand_cells(const RunConfig& config) {
   for (std::size_t i = 0; i < config.methods.size(); ++i) {
     const std::string path = method_path(config, i);
     const Method& method = find_method_at(config.methods[i]["name"].get<std::string>(), path);
-    const nlohmann::ordered_json entry =
-        with_paths(config.methods[i], method, config.base_folder);
+    const nlohmann::ordered_json entry = with_paths(config.methods[i], method, config.base_folder);
     for (ParamSet& params : expand_settings(method, entry, path)) {
       cells.settings.push_back({.method = &method, .params = std::move(params)});
     }

@@ -217,8 +217,8 @@ class Evaluator {
                          const AttentionInput& input) {
     Measured found{.planner = "cpu"};
     std::optional<SparsePlan> plan;
-    auto planning = backend_.plan_and_run(method, params, cells_.config.timing,
-                                          options_.check_plans, run_);
+    auto planning =
+        backend_.plan_and_run(method, params, cells_.config.timing, options_.check_plans, run_);
     if (planning) {
       found.planner = backend_.name();
       found.cost = planning->cost;
@@ -242,8 +242,8 @@ class Evaluator {
     AttentionRun run;
     for (const HeadSetting& group : groups) {
       backend_.set_heads(group.q_heads);
-      Measured one = measure_heads(*group.method, *group.params,
-                                   head_slice(*input_, group.q_heads));
+      Measured one =
+          measure_heads(*group.method, *group.params, head_slice(*input_, group.q_heads));
       all.planner = all.planner.empty() || all.planner == one.planner ? one.planner : "mixed";
       // A plan that is made once has one time, 0.
       one.plan_ms.resize(run_.attention_ms.size());

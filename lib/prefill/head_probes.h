@@ -44,8 +44,8 @@ class HeadProbes {
   PlannedMethod dense_;
   std::vector<Probe> probes_;
   AttentionScratch scratch_;
-  DeviceBuffer<float> reference_, out_;          // [num_q_heads, seqlen, head_dim]
-  DeviceBuffer<float> reference_lse_, lse_;      // [num_q_heads, seqlen]
+  DeviceBuffer<float> reference_, out_;           // [num_q_heads, seqlen, head_dim]
+  DeviceBuffer<float> reference_lse_, lse_;       // [num_q_heads, seqlen]
   std::vector<float> host_reference_, host_lse_;  // of the same
   DeviceBuffer<ErrorSums> partial_, sums_;
 };

@@ -5,8 +5,8 @@
 
 #include "lib/core/error.h"
 #include "lib/device/planned_method.h"
-#include "lib/prefill/layer_attention.h"
 #include "lib/plan/work.h"
+#include "lib/prefill/layer_attention.h"
 
 namespace s2o {
 
@@ -58,12 +58,12 @@ void LayerAttention::prepare(const Problem& problem, StorageDType dtype,
   }
 }
 
-LayerAttention::Setting* LayerAttention::find_setting(
-    const HeadSetting& heads, const std::vector<Group>& before,
-    std::vector<std::unique_ptr<Setting>>& kept) {
+LayerAttention::Setting* LayerAttention::find_setting(const HeadSetting& heads,
+                                                      const std::vector<Group>& before,
+                                                      std::vector<std::unique_ptr<Setting>>& kept) {
   const Problem problem = head_slice(problem_, heads.q_heads);
-  const auto number = static_cast<int>(
-      std::count_if(before.begin(), before.end(), [&](const Group& group) {
+  const auto number =
+      static_cast<int>(std::count_if(before.begin(), before.end(), [&](const Group& group) {
         return group.setting->matches(heads, problem, group.setting->number);
       }));
   const auto matches = [&](const auto& setting) {
@@ -121,8 +121,7 @@ void LayerAttention::enqueue(std::size_t layer, const DeviceInput& input, PhaseT
   }
   timer.enter(Phase::kPlanning);
   in_lanes(groups, [&](const Group& group, Lane& lane) {
-    group.setting->planned->plan(head_slice(input, group.q_heads), lane.scratch,
-                                 lane.stream.get());
+    group.setting->planned->plan(head_slice(input, group.q_heads), lane.scratch, lane.stream.get());
   });
   timer.enter(Phase::kAttention);
   in_lanes(groups, [&](const Group& group, Lane& lane) {

@@ -20,8 +20,7 @@ void require_one_part(const PrefillModel& model, const std::string& refusal) {
 
 std::vector<HeadSetting> heads_of(const LayerMethod& layer, int index, const Problem& problem) {
   if (!layer.heads.empty()) return layer.heads;
-  std::vector<HeadSetting> heads =
-      layer.method->head_settings(*layer.params, index, problem);
+  std::vector<HeadSetting> heads = layer.method->head_settings(*layer.params, index, problem);
   if (!heads.empty()) return heads;
   // Parameters outlive the layer that names them.
   const std::shared_ptr<const ParamSet> params(std::shared_ptr<void>(), layer.params);

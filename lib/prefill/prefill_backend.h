@@ -75,9 +75,9 @@ struct PrefillWanted {
   // Rows whose last hidden state is returned, ascending. logits_of() makes logits of them, some at
   // a time: those of a thousand rows of a large vocabulary are a gigabyte.
   std::vector<std::int64_t> hidden_positions;
-  bool losses = false;      // next-token loss of every position
-  std::vector<int> layers;  // whose Q, K and V are returned, ascending
-  bool densities = true;    // else `layers` of the result stay empty
+  bool losses = false;                   // next-token loss of every position
+  std::vector<int> layers;               // whose Q, K and V are returned, ascending
+  bool densities = true;                 // else `layers` of the result stay empty
   const ProbeRequest* probes = nullptr;  // measured in the first, untimed pass; one GPU only
 };
 

@@ -148,8 +148,8 @@ class PlannedAttention {
                                               dense_out.data() + problem.row_offset(head, 0))[0];
         double mass = 0.0;
         for (std::size_t row = 0; row < dense_lse.size(); ++row) {
-          mass += std::exp(static_cast<double>(done.lse[row]) -
-                           static_cast<double>(dense_lse[row]));
+          mass +=
+              std::exp(static_cast<double>(done.lse[row]) - static_cast<double>(dense_lse[row]));
         }
         all[i].push_back({.plan_ms = milliseconds(done.planning),
                           .attention_ms = milliseconds(done.attention),

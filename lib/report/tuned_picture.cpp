@@ -22,7 +22,7 @@ constexpr int kMinWidth = 560;  // of the legend
 // Dark ends of hues that are told apart without colour vision (Okabe and Ito); dense is grey.
 constexpr Color kDense{70, 70, 70};
 constexpr std::array<Color, 7> kHues = {
-    Color{0, 90, 160}, Color{190, 80, 0},  Color{0, 120, 90}, Color{160, 80, 130},
+    Color{0, 90, 160},  Color{190, 80, 0},   Color{0, 120, 90}, Color{160, 80, 130},
     Color{150, 130, 0}, Color{60, 140, 200}, Color{120, 60, 20}};
 
 Color lighter(Color color, double share) {

@@ -23,8 +23,7 @@ std::vector<std::size_t> lower_hull(const TuneUnit& unit) {
   std::vector<std::size_t> hull;
   for (const std::size_t next : order) {
     if (!hull.empty() && unit[next].error >= unit[hull.back()].error) continue;
-    while (hull.size() > 1 &&
-           gain(hull[hull.size() - 2], hull.back()) <= gain(hull.back(), next)) {
+    while (hull.size() > 1 && gain(hull[hull.size() - 2], hull.back()) <= gain(hull.back(), next)) {
       hull.pop_back();
     }
     hull.push_back(next);

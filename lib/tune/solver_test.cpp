@@ -19,7 +19,8 @@ double least_cost(const std::vector<TuneUnit>& units, double max_error) {
       best = cost;
       return;
     }
-    for (const TuneOption& option : units[u]) visit(u + 1, cost + option.cost, error + option.error);
+    for (const TuneOption& option : units[u])
+      visit(u + 1, cost + option.cost, error + option.error);
   };
   visit(0, 0.0, 0.0);
   return best;

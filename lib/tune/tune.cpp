@@ -36,7 +36,7 @@ constexpr std::array kTargetNames = {"loss", "relative_l2", "mass"};
 // A layer's effect on the model is measured where its output is this wrong: enough to be seen
 // beside rounding, not so much that errors would not add up any more.
 constexpr double kProbedError = 0.02;  // squared, relative
-constexpr double kLeastError = 1e-6;  // of which a layer's effect can still be seen
+constexpr double kLeastError = 1e-6;   // of which a layer's effect can still be seen
 // Budgets tried until the whole model meets a target of loss: errors add up only nearly.
 constexpr int kMaxTries = 6;
 constexpr double kCloseEnough = 0.9;  // of the target
@@ -110,12 +110,12 @@ class Tuner {
     total_ = seqlens.size() * (texts_.size() + (by_loss ? kMaxTries : 1)) +
              (by_loss && effects_.empty() ? layers : 0);
     backend_->prepare(seqlens.back());
-    TunedFile file{.model = id_,
-                   .context = context(),
-                   .target = {{kTargetNames[static_cast<std::size_t>(options_.target)],
-                               options_.value}},
-                   .objective = options_.objective,
-                   .settings = settings_};
+    TunedFile file{
+        .model = id_,
+        .context = context(),
+        .target = {{kTargetNames[static_cast<std::size_t>(options_.target)], options_.value}},
+        .objective = options_.objective,
+        .settings = settings_};
     for (const std::int64_t seqlen : seqlens) {
       enter_length(seqlen);
       if (by_loss && effects_.empty()) measure_effects();
@@ -139,18 +139,18 @@ class Tuner {
   struct Text {
     std::string name;
     TokenFile file;
-    std::vector<std::int32_t> tokens;       // of the length at hand
-    std::vector<std::int64_t> positions;    // whose logits are compared
+    std::vector<std::int32_t> tokens;     // of the length at hand
+    std::vector<std::int64_t> positions;  // whose logits are compared
     std::vector<float> dense_hidden;
-    std::vector<float> dense_logits;        // filled when first needed
+    std::vector<float> dense_logits;  // filled when first needed
   };
 
   void check_options() const {
     if (options_.seqlens.empty()) throw ConfigError("--seqlen: expected at least one length");
     if (options_.tokens.empty()) throw ConfigError("--tokens: expected at least one file");
     if (options_.objective != "time" && options_.objective != "density") {
-      throw ConfigError(fmt::format("--objective: found '{}', expected time or density",
-                                    options_.objective));
+      throw ConfigError(
+          fmt::format("--objective: found '{}', expected time or density", options_.objective));
     }
   }
 
@@ -158,20 +158,25 @@ class Tuner {
   Json header() const {
     Json settings = Json::array();
     for (const TunedSetting& setting : settings_) {
-      settings.push_back({{"name", setting.method->info().name},
-                          {"params", setting.params->to_json()}});
+      settings.push_back(
+          {{"name", setting.method->info().name}, {"params", setting.params->to_json()}});
     }
     Json texts = Json::array();
     for (const Text& text : texts_) texts.push_back(text.name);
-    return {{"model", id_.id},       {"texts", texts},
-            {"offset", options_.offset}, {"settings", settings},
-            {"objective", options_.objective}, {"logit_positions", options_.logit_positions},
-            {"kernel", backend_->kernel()}, {"commit", git_commit()}};
+    return {{"model", id_.id},
+            {"texts", texts},
+            {"offset", options_.offset},
+            {"settings", settings},
+            {"objective", options_.objective},
+            {"logit_positions", options_.logit_positions},
+            {"kernel", backend_->kernel()},
+            {"commit", git_commit()}};
   }
 
   Json context() {
     Json texts = Json::array();
-    for (const Text& text : texts_) texts.push_back({{"tokens", text.name}, {"hash", text_hash(text)}});
+    for (const Text& text : texts_)
+      texts.push_back({{"tokens", text.name}, {"hash", text_hash(text)}});
     Json context = {{"s2o_version", version()}, {"git_commit", git_commit()}};
     context.update(backend_->context());
     context["texts"] = texts;
@@ -252,8 +257,8 @@ class Tuner {
       step(fmt::format("{} settings on every head, {} tokens of {}", settings_.size(), seqlen,
                        text.name));
       text.tokens = select_tokens(text.file, options_.offset, seqlen, model_->config.vocab_size);
-      text.positions = logit_rows({.name = text.name, .tokens = text.tokens},
-                                  options_.logit_positions);
+      text.positions =
+          logit_rows({.name = text.name, .tokens = text.tokens}, options_.logit_positions);
       text.dense_logits.clear();
       ProbeRequest request;
       for (const TunedSetting& setting : settings_) {
@@ -266,11 +271,12 @@ class Tuner {
       request.done = [&](int layer, const LayerProbes& probes) {
         journal_->add_probes(seqlen, t, layer, probes);
       };
-      const PrefillRun run = backend_->run(
-          text.tokens, all_layers(settings_[0]),
-          {.hidden_positions = text.positions, .losses = true, .densities = false,
-           .probes = &request},
-          {.warmup = 1, .repeats = 1, .cpu_repeats = 1}, {});
+      const PrefillRun run = backend_->run(text.tokens, all_layers(settings_[0]),
+                                           {.hidden_positions = text.positions,
+                                            .losses = true,
+                                            .densities = false,
+                                            .probes = &request},
+                                           {.warmup = 1, .repeats = 1, .cpu_repeats = 1}, {});
       text.dense_hidden = run.hidden;
       add_outcome(run, 0.0, dense_);
     }
@@ -360,8 +366,8 @@ class Tuner {
     }
     // A layer that seems to have none has less than can be seen; one that nothing makes wrong here
     // may be wrong at another length.
-    const double mean = std::accumulate(effects.begin(), effects.end(), 0.0) /
-                        static_cast<double>(effects.size());
+    const double mean =
+        std::accumulate(effects.begin(), effects.end(), 0.0) / static_cast<double>(effects.size());
     for (double& effect : effects) effect = effect == 0.0 ? mean : std::max(effect, 0.01 * mean);
     effects_ = std::move(effects);
   }
@@ -476,8 +482,8 @@ class Tuner {
 
   // A target of which the measured heads say all: one solution, and what the model says to it.
   TunedLength meet_sum() {
-    const double budget =
-        options_.target == TuneTarget::kMass ? 1.0 - options_.value : options_.value * options_.value;
+    const double budget = options_.target == TuneTarget::kMass ? 1.0 - options_.value
+                                                               : options_.value * options_.value;
     const TuneSolution solution = solve_budget(units(), budget);
     TunedLength length = length_of(solution);
     step(fmt::format("the whole model, {} tokens", seqlen_));
@@ -524,9 +530,10 @@ class Tuner {
     }
     steps_ = first_step + kMaxTries;
     if (best) return std::move(best->length);
-    log_warning("{} at {} tokens: no setting that was tried meets it, the best has a KL of {:.4g}; "
-                "all heads stay dense",
-                target_text(options_), seqlen_, least);
+    log_warning(
+        "{} at {} tokens: no setting that was tried meets it, the best has a KL of {:.4g}; "
+        "all heads stay dense",
+        target_text(options_), seqlen_, least);
     TuneSolution dense;
     dense.choice.assign(heads.size(), 0);
     for (const TuneUnit& unit : heads) dense.cost += unit[0].cost;
@@ -556,9 +563,8 @@ void parse_tune_target(const std::string& text, const std::string& path, TuneOpt
   const std::size_t sign = text.find('=');
   const std::string name = text.substr(0, sign);
   const auto known = std::ranges::find(kTargetNames, name);
-  const char* const begin = text.data() + std::min(text.size(), sign == std::string::npos
-                                                                    ? text.size()
-                                                                    : sign + 1);
+  const char* const begin =
+      text.data() + std::min(text.size(), sign == std::string::npos ? text.size() : sign + 1);
   const char* const end = text.data() + text.size();
   const auto parsed = std::from_chars(begin, end, options.value);
   const double most = name == "loss" ? 100.0 : 1.0;

@@ -16,9 +16,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // The numbers of a probe, in this order.
-constexpr double HeadProbe::*kNumbers[] = {&HeadProbe::plan_ms,   &HeadProbe::attention_ms,
-                                           &HeadProbe::error,     &HeadProbe::reference,
-                                           &HeadProbe::mass,      &HeadProbe::pair_density};
+constexpr double HeadProbe::*kNumbers[] = {&HeadProbe::plan_ms, &HeadProbe::attention_ms,
+                                           &HeadProbe::error,   &HeadProbe::reference,
+                                           &HeadProbe::mass,    &HeadProbe::pair_density};
 
 }  // namespace
 
@@ -39,9 +39,9 @@ TuneJournal::TuneJournal(std::filesystem::path file, const Json& header, bool re
       }
     }
     if (!lines.empty() && lines.front() != header) {
-      throw ConfigError(fmt::format(
-          "{}: written with other options; run without --resume, or with its own: {}",
-          file_.string(), json_text(lines.front())));
+      throw ConfigError(
+          fmt::format("{}: written with other options; run without --resume, or with its own: {}",
+                      file_.string(), json_text(lines.front())));
     }
   }
   stream.close();
@@ -93,8 +93,7 @@ const LayerProbes* TuneJournal::probes(std::int64_t seqlen, std::size_t text, in
   return found == probes_.end() ? nullptr : &found->second;
 }
 
-void TuneJournal::add_probes(std::int64_t seqlen, std::size_t text, int layer,
-                             LayerProbes probes) {
+void TuneJournal::add_probes(std::int64_t seqlen, std::size_t text, int layer, LayerProbes probes) {
   Json settings = Json::array();
   for (const std::vector<HeadProbe>& heads : probes) {
     Json& setting = settings.emplace_back(Json::array());

@@ -77,7 +77,9 @@ TEST(tune, a_journal_of_other_options_is_refused) {
   const std::filesystem::path path = folder / "partial.jsonl";
   TuneJournal(path, {{"offset", 0}}, false).add_effect(3, 0.5);
   EXPECT_EQ(TuneJournal(path, {{"offset", 0}}, true).effect(3), 0.5);
-  EXPECT_THAT(message_of<ConfigError>([&] { TuneJournal(path, {{"offset", 1}}, true); }),
+  EXPECT_THAT(message_of<ConfigError>([&] {
+                TuneJournal(path, {{"offset", 1}}, true);
+              }),
               HasSubstr("written with other options"));
 }
 

@@ -36,11 +36,10 @@ class Tuned final : public Method {
       throw ConfigError(fmt::format(
           "{}: for layers of {} ({} layers, {} query and {} KV heads of {}), found layer {} of {} "
           "query and {} KV heads of {}",
-          path, model.name, model.num_layers, model.num_q_heads, model.num_kv_heads,
-          model.head_dim, layer, problem.num_q_heads, problem.num_kv_heads, problem.head_dim));
+          path, model.name, model.num_layers, model.num_q_heads, model.num_kv_heads, model.head_dim,
+          layer, problem.num_q_heads, problem.num_kv_heads, problem.head_dim));
     }
-    return group_heads(file->settings, file->heads_at(problem.seqlen, layer),
-                       problem.group_size());
+    return group_heads(file->settings, file->heads_at(problem.seqlen, layer), problem.group_size());
   }
 
   SparsePlan plan_cpu(const PlanContext&, const ParamSet&) const override {

@@ -46,10 +46,9 @@ TunedModel read_model(const JsonReader& root) {
 const Json& array_of(const Json& value, std::size_t size, const std::string& path,
                      const char* what) {
   if (!value.is_array() || value.size() != size) {
-    throw ConfigError(fmt::format("{}: found {}, expected a list of {} {}", path,
-                                  value.is_array() ? fmt::format("{} entries", value.size())
-                                                   : json_text(value),
-                                  size, what));
+    throw ConfigError(fmt::format(
+        "{}: found {}, expected a list of {} {}", path,
+        value.is_array() ? fmt::format("{} entries", value.size()) : json_text(value), size, what));
   }
   return value;
 }
@@ -70,18 +69,16 @@ TunedLength read_length(const Json& entry, const std::string& path, const TunedF
   TunedLength length{.seqlen = reader.get_int("seqlen", {}, 1)};
   if (reader.has("measured")) length.measured = reader.at("measured");
   const std::string layers_path = reader.path_of("layers");
-  const Json& layers =
-      array_of(reader.at("layers"), static_cast<std::size_t>(file.model.num_layers), layers_path,
-               "layers");
+  const Json& layers = array_of(
+      reader.at("layers"), static_cast<std::size_t>(file.model.num_layers), layers_path, "layers");
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const std::string layer_path = json_element_path(layers_path, i);
     std::vector<int>& heads = length.layers.emplace_back();
-    for (const Json& head :
-         array_of(layers[i], static_cast<std::size_t>(file.model.num_q_heads), layer_path,
-                  "query heads")) {
-      const bool is_setting = head.is_number_integer() && head.get<std::int64_t>() >= 0 &&
-                              head.get<std::int64_t>() <
-                                  static_cast<std::int64_t>(file.settings.size());
+    for (const Json& head : array_of(layers[i], static_cast<std::size_t>(file.model.num_q_heads),
+                                     layer_path, "query heads")) {
+      const bool is_setting =
+          head.is_number_integer() && head.get<std::int64_t>() >= 0 &&
+          head.get<std::int64_t>() < static_cast<std::int64_t>(file.settings.size());
       if (!is_setting) {
         throw_wrong_json(head, layer_path,
                          fmt::format("numbers of settings in [0, {})", file.settings.size()));
@@ -93,9 +90,9 @@ TunedLength read_length(const Json& entry, const std::string& path, const TunedF
 }
 
 TunedFile parse(const Json& document, const std::string& name) {
-  const JsonReader root(document, name + ": ",
-                        {"kind", "schema_version", "model", "context", "target", "objective",
-                         "settings", "lengths"});
+  const JsonReader root(
+      document, name + ": ",
+      {"kind", "schema_version", "model", "context", "target", "objective", "settings", "lengths"});
   if (root.get_string("kind") != kKind) {
     throw_wrong_json(root.at("kind"), root.path_of("kind"), fmt::format("\"{}\"", kKind));
   }
@@ -148,8 +145,7 @@ std::vector<int> TunedFile::heads_at(std::int64_t seqlen, int layer) const {
   if (above == lengths.begin() || above->seqlen == seqlen) return at(*above);
   const TunedLength& low = *(above - 1);
   const auto log = [](std::int64_t length) { return std::log(static_cast<double>(length)); };
-  const double share =
-      (log(seqlen) - log(low.seqlen)) / (log(above->seqlen) - log(low.seqlen));
+  const double share = (log(seqlen) - log(low.seqlen)) / (log(above->seqlen) - log(low.seqlen));
   std::vector<int> heads;
   for (std::size_t head = 0; head < at(low).size(); ++head) {
     const int first = at(low)[head];
@@ -220,10 +216,10 @@ void write_tuned_file(const std::filesystem::path& path, const TunedFile& file) 
   std::string lengths;
   for (const TunedLength& length : file.lengths) {
     const std::vector<Json> layers(length.layers.begin(), length.layers.end());
-    lengths += fmt::format(
-        "{}\n    {{\"seqlen\": {},\n     \"measured\": {},\n     \"layers\": [{}]}}",
-        lengths.empty() ? "" : ",", length.seqlen, json_text(length.measured),
-        lines(layers, "      "));
+    lengths +=
+        fmt::format("{}\n    {{\"seqlen\": {},\n     \"measured\": {},\n     \"layers\": [{}]}}",
+                    lengths.empty() ? "" : ",", length.seqlen, json_text(length.measured),
+                    lines(layers, "      "));
   }
   const Json model_json = {{"name", model.name},
                            {"id", model.id},
@@ -234,7 +230,8 @@ void write_tuned_file(const std::filesystem::path& path, const TunedFile& file) 
   AtomicFile target(path);
   target.write(fmt::format(
       "{{\n  \"kind\": \"{}\",\n  \"schema_version\": {},\n  \"model\": {},\n  \"context\": {},\n"
-      "  \"target\": {},\n  \"objective\": \"{}\",\n  \"settings\": [{}],\n  \"lengths\": [{}]\n}}\n",
+      "  \"target\": {},\n  \"objective\": \"{}\",\n  \"settings\": [{}],\n  \"lengths\": "
+      "[{}]\n}}\n",
       kKind, kVersion, json_text(model_json), json_text(file.context), json_text(file.target),
       file.objective, lines(settings, "    "), lengths));
   target.commit();

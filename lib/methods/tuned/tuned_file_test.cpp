@@ -107,8 +107,8 @@ TEST(tuned_file, a_method_that_other_heads_are_not_for_says_so) {
   const std::filesystem::path path = folder / "tuned.json";
   write_tuned_file(path, sample());
   const Method& tuned = find_method("tuned");
-  const std::vector<ParamSet> params = expand_settings(
-      tuned, {{"name", "tuned"}, {"path", path.string()}}, "methods[0]");
+  const std::vector<ParamSet> params =
+      expand_settings(tuned, {{"name", "tuned"}, {"path", path.string()}}, "methods[0]");
   const Problem problem = {.seqlen = 1024, .num_q_heads = 4, .num_kv_heads = 2, .head_dim = 64};
   const std::vector<HeadSetting> heads = tuned.head_settings(params[0], 0, problem);
   ASSERT_EQ(heads.size(), 4u);
@@ -119,8 +119,9 @@ TEST(tuned_file, a_method_that_other_heads_are_not_for_says_so) {
               HasSubstr("found layer 0 of 8 query and 2 KV heads"));
   EXPECT_THAT(message_of<ConfigError>([&] { tuned.head_settings(params[0], 2, problem); }),
               HasSubstr("2 layers"));
-  EXPECT_THAT(message_of<ConfigError>(
-                  [&] { expand_settings(tuned, {{"name", "tuned"}}, "methods[0]"); }),
+  EXPECT_THAT(message_of<ConfigError>([&] {
+                expand_settings(tuned, {{"name", "tuned"}}, "methods[0]");
+              }),
               HasSubstr("methods[0].path: not set"));
 }
 
