@@ -113,6 +113,8 @@ void add_tune_command(CLI::App& app, int& exit_code) {
       ->required();
   command->add_option("--objective", options.objective, "What costs: time, or density of pairs")
       ->capture_default_str();
+  command->add_option("--by", options.by, "Of what each takes a setting: head, layer or model")
+      ->capture_default_str();
   command
       ->add_option("--logit-positions", options.logit_positions,
                    "Rows of each text whose logits are compared with dense")
@@ -124,7 +126,8 @@ void add_tune_command(CLI::App& app, int& exit_code) {
                       "auto, or an attention kernel of `s2o list kernels`");
   command->add_option("--cublas", options.cublas_folder,
                       "Folder of cuBLAS, or of NVIDIA's pip packages, where the system has none");
-  command->add_flag("--resume", options.resume, "Go on with what an interrupted run measured");
+  command->add_flag("--resume", options.resume,
+                    "Take what earlier runs with this --out have measured");
   command->add_flag("--extend", options.extend,
                     "Keep the other lengths of --out, and the effects of layers it has measured");
   command->add_option("-o,--out", options.out, "The file to write")->required();

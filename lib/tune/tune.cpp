@@ -86,6 +86,9 @@ class Tuner {
   explicit Tuner(const TuneOptions& options)
       : options_(options), settings_(expand_methods(options.methods)) {
     check_options();
+    for (const TunedSetting& setting : settings_) {
+      names_.push_back(setting.method->info().name + " " + json_text(setting.params->to_json()));
+    }
     model_ = load_model(options.model);
     const ModelConfig& config = model_->config;
     id_ = {.name = config.name,
@@ -99,7 +102,7 @@ class Tuner {
     backend_ = make_prefill_backend(
         {.config = config, .weights = model_, .cublas_folder = options.cublas_folder},
         options.device, options.kernel);
-    journal_.emplace(options.out.string() + ".partial.jsonl", header(), options.resume);
+    journal_.emplace(options.out.string() + ".measured.jsonl", header(), options.resume);
   }
 
   TunedFile run() {
@@ -123,7 +126,6 @@ class Tuner {
     }
     merge_older(file);
     write_tuned_file(options_.out, file);
-    journal_->remove();
     return file;
   }
 
@@ -148,6 +150,10 @@ class Tuner {
   void check_options() const {
     if (options_.seqlens.empty()) throw ConfigError("--seqlen: expected at least one length");
     if (options_.tokens.empty()) throw ConfigError("--tokens: expected at least one file");
+    if (options_.by != "head" && options_.by != "layer" && options_.by != "model") {
+      throw ConfigError(
+          fmt::format("--by: found '{}', expected head, layer or model", options_.by));
+    }
     if (options_.objective != "time" && options_.objective != "density") {
       throw ConfigError(
           fmt::format("--objective: found '{}', expected time or density", options_.objective));
@@ -156,18 +162,11 @@ class Tuner {
 
   // Everything that what is measured depends on.
   Json header() const {
-    Json settings = Json::array();
-    for (const TunedSetting& setting : settings_) {
-      settings.push_back(
-          {{"name", setting.method->info().name}, {"params", setting.params->to_json()}});
-    }
     Json texts = Json::array();
-    for (const Text& text : texts_) texts.push_back(text.name);
+    for (const Text& text : texts_) texts.push_back(tokens_hash(text.tokens));
     return {{"model", id_.id},
             {"texts", texts},
-            {"offset", options_.offset},
-            {"settings", settings},
-            {"objective", options_.objective},
+            {"density", options_.objective == "density"},
             {"logit_positions", options_.logit_positions},
             {"kernel", backend_->kernel()},
             {"commit", git_commit()}};
@@ -176,7 +175,7 @@ class Tuner {
   Json context() {
     Json texts = Json::array();
     for (const Text& text : texts_)
-      texts.push_back({{"tokens", text.name}, {"hash", text_hash(text)}});
+      texts.push_back({{"tokens", text.name}, {"hash", tokens_hash(text.tokens)}});
     Json context = {{"s2o_version", version()}, {"git_commit", git_commit()}};
     context.update(backend_->context());
     context["texts"] = texts;
@@ -184,7 +183,6 @@ class Tuner {
     context["logit_positions"] = options_.logit_positions;
     return context;
   }
-  static std::string text_hash(const Text& text) { return tokens_hash(text.tokens); }
 
   void read_texts() {
     const std::int64_t longest = std::ranges::max(options_.seqlens);
@@ -260,16 +258,25 @@ class Tuner {
       text.positions =
           logit_rows({.name = text.name, .tokens = text.tokens}, options_.logit_positions);
       text.dense_logits.clear();
+      std::vector<std::size_t> missing;  // settings that some layer misses
       ProbeRequest request;
-      for (const TunedSetting& setting : settings_) {
-        request.settings.push_back({setting.method, setting.params.get()});
-      }
       for (int layer = 0; layer < id_.num_layers; ++layer) {
-        if (journal_->probes(seqlen, t, layer) == nullptr) request.layers.push_back(layer);
+        bool is_missing = false;
+        for (std::size_t i = 0; i < settings_.size(); ++i) {
+          if (journal_->probes(seqlen, t, layer, names_[i]) != nullptr) continue;
+          is_missing = true;
+          if (std::ranges::find(missing, i) == missing.end()) missing.push_back(i);
+        }
+        if (is_missing) request.layers.push_back(layer);
+      }
+      for (const std::size_t i : missing) {
+        request.settings.push_back({settings_[i].method, settings_[i].params.get()});
       }
       request.pair_density = options_.objective == "density";
-      request.done = [&](int layer, const LayerProbes& probes) {
-        journal_->add_probes(seqlen, t, layer, probes);
+      request.done = [&](int layer, const std::vector<std::vector<HeadProbe>>& probes) {
+        for (std::size_t i = 0; i < missing.size(); ++i) {
+          journal_->add_probes(seqlen, t, layer, names_[missing[i]], probes[i]);
+        }
       };
       const PrefillRun run = backend_->run(text.tokens, all_layers(settings_[0]),
                                            {.hidden_positions = text.positions,
@@ -330,7 +337,7 @@ class Tuner {
     for (std::size_t t = 0; t < texts_.size(); ++t) {
       double error = 0.0;
       double reference = 0.0;
-      for (const HeadProbe& head : probes(t, layer)[setting]) {
+      for (const HeadProbe& head : probes(t, layer, setting)) {
         error += head.error;
         reference += head.reference;
       }
@@ -338,8 +345,8 @@ class Tuner {
     }
     return sum / static_cast<double>(texts_.size());
   }
-  const LayerProbes& probes(std::size_t text, int layer) const {
-    return *journal_->probes(seqlen_, text, layer);
+  const std::vector<HeadProbe>& probes(std::size_t text, int layer, std::size_t setting) const {
+    return *journal_->probes(seqlen_, text, layer, names_[setting]);
   }
 
   // KL of the model by the error of each layer alone, at the shortest length: how much a layer
@@ -387,20 +394,21 @@ class Tuner {
 
   // ---- solving ----
 
-  // Heads of all layers, [num_layers * num_q_heads]; errors add up to what the target limits.
+  // Heads of all layers, [num_layers * num_q_heads], or what takes settings in their place; errors
+  // add up to what the target limits.
   std::vector<TuneUnit> units() const {
     std::vector<TuneUnit> units;
     const double texts = static_cast<double>(texts_.size());
     for (int layer = 0; layer < id_.num_layers; ++layer) {
       std::vector<double> references(texts_.size());
       for (std::size_t t = 0; t < texts_.size(); ++t) {
-        for (const HeadProbe& head : probes(t, layer)[0]) references[t] += head.reference;
+        for (const HeadProbe& head : probes(t, layer, 0)) references[t] += head.reference;
       }
       for (int head = 0; head < id_.num_q_heads; ++head) {
         TuneUnit& unit = units.emplace_back(settings_.size());
         for (std::size_t t = 0; t < texts_.size(); ++t) {
           for (std::size_t i = 0; i < settings_.size(); ++i) {
-            const HeadProbe& probe = probes(t, layer)[i][static_cast<std::size_t>(head)];
+            const HeadProbe& probe = probes(t, layer, i)[static_cast<std::size_t>(head)];
             unit[i].cost += cost_of(probe) / texts;
             unit[i].error += error_of(probe, layer, references[t]) / texts;
           }
@@ -408,7 +416,23 @@ class Tuner {
         unit[0].error = 0.0;
       }
     }
-    return units;
+    std::vector<TuneUnit> merged;
+    for (std::size_t i = 0; i < units.size(); ++i) {
+      if (i % heads_per_unit() == 0) {
+        merged.push_back(units[i]);
+        continue;
+      }
+      for (std::size_t option = 0; option < units[i].size(); ++option) {
+        merged.back()[option].cost += units[i][option].cost;
+        merged.back()[option].error += units[i][option].error;
+      }
+    }
+    return merged;
+  }
+  std::size_t heads_per_unit() const {
+    const auto heads = static_cast<std::size_t>(id_.num_q_heads);
+    const auto layers = static_cast<std::size_t>(id_.num_layers);
+    return options_.by == "head" ? 1 : options_.by == "layer" ? heads : heads * layers;
   }
   double cost_of(const HeadProbe& probe) const {
     return options_.objective == "time" ? probe.plan_ms + probe.attention_ms : probe.pair_density;
@@ -428,11 +452,11 @@ class Tuner {
 
   TunedLength length_of(const TuneSolution& solution) const {
     TunedLength length{.seqlen = seqlen_};
-    auto next = solution.choice.begin();
+    std::size_t next = 0;
     for (int layer = 0; layer < id_.num_layers; ++layer) {
       std::vector<int>& heads = length.layers.emplace_back();
       for (int head = 0; head < id_.num_q_heads; ++head) {
-        heads.push_back(static_cast<int>(*next++));
+        heads.push_back(static_cast<int>(solution.choice[next++ / heads_per_unit()]));
       }
     }
     return length;
@@ -472,6 +496,7 @@ class Tuner {
             {"predicted_error", solution.error},
             {"budget", budget},
             {"price", solution.price},
+            {"by", options_.by},
             {"heads", heads}};
   }
 
@@ -544,6 +569,7 @@ class Tuner {
 
   const TuneOptions& options_;
   std::vector<TunedSetting> settings_;  // [0] is dense
+  std::vector<std::string> names_;      // of the settings, in the journal
   std::shared_ptr<const Model> model_;
   TunedModel id_;
   std::optional<TunedFile> older_;

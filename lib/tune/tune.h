@@ -32,8 +32,10 @@ struct TuneOptions {
   double value = 0.0;
   std::string objective = "time";  // or "density", of pairs
   int logit_positions = 512;       // rows of each text whose logits are compared with dense
-  bool resume = false;             // go on with what an interrupted run has measured
-  bool extend = false;             // keep other lengths of `out`, and the effects of layers
+  // Of what each takes a setting: every "head", every "layer" or the whole "model".
+  std::string by = "head";
+  bool resume = false;  // take what earlier runs have measured
+  bool extend = false;  // keep other lengths of `out`, and the effects of layers
   DeviceChoice device;
   std::string kernel = "auto";
   std::string cublas_folder;
@@ -45,8 +47,8 @@ struct TuneOptions {
 // "loss=0.01". ConfigError "<path>: ..." for anything else.
 void parse_tune_target(const std::string& text, const std::string& path, TuneOptions& options);
 
-// Writes and returns the file. What was measured lies in `<out>.partial.jsonl` until then, also
-// after an InterruptedError. ConfigError for methods that cannot be tuned and settings that an
+// Writes and returns the file. What was measured lies in `<out>.measured.jsonl`, also after an
+// InterruptedError. ConfigError for methods that cannot be tuned and settings that an
 // older file contradicts; InputError for texts that are too short; UnsupportedError as
 // make_prefill_backend.
 TunedFile tune(const TuneOptions& options);

@@ -40,7 +40,7 @@ TuneJournal::TuneJournal(std::filesystem::path file, const Json& header, bool re
     }
     if (!lines.empty() && lines.front() != header) {
       throw ConfigError(
-          fmt::format("{}: written with other options; run without --resume, or with its own: {}",
+          fmt::format("{}: of another model, text, machine or version; run without --resume: {}",
                       file_.string(), json_text(lines.front())));
     }
   }
@@ -66,18 +66,15 @@ void TuneJournal::take(const Json& line) {
     effects_[layer] = line["effect"].get<double>();
     return;
   }
-  LayerProbes probes;
-  for (const Json& setting : line.at("probes")) {
-    std::vector<HeadProbe>& heads = probes.emplace_back();
-    for (const Json& numbers : setting) {
-      HeadProbe& probe = heads.emplace_back();
-      for (std::size_t i = 0; i < std::size(kNumbers); ++i) {
-        probe.*kNumbers[i] = numbers.at(i).get<double>();
-      }
+  std::vector<HeadProbe> heads;
+  for (const Json& numbers : line.at("heads")) {
+    HeadProbe& probe = heads.emplace_back();
+    for (std::size_t i = 0; i < std::size(kNumbers); ++i) {
+      probe.*kNumbers[i] = numbers.at(i).get<double>();
     }
   }
-  probes_[{line.at("seqlen").get<std::int64_t>(), line.at("text").get<std::size_t>(), layer}] =
-      std::move(probes);
+  probes_[{line.at("seqlen").get<std::int64_t>(), line.at("text").get<std::size_t>(), layer,
+           line.at("setting").get<std::string>()}] = std::move(heads);
 }
 
 void TuneJournal::append(const Json& line) const {
@@ -88,22 +85,25 @@ void TuneJournal::append(const Json& line) const {
   }
 }
 
-const LayerProbes* TuneJournal::probes(std::int64_t seqlen, std::size_t text, int layer) const {
-  const auto found = probes_.find({seqlen, text, layer});
+const std::vector<HeadProbe>* TuneJournal::probes(std::int64_t seqlen, std::size_t text, int layer,
+                                                  const std::string& setting) const {
+  const auto found = probes_.find({seqlen, text, layer, setting});
   return found == probes_.end() ? nullptr : &found->second;
 }
 
-void TuneJournal::add_probes(std::int64_t seqlen, std::size_t text, int layer, LayerProbes probes) {
-  Json settings = Json::array();
-  for (const std::vector<HeadProbe>& heads : probes) {
-    Json& setting = settings.emplace_back(Json::array());
-    for (const HeadProbe& head : heads) {
-      Json& numbers = setting.emplace_back(Json::array());
-      for (const auto number : kNumbers) numbers.push_back(head.*number);
-    }
+void TuneJournal::add_probes(std::int64_t seqlen, std::size_t text, int layer,
+                             const std::string& setting, std::vector<HeadProbe> heads) {
+  Json lines = Json::array();
+  for (const HeadProbe& head : heads) {
+    Json& numbers = lines.emplace_back(Json::array());
+    for (const auto number : kNumbers) numbers.push_back(head.*number);
   }
-  append({{"seqlen", seqlen}, {"text", text}, {"layer", layer}, {"probes", settings}});
-  probes_[{seqlen, text, layer}] = std::move(probes);
+  append({{"seqlen", seqlen},
+          {"text", text},
+          {"layer", layer},
+          {"setting", setting},
+          {"heads", lines}});
+  probes_[{seqlen, text, layer, setting}] = std::move(heads);
 }
 
 std::optional<double> TuneJournal::effect(int layer) const {
@@ -114,11 +114,6 @@ std::optional<double> TuneJournal::effect(int layer) const {
 void TuneJournal::add_effect(int layer, double effect) {
   append({{"layer", layer}, {"effect", effect}});
   effects_[layer] = effect;
-}
-
-void TuneJournal::remove() {
-  std::error_code ignored;
-  std::filesystem::remove(file_, ignored);
 }
 
 }  // namespace s2o

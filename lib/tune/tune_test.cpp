@@ -39,7 +39,6 @@ TEST(tune, a_target_of_loss_is_met_by_less_work) {
   EXPECT_LE(measured["kl_from_dense"].get<double>(), 0.02);
   EXPECT_GT(measured["kl_from_dense"].get<double>(), 0.0);
   EXPECT_LT(measured["pair_density"].get<double>(), 0.95);
-  EXPECT_FALSE(std::filesystem::exists(folder / "tuned.json.partial.jsonl"));
   // The file says the same.
   const TunedFile read = read_tuned_file(folder / "tuned.json");
   EXPECT_EQ(read.lengths.at(0).layers, file.lengths.at(0).layers);
@@ -64,7 +63,7 @@ TEST(tune, an_interrupted_run_goes_on_where_it_was) {
   };
   EXPECT_THROW(tune(options), InterruptedError);
   g_cancel_requested = false;
-  EXPECT_TRUE(std::filesystem::exists(folder / "tuned.json.partial.jsonl"));
+  EXPECT_TRUE(std::filesystem::exists(folder / "tuned.json.measured.jsonl"));
   options.progress = {};
   options.resume = true;
   const TunedFile resumed = tune(options);
@@ -74,13 +73,30 @@ TEST(tune, an_interrupted_run_goes_on_where_it_was) {
 
 TEST(tune, a_journal_of_other_options_is_refused) {
   const TempFolder folder;
-  const std::filesystem::path path = folder / "partial.jsonl";
+  const std::filesystem::path path = folder / "measured.jsonl";
   TuneJournal(path, {{"offset", 0}}, false).add_effect(3, 0.5);
   EXPECT_EQ(TuneJournal(path, {{"offset", 0}}, true).effect(3), 0.5);
   EXPECT_THAT(message_of<ConfigError>([&] {
                 TuneJournal(path, {{"offset", 1}}, true);
               }),
-              HasSubstr("written with other options"));
+              HasSubstr("of another model"));
+}
+
+TEST(tune, what_was_measured_serves_other_targets_and_coarser_choices) {
+  const TempFolder folder;
+  TuneOptions options = options_in(folder, "mass=0.95");
+  const auto density = [&] {
+    return tune(options).lengths.at(0).measured["pair_density"].get<double>();
+  };
+  const double by_head = density();
+  options.resume = true;
+  options.by = "layer";
+  const double by_layer = density();
+  options.by = "model";
+  const TunedFile whole = tune(options);
+  EXPECT_LE(by_head, by_layer);
+  EXPECT_LE(by_layer, whole.lengths.at(0).measured["pair_density"].get<double>());
+  EXPECT_EQ(whole.lengths.at(0).measured["heads"].size(), 1u);
 }
 
 TEST(tune, lengths_are_added_to_a_file_of_the_same_weights) {

@@ -16,7 +16,10 @@ class Tuned final : public Method {
         .title = "Tuned",
         .source = "s2o tune",
         .summary = "settings by layer and head, from a file of `s2o tune`",
-        .params = {ParamSpec::path("path", "file of s2o tune")}};
+        .params = {ParamSpec::path("path", "file of s2o tune"),
+                   ParamSpec::integer("layer", -1,
+                                      "whose settings heads take; -1: of the layer they are in", -1,
+                                      1 << 20)}};
     return kInfo;
   }
 
@@ -28,6 +31,7 @@ class Tuned final : public Method {
 
   std::vector<HeadSetting> head_settings(const ParamSet& params, int layer,
                                          const Problem& problem) const override {
+    if (params.get_int("layer") >= 0) layer = static_cast<int>(params.get_int("layer"));
     const std::string& path = params.get_path("path");
     const std::shared_ptr<const TunedFile> file = load_tuned_file(path);
     const TunedModel& model = file->model;
