@@ -9,6 +9,7 @@
 #include "lib/core/log.h"
 #include "lib/eval/cells.h"
 #include "lib/report/heatmap.h"
+#include "lib/report/tuned_picture.h"
 
 namespace s2o {
 namespace {
@@ -25,6 +26,7 @@ struct HeatmapOptions {
   std::optional<std::int64_t> seqlen;
   std::string out;
   int pixels = 480;
+  std::string tuned;
 };
 
 std::string cell_text(const InputCell& cell) {
@@ -48,11 +50,18 @@ const InputCell& select_input(const EvalCells& cells, const HeatmapOptions& opti
                                 known));
 }
 
-std::vector<HeatmapMethod> select_methods(const EvalCells& cells) {
+// What the methods of the config do with the head; the attention map itself stands for dense.
+std::vector<HeatmapMethod> select_methods(const EvalCells& cells, const AttentionInput& input,
+                                          int head) {
   std::vector<HeatmapMethod> methods;
-  for (const MethodSetting& setting : cells.settings) {
+  for (MethodSetting setting : cells.settings) {
+    for (const HeadSetting& heads :
+         setting.method->head_settings(setting.params, input.layer, input.problem)) {
+      const bool is_inside =
+          head >= heads.q_heads.first && head < heads.q_heads.first + heads.q_heads.count;
+      if (is_inside) setting = {.method = heads.method, .params = *heads.params};
+    }
     const std::string& name = setting.method->info().name;
-    // The attention map itself stands for dense attention.
     if (name == "dense") continue;
     methods.push_back(
         {setting_text(name, setting.params.to_json()), setting.method, setting.params});
@@ -64,6 +73,12 @@ int run_heatmap(const HeatmapOptions& options) {
   if (!options.out.ends_with(".png")) {
     throw ConfigError(fmt::format("--out {}: expected a name that ends in .png", options.out));
   }
+  if (!options.tuned.empty()) {
+    tuned_picture(read_tuned_file(options.tuned)).write_png(options.out);
+    log_info("{} written", options.out);
+    return kExitDone;
+  }
+  if (options.config.empty()) throw ConfigError("--config or --tuned: expected one of them");
   const EvalCells cells = expand_cells(load_run_config(options.config, options.sets));
   const InputCell& cell = select_input(cells, options);
   handle_interrupts();
@@ -72,8 +87,8 @@ int run_heatmap(const HeatmapOptions& options) {
     throw ConfigError(fmt::format("--head {}: {} has {} query heads, counted from 0", options.head,
                                   cell_text(cell), input.problem.num_q_heads));
   }
-  const Heatmap heatmap =
-      compute_heatmap(input, options.head, select_methods(cells), options.pixels);
+  const Heatmap heatmap = compute_heatmap(
+      input, options.head, select_methods(cells, input, options.head), options.pixels);
   draw_heatmap(heatmap, options.pixels).write_png(options.out);
   log_info("{} written", options.out);
   return kExitDone;
@@ -86,8 +101,9 @@ void add_heatmap_command(CLI::App& app, int& exit_code) {
   CLI::App* command = add_command(
       app, "heatmap", "Draw one head's attention map beside the tiles that each method visits",
       "s2o heatmap --config quickstart --layer 2 --head 5 --out heatmap.png");
-  command->add_option("--config", options->config, "Config file, or its name in configs/")
-      ->required();
+  command->add_option("--config", options->config, "Config file, or its name in configs/");
+  command->add_option("--tuned", options->tuned,
+                      "Draw a file of s2o tune instead: the setting of every head of every layer");
   command->add_option("--set", options->sets, "Change a value of the config: path=value")
       ->allow_extra_args(false);
   command->add_option("--layer", options->layer, "Layer of the input; default: its first")

@@ -55,6 +55,8 @@ PrefillConfig parse_prefill_config(const Json& document, const std::filesystem::
   config.replay = read_replay(reader);
   config.logit_positions = static_cast<int>(
       reader.get_int("logit_positions", config.logit_positions, 0, kMaxLogitPositions));
+  config.check_rows =
+      static_cast<int>(reader.get_int("check_rows", config.check_rows, 0, kMaxCheckRows));
   config.timing = read_timing(reader, config.timing, /*min_repeats=*/0);
   return config;
 }
@@ -83,6 +85,7 @@ Json to_json(const PrefillConfig& config) {
           {"dense_layers", config.dense_layers},
           {"replay", config.replay},
           {"logit_positions", config.logit_positions},
+          {"check_rows", config.check_rows},
           {"parallel", config.parallel},
           {"timing", to_json(config.timing)}};
 }

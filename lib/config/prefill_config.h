@@ -28,6 +28,7 @@ struct PrefillConfig {
   std::vector<int> dense_layers;   // layers that stay dense whatever the method
   nlohmann::ordered_json replay;   // what attention reads instead: an input of `s2o eval`, or null
   int logit_positions = 1024;      // rows of a token prompt whose logits are compared
+  int check_rows = 0;              // rows of each layer whose attention is computed exactly
   // A prefill takes seconds: fewer repeats than an evaluation. 0 on CUDA: accuracy without times.
   TimingConfig timing = {.warmup = 1, .repeats = 5};
 
@@ -36,11 +37,13 @@ struct PrefillConfig {
 };
 
 inline const std::vector<std::string> kPrefillConfigKeys = {
-    "$schema", "name",    "seed",         "device", "kernel",          "dtype",  "model",
-    "prompts", "methods", "dense_layers", "replay", "logit_positions", "timing", "parallel"};
+    "$schema", "name",     "seed",      "device",       "kernel", "dtype",
+    "model",   "prompts",  "methods",   "dense_layers", "replay", "logit_positions",
+    "timing",  "parallel", "check_rows"};
 inline constexpr int kMaxParallel = 64;
 inline const std::vector<std::string> kModelShapeKeys = {"shape", "seed"};
 inline constexpr int kMaxLogitPositions = 4096;
+inline constexpr int kMaxCheckRows = 1024;
 
 // Checks the document and fills in the defaults. `file` names it in messages.
 PrefillConfig parse_prefill_config(const nlohmann::ordered_json& document,

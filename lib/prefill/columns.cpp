@@ -38,6 +38,15 @@ const std::vector<MetricColumn>& prefill_columns() {
       stored("answer_correct", "", "of them, those predicted with all tokens before them given"),
       shown("retrieval_accuracy", "", "answer_correct / answer_tokens"),
       shown("exact_match", "", "1 if the whole answer was predicted, else 0"),
+      stored(
+          "estimated_l2", "",
+          "of all layers, from check_rows rows of each: root of the mean squared relative error"),
+      stored("estimated_l2_low", "", "lower end of its 95 % interval"),
+      stored("estimated_l2_high", "", "upper end of its 95 % interval"),
+      stored("estimated_kl", "nats", "of a tuned file with effects of layers, from the same rows"),
+      stored("estimated_kl_low", "nats", "lower end of its 95 % interval"),
+      stored("estimated_kl_high", "nats", "upper end of its 95 % interval"),
+      stored("check_ms", "ms", "what those rows took; in no other time"),
       stored("gpus", "", "that share the model; null on the CPU"),
       stored("device_bytes", "bytes", "planned peak on the device, weights included"),
   };

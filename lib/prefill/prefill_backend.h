@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/row_check/row_check.h"
 #include "lib/config/run_config.h"
 #include "lib/input/attention_input.h"
 #include "lib/methods/method.h"
@@ -75,8 +76,12 @@ struct PrefillWanted {
   // Rows whose last hidden state is returned, ascending. logits_of() makes logits of them, some at
   // a time: those of a thousand rows of a large vocabulary are a gigabyte.
   std::vector<std::int64_t> hidden_positions;
-  bool losses = false;                   // next-token loss of every position
-  std::vector<int> layers;               // whose Q, K and V are returned, ascending
+  bool losses = false;      // next-token loss of every position
+  std::vector<int> layers;  // whose Q, K and V are returned, ascending
+  // Rows of each layer whose attention is computed exactly, in the first, untimed pass; they are
+  // those of checked_rows() (lib/prefill/error_estimate.h).
+  int check_rows = 0;
+  std::uint64_t check_seed = 0;
   bool densities = true;                 // else `layers` of the result stay empty
   const ProbeRequest* probes = nullptr;  // measured in the first, untimed pass; one GPU only
 };
@@ -105,8 +110,10 @@ struct PrefillRun {
   std::vector<float> logits;          // [logit_positions, vocab_size]
   std::vector<float> hidden;          // [hidden_positions, hidden_size], before the final norm
   std::vector<double> losses;  // [seqlen - 1] if asked for, nats; entry i predicts token i + 1
-  std::vector<AttentionInput> layer_inputs;  // of the layers asked for, post-RoPE, rounded
-  std::int64_t device_bytes = 0;             // planned peak, weights included; 0 on the CPU
+  std::vector<AttentionInput> layer_inputs;       // of the layers asked for, post-RoPE, rounded
+  std::vector<std::vector<RowError>> row_errors;  // [num_layers][num_q_heads, rows]
+  double check_ms = 0.0;                          // what they took, all layers
+  std::int64_t device_bytes = 0;                  // planned peak, weights included; 0 on the CPU
 };
 
 // Bytes of a prefill by purpose, as it will be allocated.

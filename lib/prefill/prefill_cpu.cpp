@@ -19,6 +19,7 @@
 #include "lib/model/logits.h"
 #include "lib/model/model_shapes.h"
 #include "lib/plan/work.h"
+#include "lib/prefill/error_estimate.h"
 #include "lib/prefill/prefill_backend.h"
 #include "lib/prefill/replay.h"
 
@@ -34,9 +35,14 @@ double milliseconds(Clock::duration duration) {
 // Attention of every layer of one repeat, with its times.
 class PlannedAttention {
  public:
-  PlannedAttention(const PrefillModel& model, std::span<const LayerMethod> layers, bool count,
-                   const ProbeRequest* probes)
-      : model_(model), layers_(layers), count_(count), probes_(probes) {
+  // `wanted` is null where only times are.
+  PlannedAttention(const PrefillModel& model, std::span<const LayerMethod> layers,
+                   const PrefillWanted* wanted)
+      : model_(model),
+        layers_(layers),
+        count_(wanted != nullptr),
+        wanted_(wanted),
+        probes_(wanted == nullptr ? nullptr : wanted->probes) {
     if (count_) results_.resize(layers.size());
   }
 
@@ -51,6 +57,15 @@ class PlannedAttention {
       excluded += Clock::now() - begin;
     }
     run(layers_[static_cast<std::size_t>(layer)], layer, *input, out);
+    if (wanted_ != nullptr && wanted_->check_rows > 0) {
+      const auto begin = Clock::now();
+      const Problem& problem = input->problem;
+      row_errors.push_back(row_errors_ref(
+          problem, input->q.data(), input->k.data(), input->v.data(), out.data(),
+          checked_rows(problem.seqlen, wanted_->check_rows, wanted_->check_seed, layer)));
+      checking += Clock::now() - begin;
+      excluded += Clock::now() - begin;
+    }
     if (probes_ != nullptr && std::ranges::binary_search(probes_->layers, layer)) {
       const auto begin = Clock::now();
       probes_->done(layer, probe(*input, out));
@@ -60,6 +75,8 @@ class PlannedAttention {
 
   std::vector<PrefillLayer>& results() { return results_; }
 
+  std::vector<std::vector<RowError>> row_errors;  // of the layers so far
+  Clock::duration checking{};
   Clock::duration planning{};
   Clock::duration attention{};
   // What no deployment would do: counting, an oracle's reference, a fixed plan for every layer.
@@ -184,7 +201,8 @@ class PlannedAttention {
   const PrefillModel& model_;
   std::span<const LayerMethod> layers_;
   bool count_;
-  const ProbeRequest* probes_;  // may be null
+  const PrefillWanted* wanted_;  // may be null
+  const ProbeRequest* probes_;   // may be null
   std::vector<PrefillLayer> results_;
 };
 
@@ -270,8 +288,7 @@ class CpuPrefill final : public PrefillBackend {
   // `wanted` is null for a repeat that only gives times.
   void run_once(const std::vector<std::int32_t>& tokens, std::span<const LayerMethod> layers,
                 const PrefillWanted* wanted, PrefillRun& result, const PrefillProgress& progress) {
-    PlannedAttention attention(model_, layers, wanted != nullptr,
-                               wanted != nullptr ? wanted->probes : nullptr);
+    PlannedAttention attention(model_, layers, wanted);
     const auto begin = Clock::now();
     Prefill prefill(
         weights_, tokens,
@@ -305,6 +322,8 @@ class CpuPrefill final : public PrefillBackend {
     result.repeats.push_back(split);
     if (wanted == nullptr) return;
     result.layers = std::move(attention.results());
+    result.row_errors = std::move(attention.row_errors);
+    result.check_ms = milliseconds(attention.checking);
     result.logits = compute_logits(*weights_, prefill.hidden(), wanted->logit_positions);
     result.hidden = rows_of(prefill.hidden(), wanted->hidden_positions);
     if (wanted->losses) result.losses = next_token_losses(*weights_, prefill.hidden(), tokens);

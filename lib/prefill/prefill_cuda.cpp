@@ -22,6 +22,7 @@
 #include "lib/device/cuda_device.h"
 #include "lib/device/phase_timer.h"
 #include "lib/input/storage_bits.h"
+#include "lib/prefill/error_estimate.h"
 #include "lib/prefill/head_probes.h"
 #include "lib/prefill/layer_attention.h"
 #include "lib/prefill/model_slice.h"
@@ -58,6 +59,54 @@ void upload_heads(const std::vector<float>& values, const Problem& captured, Sto
                "upload of replayed q, k, v");
   }
 }
+
+// Exact attention of some rows of each layer.
+class RowChecks {
+ public:
+  RowChecks(CudaStream stream, const Problem& problem, const PrefillWanted& wanted)
+      : stream_(stream), problem_(problem), wanted_(wanted), timer_(stream) {
+    const auto rows = static_cast<std::size_t>(rows_of(0).size());
+    rows_.resize(rows, "rows to check");
+    partial_.resize(static_cast<std::size_t>(row_check_partials(problem, static_cast<int>(rows))),
+                    "check of rows");
+    errors_.resize(rows * static_cast<std::size_t>(problem.num_q_heads), "check of rows");
+  }
+
+  // Of the attention output `out`; waits.
+  std::vector<RowError> run(int layer, const DeviceInput& input, const std::uint16_t* out) {
+    const std::vector<std::int64_t> rows = rows_of(layer);
+    rows_.upload(rows.data(), rows.size(), "upload of rows to check");
+    cuda_check(cudaDeviceSynchronize(), "upload of rows to check");
+    timer_.begin(Phase::kRest);
+    launch_row_check({.input = input,
+                      .out = out,
+                      .rows = rows_.data(),
+                      .num_rows = static_cast<int>(rows.size()),
+                      .partial = partial_.data(),
+                      .errors = errors_.data()},
+                     stream_);
+    timer_.end();
+    total_ms_ += timer_.total_milliseconds();
+    std::vector<RowError> errors(errors_.size());
+    errors_.download(errors.data(), "download of checked rows");
+    return errors;
+  }
+  double total_ms() const { return total_ms_; }
+
+ private:
+  std::vector<std::int64_t> rows_of(int layer) const {
+    return checked_rows(problem_.seqlen, wanted_.check_rows, wanted_.check_seed, layer);
+  }
+
+  const CudaStream stream_;
+  const Problem problem_;
+  const PrefillWanted& wanted_;
+  PhaseTimer timer_;
+  double total_ms_ = 0.0;
+  DeviceBuffer<std::int64_t> rows_;
+  DeviceBuffer<float> partial_;
+  DeviceBuffer<RowError> errors_;
+};
 
 class CudaPrefill final : public PrefillBackend {
  public:
@@ -144,7 +193,13 @@ class CudaPrefill final : public PrefillBackend {
     if (wanted.probes != nullptr && !wanted.probes->layers.empty()) {
       probes.emplace(device_, stream_.get(), pass_.problem(), model_.dtype, *wanted.probes);
     }
+    std::optional<RowChecks> checks;
+    if (wanted.check_rows > 0) checks.emplace(stream_.get(), pass_.problem(), wanted);
     enqueue(/*first=*/true, [&](std::size_t layer) {
+      if (checks) {
+        result.row_errors.push_back(
+            checks->run(static_cast<int>(layer), attention_.input(), attention_.out()));
+      }
       if (wanted.densities) result.layers.push_back(attention_.account());
       if (probes && std::ranges::binary_search(wanted.probes->layers, static_cast<int>(layer))) {
         wanted.probes->done(static_cast<int>(layer), probes->measure(attention_.input()));
@@ -155,6 +210,7 @@ class CudaPrefill final : public PrefillBackend {
       advance(1);
     });
     probes.reset();
+    if (checks) result.check_ms = checks->total_ms();
     check_finite();
     for (int i = 1; i < untimed + timing.repeats; ++i) {
       enqueue(/*first=*/false, [](std::size_t) {});
@@ -394,6 +450,9 @@ class ParallelPrefill final : public PrefillBackend {
                  const PrefillProgress& progress) override {
     if (!wanted.layers.empty() || wanted.probes != nullptr) {
       throw Error("a model over several GPUs gives no Q, K and V");
+    }
+    if (wanted.check_rows > 0) {
+      throw UnsupportedError("check_rows: rows are checked on one GPU only; parallel is above 1");
     }
     on_all([&](std::size_t i) { parts_[i]->begin(tokens, layers, wanted); });
     connect();

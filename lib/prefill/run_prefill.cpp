@@ -12,8 +12,10 @@
 #include "lib/core/log.h"
 #include "lib/core/memory.h"
 #include "lib/eval/run_context.h"
+#include "lib/methods/tuned/tuned_file.h"
 #include "lib/metrics/metric.h"
 #include "lib/prefill/columns.h"
+#include "lib/prefill/error_estimate.h"
 #include "lib/prefill/measures.h"
 
 namespace s2o {
@@ -85,6 +87,38 @@ void fill_losses(const PrefillRun& run, const PrefillRun& dense, ResultRow& row)
     row.prefill.loss_by_position.push_back(
         {{"begin", bucket.begin}, {"end", bucket.end}, {"loss", bucket.loss}});
   }
+}
+
+// What the checked rows say of the whole, and a warning where a tuned file promised less.
+void fill_estimates(const PrefillRun& run, const PrefillSetting& setting, const ModelConfig& config,
+                    ResultRow& row) {
+  if (run.row_errors.empty()) return;
+  row.metrics["check_ms"] = run.check_ms;
+  const auto warn = [&row](double low, double promised, const char* what) {
+    if (low <= promised) return;
+    log_warning("{} on {}, {} tokens: {} is above the target: at least {:.4g}, expected {:.4g}",
+                row.method, row.input, row.seqlen, what, low, promised);
+  };
+  std::shared_ptr<const TunedFile> file;
+  if (setting.method == &find_method("tuned")) {
+    file = load_tuned_file(setting.params.get_path("path"));
+  }
+  const std::vector<double> mean(run.row_errors.size(),
+                                 1.0 / static_cast<double>(run.row_errors.size()));
+  const ErrorEstimate l2 = estimate_error(run.row_errors, config.num_q_heads, mean);
+  const double low = std::sqrt(std::max(0.0, l2.value - l2.margin));
+  row.metrics["estimated_l2"] = std::sqrt(l2.value);
+  row.metrics["estimated_l2_low"] = low;
+  row.metrics["estimated_l2_high"] = std::sqrt(l2.value + l2.margin);
+  if (!file) return;
+  warn(low, file->target.value("relative_l2", HUGE_VAL), "the relative L2 error");
+  if (!file->context.contains("effects")) return;
+  const auto effects = file->context["effects"].get<std::vector<double>>();
+  const ErrorEstimate kl = estimate_error(run.row_errors, config.num_q_heads, effects);
+  row.metrics["estimated_kl"] = kl.value;
+  row.metrics["estimated_kl_low"] = std::max(0.0, kl.value - kl.margin);
+  row.metrics["estimated_kl_high"] = kl.value + kl.margin;
+  warn(kl.value - kl.margin, file->target.value("loss", HUGE_VAL), "the estimated KL from dense");
 }
 
 // Compares the rows of `run` with those of `dense`, some at a time: memory does not grow with their
@@ -252,9 +286,12 @@ class Runner {
   }
 
   PrefillWanted wanted_of(const Prompt& prompt) const {
-    if (!cells_.measures_accuracy) return {};
-    return {.hidden_positions = logit_rows(prompt, cells_.config.logit_positions),
-            .losses = prompt.wants_loss};
+    PrefillWanted wanted = {.check_rows = cells_.config.check_rows,
+                            .check_seed = cells_.config.seed};
+    if (!cells_.measures_accuracy) return wanted;
+    wanted.hidden_positions = logit_rows(prompt, cells_.config.logit_positions);
+    wanted.losses = prompt.wants_loss;
+    return wanted;
   }
 
   void finish(std::size_t cell, const PrefillRun& run, const PrefillRun& dense) {
@@ -263,6 +300,7 @@ class Runner {
       fill_times(run, dense, cells_.setting(cell).has_oracle(), cells_.config.parallel, row);
       fill_work(run, row);
       fill_losses(run, dense, row);
+      fill_estimates(run, cells_.setting(cell), cells_.model.config, row);
       LogitComparison(backend_, cells_.prompt(cell), cells_.model.config).run(run, dense, row);
     } catch (const InterruptedError&) {
       throw;

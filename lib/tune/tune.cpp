@@ -524,6 +524,7 @@ class Tuner {
       Outcome outcome;
     };
     std::optional<Try> best;
+    std::vector<std::vector<std::size_t>> tried;
     double least = std::numeric_limits<double>::infinity();
     double low = 0.0;  // largest budget known to meet the target
     double high = std::numeric_limits<double>::infinity();
@@ -531,6 +532,9 @@ class Tuner {
     const std::size_t first_step = steps_;
     for (int i = 0; i < kMaxTries; ++i) {
       const TuneSolution solution = solve_budget(heads, budget);
+      const bool is_known = std::ranges::find(tried, solution.choice) != tried.end();
+      if (is_known) break;  // budgets this near differ by no head
+      tried.push_back(solution.choice);
       Try one{.length = length_of(solution)};
       step(fmt::format("the whole model, {} tokens, try {} of at most {}", seqlen_, i + 1,
                        kMaxTries));

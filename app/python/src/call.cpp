@@ -134,6 +134,20 @@ Call Call::sequence(std::int64_t index) const {
   return call;
 }
 
+Call Call::heads(const HeadRange& q_heads) const {
+  const std::int64_t element = dtype == StorageDType::kF32 ? 4 : 2;
+  const std::int64_t first_q = problem.row_offset(q_heads.first, 0);
+  const std::int64_t first_kv = problem.row_offset(first_kv_head(problem, q_heads), 0);
+  Call call = *this;
+  call.problem = head_slice(problem, q_heads);
+  call.q = advanced(q, first_q * element);
+  call.k = advanced(k, first_kv * element);
+  call.v = advanced(v, first_kv * element);
+  call.out = advanced(out, first_q * (out_fp32 ? 4 : element));
+  call.lse = lse == nullptr ? nullptr : lse + q_heads.first * problem.seqlen;
+  return call;
+}
+
 Call make_call(const Tensor& q, const Tensor& k, const Tensor& v, double softmax_scale) {
   const std::size_t rank = q.shape.size();
   if (rank != 3 && rank != 4) {

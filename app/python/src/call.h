@@ -48,8 +48,9 @@ struct Call {
   bool out_fp32 = false;    // else of the type of q
   float* lse = nullptr;     // [batch, num_q_heads, seqlen], may be null
 
-  // The same for sequence `index` alone.
+  // The same for sequence `index` alone, and of one sequence for some heads.
   Call sequence(std::int64_t index) const;
+  Call heads(const HeadRange& q_heads) const;
 };
 // InputError naming the array, what was found and what was expected. `softmax_scale` 0: 1 /
 // sqrt(head_dim).

@@ -126,10 +126,46 @@ class CpuPlan final : public Plan {
   std::vector<SparsePlan> plans_;
 };
 
+// Which heads do what, if the setting gives them to other methods.
+std::vector<HeadSetting> groups_of(const Setting& setting, const Problem& problem) {
+  if (setting.method != &find_method("tuned")) return {};
+  if (setting.params.get_int("layer") < 0) {
+    throw ConfigError(
+        "tuned.layer: not set, expected the number of the layer that q, k and v are of");
+  }
+  return setting.method->head_settings(setting.params, /*layer=*/-1, problem);
+}
+
+// Groups of heads one after the other.
+std::optional<std::vector<RunWork>> attend_groups(const std::vector<HeadSetting>& groups,
+                                                  const Call& call, std::uintptr_t stream,
+                                                  bool check, bool wants_work) {
+  std::vector<RunWork> works;
+  for (std::int64_t i = 0; i < call.batch; ++i) {
+    RunWork all{.compute_density = 0.0, .pair_density = 0.0};
+    for (const HeadSetting& group : groups) {
+      const Setting setting = make_setting(group.method->info().name, group.params->to_json());
+      const auto found =
+          attend(setting, call.sequence(i).heads(group.q_heads), stream, check, wants_work);
+      if (!found) continue;
+      const RunWork& one = found->front();
+      const double share = static_cast<double>(group.q_heads.count) / call.problem.num_q_heads;
+      all.compute_density += share * one.compute_density;
+      all.pair_density += share * one.pair_density;
+      all.planner = all.planner.empty() || all.planner == one.planner ? one.planner : "mixed";
+    }
+    works.push_back(std::move(all));  // without steps: tiles of methods differ
+  }
+  if (!wants_work) return std::nullopt;
+  return works;
+}
+
 }  // namespace
 
 std::optional<std::vector<RunWork>> attend(const Setting& setting, const Call& call,
                                            std::uintptr_t stream, bool check, bool wants_work) {
+  const std::vector<HeadSetting> groups = groups_of(setting, call.problem);
+  if (!groups.empty()) return attend_groups(groups, call, stream, check, wants_work);
   if (call.device != kCpu) return attend_cuda(setting, call, stream, check, wants_work);
   return attend_all(
       call, planner_on_cpu(setting), wants_work,
@@ -138,6 +174,9 @@ std::optional<std::vector<RunWork>> attend(const Setting& setting, const Call& c
 
 std::unique_ptr<Plan> make_plan(const Setting& setting, const Call& call, std::uintptr_t stream,
                                 bool check) {
+  if (setting.method == &find_method("tuned")) {
+    throw UnsupportedError("tuned: its plans are not kept; attention() plans and attends");
+  }
   std::unique_ptr<Plan> plan = call.device != kCpu ? make_plan_cuda(setting, call, stream, check)
                                                    : std::make_unique<CpuPlan>(setting, call);
   plan->setting = setting;
