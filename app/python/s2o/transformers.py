@@ -87,7 +87,7 @@ def _implementation(layers):
                          **options)
         _check(module, query, attention_mask, dropout, options)
         layer = getattr(module, "layer_idx", None)
-num_layers = getattr(getattr(module, "config", None), "num_hidden_layers", None)
+        num_layers = getattr(getattr(module, "config", None), "num_hidden_layers", None)
         method, params = layers.of(layer, num_layers)
         if method == "tuned" and "layer" not in params:
             params = {**params, "layer": layer}
