@@ -63,11 +63,19 @@ TEST_F(ExitCodeTest, usage_errors_are_2) {
   expect({"list", "methods", "s3o"}, 2, "did you mean 's2o'?");
   expect({"synth", "--pattern", "plaid", "--out", "x.safetensors"}, 2, "unknown value 'plaid'");
   expect({"synth", "--dtype", "fp8", "--out", "x.safetensors"}, 2, "--dtype: unknown dtype 'fp8'");
+  const auto tune = [](const std::string& method, const std::string& target) {
+    return std::vector<std::string>{"tune",     "--model",  "absent", "--tokens", "absent",
+                                    "--seqlen", "64",       "--out",  "t.json",   "--method",
+                                    method,     "--target", target};
+  };
+  expect(tune("s2o_plus", "loss=0"), 2, "--target: found 'loss=0', expected loss=NATS");
+  expect(tune("s2oplus", "loss=0.1"), 2, "did you mean 's2o_plus'?");
+  expect(tune("s2o_plus", "loss=0.1"), 3, "absent");
 }
 
 TEST_F(ExitCodeTest, help_and_version_are_0_and_on_stdout) {
   for (const char* command :
-       {"eval", "capture", "synth", "inspect", "list", "match", "table", "heatmap"}) {
+       {"eval", "capture", "synth", "inspect", "list", "match", "table", "heatmap", "tune"}) {
     const Outcome outcome = run({command, "--help"});
     EXPECT_EQ(outcome.exit_code, 0) << command;
     EXPECT_THAT(outcome.out, HasSubstr(std::string("Example:\n  s2o ") + command));

@@ -65,8 +65,8 @@ TEST(error_estimate, interval_holds_the_truth_about_as_often_as_it_says) {
     mean += estimate.value / kDraws;
     inside += std::abs(estimate.value - truth) <= estimate.margin ? 1 : 0;
   }
-  EXPECT_NEAR(mean, truth, 0.01 * truth);
-  EXPECT_GE(inside, kDraws * 85 / 100);
+  EXPECT_NEAR(mean, truth, 0.03 * truth);
+  EXPECT_GE(inside, kDraws * 80 / 100);
 }
 
 TEST(error_estimate, exact_rows_are_those_of_dense_attention) {

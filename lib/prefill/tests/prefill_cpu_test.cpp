@@ -211,5 +211,56 @@ TEST(make_prefill_backend, cuda_says_why_it_is_not_there) {
   EXPECT_EQ(make_prefill_backend(shipped(), {.kind = DeviceKind::kAuto}, "ref")->name(), "cpu");
 }
 
+// Heads that all visit every key, by methods that differ from head to head, are dense attention.
+TEST(prefill_cpu, heads_may_do_different_things) {
+  const auto backend = make_cpu_prefill(shipped());
+  const std::vector<std::int32_t> tokens = war_and_peace(300);
+  const std::vector<std::int64_t> last = {299};
+  const PrefillRun dense = prefill(*backend, tokens, "dense", {}, {.logit_positions = last});
+  const Method& none = find_method("dense");
+  const ParamSet no_params(none.info().params);
+  const auto setting = [](int first, int count, const std::string& method,
+                          const nlohmann::ordered_json& params) {
+    const Method& found = find_method(method);
+    return HeadSetting{
+        .q_heads = {first, count},
+        .method = &found,
+        .params = std::make_shared<const ParamSet>(testing::settings_of(found, params))};
+  };
+  // Query heads 0-3 read KV head 0, 4-7 read KV head 1.
+  std::vector<LayerMethod> layers(4, {&none, &no_params});
+  layers[1].heads = {setting(0, 1, "streaming_llm", {{"window", 1 << 20}}),
+                     setting(1, 3, "s2o_plus", {{"tau", 0.0}}), setting(4, 4, "dense", {})};
+  layers[2].heads = {setting(0, 8, "xattention", {{"threshold", 1.0}})};
+  const PrefillRun mixed =
+      backend->run(tokens, layers, {.logit_positions = last}, {.cpu_repeats = 1}, {});
+  EXPECT_LT(compare_logits(mixed.logits, dense.logits).max_abs(), 1e-3);
+  EXPECT_EQ(mixed.layers[1].planner, "mixed");
+  EXPECT_NEAR(mixed.layers[1].pair_density, 1.0, 1e-9);
+  layers[1].heads[2] = setting(4, 4, "streaming_llm", {{"sink", 1}, {"window", 16}});
+  const PrefillRun sparse =
+      backend->run(tokens, layers, {.logit_positions = last}, {.cpu_repeats = 1}, {});
+  EXPECT_LT(sparse.layers[1].pair_density, 0.6);
+  EXPECT_GT(compare_logits(sparse.logits, dense.logits).max_abs(), 1e-3);
+}
+
+TEST(prefill_cpu, checked_rows_see_what_a_layer_loses) {
+  const auto backend = make_cpu_prefill(shipped());
+  const std::vector<std::int32_t> tokens = war_and_peace(300);
+  PrefillWanted wanted{.check_rows = 6};
+  const PrefillRun dense = prefill(*backend, tokens, "dense", {}, wanted);
+  ASSERT_EQ(dense.row_errors.size(), 4u);
+  ASSERT_EQ(dense.row_errors[0].size(), 6u * 8);
+  for (const std::vector<RowError>& layer : dense.row_errors) {
+    for (const RowError& row : layer) EXPECT_LT(row.error, 1e-9 * row.reference);
+  }
+  const PrefillRun sparse =
+      prefill(*backend, tokens, "streaming_llm", {{"sink", 1}, {"window", 16}}, wanted);
+  double error = 0.0;
+  for (const RowError& row : sparse.row_errors[1]) error += row.error;
+  EXPECT_GT(error, 0.0);
+  EXPECT_GT(sparse.check_ms, 0.0);
+}
+
 }  // namespace
 }  // namespace s2o

@@ -493,5 +493,45 @@ TEST(MatrixProducts, missing_library_is_a_clear_refusal) {
       AllOf(HasSubstr("cuBLAS"), HasSubstr("/nowhere/libcublasLt.so"), HasSubstr("--cublas")));
 }
 
+// The same rows as the CPU, of the same method: errors differ by rounding to bf16 alone. Groups of
+// heads run in streams of their own.
+TEST_F(CudaPrefillTest, groups_of_heads_and_checked_rows_agree_with_the_cpu) {
+  const auto model = load_model(data_folder() / "tiny-llama");
+  const std::vector<std::int32_t> tokens = book_tokens(1500);
+  const Setting dense("dense");
+  const Setting window("streaming_llm", {{"sink", 1}, {"window", 256}});
+  const Setting rows("s2o_plus", {{"tau", 0.01}});
+  const auto heads = [](int first, int count, const Setting& setting) {
+    return HeadSetting{.q_heads = {first, count},
+                       .method = setting.method,
+                       .params = std::make_shared<const ParamSet>(setting.params)};
+  };
+  std::vector<LayerMethod> layers = dense.layers(4);
+  layers[1].heads = {heads(0, 1, window), heads(1, 2, rows), heads(3, 1, window),
+                     heads(4, 4, dense)};
+  layers[3].heads = {heads(0, 4, rows), heads(4, 2, window), heads(6, 2, rows)};
+  const PrefillWanted wanted{.logit_positions = {1499}, .check_rows = 16};
+  const PrefillRun found =
+      make_cuda_prefill(device_model(model), 0, "")->run(tokens, layers, wanted, kOnce, {});
+  const PrefillRun expected =
+      make_cpu_prefill(device_model(model))->run(tokens, layers, wanted, kOnce, {});
+  EXPECT_LE(testing::relative_l2(found.logits, expected.logits), tolerance(4));
+  ASSERT_EQ(found.row_errors.size(), 4u);
+  for (std::size_t layer = 0; layer < 4; ++layer) {
+    EXPECT_NEAR(found.layers[layer].pair_density, expected.layers[layer].pair_density, 0.01);
+    RowError device, host;
+    for (std::size_t i = 0; i < found.row_errors[layer].size(); ++i) {
+      device.error += found.row_errors[layer][i].error;
+      device.reference += found.row_errors[layer][i].reference;
+      host.error += expected.row_errors[layer][i].error;
+      host.reference += expected.row_errors[layer][i].reference;
+    }
+    EXPECT_NEAR(device.reference / host.reference, 1.0, 0.05) << "layer " << layer;
+    const double on_device = std::sqrt(device.error / device.reference);
+    const double on_host = std::sqrt(host.error / host.reference);
+    EXPECT_NEAR(on_device, on_host, 0.006 + 0.1 * on_host) << "layer " << layer;
+  }
+}
+
 }  // namespace
 }  // namespace s2o
