@@ -83,6 +83,7 @@ def test_refusals(tensors):
         s2o.attention(q, k.numpy(), v)
 
 
+@pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning", "ignore:.*FakeTensor:UserWarning")
 def test_tensors_that_are_more_than_their_memory(tensors):
     q, k, v = tensors
     with pytest.raises(s2o.InputError, match="q: is negated when read"):
