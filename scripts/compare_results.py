@@ -3,7 +3,8 @@
 
   python3 scripts/compare_results.py results/on_cpu results/on_cuda
 
-Exit code 1 when a row is missing, has an error in one of them, or differs by more than rounding.
+Exit code 1 when a row is missing, has an error in one of them, or differs by more than rounding;
+with --exact, when anything but times and who computed the row differs.
 """
 
 import argparse
@@ -32,10 +33,18 @@ def read_rows(path):
     return rows
 
 
-def complaints(key, first, second):
+def is_time_or_rank(column):
+    return column.endswith("_ms") or column in ("speedup_vs_dense", "effective_tflops", "rank")
+
+
+def complaints(first, second, exact):
     if first is None or second is None:
         return ["row is missing in " + ("the first" if first is None else "the second")]
     found = [f"error: {row['error']}" for row in (first, second) if row["error"]]
+    if exact:
+        return found + [f"{column} is {first.get(column)} and {second.get(column)}"
+                        for column in sorted(first.keys() | second.keys())
+                        if not is_time_or_rank(column) and first.get(column) != second.get(column)]
     for column, (absolute, relative) in TOLERANCES.items():
         a, b = first[column], second[column]
         if (a is None) != (b is None):
@@ -49,11 +58,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("first")
     parser.add_argument("second")
+    parser.add_argument("--exact", action="store_true", help="rows are equal but for times")
     arguments = parser.parse_args()
     first, second = read_rows(arguments.first), read_rows(arguments.second)
     failed = 0
     for key in sorted(first.keys() | second.keys()):
-        found = complaints(key, first.get(key), second.get(key))
+        found = complaints(first.get(key), second.get(key), arguments.exact)
         failed += bool(found)
         values = [f"{(row or {}).get(column) or 0:.5f}" for column in ("relative_l2", "compute_density")
                   for row in (first.get(key), second.get(key))]

@@ -55,7 +55,7 @@ skip() { [[ $1 =~ $only ]] && results+=("skipped $1: $2"); }
 
 step "unit tests on the device" "$build/gpu_tests" --gtest_brief=1
 if [ -x "$build/app_tests" ]; then
-  step "no memory, faulted kernels, no device" "$build/app_tests" --gtest_brief=1 --gtest_filter='*DeviceFaults*/cuda'
+  step "no memory, faulted kernels, no device" "$build/app_tests" --gtest_brief=1 --gtest_filter='*Faults*/cuda*'
 else
   skip "no memory, faulted kernels, no device" "app_tests not built"
 fi
