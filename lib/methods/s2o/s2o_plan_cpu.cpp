@@ -31,8 +31,9 @@ bool ranks_rows(const S2oSettings& settings) {
   return settings.ranking == Ranking::kRows && settings.history_order == HistoryOrder::kRanked;
 }
 
-// Probes cost as much as they save at 32,768 tokens, and half of the ranking goes at 131,072.
-constexpr std::int64_t kShortestProbed = 65536;
+// What probes cost and save: a tenth of the ranking and a fifth at 32,768 tokens, a tenth and half
+// at 131,072.
+constexpr std::int64_t kShortestProbed = 32768;
 constexpr int kNumProbes = 16;
 // Whatever tau, keys of this and less count in probes: looser evidence cuts what the model needs.
 constexpr float kLoosestEvidence = 0.01f;
