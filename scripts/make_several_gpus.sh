@@ -68,7 +68,7 @@ if has prompt; then
       "${nccl[@]}" --out "$out/prompt_$n"
   done
   "$build/s2o" table "$out/prompt_1" "$out/prompt_2" --table end_to_end --format markdown | tee "$out/prompt.md"
-  python3 scripts/plot.py gpu_scaling "$out/prompt_1" "$out/prompt_2" --out "$out/scaling" || failed=1
+  /usr/bin/python3 scripts/plot.py gpu_scaling "$out/prompt_1" "$out/prompt_2" --out "$out/scaling" || failed=1
 fi
 if has million; then
   timed million "$build/bench_prefill" --seqlen 1048576 --methods s2o_plus --set tau=0.01 --pattern mixed \
