@@ -113,7 +113,10 @@ void add_tune_command(CLI::App& app, int& exit_code) {
       ->required();
   command->add_option("--objective", options.objective, "What costs: time, or density of pairs")
       ->capture_default_str();
-  command->add_option("--by", options.by, "Of what each takes a setting: head, layer or model")
+  command
+      ->add_option(
+          "--by", options.by,
+          "Of what each takes a setting: head, layer, model, or best: the fastest of these")
       ->capture_default_str();
   command
       ->add_option("--logit-positions", options.logit_positions,

@@ -75,6 +75,7 @@ std::vector<std::vector<HeadProbe>> HeadProbes::measure(const DeviceInput& input
       HeadProbe& found = heads[static_cast<std::size_t>(head)];
       found.plan_ms = times.plan_ms;
       found.attention_ms = times.attention_ms;
+      found.alone_ms = times.plan_ms + times.attention_ms;
       sum.plan_ms += times.plan_ms;
       sum.attention_ms += times.attention_ms;
       if (request_.pair_density) {

@@ -56,6 +56,7 @@ std::vector<HeadSetting> heads_of(const LayerMethod& layer, int index, const Pro
 struct HeadProbe {
   double plan_ms = 0.0;  // the head's share of the time of all heads of the layer
   double attention_ms = 0.0;
+  double alone_ms = 0.0;      // planning and attention of this head by itself
   double error = 0.0;         // sum of (out - dense)^2
   double reference = 0.0;     // sum of dense^2
   double mass = 1.0;          // mean over rows of the softmax mass of the visited keys

@@ -170,6 +170,7 @@ class PlannedAttention {
         }
         all[i].push_back({.plan_ms = milliseconds(done.planning),
                           .attention_ms = milliseconds(done.attention),
+                          .alone_ms = milliseconds(done.planning + done.attention),
                           .error = sums.error,
                           .reference = sums.reference,
                           .mass = mass / static_cast<double>(dense_lse.size()),

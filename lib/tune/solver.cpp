@@ -2,115 +2,136 @@
 
 #include <algorithm>
 #include <limits>
-#include <numeric>
-#include <queue>
 
 namespace s2o {
 namespace {
 
-// The lower hull from the cheapest option to the one of least error: slopes of cost over error
-// fall from step to step in what they buy.
-std::vector<std::size_t> lower_hull(const TuneUnit& unit) {
-  std::vector<std::size_t> order(unit.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::sort(order.begin(), order.end(), [&unit](std::size_t a, std::size_t b) {
-    if (unit[a].cost != unit[b].cost) return unit[a].cost < unit[b].cost;
-    return unit[a].error != unit[b].error ? unit[a].error < unit[b].error : a < b;
-  });
-  const auto gain = [&unit](std::size_t from, std::size_t to) {
-    return (unit[from].error - unit[to].error) / (unit[to].cost - unit[from].cost);
-  };
-  std::vector<std::size_t> hull;
-  for (const std::size_t next : order) {
-    if (!hull.empty() && unit[next].error >= unit[hull.back()].error) continue;
-    while (hull.size() > 1 && gain(hull[hull.size() - 2], hull.back()) <= gain(hull.back(), next)) {
-      hull.pop_back();
-    }
-    hull.push_back(next);
+using Choice = std::vector<std::size_t>;
+
+double start_of(const TuneChain& chain, std::size_t option) {
+  return chain.starts.empty() ? 0.0 : chain.starts[option];
+}
+
+// Cost and error of a chain.
+TuneOption total_of(const TuneChain& chain, const Choice& choice) {
+  TuneOption total;
+  for (std::size_t u = 0; u < chain.units.size(); ++u) {
+    const TuneOption& option = chain.units[u][choice[u]];
+    total.cost += option.cost;
+    total.error += option.error;
+    if (u == 0 || choice[u] != choice[u - 1]) total.cost += start_of(chain, choice[u]);
   }
-  return hull;
+  return total;
+}
+
+// The choice of least cost + price * error; of equal ones that of less error.
+Choice cheapest_at(const TuneChain& chain, double price) {
+  struct Best {
+    double value = 0.0;  // of the units so far, the last with this option
+    double error = 0.0;
+    std::size_t before = 0;  // option of the unit before
+    bool operator<(const Best& other) const {
+      return value != other.value ? value < other.value : error < other.error;
+    }
+  };
+  const std::size_t options = chain.units.front().size();
+  std::vector<std::vector<Best>> table;
+  for (const TuneUnit& unit : chain.units) {
+    std::vector<Best> row(options);
+    const auto least = table.empty() ? std::vector<Best>::iterator()
+                                     : std::min_element(table.back().begin(), table.back().end());
+    for (std::size_t i = 0; i < options; ++i) {
+      Best& best = row[i];
+      best.value = start_of(chain, i);
+      if (!table.empty()) {
+        const std::size_t other = static_cast<std::size_t>(least - table.back().begin());
+        best = {.value = least->value + start_of(chain, i), .error = least->error, .before = other};
+        const Best& same = table.back()[i];
+        if (!(best < same)) best = {.value = same.value, .error = same.error, .before = i};
+      }
+      best.value += unit[i].cost + price * unit[i].error;
+      best.error += unit[i].error;
+    }
+    table.push_back(std::move(row));
+  }
+  Choice choice(chain.units.size());
+  std::size_t option = static_cast<std::size_t>(
+      std::min_element(table.back().begin(), table.back().end()) - table.back().begin());
+  for (std::size_t u = choice.size(); u-- > 0;) {
+    choice[u] = option;
+    option = table[u][option].before;
+  }
+  return choice;
+}
+
+TuneSolution solution_at(const std::vector<TuneChain>& chains, double price) {
+  TuneSolution solution{.price = price};
+  for (const TuneChain& chain : chains) {
+    solution.choice.push_back(cheapest_at(chain, price));
+    const TuneOption total = total_of(chain, solution.choice.back());
+    solution.cost += total.cost;
+    solution.error += total.error;
+  }
+  return solution;
 }
 
 // Takes, as long as there is one, the change of a single unit that saves most within the budget.
-void spend_rest(const std::vector<TuneUnit>& units, double max_error, TuneSolution& solution) {
+void spend_rest(const std::vector<TuneChain>& chains, double max_error, TuneSolution& solution) {
   for (;;) {
-    std::size_t best_unit = units.size();
-    std::size_t best_option = 0;
-    double best_saving = 0.0;
-    for (std::size_t u = 0; u < units.size(); ++u) {
-      const TuneOption& now = units[u][solution.choice[u]];
-      for (std::size_t i = 0; i < units[u].size(); ++i) {
-        const TuneOption& other = units[u][i];
-        const double saving = now.cost - other.cost;
-        if (saving <= best_saving) continue;
-        if (solution.error - now.error + other.error > max_error) continue;
-        best_unit = u;
-        best_option = i;
-        best_saving = saving;
+    Choice* best_chain = nullptr;
+    Choice best_choice;
+    TuneOption best_change;
+    for (std::size_t c = 0; c < chains.size(); ++c) {
+      const TuneOption now = total_of(chains[c], solution.choice[c]);
+      Choice choice = solution.choice[c];
+      for (std::size_t u = 0; u < choice.size(); ++u) {
+        for (choice[u] = 0; choice[u] < chains[c].units[u].size(); ++choice[u]) {
+          const TuneOption total = total_of(chains[c], choice);
+          const TuneOption change = {total.cost - now.cost, total.error - now.error};
+          if (change.cost >= best_change.cost || solution.error + change.error > max_error)
+            continue;
+          best_chain = &solution.choice[c];
+          best_choice = choice;
+          best_change = change;
+        }
+        choice[u] = solution.choice[c][u];
       }
     }
-    if (best_unit == units.size()) return;
-    const TuneOption& now = units[best_unit][solution.choice[best_unit]];
-    solution.error += units[best_unit][best_option].error - now.error;
-    solution.cost -= best_saving;
-    solution.choice[best_unit] = best_option;
+    // Changes as small as rounding could go on for ever.
+    if (best_chain == nullptr || -best_change.cost < 1e-9 * solution.cost) return;
+    *best_chain = std::move(best_choice);
+    solution.cost += best_change.cost;
+    solution.error += best_change.error;
   }
 }
 
 }  // namespace
 
-TuneSolution solve_budget(const std::vector<TuneUnit>& units, double max_error) {
-  struct Step {
-    double gain = 0.0;  // error bought per cost
-    std::size_t unit = 0;
-    std::size_t place = 0;  // on the hull, before the step
-    bool operator<(const Step& other) const {
-      return gain != other.gain ? gain < other.gain : unit > other.unit;
+TuneSolution solve_budget(const std::vector<TuneChain>& chains, double max_error) {
+  TuneSolution low = solution_at(chains, 0.0);
+  if (low.error <= max_error) return low;
+  // A price at which no cost counts any more, for any sizes of costs and errors.
+  double high_price = 1.0;
+  TuneSolution high = solution_at(chains, high_price);
+  for (int i = 0; i < 200 && high.error > max_error; ++i) {
+    high_price *= 4.0;
+    high = solution_at(chains, high_price);
+  }
+  high.meets_budget = high.error <= max_error;
+  if (!high.meets_budget) return high;
+  double low_price = 0.0;
+  for (int i = 0; i < 100 && high_price - low_price > 1e-12 * high_price; ++i) {
+    const double price = 0.5 * (low_price + high_price);
+    TuneSolution middle = solution_at(chains, price);
+    if (middle.error <= max_error) {
+      high_price = price;
+      high = std::move(middle);
+    } else {
+      low_price = price;
     }
-  };
-  TuneSolution solution;
-  std::vector<std::vector<std::size_t>> hulls;
-  std::priority_queue<Step> steps;
-  const auto offer = [&](std::size_t u, std::size_t place) {
-    const std::vector<std::size_t>& hull = hulls[u];
-    if (place + 1 == hull.size()) return;
-    const TuneOption& from = units[u][hull[place]];
-    const TuneOption& to = units[u][hull[place + 1]];
-    steps.push({(from.error - to.error) / (to.cost - from.cost), u, place});
-  };
-  for (std::size_t u = 0; u < units.size(); ++u) {
-    hulls.push_back(lower_hull(units[u]));
-    solution.choice.push_back(hulls[u].front());
-    solution.cost += units[u][hulls[u].front()].cost;
-    solution.error += units[u][hulls[u].front()].error;
-    offer(u, 0);
   }
-  while (solution.error > max_error && !steps.empty()) {
-    const Step step = steps.top();
-    steps.pop();
-    const TuneUnit& unit = units[step.unit];
-    const std::size_t from = hulls[step.unit][step.place];
-    const std::size_t to = hulls[step.unit][step.place + 1];
-    solution.choice[step.unit] = to;
-    solution.cost += unit[to].cost - unit[from].cost;
-    solution.error += unit[to].error - unit[from].error;
-    solution.price = 1.0 / step.gain;
-    offer(step.unit, step.place + 1);
-  }
-  // Sums of many steps carry their rounding.
-  solution.error = 0.0;
-  for (std::size_t u = 0; u < units.size(); ++u) {
-    solution.error += units[u][solution.choice[u]].error;
-  }
-  solution.meets_budget = solution.error <= max_error;
-  if (solution.meets_budget) spend_rest(units, max_error, solution);
-  solution.cost = 0.0;
-  solution.error = 0.0;
-  for (std::size_t u = 0; u < units.size(); ++u) {
-    solution.cost += units[u][solution.choice[u]].cost;
-    solution.error += units[u][solution.choice[u]].error;
-  }
-  return solution;
+  spend_rest(chains, max_error, high);
+  return high;
 }
 
 }  // namespace s2o

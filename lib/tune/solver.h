@@ -14,20 +14,27 @@ struct TuneOption {
 };
 using TuneUnit = std::vector<TuneOption>;  // at least one
 
+// Units in a row, each with the same number of options. Neighbours with the same option run
+// together: every run costs starts[option] beside the costs of its units.
+struct TuneChain {
+  std::vector<TuneUnit> units;
+  std::vector<double> starts;  // [options]; empty: nothing
+};
+
 struct TuneSolution {
-  std::vector<std::size_t> choice;  // [units], of each unit's options
+  std::vector<std::vector<std::size_t>> choice;  // [chains][units], of each unit's options
   double cost = 0.0;
   double error = 0.0;
-  // What the last unit of error was worth: the common slope of cost over error at which all units
-  // stop, the Lagrange multiplier. 0 where the cheapest options already meet the budget.
+  // What the last error is worth: the common slope of cost over error at which all units stop, the
+  // Lagrange multiplier. 0 where the cheapest choice already meets the budget.
   double price = 0.0;
   bool meets_budget = true;  // else: the least error there is
 };
 
-// Equal marginal gain: every unit starts at its cheapest option and walks along the lower convex
-// hull of its (error, cost) points; the step that buys the most error for its cost is taken first,
-// over all units, until the budget is met. That is optimal but for the last step; what it leaves of
-// the budget is then spent on single units, also on options above their hull.
-TuneSolution solve_budget(const std::vector<TuneUnit>& units, double max_error);
+// Equal marginal gain: at a price of error, every chain takes what is cheapest with its error paid
+// (exact, by dynamic programming along the chain); the price rises until the budget is met. No
+// other choice with at most that error costs less. What is left of the budget, less than what the
+// next chain would take, is then spent on single units.
+TuneSolution solve_budget(const std::vector<TuneChain>& chains, double max_error);
 
 }  // namespace s2o

@@ -38,8 +38,9 @@ constexpr std::array kTargetNames = {"loss", "relative_l2", "mass"};
 constexpr double kProbedError = 0.02;  // squared, relative
 constexpr double kLeastError = 1e-6;   // of which a layer's effect can still be seen
 // Budgets tried until the whole model meets a target of loss: errors add up only nearly.
-constexpr int kMaxTries = 6;
+constexpr int kMaxTries = 5;          // for each granularity
 constexpr double kCloseEnough = 0.9;  // of the target
+constexpr double kAim = 0.95;         // of the target, where the next budget is meant to lead
 
 std::string target_text(const TuneOptions& options) {
   return fmt::format("{}={}", kTargetNames[static_cast<std::size_t>(options.target)],
@@ -110,7 +111,7 @@ class Tuner {
     std::ranges::sort(seqlens);
     const auto layers = static_cast<std::size_t>(id_.num_layers);
     const bool by_loss = options_.target == TuneTarget::kLoss;
-    total_ = seqlens.size() * (texts_.size() + (by_loss ? kMaxTries : 1)) +
+    total_ = seqlens.size() * (texts_.size() + granularities().size() * (by_loss ? kMaxTries : 1)) +
              (by_loss && effects_.empty() ? layers : 0);
     backend_->prepare(seqlens.back());
     TunedFile file{
@@ -150,9 +151,10 @@ class Tuner {
   void check_options() const {
     if (options_.seqlens.empty()) throw ConfigError("--seqlen: expected at least one length");
     if (options_.tokens.empty()) throw ConfigError("--tokens: expected at least one file");
-    if (options_.by != "head" && options_.by != "layer" && options_.by != "model") {
+    if (options_.by != "best" && options_.by != "head" && options_.by != "layer" &&
+        options_.by != "model") {
       throw ConfigError(
-          fmt::format("--by: found '{}', expected head, layer or model", options_.by));
+          fmt::format("--by: found '{}', expected best, head, layer or model", options_.by));
     }
     if (options_.objective != "time" && options_.objective != "density") {
       throw ConfigError(
@@ -394,46 +396,65 @@ class Tuner {
 
   // ---- solving ----
 
-  // Heads of all layers, [num_layers * num_q_heads], or what takes settings in their place; errors
-  // add up to what the target limits.
-  std::vector<TuneUnit> units() const {
-    std::vector<TuneUnit> units;
-    const double texts = static_cast<double>(texts_.size());
+  // What takes settings; errors add up to what the target limits. By head, the query heads of a KV
+  // head are a chain: neighbours with one setting run together.
+  std::vector<TuneChain> chains(const std::string& by) const {
+    std::vector<TuneChain> chains;
+    TuneUnit whole_model(settings_.size());
+    const int group_size = id_.num_q_heads / id_.num_kv_heads;
     for (int layer = 0; layer < id_.num_layers; ++layer) {
-      std::vector<double> references(texts_.size());
-      for (std::size_t t = 0; t < texts_.size(); ++t) {
-        for (const HeadProbe& head : probes(t, layer, 0)) references[t] += head.reference;
-      }
+      TuneUnit whole_layer(settings_.size());
       for (int head = 0; head < id_.num_q_heads; ++head) {
-        TuneUnit& unit = units.emplace_back(settings_.size());
-        for (std::size_t t = 0; t < texts_.size(); ++t) {
-          for (std::size_t i = 0; i < settings_.size(); ++i) {
-            const HeadProbe& probe = probes(t, layer, i)[static_cast<std::size_t>(head)];
-            unit[i].cost += cost_of(probe) / texts;
-            unit[i].error += error_of(probe, layer, references[t]) / texts;
-          }
-        }
-        unit[0].error = 0.0;
+        const TuneUnit unit = unit_of(layer, head);
+        add(unit, whole_layer);
+        if (by != "head") continue;
+        if (head % group_size == 0) chains.push_back({.starts = starts_of(layer)});
+        chains.back().units.push_back(unit);
+      }
+      add(whole_layer, whole_model);
+      if (by == "layer") chains.push_back({.units = {whole_layer}});
+    }
+    if (by == "model") chains.push_back({.units = {whole_model}});
+    return chains;
+  }
+  static void add(const TuneUnit& part, TuneUnit& sum) {
+    for (std::size_t i = 0; i < sum.size(); ++i) {
+      sum[i].cost += part[i].cost;
+      sum[i].error += part[i].error;
+    }
+  }
+
+  TuneUnit unit_of(int layer, int head) const {
+    TuneUnit unit(settings_.size());
+    const double share = 1.0 / static_cast<double>(texts_.size());
+    for (std::size_t t = 0; t < texts_.size(); ++t) {
+      double reference = 0.0;
+      for (const HeadProbe& probe : probes(t, layer, 0)) reference += probe.reference;
+      for (std::size_t i = 0; i < settings_.size(); ++i) {
+        const HeadProbe& probe = probes(t, layer, i)[static_cast<std::size_t>(head)];
+        unit[i].cost += share * cost_of(probe);
+        unit[i].error += share * error_of(probe, layer, reference);
       }
     }
-    std::vector<TuneUnit> merged;
-    for (std::size_t i = 0; i < units.size(); ++i) {
-      if (i % heads_per_unit() == 0) {
-        merged.push_back(units[i]);
-        continue;
+    unit[0].error = 0.0;
+    return unit;
+  }
+
+  // What heads of one setting cost more for every further group that they are split into.
+  std::vector<double> starts_of(int layer) const {
+    std::vector<double> starts(settings_.size());
+    if (options_.objective != "time" || id_.num_q_heads < 2) return starts;
+    for (std::size_t i = 0; i < settings_.size(); ++i) {
+      double more = 0.0;
+      for (std::size_t t = 0; t < texts_.size(); ++t) {
+        for (const HeadProbe& probe : probes(t, layer, i)) more += probe.alone_ms - cost_of(probe);
       }
-      for (std::size_t option = 0; option < units[i].size(); ++option) {
-        merged.back()[option].cost += units[i][option].cost;
-        merged.back()[option].error += units[i][option].error;
-      }
+      starts[i] = std::max(0.0, more / static_cast<double>(texts_.size()) /
+                                    static_cast<double>(id_.num_q_heads - 1));
     }
-    return merged;
+    return starts;
   }
-  std::size_t heads_per_unit() const {
-    const auto heads = static_cast<std::size_t>(id_.num_q_heads);
-    const auto layers = static_cast<std::size_t>(id_.num_layers);
-    return options_.by == "head" ? 1 : options_.by == "layer" ? heads : heads * layers;
-  }
+
   double cost_of(const HeadProbe& probe) const {
     return options_.objective == "time" ? probe.plan_ms + probe.attention_ms : probe.pair_density;
   }
@@ -451,13 +472,15 @@ class Tuner {
   }
 
   TunedLength length_of(const TuneSolution& solution) const {
+    std::vector<std::size_t> choice;  // of the units
+    for (const std::vector<std::size_t>& chain : solution.choice) {
+      choice.insert(choice.end(), chain.begin(), chain.end());
+    }
     TunedLength length{.seqlen = seqlen_};
-    std::size_t next = 0;
-    for (int layer = 0; layer < id_.num_layers; ++layer) {
-      std::vector<int>& heads = length.layers.emplace_back();
-      for (int head = 0; head < id_.num_q_heads; ++head) {
-        heads.push_back(static_cast<int>(solution.choice[next++ / heads_per_unit()]));
-      }
+    const auto num_heads = static_cast<std::size_t>(id_.num_layers * id_.num_q_heads);
+    for (std::size_t head = 0; head < num_heads; ++head) {
+      if (head % static_cast<std::size_t>(id_.num_q_heads) == 0) length.layers.emplace_back();
+      length.layers.back().push_back(static_cast<int>(choice[head * choice.size() / num_heads]));
     }
     return length;
   }
@@ -478,8 +501,8 @@ class Tuner {
     return mean;
   }
 
-  Json measured(const TunedLength& length, const TuneSolution& solution, double budget,
-                const Outcome& outcome) const {
+  Json measured(const TunedLength& length, const std::string& by, const TuneSolution& solution,
+                double budget, const Outcome& outcome) const {
     std::map<std::string, int> heads;
     for (const std::vector<int>& layer : length.layers) {
       for (const int setting : layer) {
@@ -496,7 +519,7 @@ class Tuner {
             {"predicted_error", solution.error},
             {"budget", budget},
             {"price", solution.price},
-            {"by", options_.by},
+            {"by", by},
             {"heads", heads}};
   }
 
@@ -505,69 +528,80 @@ class Tuner {
                                         : outcome.pair_density;
   }
 
-  // A target of which the measured heads say all: one solution, and what the model says to it.
+  struct Try {
+    TunedLength length;
+    Outcome outcome;
+  };
+  // Runs the whole model with a solution.
+  Try attempt(const std::string& by, const TuneSolution& solution, double budget) {
+    step(fmt::format("the whole model, {} tokens, settings by {}", seqlen_, by));
+    Try one{.length = length_of(solution)};
+    one.outcome = verify(one.length);
+    one.length.measured = measured(one.length, by, solution, budget, one.outcome);
+    log_info("  budget {:.3g}: KL {:.4g}, {:.1f} + {:.1f} ms, predicted {:.1f} ms, dense {:.1f} ms",
+             budget, one.outcome.kl, one.outcome.planning_ms, one.outcome.attention_ms,
+             solution.cost, dense_.attention_ms);
+    return one;
+  }
+  std::vector<std::string> granularities() const {
+    if (options_.by != "best") return {options_.by};
+    return {"head", "layer", "model"};
+  }
+
+  // A target of which the measured heads say all: the model only says what it takes.
   TunedLength meet_sum() {
     const double budget = options_.target == TuneTarget::kMass ? 1.0 - options_.value
                                                                : options_.value * options_.value;
-    const TuneSolution solution = solve_budget(units(), budget);
-    TunedLength length = length_of(solution);
-    step(fmt::format("the whole model, {} tokens", seqlen_));
-    length.measured = measured(length, solution, budget, verify(length));
-    return length;
+    std::optional<Try> best;
+    for (const std::string& by : granularities()) {
+      Try one = attempt(by, solve_budget(chains(by), budget), budget);
+      if (!best || cost_of(one.outcome) < cost_of(best->outcome)) best = std::move(one);
+    }
+    return std::move(best->length);
   }
 
   // Solves for a budget of predicted KL, measures that of the whole model, and corrects the budget.
   TunedLength meet_loss() {
-    const std::vector<TuneUnit> heads = units();
-    struct Try {
-      TunedLength length;
-      Outcome outcome;
-    };
     std::optional<Try> best;
-    std::vector<std::vector<std::size_t>> tried;
     double least = std::numeric_limits<double>::infinity();
-    double low = 0.0;  // largest budget known to meet the target
-    double high = std::numeric_limits<double>::infinity();
     double budget = options_.value;
     const std::size_t first_step = steps_;
-    for (int i = 0; i < kMaxTries; ++i) {
-      const TuneSolution solution = solve_budget(heads, budget);
-      const bool is_known = std::ranges::find(tried, solution.choice) != tried.end();
-      if (is_known) break;  // budgets this near differ by no head
-      tried.push_back(solution.choice);
-      Try one{.length = length_of(solution)};
-      step(fmt::format("the whole model, {} tokens, try {} of at most {}", seqlen_, i + 1,
-                       kMaxTries));
-      one.outcome = verify(one.length);
-      one.length.measured = measured(one.length, solution, budget, one.outcome);
-      log_info("  budget {:.3g}: KL {:.4g}, {:.1f} + {:.1f} ms, dense {:.1f} ms", budget,
-               one.outcome.kl, one.outcome.planning_ms, one.outcome.attention_ms,
-               dense_.attention_ms);
-      const double kl = one.outcome.kl;
-      least = std::min(least, kl);
-      const bool meets = kl <= options_.value;
-      if (meets && (!best || cost_of(one.outcome) < cost_of(best->outcome))) best = std::move(one);
-      (meets ? low : high) = budget;
-      if (meets && kl >= kCloseEnough * options_.value) break;
-      const double ratio = 0.95 * options_.value / std::max(kl, 1e-12);
-      double next = budget * std::clamp(ratio, 0.1, 10.0);
-      if (next <= low || next >= high) {
-        next = std::isfinite(high) ? std::sqrt(std::max(low, 0.01 * high) * high) : 10.0 * low;
+    for (const std::string& by : granularities()) {
+      const std::vector<TuneChain> units = chains(by);
+      std::vector<std::vector<std::vector<std::size_t>>> tried;
+      double low = 0.0;  // largest budget known to meet the target
+      double high = std::numeric_limits<double>::infinity();
+      for (int i = 0; i < kMaxTries; ++i) {
+        const TuneSolution solution = solve_budget(units, budget);
+        const bool is_known = std::ranges::find(tried, solution.choice) != tried.end();
+        if (is_known) break;  // budgets this near differ by no head
+        tried.push_back(solution.choice);
+        Try one = attempt(by, solution, budget);
+        const double kl = one.outcome.kl;
+        least = std::min(least, kl);
+        const bool meets = kl <= options_.value;
+        if (meets && (!best || cost_of(one.outcome) < cost_of(best->outcome))) {
+          best = std::move(one);
+        }
+        if (meets && (kl >= kCloseEnough * options_.value || solution.price == 0.0)) break;
+        (meets ? low : high) = budget;
+        double next = budget * std::clamp(kAim * options_.value / std::max(kl, 1e-12), 0.1, 10.0);
+        if (next <= low || next >= high) {
+          next = std::isfinite(high) ? std::sqrt(std::max(low, 0.01 * high) * high) : 10.0 * low;
+        }
+        budget = next;
       }
-      if (meets && solution.price == 0.0) break;  // every head takes its cheapest setting
-      budget = next;
     }
-    steps_ = first_step + kMaxTries;
+    steps_ = first_step + granularities().size() * kMaxTries;
     if (best) return std::move(best->length);
     log_warning(
         "{} at {} tokens: no setting that was tried meets it, the best has a KL of {:.4g}; "
         "all heads stay dense",
         target_text(options_), seqlen_, least);
     TuneSolution dense;
-    dense.choice.assign(heads.size(), 0);
-    for (const TuneUnit& unit : heads) dense.cost += unit[0].cost;
+    dense.choice = {{0}};
     TunedLength length = length_of(dense);
-    length.measured = measured(length, dense, 0.0, dense_);
+    length.measured = measured(length, "model", dense, 0.0, dense_);
     return length;
   }
 

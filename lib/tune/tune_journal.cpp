@@ -16,9 +16,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // The numbers of a probe, in this order.
-constexpr double HeadProbe::*kNumbers[] = {&HeadProbe::plan_ms, &HeadProbe::attention_ms,
-                                           &HeadProbe::error,   &HeadProbe::reference,
-                                           &HeadProbe::mass,    &HeadProbe::pair_density};
+constexpr double HeadProbe::*kNumbers[] = {
+    &HeadProbe::plan_ms,   &HeadProbe::attention_ms, &HeadProbe::alone_ms,    &HeadProbe::error,
+    &HeadProbe::reference, &HeadProbe::mass,         &HeadProbe::pair_density};
 
 }  // namespace
 

@@ -85,6 +85,7 @@ TEST(tune, a_journal_of_other_options_is_refused) {
 TEST(tune, what_was_measured_serves_other_targets_and_coarser_choices) {
   const TempFolder folder;
   TuneOptions options = options_in(folder, "mass=0.95");
+  options.by = "head";
   const auto density = [&] {
     return tune(options).lengths.at(0).measured["pair_density"].get<double>();
   };

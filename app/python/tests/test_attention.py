@@ -142,3 +142,31 @@ def test_what_is_here():
     assert s2o.version().startswith("s2o ")
     s2o.clear_cache()
     assert s2o.cache_bytes() == 0
+
+
+def test_tuned_heads_do_what_the_file_says(qkv, tmp_path):
+    # Three query heads that share one KV head, as layer 1 of a model of two layers.
+    file = tmp_path / "tuned.json"
+    file.write_text(json.dumps({
+        "kind": "s2o tuned settings", "schema_version": 1,
+        "model": {"name": "m", "id": "0", "num_layers": 2, "num_q_heads": 3, "num_kv_heads": 1, "head_dim": 64},
+        "context": {}, "target": {"loss": 0.01}, "objective": "time",
+        "settings": [{"name": "dense"}, {"name": "s2o_plus", "tau": 0.1},
+                     {"name": "streaming_llm", "window": 256}],
+        "lengths": [{"seqlen": 1024, "layers": [[0, 0, 0], [1, 1, 2]]}]}))
+    tuned = s2o.attention(*qkv, "tuned", path=str(file), layer=1, return_lse=True, return_work=True)
+    q, k, v = qkv
+    first = s2o.attention(q[:2], k, v, "s2o_plus", tau=0.1, return_lse=True, return_work=True)
+    last = s2o.attention(q[2:], k, v, "streaming_llm", window=256, return_lse=True, return_work=True)
+    numpy.testing.assert_array_equal(tuned.out, numpy.concatenate([first.out, last.out]))
+    numpy.testing.assert_array_equal(tuned.lse, numpy.concatenate([first.lse, last.lse]))
+    density = (2 * first.work[0].pair_density + last.work[0].pair_density) / 3
+    assert tuned.work[0].planner == "mixed" and abs(tuned.work[0].pair_density - density) < 1e-12
+    numpy.testing.assert_array_equal(s2o.attention(*qkv, "tuned", path=str(file), layer=0),
+                                     s2o.attention(*qkv, "dense"))
+    with pytest.raises(s2o.ConfigError, match="tuned.layer: not set"):
+        s2o.attention(*qkv, "tuned", path=str(file))
+    with pytest.raises(s2o.ConfigError, match="found layer 2"):
+        s2o.attention(*qkv, "tuned", path=str(file), layer=2)
+    with pytest.raises(s2o.UnsupportedError, match="plans are not kept"):
+        s2o.plan(*qkv, "tuned", path=str(file), layer=1)
