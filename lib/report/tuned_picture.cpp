@@ -52,7 +52,6 @@ std::map<int, Color> colors_of(const TunedFile& file) {
   std::size_t hue = 0;
   for (const Method* method : methods) {
     const Color dark = method == dense ? kDense : kHues[hue++ % kHues.size()];
-    // Sweeps go from dense to sparse.
     const std::vector<int>& settings = used[method];
     for (std::size_t i = 0; i < settings.size(); ++i) {
       colors[settings[i]] =

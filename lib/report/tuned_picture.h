@@ -7,8 +7,8 @@
 namespace s2o {
 
 // A panel a length: layers from top to bottom, query heads from left to right. A method has a hue;
-// the settings of one, in the order of the file, go from light to dark as they visit more. Below
-// them what is what, with the number of heads at each length.
+// its settings go from dark to light in the order of the file. Below them what is what, with the
+// number of heads at each length.
 Image tuned_picture(const TunedFile& file);
 
 }  // namespace s2o
