@@ -538,9 +538,10 @@ class Tuner {
     Try one{.length = length_of(solution)};
     one.outcome = verify(one.length);
     one.length.measured = measured(one.length, by, solution, budget, one.outcome);
-    log_info("  budget {:.3g}: KL {:.4g}, {:.1f} + {:.1f} ms, predicted {:.1f} ms, dense {:.1f} ms",
-             budget, one.outcome.kl, one.outcome.planning_ms, one.outcome.attention_ms,
-             solution.cost, dense_.attention_ms);
+    log_info(
+        "  budget {:.3g}: KL {:.4g}, {:.1f} + {:.1f} ms, predicted cost {:.1f}, dense {:.1f} ms",
+        budget, one.outcome.kl, one.outcome.planning_ms, one.outcome.attention_ms, solution.cost,
+        dense_.attention_ms);
     return one;
   }
   std::vector<std::string> granularities() const {
