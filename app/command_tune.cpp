@@ -58,6 +58,16 @@ std::string summary(const TunedFile& file) {
         number(length, "pair_density"), planning, attention,
         (planning + attention) / number(length, "dense_attention_ms"), join(heads));
   }
+  // What single heads, single layers and one setting for all are worth.
+  const bool by_time = file.objective == "time";
+  for (const TunedLength& length : file.lengths) {
+    if (!length.measured.contains("reached_by")) continue;
+    for (const auto& [by, found] : length.measured["reached_by"].items()) {
+      text += fmt::format("{:>8} settings by {}: {:.4g} {}, KL {:.5f}\n", length.seqlen, by,
+                          found["cost"].get<double>(), by_time ? "ms" : "of the pairs",
+                          found["kl_from_dense"].get<double>());
+    }
+  }
   return text;
 }
 

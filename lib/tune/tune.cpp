@@ -544,6 +544,19 @@ class Tuner {
         dense_.attention_ms);
     return one;
   }
+  // Keeps `one` if it costs less than what met the target before, and what each granularity
+  // reached.
+  void consider(Try one, const std::string& by, std::optional<Try>& best, Json& reached) const {
+    const bool is_first = !reached.contains(by);
+    if (is_first || cost_of(one.outcome) < reached[by]["cost"].get<double>()) {
+      reached[by] = {{"cost", cost_of(one.outcome)}, {"kl_from_dense", one.outcome.kl}};
+    }
+    if (!best || cost_of(one.outcome) < cost_of(best->outcome)) best = std::move(one);
+  }
+  static TunedLength taken(Try& best, const Json& reached) {
+    best.length.measured["reached_by"] = reached;
+    return std::move(best.length);
+  }
   std::vector<std::string> granularities() const {
     if (options_.by != "best") return {options_.by};
     return {"head", "layer", "model"};
@@ -554,16 +567,17 @@ class Tuner {
     const double budget = options_.target == TuneTarget::kMass ? 1.0 - options_.value
                                                                : options_.value * options_.value;
     std::optional<Try> best;
+    Json reached;
     for (const std::string& by : granularities()) {
-      Try one = attempt(by, solve_budget(chains(by), budget), budget);
-      if (!best || cost_of(one.outcome) < cost_of(best->outcome)) best = std::move(one);
+      consider(attempt(by, solve_budget(chains(by), budget), budget), by, best, reached);
     }
-    return std::move(best->length);
+    return taken(*best, reached);
   }
 
   // Solves for a budget of predicted KL, measures that of the whole model, and corrects the budget.
   TunedLength meet_loss() {
     std::optional<Try> best;
+    Json reached;
     double least = std::numeric_limits<double>::infinity();
     double budget = options_.value;
     const std::size_t first_step = steps_;
@@ -581,9 +595,7 @@ class Tuner {
         const double kl = one.outcome.kl;
         least = std::min(least, kl);
         const bool meets = kl <= options_.value;
-        if (meets && (!best || cost_of(one.outcome) < cost_of(best->outcome))) {
-          best = std::move(one);
-        }
+        if (meets) consider(std::move(one), by, best, reached);
         if (meets && (kl >= kCloseEnough * options_.value || solution.price == 0.0)) break;
         (meets ? low : high) = budget;
         double next = budget * std::clamp(kAim * options_.value / std::max(kl, 1e-12), 0.1, 10.0);
@@ -594,7 +606,7 @@ class Tuner {
       }
     }
     steps_ = first_step + granularities().size() * kMaxTries;
-    if (best) return std::move(best->length);
+    if (best) return taken(*best, reached);
     log_warning(
         "{} at {} tokens: no setting that was tried meets it, the best has a KL of {:.4g}; "
         "all heads stay dense",

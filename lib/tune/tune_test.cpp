@@ -39,6 +39,7 @@ TEST(tune, a_target_of_loss_is_met_by_less_work) {
   EXPECT_LE(measured["kl_from_dense"].get<double>(), 0.02);
   EXPECT_GT(measured["kl_from_dense"].get<double>(), 0.0);
   EXPECT_LT(measured["pair_density"].get<double>(), 0.95);
+  EXPECT_EQ(measured["reached_by"][measured["by"]]["cost"], measured["pair_density"]);
   // The file says the same.
   const TunedFile read = read_tuned_file(folder / "tuned.json");
   EXPECT_EQ(read.lengths.at(0).layers, file.lengths.at(0).layers);
