@@ -18,7 +18,8 @@ void launch_attention_sm80_bf16(const AttentionKernelArgs& args, int head_dim, T
 void launch_attention_sm80_fp16(const AttentionKernelArgs& args, int head_dim, TileShape tile,
                                 CudaStream stream);
 
-// `maps` describe K and V with boxes of tile.tile_n rows; args.next_tile must hold 0.
+// `maps` describe Q with boxes of tile.tile_m rows, K and V with boxes of tile.tile_n;
+// args.next_tile must hold 0.
 void launch_attention_sm90_bf16(const AttentionKernelArgs& args, const device::TensorMaps& maps,
                                 int head_dim, TileShape tile, int num_multiprocessors,
                                 CudaStream stream);

@@ -5,6 +5,10 @@
 // alike about the tile: gains and maxima meet in shared memory, counted by an mbarrier, and each
 // warp sums them in the same order.
 //
+// Steps of all tiles of a block are one stream: the first S of a tile is issued beside the last P V
+// of the tile before, whose output is stored while the products of the other warpgroup run. A tile
+// of a few steps would otherwise wait for both ends of the pipeline.
+//
 // Early stop: the gains of step j are summed and posted under the products of the next round, and
 // collected after the softmax of step j + 1: by then the other warpgroup, half a round later, has
 // posted too. If the tile stops, the probabilities of step j + 1 are dropped: result and counters
@@ -30,6 +34,7 @@
 namespace s2o::device {
 
 inline constexpr int kOrderBarrier = 2;  // named barriers 2, 3: turn of consumer warpgroup 0, 1
+inline constexpr int kStoreBarrier = 4;  // 4, 5: the threads of consumer warpgroup 0, 1
 
 template <class Traits>
 class ConsumerSm90 {
@@ -42,17 +47,7 @@ class ConsumerSm90 {
 
   S2O_DEVICE void run() {
     if (warpgroup_ == 1) allow_other();  // warpgroup 0 begins
-    for (tile_count_ = 0;; ++tile_count_) {
-      const unsigned buffer = tile_count_ % kQueryBuffers;
-      barrier_wait(&s_.q_full[buffer], static_cast<int>(tile_count_ / kQueryBuffers % 2));
-      const auto plan_tile = static_cast<std::int32_t>(
-          uniform(static_cast<std::uint32_t>(s_.tiles[buffer].plan_tile)));
-      if (plan_tile < 0) return;
-      fence_async_proxy();  // Q came by cp.async
-      start_tile();
-      visit_steps();
-      store_tile(plan_tile);
-    }
+    visit_steps();
   }
 
  private:
@@ -70,6 +65,9 @@ class ConsumerSm90 {
   S2O_DEVICE const TileDescription<Traits>& description() const {
     return s_.tiles[tile_count_ % kQueryBuffers];
   }
+  S2O_DEVICE const TileDescription<Traits>& last_description() const {
+    return s_.tiles[(tile_count_ - 1) % kQueryBuffers];
+  }
 
   // ---- buffers ----
 
@@ -82,14 +80,16 @@ class ConsumerSm90 {
     barrier_wait(&s_.k_full[k_count_ % kStages], static_cast<int>(k_count_ / kStages % 2));
     return load_shared(shared_address(&s_.steps[k_count_ % kRing].flags));
   }
-  S2O_DEVICE void release_keys(std::uint32_t flags) {
+  // Gives the K buffer back; the place of its step and keys, which stay beyond that (kRing).
+  S2O_DEVICE unsigned release_keys(std::uint32_t flags) {
+    const unsigned ring = k_count_ % kRing;
     if (kEarlyStop && (flags & kStepStoppable) != 0 &&
         thread_index_again() == Traits::kProducerThreads) {
-      s_.stopped_tile[k_count_ % kRing] =
-          stopped_ != 0 ? static_cast<std::int32_t>(tile_count_) + 1 : 0;
+      s_.stopped_tile[ring] = stopped_ != 0 ? static_cast<std::int32_t>(tile_count_) + 1 : 0;
     }
     give_back(&s_.k_empty[k_count_ % kStages]);
     ++k_count_;
+    return ring;
   }
   S2O_DEVICE void wait_values() const {
     barrier_wait(&s_.v_full[v_count_ % kStages], static_cast<int>(v_count_ / kStages % 2));
@@ -110,10 +110,14 @@ class ConsumerSm90 {
 
   // ---- a tile ----
 
-  S2O_DEVICE int row_of(int i) const {
-    return warpgroup_ * 64 + thread_ / 32 * 16 + accumulator_position(thread_ % 32, 2 * i).row;
+  // Asked for on rare paths alone: read anew, the index keeps no register there.
+  S2O_DEVICE static int row_of(int i) {
+    const int thread = thread_index_again() - Traits::kProducerThreads;
+    return thread / 32 * 16 + accumulator_position(lane_of(thread), 2 * i).row;
   }
-  S2O_DEVICE int column_of() const { return accumulator_position(thread_ % 32, 0).column; }
+  S2O_DEVICE static int column_of() {
+    return accumulator_position(lane_of(thread_index_again()), 0).column;
+  }
 
   S2O_DEVICE void start_tile() {
     rows_ = empty_rows();
@@ -139,6 +143,20 @@ class ConsumerSm90 {
     }
   }
 
+  // The first step of a tile is there: so are its queries.
+  S2O_DEVICE void enter_tile() {
+    ++tile_count_;
+    const unsigned buffer = tile_count_ % kQueryBuffers;
+    barrier_wait(&s_.q_full[buffer], static_cast<int>(tile_count_ / kQueryBuffers % 2));
+    fence_async_proxy();  // Q may have come by cp.async
+    stopped_ = 0;
+    small_steps_ = 0;
+  }
+  S2O_DEVICE void change_tile() {
+    if (tile_count_ > 0) store_tile();
+    start_tile();
+  }
+
   // The assembler lets products run under other code only where every path to a wait issues the
   // same products. So there are two kinds of rounds: opening ones, after which probabilities wait
   // for their product with V, and overlapped ones, which begin and end that way.
@@ -146,25 +164,28 @@ class ConsumerSm90 {
     float logits[kKeyTiles][4];
     std::uint32_t p[kTileN / 16][4];  // probabilities of the step before, packed
     float correction[2];
-    stopped_ = 0;
-    small_steps_ = 0;
+    std::uint32_t flags = wait_step();
     for (;;) {
-      std::uint32_t flags = wait_step();
-      if ((flags & kStepEndsTile) != 0) {
-        leave_tile();
-        break;
-      }
-      if ((flags & stopped_) != 0) {  // loaded before the producer knew
+      if ((flags & kStepEndsLaunch) != 0) break;
+      const bool opens_tile = (flags & kStepStartsTile) != 0;
+      if (opens_tile) {
+        enter_tile();
+      } else if ((flags & stopped_) != 0) {  // loaded before the producer knew
         drop_step(flags);
+        flags = wait_step();
         continue;
       }
       if ((flags & kStepGathered) != 0) fence_async_proxy();
       multiply_keys(logits);
+      warpgroup_wait<1>();
+      pin_registers(acc_);  // the last product with V is done, says the wait
+      if (opens_tile) change_tile();
       warpgroup_wait<0>();
       pin_registers(logits);
-      if (!prepare_step(flags, logits)) {
+      if (!prepare_step(flags, release_keys(flags), logits)) {
         count_step(flags, true);
         drop_values();
+        flags = wait_step();
         continue;
       }
       softmax(flags, logits, correction, [] {});
@@ -175,7 +196,9 @@ class ConsumerSm90 {
       bool has_p = true;
       for (;;) {
         flags = wait_step();
-        if ((flags & (stopped_ | kStepEndsTile)) != 0) break;
+        if ((flags & (stopped_ | kStepEndsLaunch)) != 0 && (flags & kStepStartsTile) == 0) break;
+        const bool starts_tile = (flags & kStepStartsTile) != 0;
+        if (starts_tile) enter_tile();
         if ((flags & kStepGathered) != 0) fence_async_proxy();
         take_turn();
         multiply_keys(logits);
@@ -186,15 +209,22 @@ class ConsumerSm90 {
         if constexpr (kEarlyStop) post_gain();
         warpgroup_wait<1>();
         pin_registers(logits);
-        if (!prepare_step(flags, logits)) {
-          finish_values(p);
+        const unsigned ring = release_keys(flags);
+        if (starts_tile) {
+          finish_values(p, true);
+          change_tile();
+          waiting = 0;  // nothing is decided about it any more
+        }
+        if (!prepare_step(flags, ring, logits)) {
+          finish_values(p, !starts_tile);
           count_step(flags, true);
           drop_values();
           has_p = false;
+          flags = wait_step();
           break;
         }
         const RowPair before = rows_;
-        softmax(flags, logits, correction, [&] { finish_values(p); });
+        softmax(flags, logits, correction, [&] { finish_values(p, !starts_tile); });
         if constexpr (kEarlyStop) {
           const std::uint32_t gains = collect();
           pack_probabilities<Element>(logits, p);
@@ -203,6 +233,7 @@ class ConsumerSm90 {
             rows_ = before;
             drop_values();
             has_p = false;
+            flags = wait_step();
             break;
           }
           rescale(correction);
@@ -213,39 +244,30 @@ class ConsumerSm90 {
         count_step(flags, false);
         waiting = flags;
       }
-      if ((flags & kStepEndsTile) != 0) leave_tile();
       if (has_p) {
         wait_values();
         if ((waiting & kStepGathered) != 0) fence_async_proxy();
         multiply_values(p);
-        finish_values(p);
+        finish_values(p, true);
       }
-      if ((flags & kStepEndsTile) != 0) break;
     }
-    release_keys(0);
+    ++tile_count_;
+    if (tile_count_ > 0) store_tile();
   }
-  // Waits for the product of p and V; both are free then.
-  S2O_DEVICE void finish_values(std::uint32_t (&p)[kTileN / 16][4]) {
+  // Waits for the product of p and V; both are free then. V is given back `once`.
+  S2O_DEVICE void finish_values(std::uint32_t (&p)[kTileN / 16][4], bool once) {
     warpgroup_wait<0>();
     pin_registers(acc_);
     pin_registers(p);
-    release_values();
+    if (once) release_values();
   }
   S2O_DEVICE void drop_values() {
     wait_values();
     release_values();
   }
-  // Reads what the output needs of the tile's description, then lets the producer overwrite it.
-  S2O_DEVICE void leave_tile() {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) row_index_[i] = description().row_index[row_of(i)];
-    give_back(&s_.q_empty[tile_count_ % kQueryBuffers]);
-  }
 
-  // Gives the K buffer back and masks the logits. False: the step adds nothing (PV skip).
-  S2O_DEVICE bool prepare_step(std::uint32_t flags, float (&logits)[kKeyTiles][4]) {
-    const unsigned ring = k_count_ % kRing;
-    release_keys(flags);  // NOTE: the step and its keys stay in their ring beyond that (kRing)
+  // Masks the logits of the step at `ring`. False: the step adds nothing (PV skip).
+  S2O_DEVICE bool prepare_step(std::uint32_t flags, unsigned ring, float (&logits)[kKeyTiles][4]) {
     if ((flags & (kStepMasked | kStepMaySkip)) == 0) [[likely]]
       return true;
     if ((flags & kStepMasked) != 0) mask_logits(flags, ring, logits);
@@ -398,36 +420,62 @@ class ConsumerSm90 {
 
   // ---- output ----
 
-  // Divides by the normaliser and writes rows and lse in original order (attention.h).
-  S2O_DEVICE void store_tile(std::int32_t plan_tile) {
-    float lse[2];
+  // Divides the rows of the tile before this one by their normaliser and writes them and lse in
+  // original order (attention.h), then gives its queries back.
+  S2O_DEVICE void store_tile() {
+    const TileDescription<Traits>& tile = last_description();
+    float inverse[2], lse[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const float normaliser = quad_sum(rows_.normaliser[i]);
       const float maximum = rows_.maximum[i];
       const bool empty = maximum == kNegativeInfinity;
       lse[i] = empty ? kNegativeInfinity : maximum * kLn2 + log_natural(normaliser);
-      if (row_index_[i] < 0) continue;
-      const std::int64_t first =
-          static_cast<std::int64_t>(row_index_[i]) * Traits::kHeadDim + column_of();
+      inverse[i] = empty ? 0.0f : 1.0f / normaliser;
+      const std::int32_t row = tile.row_index[row_of(i)];
+      if (row < 0) continue;
+      const std::int64_t first = static_cast<std::int64_t>(row) * Traits::kHeadDim + column_of();
       if (args_.resume_out != nullptr && !empty) {
-        const float earlier = args_.lse[row_index_[i]] * kLog2E;
+        const float earlier = args_.lse[row] * kLog2E;
         add_resumed_row(args_.resume_out + first, exp2_fast(earlier - maximum), i, acc_);
       }
-      const float inverse = empty ? 0.0f : 1.0f / normaliser;
-      if (args_.out_fp32 != nullptr) {
-        store_row(args_.out_fp32 + first, inverse, i, acc_);
-      } else {
-        store_row_16<Element>(static_cast<std::uint32_t*>(args_.out_16) + first / 2, inverse, i,
-                              acc_);
-      }
+      if (args_.out_fp32 != nullptr) store_row(args_.out_fp32 + first, inverse[i], i, acc_);
     }
+    if (args_.out_fp32 == nullptr) store_rows_16(tile, inverse);
     sync_warp();  // every lane has read the lse of its rows
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      if (row_index_[i] >= 0 && column_of() == 0) args_.lse[row_index_[i]] = lse[i];
+      const std::int32_t row = tile.row_index[row_of(i)];
+      if (row >= 0 && column_of() == 0) args_.lse[row] = lse[i];
     }
-    if (warpgroup_ == 0 && thread_ == 0) args_.stats[plan_tile] = stats_;
+    if (warpgroup_ == 0 && thread_ == 0) args_.stats[tile.plan_tile] = stats_;
+    give_back(&s_.q_empty[(tile_count_ - 1) % kQueryBuffers]);
+  }
+
+  // Rows in 16 bit by way of the tile's own queries, which nobody reads any more: a warp then
+  // writes whole rows instead of 16 bytes of each of eight.
+  S2O_DEVICE void store_rows_16(const TileDescription<Traits>& tile, const float (&inverse)[2]) {
+    constexpr int kChunks = Traits::kHeadDim / kChunkElements;
+    constexpr int kRowsAtOnce = 32 / kChunks;
+    unsigned char* const rows = s_.q[(tile_count_ - 1) % kQueryBuffers];
+    sync_named(kStoreBarrier + warpgroup_, 128);  // its last product has read them
+    store_fragments_16<Element>(rows, Traits::kTileM, row_of(0), column_of() * 2, inverse, acc_);
+    sync_warp();
+    const int lane = lane_of(thread_index_again());
+    const int first_row = row_of(0) - lane / 4 + lane / kChunks;
+    const int chunk = lane % kChunks;
+#pragma unroll
+    for (int i = 0; i < 16 / kRowsAtOnce; ++i) {
+      const int row = first_row + i * kRowsAtOnce;
+      const std::int32_t index = tile.row_index[row];
+      const Words4 words = load_shared_16(shared_address(rows + swizzled_chunk_offset(Traits::kTileM, row, chunk)));
+      if (index < 0) continue;
+      store_words<4>(static_cast<std::uint16_t*>(args_.out_16) +
+                         static_cast<std::int64_t>(index) * Traits::kHeadDim +
+                         chunk * kChunkElements,
+                     words);
+    }
+    fence_async_proxy();  // the next queries may come by the copy engine
   }
 
   const AttentionKernelArgs& args_;
@@ -439,12 +487,11 @@ class ConsumerSm90 {
   float plan_step_mass_[2] = {0.0f, 0.0f};
   TileStats stats_;
   float gain_unit_ = 0.0f;
-  unsigned k_count_ = 0;  // K pipeline entries consumed, ends of tiles included
+  unsigned k_count_ = 0;  // K buffers consumed
   unsigned v_count_ = 0;
   unsigned reductions_ = 0;
-  std::int32_t row_index_[2];  // after leave_tile
   std::uint32_t stopped_ = 0;  // kStepStoppable once this tile has stopped
-  unsigned tile_count_ = 0;
+  unsigned tile_count_ = ~0u;  // tiles entered, less one
   int small_steps_ = 0;
 };
 

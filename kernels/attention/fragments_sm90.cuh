@@ -71,7 +71,7 @@ S2O_DEVICE void add_resumed_row(const float* out, float weight, int i, float (&a
   }
 }
 
-// Writes row i, scaled, to where it begins for this lane; 16-bit elements are written in pairs.
+// Writes row i, scaled, to where it begins for this lane.
 template <int kTiles>
 S2O_DEVICE void store_row(float* out, float scale, int i, const float (&acc)[kTiles][4]) {
 #pragma unroll
@@ -79,12 +79,20 @@ S2O_DEVICE void store_row(float* out, float scale, int i, const float (&acc)[kTi
     store_global_pair(out + n * 8, acc[n][2 * i] * scale, acc[n][2 * i + 1] * scale);
   }
 }
+// Puts both rows, scaled and in 16 bit, into a swizzled tile of num_rows rows in shared memory;
+// `row` is the first of the two, `lane_bytes` where its first column begins.
 template <class Element, int kTiles>
-S2O_DEVICE void store_row_16(std::uint32_t* out, float scale, int i,
-                             const float (&acc)[kTiles][4]) {
+S2O_DEVICE void store_fragments_16(unsigned char* tile, int num_rows, int row, int lane_bytes,
+                                   const float (&scale)[2], const float (&acc)[kTiles][4]) {
 #pragma unroll
   for (int n = 0; n < kTiles; ++n) {
-    out[n * 4] = pack_pair<Element>(acc[n][2 * i] * scale, acc[n][2 * i + 1] * scale);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      unsigned char* const target =
+          tile + swizzled_chunk_offset(num_rows, row + 8 * i, n) + lane_bytes;
+      *reinterpret_cast<std::uint32_t*>(target) =
+          pack_pair<Element>(acc[n][2 * i] * scale[i], acc[n][2 * i + 1] * scale[i]);
+    }
   }
 }
 

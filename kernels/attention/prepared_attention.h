@@ -60,7 +60,7 @@ class PreparedAttention {
   AttentionOutput output_;
   AttentionScratch& scratch_;
   TileShape tile_;
-  device::TensorMaps maps_{};  // of K and V, for the sm90 kernel
+  device::TensorMaps maps_{};  // for the sm90 kernel
   std::int64_t workspace_bytes_ = 0;
 };
 

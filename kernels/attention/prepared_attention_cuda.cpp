@@ -47,12 +47,13 @@ PreparedAttention::PreparedAttention(const DeviceInfo& device, AttentionKernel k
   reserve_scratch();
   if (kernel_ != AttentionKernel::kSm90) return;
   const Problem& problem = input.problem;
-  const auto map_of = [&](const void* base) {
-    return make_tensor_map(
-        device::mapped_heads(base, problem.num_kv_heads, problem.seqlen, problem.head_dim),
-        input.dtype == KernelDType::kBf16, tile_.tile_n);
+  const auto map_of = [&](const void* base, int num_heads, int box_rows) {
+    return make_tensor_map(device::mapped_heads(base, num_heads, problem.seqlen, problem.head_dim),
+                           input.dtype == KernelDType::kBf16, box_rows);
   };
-  maps_ = {.k = map_of(input.k), .v = map_of(input.v)};
+  maps_ = {.q = map_of(input.q, problem.num_q_heads, tile_.tile_m),
+           .k = map_of(input.k, problem.num_kv_heads, tile_.tile_n),
+           .v = map_of(input.v, problem.num_kv_heads, tile_.tile_n)};
 }
 
 void PreparedAttention::reserve_scratch() {

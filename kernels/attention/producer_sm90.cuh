@@ -7,13 +7,18 @@
 // walk over indices never waits for memory between two steps.
 //
 // K of step j + 1 is requested before V of step j: its buffer is free earlier, and it is used
-// first. Only warp 0 polls barriers; the others sleep at a named barrier, for every instruction of
+// first; across the ends of tiles too. What the next tile needs of the plan comes by a chain of
+// loads, each of which needs the one before; its parts are asked for between the last steps of this
+// tile (look_ahead), so that no part is waited for.
+//
+// Only warp 0 polls barriers; the others sleep at a named barrier, for every instruction of
 // a polling warp is one that the softmax does not get.
 #pragma once
 
 #include "kernels/attention/kernel_args.h"
 #include "kernels/attention/rows.cuh"
 #include "kernels/attention/traits_sm90.cuh"
+#include "kernels/device/prefetch.cuh"
 #include "kernels/device/tma_sm90.cuh"
 
 namespace s2o::device {
@@ -29,21 +34,24 @@ class ProducerSm90 {
 
   S2O_DEVICE void run() {
     if (thread_index() == 0) {
+      tensor_map_prefetch(&maps_.q);
       tensor_map_prefetch(&maps_.k);
       tensor_map_prefetch(&maps_.v);
-      next_order_ = atomic_add(args_.next_tile, 1);
     }
     for (tile_count_ = 0;; ++tile_count_) {
-      if (!load_tile()) return;
+      finish_look_ahead();
+      if (next_.plan_tile < 0) break;
+      load_tile();
       visit_steps();
     }
+    load_values();
+    end_launch();
   }
 
  private:
   static constexpr int kStages = Traits::kStages;
   static constexpr int kRing = Traits::kRing;
   static constexpr int kTileN = Traits::kTileN;
-  static constexpr int kTileBytes = tile_bytes(kTileN, Traits::kHeadDim);
   static constexpr int kQueryBuffers = SharedSm90<Traits>::kQueryBuffers;
   static constexpr bool kEarlyStop = Traits::kDecision == StepDecision::kEarlyStop;
   static constexpr bool kPvSkip = Traits::kDecision == StepDecision::kPvSkip;
@@ -57,32 +65,77 @@ class ProducerSm90 {
     return s_.tiles[tile_count_ % kQueryBuffers];
   }
 
-  // Waits until the Q buffer was given back, then loads the next tile. False: none is left, and the
-  // consumers know.
-  S2O_DEVICE bool load_tile() {
+  // ---- the next tile ----
+
+  // Its parts, in the order in which they are asked for.
+  enum class Ahead : std::uint8_t { kNothing, kOrder, kSharedOrder, kTile, kPlaces, kItem };
+  struct NextTile {
+    Ahead known = Ahead::kNothing;   // the last part asked for
+    std::int32_t order = 0;          // thread 0: place in tile_order
+    std::int32_t plan_tile = -1;     // -1: none is left
+    std::int32_t position = 0;       // of this thread's row
+    std::int64_t items_begin = 0;
+    std::int64_t items_end = 0;
+  };
+
+  // Asks for the next part. Everyone must meet between two calls.
+  S2O_DEVICE void look_ahead() {
+    if (next_.known == Ahead::kNothing) {
+      if (thread_index() == 0) next_.order = atomic_add(args_.next_tile, 1);
+      next_.known = Ahead::kOrder;
+    } else if (next_.known == Ahead::kOrder) {
+      if (thread_index() == 0) s_.next_order = next_.order;
+      next_.known = Ahead::kSharedOrder;
+    } else if (next_.known == Ahead::kSharedOrder) {
+      const std::int32_t order = s_.next_order;
+      next_.plan_tile = order < args_.num_tiles ? load_global(args_.tile_order + order) : -1;
+      next_.known = Ahead::kTile;
+    } else if (next_.known == Ahead::kTile) {
+      next_.known = Ahead::kPlaces;
+      if (next_.plan_tile < 0) return;
+      if (thread_index() < Traits::kTileM) {
+        next_.position = tile_row_position(args_, next_.plan_tile / args_.num_q_tiles,
+                                           next_.plan_tile % args_.num_q_tiles, Traits::kTileM,
+                                           thread_index());
+      }
+      next_.items_begin = load_global(args_.pass.item_offsets + next_.plan_tile);
+      next_.items_end = tile_items_end(args_.pass, next_.plan_tile);
+    } else if (next_.known == Ahead::kPlaces) {
+      next_.known = Ahead::kItem;
+      if (next_.plan_tile >= 0 && next_.items_begin < next_.items_end) {
+        prefetch_global(args_.pass.items + next_.items_begin);
+      }
+    }
+  }
+  S2O_DEVICE void finish_look_ahead() {
+    while (next_.known != Ahead::kItem) {
+      sync_producers();
+      look_ahead();
+    }
+  }
+  // Not long before the end of a tile, so that no block keeps a tile that others could begin.
+  S2O_DEVICE bool is_time_to_look_ahead() const {
+    return next_.known != Ahead::kNothing ||
+           (walker_.num_items - walker_.index <= kLookAheadSteps &&
+            (walker_.current.count - walker_.offset <= kLookAheadSteps * kTileN ||
+             (kEarlyStop && walker_.current.stoppable())));
+  }
+
+  // Waits until the Q buffer was given back, then loads the tile.
+  S2O_DEVICE void load_tile() {
     const int buffer = tile_count_ % kQueryBuffers;
     if (warp_index() == 0) {
       barrier_wait(&s_.q_empty[buffer], (tile_count_ / kQueryBuffers + 1) % 2);
     }
-    if (thread_index() == 0) s_.next_order = next_order_;
     sync_producers();
-    const std::int32_t order = s_.next_order;
     TileDescription<Traits>& tile = description();
-    if (order >= args_.num_tiles) {
-      if (thread_index() == 0) {
-        tile.plan_tile = -1;
-        barrier_arrive(&s_.q_full[buffer], Traits::kFillArrivals);
-      }
-      return false;
-    }
-    const std::int32_t plan_tile = load_global(args_.tile_order + order);
+    const std::int32_t plan_tile = next_.plan_tile;
     plan_head_ = plan_tile / args_.num_q_tiles;
     kv_head_ = plan_head_ / args_.plan_heads_per_kv_head;
-    kv_head_bytes_ = kv_head_ * args_.seqlen * (Traits::kHeadDim * 2);
     const int tile_index = plan_tile % args_.num_q_tiles;
     if (thread_index() < Traits::kTileM) {
-      const TileRowMap row =
-          tile_row(args_, plan_head_, tile_index, Traits::kTileM, thread_index());
+      const TileRowMap row = tile_row_at(args_, plan_head_, tile_index, Traits::kTileM,
+                                         thread_index(), next_.position);
       tile.row_index[thread_index()] = row.index;
       tile.source_row[thread_index()] = row.index < 0 ? 0 : row.index;
       tile.row_position[thread_index()] = row.position;
@@ -93,10 +146,14 @@ class ProducerSm90 {
       tile.num_rows = num_rows;
       tile.total_plan_steps = 0;
     }
-    sync_producers();  // rows are known, and everyone has read next_order
-    RowCopier<Traits::kTileM, Traits::kHeadDim, 4>(shared_address(s_.q[buffer]), thread_index())
-        .gather(args_.q, tile.source_row);
-    barrier_arrive_after_copies(&s_.q_full[buffer]);
+    sync_producers();  // rows are known
+    const bool consecutive = args_.pack == 1 && args_.pass.query_order == nullptr;
+    if (!consecutive) {
+      RowCopier<Traits::kTileM, Traits::kHeadDim, 4>(shared_address(s_.q[buffer]),
+                                                     thread_index_again())
+          .gather(args_.q, tile.source_row);
+      barrier_arrive_after_copies(&s_.q_full[buffer]);
+    }
     if (warp_index() == 0) {
       const int first = smallest_position(tile.row_position, num_rows);
       if (lane_index() == 0) tile.first_position = first;
@@ -107,12 +164,18 @@ class ProducerSm90 {
       sync_producers();
     }
     if (thread_index() == 0) {
-      barrier_arrive(&s_.q_full[buffer]);
-      next_order_ = atomic_add(args_.next_tile, 1);  // known long before it is needed
+      if (consecutive) {
+        load_boxes<Traits::kTileM>(&s_.q_full[buffer], shared_address(s_.q[buffer]), &maps_.q,
+                                   tile_index * Traits::kTileM, plan_head_);
+      } else {
+        barrier_arrive(&s_.q_full[buffer]);
+      }
     }
-    walker_.start(args_.pass, plan_tile);
-    return true;
+    walker_.start(args_.pass, next_.items_begin, next_.items_end);
+    next_.known = Ahead::kNothing;
   }
+
+  // ---- steps ----
 
   S2O_DEVICE StepInfo next_step() {
     return walker_.template next<kTileN>(args_.block_n, FetchNow{});
@@ -131,12 +194,13 @@ class ProducerSm90 {
   S2O_DEVICE void visit_steps() {
     StepInfo step = next_step();
     std::int32_t token = fetch_token(step);
-    std::int32_t waiting_row = kNothing;  // V of the step before: first row, or kGathered
-    while (step.count > 0) {
+    std::uint32_t starts_tile = kStepStartsTile;
+    do {
       StepInfo upcoming = next_step();
       std::int32_t upcoming_token = fetch_token(upcoming);
-      const bool contiguous = is_contiguous(step);
-      if (publish(step)) {  // stopped
+      // NOTE: a tile without items is one step of no keys, for which any are loaded.
+      const bool contiguous = step.count == 0 || is_contiguous(step);
+      if (publish(step, starts_tile)) {  // stopped
         walker_.stopped = true;
         if (upcoming.count > 0 && upcoming.stoppable()) {
           upcoming = next_step();
@@ -144,28 +208,31 @@ class ProducerSm90 {
         }
       } else {
         load_keys(step, contiguous, token);
-        load_values(waiting_row);
-        waiting_row = contiguous ? static_cast<std::int32_t>(step.begin) : kGathered;
+        load_values();
+        waiting_ = {contiguous ? static_cast<std::int32_t>(step.begin) : kGathered, kv_head_};
         ++k_count_;
+        if (is_time_to_look_ahead()) look_ahead();
       }
+      starts_tile = 0;
       step = upcoming;
       token = upcoming_token;
-    }
-    load_values(waiting_row);
-    end_tile();
+    } while (step.count > 0);
   }
 
   // Writes what consumers must know about the step and waits for its K buffer. True if the tile had
   // stopped when the consumers gave that buffer back: then the step must not be loaded.
-  S2O_DEVICE bool publish(const StepInfo& step) {
+  S2O_DEVICE bool publish(const StepInfo& step, std::uint32_t starts_tile) {
     const bool may_stop = kEarlyStop && step.stoppable();
     if (warp_index() == 0) {
       if (lane_index() == 0) {
         PublishedStep& published = s_.steps[k_count_ % kRing];  // free by now (kRing)
         published.begin = step.begin;
         published.count = step.count;
-        published.flags = annotated_flags<kTileN>(step, args_.pass, description().first_position,
-                                                  kPvSkip, kEarlyStop);
+        published.flags = starts_tile | (step.count == 0
+                                             ? kStepMasked
+                                             : annotated_flags<kTileN>(
+                                                   step, args_.pass, description().first_position,
+                                                   kPvSkip, kEarlyStop));
       }
       barrier_wait(&s_.k_empty[k_count_ % kStages], (k_count_ / kStages + 1) % 2);
     }
@@ -176,75 +243,86 @@ class ProducerSm90 {
     const unsigned stage = k_count_ % kStages;
     if (contiguous) {
       if (thread_index() == 0) {
-        load_boxes(&s_.k_full[stage], shared_address(s_.k[stage]), &maps_.k,
-                   static_cast<std::int32_t>(step.begin));
+        load_boxes<kTileN>(&s_.k_full[stage], shared_address(s_.k[stage]), &maps_.k,
+                           static_cast<std::int32_t>(step.begin), kv_head_);
       }
       return;
     }
     std::int32_t* const keys = s_.keys[k_count_ % kRing] + warp_index() * kRowsPerWarp;
     if (lane_index() < kRowsPerWarp) keys[lane_index()] = token;
     sync_warp();
-    gather_keys(&s_.k_full[stage], shared_address(s_.k[stage]), args_.k, s_.keys[k_count_ % kRing]);
+    gather_keys(&s_.k_full[stage], shared_address(s_.k[stage]), args_.k, kv_head_,
+                s_.keys[k_count_ % kRing]);
   }
 
-  // V of the step published last but one, whose keys still lie in their ring.
-  S2O_DEVICE void load_values(std::int32_t row) {
-    if (row == kNothing) return;
+  // V of the step before, whose keys still lie in their ring.
+  S2O_DEVICE void load_values() {
+    if (waiting_.row == kNothing) return;
     const unsigned stage = v_count_ % kStages;
     const int parity = static_cast<int>((v_count_ / kStages + 1) % 2);
     ++v_count_;
-    if (row != kGathered) {
+    if (waiting_.row != kGathered) {
       if (thread_index() == 0) {
         barrier_wait(&s_.v_empty[stage], parity);
-        load_boxes(&s_.v_full[stage], shared_address(s_.v[stage]), &maps_.v, row);
+        load_boxes<kTileN>(&s_.v_full[stage], shared_address(s_.v[stage]), &maps_.v, waiting_.row,
+                           waiting_.kv_head);
       }
       return;
     }
     barrier_wait(&s_.v_empty[stage], parity);
-    gather_keys(&s_.v_full[stage], shared_address(s_.v[stage]), args_.v,
+    gather_keys(&s_.v_full[stage], shared_address(s_.v[stage]), args_.v, waiting_.kv_head,
                 s_.keys[(k_count_ - 1) % kRing]);
   }
 
-  S2O_DEVICE void load_boxes(Barrier* full, std::uint32_t target, const TensorMap* map, int row) {
-    barrier_arrive_expect(full, kTileBytes);
+  template <int kRows>
+  S2O_DEVICE static void load_boxes(Barrier* full, std::uint32_t target, const TensorMap* map,
+                                    int row, int head) {
+    barrier_arrive_expect(full, tile_bytes(kRows, Traits::kHeadDim));
     barrier_arrive(full, Traits::kFillArrivals - 1);
 #pragma unroll
     for (int panel = 0; panel < Traits::kHeadDim / kPanelColumns; ++panel) {
-      load_box_async(target + panel * kTileN * kPanelRowBytes, map, full, panel * kPanelColumns,
-                     row, kv_head_);
+      load_box_async(target + panel * kRows * kPanelRowBytes, map, full, panel * kPanelColumns, row,
+                     head);
     }
   }
 
-  S2O_DEVICE void gather_keys(Barrier* full, std::uint32_t target, const void* tensor,
+  S2O_DEVICE void gather_keys(Barrier* full, std::uint32_t target, const void* tensor, int kv_head,
                               const std::int32_t* keys) {
     KeyCopier(target, thread_index())
-        .gather(static_cast<const unsigned char*>(tensor) + kv_head_bytes_, keys);
+        .gather(static_cast<const unsigned char*>(tensor) +
+                    kv_head * args_.seqlen * (Traits::kHeadDim * 2),
+                keys);
     barrier_arrive_after_copies(full);
     if (thread_index() == 0) barrier_arrive(full);
   }
 
-  S2O_DEVICE void end_tile() {
+  // The last entry of the K pipeline.
+  S2O_DEVICE void end_launch() {
     if (thread_index() == 0) {
       barrier_wait(&s_.k_empty[k_count_ % kStages], (k_count_ / kStages + 1) % 2);
-      s_.steps[k_count_ % kRing].flags = kStepEndsTile;
+      s_.steps[k_count_ % kRing].flags = kStepEndsLaunch;
       barrier_arrive(&s_.k_full[k_count_ % kStages], Traits::kFillArrivals);
     }
-    ++k_count_;  // the end takes a K buffer's turn, no V buffer's
   }
 
   static constexpr std::int32_t kNothing = -1;
   static constexpr std::int32_t kGathered = -2;
+  static constexpr int kLookAheadSteps = 6;  // one more than there are parts
+  struct WaitingValues {
+    std::int32_t row;  // first one, or kNothing or kGathered
+    int kv_head;
+  };
 
   const AttentionKernelArgs& args_;
   const TensorMaps& maps_;
   SharedSm90<Traits>& s_;
   StepWalker walker_;
+  NextTile next_;
+  WaitingValues waiting_{kNothing, 0};
   int plan_head_ = 0;
   int kv_head_ = 0;
-  std::int64_t kv_head_bytes_ = 0;  // from the start of K and of V
-  int tile_count_ = 0;              // tiles taken by this block
-  std::int32_t next_order_ = 0;     // thread 0
-  unsigned k_count_ = 0;            // K buffers filled, ends of tiles included
+  int tile_count_ = 0;    // tiles taken by this block
+  unsigned k_count_ = 0;  // K buffers filled
   unsigned v_count_ = 0;
 };
 

@@ -15,21 +15,27 @@ struct TileRowMap {
   std::int32_t index;     // head * seqlen + position, or -1 beyond the last row
   std::int32_t position;  // original position, 0 beyond the last row
 };
-S2O_DEVICE TileRowMap tile_row(const AttentionKernelArgs& args, int plan_head, int tile, int tile_m,
-                               int row) {
+// Its position alone, in case memory must be asked for it, and the rest once that is known.
+S2O_DEVICE std::int32_t tile_row_position(const AttentionKernelArgs& args, int plan_head, int tile,
+                                          int tile_m, int row) {
+  const std::int64_t slot = static_cast<std::int64_t>(tile) * tile_m + row;
+  if (slot >= args.seqlen * args.pack) return 0;
+  if (args.pack > 1) return static_cast<std::int32_t>(slot / args.pack);
+  if (args.pass.query_order == nullptr) return static_cast<std::int32_t>(slot);
+  return load_global(args.pass.query_order + plan_head * args.seqlen + slot);
+}
+S2O_DEVICE TileRowMap tile_row_at(const AttentionKernelArgs& args, int plan_head, int tile,
+                                  int tile_m, int row, std::int32_t position) {
   const std::int64_t slot = static_cast<std::int64_t>(tile) * tile_m + row;
   if (slot >= args.seqlen * args.pack) return {-1, 0};
-  int head = plan_head;
-  std::int32_t position = 0;
-  if (args.pack > 1) {
-    head = plan_head * args.pack + static_cast<int>(slot % args.pack);
-    position = static_cast<std::int32_t>(slot / args.pack);
-  } else if (args.pass.query_order != nullptr) {
-    position = load_global(args.pass.query_order + plan_head * args.seqlen + slot);
-  } else {
-    position = static_cast<std::int32_t>(slot);
-  }
+  const int head =
+      args.pack > 1 ? plan_head * args.pack + static_cast<int>(slot % args.pack) : plan_head;
   return {static_cast<std::int32_t>(head * args.seqlen + position), position};
+}
+S2O_DEVICE TileRowMap tile_row(const AttentionKernelArgs& args, int plan_head, int tile, int tile_m,
+                               int row) {
+  return tile_row_at(args, plan_head, tile, tile_m, row,
+                     tile_row_position(args, plan_head, tile, tile_m, row));
 }
 
 S2O_DEVICE int rows_in_tile(const AttentionKernelArgs& args, int tile, int tile_m) {

@@ -36,7 +36,8 @@ inline constexpr std::uint32_t kStepMasked = 1u << 26;    // some key may be inv
 inline constexpr std::uint32_t kStepGathered = 1u << 27;  // keys are not consecutive tokens
 inline constexpr std::uint32_t kStepMaySkip = 1u << 28;   // the PV skip applies
 inline constexpr std::uint32_t kStepDecides = 1u << 29;   // the early stop decides after it
-inline constexpr std::uint32_t kStepEndsTile = 1u << 30;  // no step: the tile ends
+inline constexpr std::uint32_t kStepStartsTile = 1u << 30;  // the first of its tile
+inline constexpr std::uint32_t kStepEndsLaunch = 1u << 31;  // no step: no tile is left
 
 // How the keys of a step are found.
 enum class KeySource : std::uint8_t { kContiguous, kKeyOrder, kGather };
@@ -158,8 +159,10 @@ struct StepWalker {
   bool stopped;          // stoppable items are skipped from now on
 
   S2O_DEVICE void start(const PassView& pass, std::int64_t tile) {
-    const std::int64_t begin = load_global(pass.item_offsets + tile);
-    num_items = static_cast<std::int32_t>(tile_items_end(pass, tile) - begin);
+    start(pass, load_global(pass.item_offsets + tile), tile_items_end(pass, tile));
+  }
+  S2O_DEVICE void start(const PassView& pass, std::int64_t begin, std::int64_t end) {
+    num_items = static_cast<std::int32_t>(end - begin);
     items = pass.items + begin;
     restart_after(-1);
     stopped = false;

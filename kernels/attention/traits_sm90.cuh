@@ -73,7 +73,7 @@ struct TraitsSm90 {
 struct alignas(16) PublishedStep {
   std::int64_t begin;  // as in StepInfo
   std::int32_t count;
-  std::uint32_t flags;  // annotated_flags, or kStepEndsTile
+  std::uint32_t flags;  // annotated_flags, kStepStartsTile, kStepEndsLaunch
 };
 
 // About a tile of queries.

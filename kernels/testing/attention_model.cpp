@@ -49,12 +49,13 @@ void launch_shape_sm80(const AttentionKernelArgs& args, TileShape tile, std::uin
 template <class Traits>
 void launch_instance_sm90(const AttentionKernelArgs& args, const Problem& problem,
                           std::uint64_t seed) {
-  const auto map_of = [&](const void* base) {
+  const auto map_of = [&](const void* base, int num_heads, int box_rows) {
     return device::model_tensor_map(
-        device::mapped_heads(base, problem.num_kv_heads, problem.seqlen, problem.head_dim),
-        Traits::kTileN);
+        device::mapped_heads(base, num_heads, problem.seqlen, problem.head_dim), box_rows);
   };
-  const device::TensorMaps maps{map_of(args.k), map_of(args.v)};
+  const device::TensorMaps maps{map_of(args.q, problem.num_q_heads, Traits::kTileM),
+                                map_of(args.k, problem.num_kv_heads, Traits::kTileN),
+                                map_of(args.v, problem.num_kv_heads, Traits::kTileN)};
   simt::launch({.num_blocks = 2,  // few, so that each runs several tiles
                 .num_threads = Traits::kThreads,
                 .shared_bytes = sizeof(device::SharedSm90<Traits>),
