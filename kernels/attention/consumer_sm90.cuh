@@ -188,14 +188,14 @@ class ConsumerSm90 {
         flags = wait_step();
         continue;
       }
-      softmax(flags, logits, correction, [] {});
+      softmax(flags, logits, correction);
       count_step(flags, false);
       rescale(correction);
       pack_probabilities<Element>(logits, p);
       std::uint32_t waiting = flags;  // of the step whose probabilities wait
       bool has_p = true;
+      flags = wait_step();
       for (;;) {
-        flags = wait_step();
         if ((flags & (stopped_ | kStepEndsLaunch)) != 0 && (flags & kStepStartsTile) == 0) break;
         const bool starts_tile = (flags & kStepStartsTile) != 0;
         if (starts_tile) enter_tile();
@@ -224,7 +224,12 @@ class ConsumerSm90 {
           break;
         }
         const RowPair before = rows_;
-        softmax(flags, logits, correction, [&] { finish_values(p, !starts_tile); });
+        softmax(flags, logits, correction);
+        pin_registers(logits);
+        // NOTE: a loop: the assembler would move a wait for products that stands behind straight
+        // code to its front, and nothing would run under them.
+        const std::uint32_t next = wait_step();
+        finish_values(p, !starts_tile);
         if constexpr (kEarlyStop) {
           const std::uint32_t gains = collect();
           pack_probabilities<Element>(logits, p);
@@ -233,7 +238,7 @@ class ConsumerSm90 {
             rows_ = before;
             drop_values();
             has_p = false;
-            flags = wait_step();
+            flags = next;
             break;
           }
           rescale(correction);
@@ -243,6 +248,7 @@ class ConsumerSm90 {
         }
         count_step(flags, false);
         waiting = flags;
+        flags = next;
       }
       if (has_p) {
         wait_values();
@@ -334,17 +340,12 @@ class ConsumerSm90 {
     hide_columns(columns, logits);
   }
 
-  // Calls between() when half of the exponentials are done.
-  template <class Between>
   S2O_DEVICE void softmax(std::uint32_t flags, float (&logits)[kKeyTiles][4],
-                          float (&correction)[2], const Between& between) {
-    constexpr int kHalf = kKeyTiles / 2;
+                          float (&correction)[2]) {
     float step_sum[2] = {0.0f, 0.0f};
     float reference[2];
     softmax_maxima(logits, args_.scale_log2, rows_, reference, correction);
-    softmax_columns<0, kHalf>(logits, args_.scale_log2, reference, step_sum);
-    between();
-    softmax_columns<kHalf, kKeyTiles>(logits, args_.scale_log2, reference, step_sum);
+    softmax_columns<0, kKeyTiles>(logits, args_.scale_log2, reference, step_sum);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       rows_.normaliser[i] = fused(rows_.normaliser[i], correction[i], step_sum[i]);
