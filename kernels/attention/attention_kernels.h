@@ -8,8 +8,8 @@
 
 #include "kernels/attention/kernel_args.h"
 #include "kernels/attention/kernel_choice.h"
+#include "kernels/attention/maps_sm90.h"
 #include "kernels/common/cuda_stream.h"
-#include "kernels/common/tensor_map.h"
 
 namespace s2o {
 
@@ -20,10 +20,10 @@ void launch_attention_sm80_fp16(const AttentionKernelArgs& args, int head_dim, T
 
 // `maps` describe Q with boxes of tile.tile_m rows, K and V with boxes of tile.tile_n;
 // args.next_tile must hold 0.
-void launch_attention_sm90_bf16(const AttentionKernelArgs& args, const device::TensorMaps& maps,
+void launch_attention_sm90_bf16(const AttentionKernelArgs& args, const device::AttentionMaps& maps,
                                 int head_dim, TileShape tile, int num_multiprocessors,
                                 CudaStream stream);
-void launch_attention_sm90_fp16(const AttentionKernelArgs& args, const device::TensorMaps& maps,
+void launch_attention_sm90_fp16(const AttentionKernelArgs& args, const device::AttentionMaps& maps,
                                 int head_dim, TileShape tile, int num_multiprocessors,
                                 CudaStream stream);
 

@@ -14,7 +14,7 @@ namespace s2o::device {
 template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
     attention_sm90_kernel(const __grid_constant__ AttentionKernelArgs args,
-                          const __grid_constant__ TensorMaps maps) {
+                          const __grid_constant__ AttentionMaps maps) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   attention_sm90_body<Traits>(args, maps);
 #else
@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
 }
 
 template <class Traits>
-void launch_instance_sm90(const AttentionKernelArgs& args, const TensorMaps& maps,
+void launch_instance_sm90(const AttentionKernelArgs& args, const AttentionMaps& maps,
                           int num_multiprocessors, CudaStream stream) {
   constexpr int kSharedBytes = sizeof(SharedSm90<Traits>);
   const auto kernel = attention_sm90_kernel<Traits>;
@@ -39,7 +39,7 @@ void launch_instance_sm90(const AttentionKernelArgs& args, const TensorMaps& map
 }
 
 template <class Element, int kHeadDim, int kTileM, int kTileN>
-void launch_decision_sm90(const AttentionKernelArgs& args, const TensorMaps& maps,
+void launch_decision_sm90(const AttentionKernelArgs& args, const AttentionMaps& maps,
                           int num_multiprocessors, CudaStream stream) {
   with_decision_sm90(args, [&]<StepDecision kDecision>() {
     launch_instance_sm90<TraitsSm90<Element, kHeadDim, kTileM, kTileN, kDecision>>(
@@ -48,7 +48,7 @@ void launch_decision_sm90(const AttentionKernelArgs& args, const TensorMaps& map
 }
 
 template <class Element, int kHeadDim>
-void launch_tile_sm90(const AttentionKernelArgs& args, const TensorMaps& maps, TileShape tile,
+void launch_tile_sm90(const AttentionKernelArgs& args, const AttentionMaps& maps, TileShape tile,
                       int num_multiprocessors, CudaStream stream) {
   if (tile.tile_m == 128 && tile.tile_n == 128) {
     launch_decision_sm90<Element, kHeadDim, 128, 128>(args, maps, num_multiprocessors, stream);
@@ -62,7 +62,7 @@ void launch_tile_sm90(const AttentionKernelArgs& args, const TensorMaps& maps, T
 }
 
 template <class Element>
-void launch_attention_sm90(const AttentionKernelArgs& args, const TensorMaps& maps, int head_dim,
+void launch_attention_sm90(const AttentionKernelArgs& args, const AttentionMaps& maps, int head_dim,
                            TileShape tile, int num_multiprocessors, CudaStream stream) {
   if (args.num_tiles == 0) return;
   if (head_dim == 64) {

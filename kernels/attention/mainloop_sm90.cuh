@@ -38,7 +38,7 @@ void with_decision_sm90(const AttentionKernelArgs& args, const Launch& launch) {
 }
 
 template <class Traits>
-S2O_DEVICE void attention_sm90_body(const AttentionKernelArgs& args, const TensorMaps& maps) {
+S2O_DEVICE void attention_sm90_body(const AttentionKernelArgs& args, const AttentionMaps& maps) {
   auto& shared = *reinterpret_cast<SharedSm90<Traits>*>(shared_memory());
   if (thread_index() == 0) init_barriers_sm90(shared);
   sync_block(Traits::kThreads);

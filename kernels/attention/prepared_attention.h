@@ -15,7 +15,7 @@
 #include "kernels/common/device_info.h"
 #include "kernels/common/device_input.h"
 #include "kernels/common/device_plan.h"
-#include "kernels/common/tensor_map.h"
+#include "kernels/attention/maps_sm90.h"
 
 namespace s2o {
 
@@ -60,7 +60,7 @@ class PreparedAttention {
   AttentionOutput output_;
   AttentionScratch& scratch_;
   TileShape tile_;
-  device::TensorMaps maps_{};  // for the sm90 kernel
+  device::AttentionMaps maps_{};  // for the sm90 kernel
   std::int64_t workspace_bytes_ = 0;
 };
 

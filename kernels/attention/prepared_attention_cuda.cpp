@@ -52,8 +52,8 @@ PreparedAttention::PreparedAttention(const DeviceInfo& device, AttentionKernel k
                            input.dtype == KernelDType::kBf16, box_rows);
   };
   maps_ = {.q = map_of(input.q, problem.num_q_heads, tile_.tile_m),
-           .k = map_of(input.k, problem.num_kv_heads, tile_.tile_n),
-           .v = map_of(input.v, problem.num_kv_heads, tile_.tile_n)};
+           .keys = {.k = map_of(input.k, problem.num_kv_heads, tile_.tile_n),
+                    .v = map_of(input.v, problem.num_kv_heads, tile_.tile_n)}};
 }
 
 void PreparedAttention::reserve_scratch() {

@@ -16,6 +16,7 @@
 #pragma once
 
 #include "kernels/attention/kernel_args.h"
+#include "kernels/attention/maps_sm90.h"
 #include "kernels/attention/rows.cuh"
 #include "kernels/attention/traits_sm90.cuh"
 #include "kernels/device/prefetch.cuh"
@@ -28,15 +29,15 @@ inline constexpr int kProducerBarrier = 1;  // named barrier of the 128 producer
 template <class Traits>
 class ProducerSm90 {
  public:
-  S2O_DEVICE ProducerSm90(const AttentionKernelArgs& args, const TensorMaps& maps,
+  S2O_DEVICE ProducerSm90(const AttentionKernelArgs& args, const AttentionMaps& maps,
                           SharedSm90<Traits>& shared)
       : args_(args), maps_(maps), s_(shared) {}
 
   S2O_DEVICE void run() {
     if (thread_index() == 0) {
       tensor_map_prefetch(&maps_.q);
-      tensor_map_prefetch(&maps_.k);
-      tensor_map_prefetch(&maps_.v);
+      tensor_map_prefetch(&maps_.keys.k);
+      tensor_map_prefetch(&maps_.keys.v);
     }
     for (tile_count_ = 0;; ++tile_count_) {
       finish_look_ahead();
@@ -243,7 +244,7 @@ class ProducerSm90 {
     const unsigned stage = k_count_ % kStages;
     if (contiguous) {
       if (thread_index() == 0) {
-        load_boxes<kTileN>(&s_.k_full[stage], shared_address(s_.k[stage]), &maps_.k,
+        load_boxes<kTileN>(&s_.k_full[stage], shared_address(s_.k[stage]), &maps_.keys.k,
                            static_cast<std::int32_t>(step.begin), kv_head_);
       }
       return;
@@ -264,7 +265,7 @@ class ProducerSm90 {
     if (waiting_.row != kGathered) {
       if (thread_index() == 0) {
         barrier_wait(&s_.v_empty[stage], parity);
-        load_boxes<kTileN>(&s_.v_full[stage], shared_address(s_.v[stage]), &maps_.v, waiting_.row,
+        load_boxes<kTileN>(&s_.v_full[stage], shared_address(s_.v[stage]), &maps_.keys.v, waiting_.row,
                            waiting_.kv_head);
       }
       return;
@@ -314,7 +315,7 @@ class ProducerSm90 {
   };
 
   const AttentionKernelArgs& args_;
-  const TensorMaps& maps_;
+  const AttentionMaps& maps_;
   SharedSm90<Traits>& s_;
   StepWalker walker_;
   NextTile next_;

@@ -25,10 +25,8 @@ inline MappedTensor mapped_heads(const void* base, std::int64_t num_heads, std::
   return {base, num_heads, seqlen, head_dim, seqlen * head_dim};
 }
 
-// Of Q, [num_q_heads, seqlen, head_dim], with boxes of a tile of queries; of K and V,
-// [num_kv_heads, seqlen, head_dim], with boxes of a step of keys.
+// Of K and V, [num_kv_heads, seqlen, head_dim].
 struct TensorMaps {
-  TensorMap q;
   TensorMap k;
   TensorMap v;
 };

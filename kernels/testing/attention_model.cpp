@@ -53,9 +53,9 @@ void launch_instance_sm90(const AttentionKernelArgs& args, const Problem& proble
     return device::model_tensor_map(
         device::mapped_heads(base, num_heads, problem.seqlen, problem.head_dim), box_rows);
   };
-  const device::TensorMaps maps{map_of(args.q, problem.num_q_heads, Traits::kTileM),
-                                map_of(args.k, problem.num_kv_heads, Traits::kTileN),
-                                map_of(args.v, problem.num_kv_heads, Traits::kTileN)};
+  const device::AttentionMaps maps{map_of(args.q, problem.num_q_heads, Traits::kTileM),
+                                   {map_of(args.k, problem.num_kv_heads, Traits::kTileN),
+                                    map_of(args.v, problem.num_kv_heads, Traits::kTileN)}};
   simt::launch({.num_blocks = 2,  // few, so that each runs several tiles
                 .num_threads = Traits::kThreads,
                 .shared_bytes = sizeof(device::SharedSm90<Traits>),
