@@ -15,10 +15,24 @@ namespace {
   throw UnsupportedError(std::string(attention_kernel_name(kernel)) + ": " + what);
 }
 
+bool is_common_head_dim(int head_dim) { return head_dim == 64 || head_dim == 128; }
+
+bool has_head_dim(AttentionKernel kernel, int head_dim) {
+  return is_common_head_dim(head_dim) ||
+         (kernel == AttentionKernel::kSm80 && (head_dim == 96 || head_dim == 256));
+}
+
+// What only head_dim 64 and 128 have.
+void need_common_head_dim(AttentionKernel kernel, const Problem& problem, const std::string& what) {
+  if (is_common_head_dim(problem.head_dim)) return;
+  unsupported(kernel, what + " with head_dim " + std::to_string(problem.head_dim) +
+                          ", supported are 64 and 128");
+}
+
 void check_problem(AttentionKernel kernel, const Problem& problem) {
-  if (problem.head_dim != 64 && problem.head_dim != 128) {
-    unsupported(kernel,
-                "head_dim is " + std::to_string(problem.head_dim) + ", supported are 64 and 128");
+  if (!has_head_dim(kernel, problem.head_dim)) {
+    unsupported(kernel, "head_dim is " + std::to_string(problem.head_dim) + ", supported are 64" +
+                            (kernel == AttentionKernel::kSm80 ? ", 96, 128 and 256" : " and 128"));
   }
   if (!std::isfinite(problem.softmax_scale) || problem.softmax_scale <= 0.0f) {
     unsupported(kernel, "softmax_scale is " + std::to_string(problem.softmax_scale) +
@@ -37,6 +51,10 @@ void check_problem(AttentionKernel kernel, const Problem& problem) {
 
 const char* attention_kernel_name(AttentionKernel kernel) {
   return kernel == AttentionKernel::kSm80 ? "attention_sm80" : "attention_sm90";
+}
+
+AttentionKernel kernel_with_head_dim(AttentionKernel kernel, int head_dim) {
+  return has_head_dim(kernel, head_dim) ? kernel : AttentionKernel::kSm80;
 }
 
 TileShape choose_tile(AttentionKernel kernel, const Problem& problem, const PlanView& plan,
@@ -60,6 +78,8 @@ TileShape choose_tile(AttentionKernel kernel, const Problem& problem, const Plan
     unsupported(kernel, "fold_block is " + std::to_string(plan.fold.fold_block) +
                             ", supported are 1 to " + std::to_string(kMaxFoldBlock));
   }
+  if (plan.fold.kind != Compensation::kNone)
+    need_common_head_dim(kernel, problem, "folded columns");
   TileShape shape{.tile_m = plan.block_m, .tile_n = 64, .pv_terms = 1};
   // A larger step inside the Hopper kernel: fewer barriers and longer products.
   if (kernel == AttentionKernel::kSm90 && plan.block_n % 128 == 0) shape.tile_n = 128;
@@ -71,11 +91,13 @@ TileShape choose_tile(AttentionKernel kernel, const Problem& problem, const Plan
     }
     if (plan.stop.tau > 0.0f) unsupported(kernel, "the PV skip together with an early stop");
     shape.tile_n = plan.block_n;
+    if (shape.tile_n == 128) need_common_head_dim(kernel, problem, "the PV skip with block_n 128");
   }
   if (fp32_accuracy) {
     if (kernel != AttentionKernel::kSm80 || plan.block_m != 64 || shape.tile_n != 64) {
       unsupported(kernel, "fp32 accuracy needs attention_sm80 with block_m 64 and 64-key steps");
     }
+    need_common_head_dim(kernel, problem, "fp32 accuracy");
     shape.pv_terms = 3;
   }
   return shape;

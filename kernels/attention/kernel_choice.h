@@ -17,6 +17,10 @@ enum class AttentionKernel : std::uint8_t { kSm80, kSm90 };
 // "attention_sm80", "attention_sm90".
 const char* attention_kernel_name(AttentionKernel kernel);
 
+// `kernel` where it has this head_dim, else the portable one, which has more (96 and 256) and runs
+// on every device.
+AttentionKernel kernel_with_head_dim(AttentionKernel kernel, int head_dim);
+
 // Tile of one kernel instance.
 struct TileShape {
   int tile_m = 0;    // query rows, equal to the plan's block_m

@@ -57,6 +57,23 @@ std::string message_of(const Problem& problem, const PlanView& plan) {
   return "";
 }
 
+TEST(ChooseTile, rare_head_dims_run_on_the_portable_kernel_in_steps_of_64_keys) {
+  Problem problem = kProblem;
+  for (const int head_dim : {96, 256}) {
+    problem.head_dim = head_dim;
+    EXPECT_EQ(kernel_with_head_dim(AttentionKernel::kSm90, head_dim), AttentionKernel::kSm80);
+    EXPECT_EQ(choose_tile(AttentionKernel::kSm80, problem, plan_of(128, 128), false),
+              (TileShape{128, 64, 1}));
+    PlanView plan = plan_of(128, 128);
+    plan.pv_skip_threshold = 50.0f;
+    EXPECT_THROW(choose_tile(AttentionKernel::kSm80, problem, plan, false), UnsupportedError);
+    plan = plan_of(128, 128);
+    plan.fold.kind = Compensation::kCentroid;
+    EXPECT_THROW(choose_tile(AttentionKernel::kSm80, problem, plan, false), UnsupportedError);
+  }
+  EXPECT_EQ(kernel_with_head_dim(AttentionKernel::kSm90, 128), AttentionKernel::kSm90);
+}
+
 TEST(ChooseTile, messages_say_found_and_supported) {
   EXPECT_EQ(message_of(kProblem, plan_of(96, 128)),
             "attention_sm90: block_m is 96, supported are 64 and 128");

@@ -30,33 +30,43 @@ void launch_tile_sm80(const AttentionKernelArgs& args, TileShape tile, CudaStrea
     return tile == TileShape{.tile_m = m, .tile_n = n, .pv_terms = terms};
   };
   if (is(128, 64, 1)) {
-    launch_instance_sm80<TraitsSm80<Element, kHeadDim, 128, 64, 1>>(args, stream);
-  } else if (is(64, 64, 1)) {
-    launch_instance_sm80<TraitsSm80<Element, kHeadDim, 64, 64, 1>>(args, stream);
-  } else if (is(128, 128, 1)) {
-    launch_instance_sm80<TraitsSm80<Element, kHeadDim, 128, 128, 1>>(args, stream);
-  } else if (is(64, 128, 1)) {
-    launch_instance_sm80<TraitsSm80<Element, kHeadDim, 64, 128, 1>>(args, stream);
-  } else if (is(64, 64, 3)) {
-    launch_instance_sm80<TraitsSm80<Element, kHeadDim, 64, 64, 3>>(args, stream);
-  } else {
-    throw UnsupportedError("attention_sm80: no instance for tile " + std::to_string(tile.tile_m) +
-                           "x" + std::to_string(tile.tile_n) + ", " +
-                           std::to_string(tile.pv_terms) + " terms");
+    return launch_instance_sm80<TraitsSm80<Element, kHeadDim, 128, 64, 1>>(args, stream);
   }
+  if (is(64, 64, 1)) {
+    return launch_instance_sm80<TraitsSm80<Element, kHeadDim, 64, 64, 1>>(args, stream);
+  }
+  if constexpr (kHeadDim == 64 || kHeadDim == 128) {
+    if (is(128, 128, 1)) {
+      return launch_instance_sm80<TraitsSm80<Element, kHeadDim, 128, 128, 1>>(args, stream);
+    }
+    if (is(64, 128, 1)) {
+      return launch_instance_sm80<TraitsSm80<Element, kHeadDim, 64, 128, 1>>(args, stream);
+    }
+    if (is(64, 64, 3)) {
+      return launch_instance_sm80<TraitsSm80<Element, kHeadDim, 64, 64, 3>>(args, stream);
+    }
+  }
+  throw UnsupportedError("attention_sm80: no instance for tile " + std::to_string(tile.tile_m) +
+                         "x" + std::to_string(tile.tile_n) + ", " + std::to_string(tile.pv_terms) +
+                         " terms at head_dim " + std::to_string(kHeadDim));
 }
 
 template <class Element>
 void launch_attention_sm80(const AttentionKernelArgs& args, int head_dim, TileShape tile,
                            CudaStream stream) {
   if (args.num_tiles == 0) return;
-  if (head_dim == 64) {
-    launch_tile_sm80<Element, 64>(args, tile, stream);
-  } else if (head_dim == 128) {
-    launch_tile_sm80<Element, 128>(args, tile, stream);
-  } else {
-    throw UnsupportedError("attention_sm80: head_dim is " + std::to_string(head_dim) +
-                           ", supported are 64 and 128");
+  switch (head_dim) {
+    case 64:
+      return launch_tile_sm80<Element, 64>(args, tile, stream);
+    case 96:
+      return launch_tile_sm80<Element, 96>(args, tile, stream);
+    case 128:
+      return launch_tile_sm80<Element, 128>(args, tile, stream);
+    case 256:
+      return launch_tile_sm80<Element, 256>(args, tile, stream);
+    default:
+      throw UnsupportedError("attention_sm80: head_dim is " + std::to_string(head_dim) +
+                             ", supported are 64, 96, 128 and 256");
   }
 }
 

@@ -35,7 +35,8 @@ PreparedAttention::PreparedAttention(const DeviceInfo& device, AttentionKernel k
                                      const AttentionOutput& output, AttentionScratch& scratch,
                                      bool fp32_accuracy)
     // The three-term product exists in the portable kernel only, which runs on every device.
-    : kernel_(fp32_accuracy ? AttentionKernel::kSm80 : kernel),
+    : kernel_(fp32_accuracy ? AttentionKernel::kSm80
+                            : kernel_with_head_dim(kernel, input.problem.head_dim)),
       num_multiprocessors_(device.num_multiprocessors),
       input_(input),
       plan_(plan),

@@ -43,27 +43,32 @@ S2O_DEVICE int rows_in_tile(const AttentionKernelArgs& args, int tile, int tile_
   return left < tile_m ? static_cast<int>(left) : tile_m;
 }
 
+// Lanes over the 16-byte chunks of a row: a power of two, of which head_dim 96 leaves some idle.
+S2O_HOST_DEVICE constexpr int chunk_lanes(int head_dim) {
+  int lanes = 1;
+  while (lanes * kChunkElements < head_dim) lanes *= 2;
+  return lanes;
+}
+
 // Copies kRows rows of kHeadDim elements into a swizzled tile; row r comes from row rows[r] of
 // `base`, or is zero where rows[r] < 0. `thread` in [0, kThreads).
 template <int kRows, int kHeadDim, int kThreads>
 S2O_DEVICE void copy_rows_async(std::uint32_t tile, const void* base, const std::int32_t* rows,
                                 int thread) {
-  constexpr int kChunks = kHeadDim / kChunkElements;
+  constexpr int kChunks = chunk_lanes(kHeadDim);
   constexpr int kRowsPerPass = kThreads / kChunks;
   static_assert(kThreads % kChunks == 0 && kRows % kRowsPerPass == 0);
   const int chunk = static_cast<int>(static_cast<unsigned>(thread) % kChunks);
   const int first_row = static_cast<int>(static_cast<unsigned>(thread) / kChunks);
+  if (chunk >= kHeadDim / kChunkElements) return;
   const auto* source = static_cast<const unsigned char*>(base) + chunk * kChunkBytes;
-  // kRowsPerPass is a multiple of 8, so the swizzle of a thread is the same in every pass.
-  static_assert(kRowsPerPass % 8 == 0);
-  const std::uint32_t target =
-      tile + static_cast<std::uint32_t>(swizzled_chunk_offset(kRows, first_row, chunk));
 #pragma unroll
   for (int pass = 0; pass < kRows / kRowsPerPass; ++pass) {
     const int row = first_row + pass * kRowsPerPass;
     const std::int32_t from = rows[row];
     const std::int64_t offset = static_cast<std::int64_t>(from < 0 ? 0 : from) * (kHeadDim * 2);
-    copy_async_16(target + pass * kRowsPerPass * kPanelRowBytes, source + offset, from >= 0);
+    copy_async_16(tile + static_cast<std::uint32_t>(swizzled_chunk_offset(kRows, row, chunk)),
+                  source + offset, from >= 0);
   }
 }
 
@@ -73,7 +78,8 @@ S2O_DEVICE void copy_rows_async(std::uint32_t tile, const void* base, const std:
 template <int kRows, int kHeadDim, int kWarps>
 struct RowCopier {
   static constexpr int kRowBytes = kHeadDim * 2;
-  static constexpr int kChunks = kHeadDim / kChunkElements;
+  static constexpr int kChunks = chunk_lanes(kHeadDim);
+  static constexpr bool kIdleLanes = kChunks * kChunkElements > kHeadDim;
   static constexpr int kRowsPerWarp = kRows / kWarps;
   static constexpr int kRowsPerLane = kRowsPerWarp * kChunks / 32;
   static constexpr int kBatch = kRowsPerLane < 8 ? kRowsPerLane : 8;
@@ -95,9 +101,11 @@ struct RowCopier {
     return target + static_cast<std::uint32_t>((row + batch + i) * kPanelRowBytes) +
            (place ^ static_cast<std::uint32_t>(i)) * kChunkBytes;
   }
+  S2O_DEVICE bool is_idle() const { return kIdleLanes && chunk_offset >= kRowBytes; }
 
   // Row r comes from row indices[r] of `base`; `indices` in shared memory, none negative.
   S2O_DEVICE void gather(const void* base, const std::int32_t* indices) const {
+    if (is_idle()) return;
     const auto* const source = opaque(static_cast<const unsigned char*>(base) + chunk_offset);
 #pragma unroll 1  // more rows at once would not fit the registers
     for (int batch = 0; batch < kRowsPerLane; batch += kBatch) {
@@ -114,6 +122,7 @@ struct RowCopier {
   }
   // Row r comes from row r of `base`.
   S2O_DEVICE void copy(const void* base) const {
+    if (is_idle()) return;
     const auto* const source =
         opaque(static_cast<const unsigned char*>(base) + chunk_offset + row * kRowBytes);
 #pragma unroll

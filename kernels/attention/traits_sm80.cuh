@@ -25,22 +25,25 @@ struct TraitsSm80 {
   // 128 x 64: 4 warps of 32 rows, so that each fragment of K and V read from shared memory feeds
   // two products (16 rows a warp would saturate shared memory before the tensor cores), and two
   // blocks share a multiprocessor. Other shapes: 16 rows a warp, or the accumulators would not fit.
-  static constexpr int kWarps = kTileM == 128 && kTileN == 64 ? 4 : kTileM / 16;
+  static constexpr int kWarps = kTileM == 128 && kTileN == 64 && kHeadDim <= 128 ? 4 : kTileM / 16;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kRowsPerWarp = kTileM / kWarps;
   static constexpr int kRowTiles = kRowsPerWarp / 16;
   static constexpr int kMinBlocksPerMultiprocessor = kThreads == 128 ? 2 : 1;
 
-  static_assert(kHeadDim == 64 || kHeadDim == 128);
+  // Columns of a tile in shared memory: whole panels. Those beyond head_dim are never read.
+  static constexpr int kColumns = (kHeadDim + kPanelColumns - 1) / kPanelColumns * kPanelColumns;
+
+  static_assert(kHeadDim == 64 || kHeadDim == 96 || kHeadDim == 128 || kHeadDim == 256);
   static_assert(kTileM % (16 * kWarps) == 0 && kTileN % 16 == 0);
   static_assert(kThreads >= kTileM && kThreads >= kTileN, "one thread per row and per key index");
 };
 
 template <class Traits>
 struct SharedSm80 {
-  alignas(128) unsigned char q[tile_bytes(Traits::kTileM, Traits::kHeadDim)];
-  alignas(128) unsigned char k[tile_bytes(Traits::kTileN, Traits::kHeadDim)];
-  alignas(128) unsigned char v[tile_bytes(Traits::kTileN, Traits::kHeadDim)];
+  alignas(128) unsigned char q[tile_bytes(Traits::kTileM, Traits::kColumns)];
+  alignas(128) unsigned char k[tile_bytes(Traits::kTileN, Traits::kColumns)];
+  alignas(128) unsigned char v[tile_bytes(Traits::kTileN, Traits::kColumns)];
   RowPair row_states[Traits::kRowTiles * Traits::kThreads];
   std::int32_t row_index[Traits::kTileM];     // row of q, out and lse, -1 beyond the last row
   std::int32_t row_position[Traits::kTileM];  // original position

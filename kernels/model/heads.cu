@@ -23,15 +23,24 @@ __device__ inline Rotation load_rotation(const float* source) {
   return {{a.x, a.z, b.x, b.z}, {a.y, a.w, b.y, b.w}};
 }
 
+// Lanes for a head: a power of two, which lanes of a warp can sum over; head_dim 96 leaves some
+// idle.
+constexpr int head_lanes(int head_dim) {
+  int lanes = 1;
+  while (lanes < rotary_lanes(head_dim)) lanes *= 2;
+  return lanes;
+}
+
 // Block (tile of rows, fused head). A lane group holds a head of one row.
 template <class Element, int kHeadDim>
 __global__ void __launch_bounds__(kHeadThreads)
     split_heads_kernel(const __grid_constant__ SplitHeadsArgs args) {
-  constexpr int kLanes = rotary_lanes(kHeadDim);
+  constexpr int kLanes = head_lanes(kHeadDim);
   constexpr int kGroups = kHeadThreads / kLanes;
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int group = static_cast<int>(threadIdx.x) / kLanes;
-  const RotaryLane at = rotary_lane(lane, kHeadDim);
+  const bool idle = lane >= rotary_lanes(kHeadDim);
+  const RotaryLane at = rotary_lane(idle ? 0 : lane, kHeadDim);
   const FusedHead head = args.layout.head_at(static_cast<int>(blockIdx.y));
   const std::int64_t column = static_cast<std::int64_t>(blockIdx.y) * kHeadDim;
   const std::int64_t tile = static_cast<std::int64_t>(blockIdx.x) * (kGroups * kRowsPerThread);
@@ -41,7 +50,7 @@ __global__ void __launch_bounds__(kHeadThreads)
   for (int r = 0; r < kRowsPerThread; ++r) {
     const std::int64_t row = tile + r * kGroups + group;
     low[r] = high[r] = {0u, 0u};
-    if (row >= args.rows) continue;
+    if (row >= args.rows || idle) continue;
     const std::uint16_t* const source = args.fused + row * args.layout.width() + column;
     low[r] = load4_16(source + at.first);
     high[r] = load4_16(source + at.second);
@@ -57,7 +66,7 @@ __global__ void __launch_bounds__(kHeadThreads)
     const std::int64_t row = tile + r * kGroups + group;
     float4 first = unpack4<__nv_bfloat16>(low[r]);
     float4 second = unpack4<__nv_bfloat16>(high[r]);
-    if (args.bias != nullptr) {
+    if (args.bias != nullptr && !idle) {
       first = first + load4(args.bias + column + at.first);
       second = second + load4(args.bias + column + at.second);
     }
@@ -67,7 +76,7 @@ __global__ void __launch_bounds__(kHeadThreads)
       first = first * scale * load4(norm + at.first);
       second = second * scale * load4(norm + at.second);
     }
-    if (row >= args.rows) continue;
+    if (row >= args.rows || idle) continue;
     const std::int64_t token = args.first_row + row;
     if (head.kind != HeadKind::kValue) {
       const Rotation turn = load_rotation(args.rope + token * kHeadDim + 2 * at.first);
@@ -138,17 +147,27 @@ unsigned row_tiles(std::int64_t rows, std::int64_t rows_per_block) {
 
 template <class Element, int kHeadDim>
 void launch_split(const SplitHeadsArgs& args, CudaStream stream) {
-  constexpr int kTileRows = kHeadThreads / rotary_lanes(kHeadDim) * kRowsPerThread;
+  constexpr int kTileRows = kHeadThreads / head_lanes(kHeadDim) * kRowsPerThread;
   const dim3 grid(row_tiles(args.rows, kTileRows), static_cast<unsigned>(args.layout.num_heads()));
   split_heads_kernel<Element, kHeadDim><<<grid, kHeadThreads, 0, stream>>>(args);
 }
 
 template <class Element>
 void launch_split(const SplitHeadsArgs& args, CudaStream stream) {
-  if (args.layout.head_dim == 64) return launch_split<Element, 64>(args, stream);
-  if (args.layout.head_dim == 128) return launch_split<Element, 128>(args, stream);
-  throw UnsupportedError("rotary embedding: head_dim is " + std::to_string(args.layout.head_dim) +
-                         ", supported are 64 and 128");
+  switch (args.layout.head_dim) {
+    case 64:
+      return launch_split<Element, 64>(args, stream);
+    case 96:
+      return launch_split<Element, 96>(args, stream);
+    case 128:
+      return launch_split<Element, 128>(args, stream);
+    case 256:
+      return launch_split<Element, 256>(args, stream);
+    default:
+      throw UnsupportedError("rotary embedding: head_dim is " +
+                             std::to_string(args.layout.head_dim) +
+                             ", supported are 64, 96, 128 and 256");
+  }
 }
 
 }  // namespace device

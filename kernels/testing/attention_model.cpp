@@ -44,6 +44,16 @@ void launch_shape_sm80(const AttentionKernelArgs& args, TileShape tile, std::uin
   }
 }
 
+// A head_dim that this kernel alone has, in the shapes that it is built for.
+template <int kHeadDim>
+void launch_wide_sm80(const AttentionKernelArgs& args, TileShape tile, std::uint64_t seed) {
+  if (tile.tile_m == 64) {
+    launch_sm80<TraitsSm80<Bf16, kHeadDim, 64, 64, 1>>(args, seed);
+  } else {
+    launch_sm80<TraitsSm80<Bf16, kHeadDim, 128, 64, 1>>(args, seed);
+  }
+}
+
 // ---- the Hopper kernel
 
 template <class Traits>
@@ -143,7 +153,7 @@ void launch_fold_shape(const AttentionKernelArgs& args, const Problem& problem, 
 // Whether the model runs on bf16, or the fp16 that it is built for.
 bool is_bf16(const Problem& problem, KernelDType dtype) {
   const bool bf16 = dtype == KernelDType::kBf16;
-  if (problem.head_dim == 128 && !bf16) {
+  if (problem.head_dim != 64 && !bf16) {
     throw UnsupportedError("CPU model: fp16 is built for head_dim 64 only");
   }
   return bf16;
@@ -155,7 +165,11 @@ void model_attention(AttentionKernel kernel, const AttentionKernelArgs& args,
                      const Problem& problem, KernelDType dtype, TileShape tile,
                      std::uint64_t seed) {
   const bool bf16 = is_bf16(problem, dtype);
-  if (problem.head_dim == 128) {
+  if (problem.head_dim == 96) {
+    launch_wide_sm80<96>(args, tile, seed);
+  } else if (problem.head_dim == 256) {
+    launch_wide_sm80<256>(args, tile, seed);
+  } else if (problem.head_dim == 128) {
     launch_kernel<Bf16, 128>(kernel, args, problem, tile, seed);
   } else if (bf16) {
     launch_kernel<Bf16, 64>(kernel, args, problem, tile, seed);

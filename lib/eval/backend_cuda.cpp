@@ -85,6 +85,8 @@ class CudaBackend final : public Backend {
     }
     upload(input);
     input_ = &input;
+    kernel_ =
+        attention_kernel_name(kernel_with_head_dim(on_.device.attention, input.problem.head_dim));
   }
 
   void set_heads(const std::optional<HeadRange>& q_heads) override {

@@ -118,7 +118,8 @@ class CudaPrefill final : public PrefillBackend {
         slice_(slice),
         device_index_(device_index),
         device_(open_cuda_device(device_index, variant)),
-        kernel_(attention_kernel_name(device_.attention)),
+        kernel_(
+            attention_kernel_name(kernel_with_head_dim(device_.attention, model_.config.head_dim))),
         products_(checked().cublas_folder),
         attention_(device_, stream_.get()),
         pass_(model_.config, slice_, model_.dtype, stream_.get(), products_),
@@ -260,9 +261,10 @@ class CudaPrefill final : public PrefillBackend {
           "{}: dtype is fp32, supported are bf16 and fp16; fp32 runs on the CPU (--device cpu)",
           kernel_));
     }
-    if (config.head_dim != 64 && config.head_dim != 128) {
-      throw UnsupportedError(fmt::format("{}: head_dim of {} is {}, supported are 64 and 128",
-                                         kernel_, config.name, config.head_dim));
+    const int d = config.head_dim;
+    if (d != 64 && d != 96 && d != 128 && d != 256) {
+      throw UnsupportedError(fmt::format(
+          "{}: head_dim of {} is {}, supported are 64, 96, 128 and 256", kernel_, config.name, d));
     }
     require_multiple_of_8(config, "hidden_size", config.hidden_size);
     require_multiple_of_8(config, "intermediate_size", config.intermediate_size);

@@ -250,7 +250,7 @@ def test_gpu_refusals(on_gpu, tensors):
     with pytest.raises(s2o.UnsupportedError, match="dtype is fp32, supported are bf16 and fp16"):
         s2o.attention(*(x.cuda() for x in tensors))
     narrow = [x[..., :32].contiguous() for x in on_gpu]
-    with pytest.raises(s2o.UnsupportedError, match="head_dim is 32, supported are 64 and 128"):
+    with pytest.raises(s2o.UnsupportedError, match="head_dim is 32, supported are 64, 96, 128 and 256"):
         s2o.attention(*narrow, "dense")
     odd = torch.empty(q.numel() + 1, dtype=q.dtype, device="cuda")[1:].view_as(q).copy_(q)
     with pytest.raises(s2o.InputError, match="q: begins at address .* expected a multiple of 16 bytes"):

@@ -71,6 +71,12 @@ std::vector<Case> cases_of(PlanKind kind) {
     list.push_back({{kind, {1000, 4, 1, head_dim}, 128, 64}});
     if (kind != PlanKind::kPvSkip) list.push_back({{kind, {1000, 4, 1, head_dim}, 128, 256}});
   }
+  if (folds(kind)) return list;
+  for (const int head_dim : {96, 256}) {
+    list.push_back({{kind, {1000, 4, 1, head_dim}, 128, 64}});
+    list.push_back({{kind, {1000, 4, 1, head_dim}, 64, 64}, StorageDType::kF16});
+    if (kind != PlanKind::kPvSkip) list.push_back({{kind, {4096, 8, 1, head_dim}, 128, 128}});
+  }
   return list;
 }
 
@@ -340,7 +346,7 @@ TEST_P(GpuKernel, unsupported_head_dim_is_named) {
   SparsePlan plan = testing::make_plan({PlanKind::kDense, {128, 2, 1, 32}, 128, 128}, input, 1);
   EXPECT_THAT(message_of<UnsupportedError>(
                   [&] { testing::run_on_device(device_with(GetParam()), input, plan); }),
-              HasSubstr("head_dim is 32, supported are 64 and 128"));
+              HasSubstr("head_dim is 32, supported are 64, 96, 128 and 256"));
 }
 
 TEST_P(GpuKernel, index_out_of_range_names_head_tile_and_index) {

@@ -41,6 +41,11 @@ std::vector<PlanCase> cases_sm80() {
   list.push_back({PlanKind::kDense, {129, 1, 1, 128}, 64, 64});
   list.push_back({PlanKind::kS2o, {700, 1, 1, 64}, 64, 128});
   list.push_back({PlanKind::kS2o, {700, 1, 1, 64}, 64, 256});
+  for (const int head_dim : {96, 256}) {
+    list.push_back({PlanKind::kDense, {129, 2, 1, head_dim}, 64, 64});
+    list.push_back({PlanKind::kS2o, {333, 2, 1, head_dim}, 128, 128});
+    list.push_back({PlanKind::kPvSkip, {300, 1, 1, head_dim}, 64, 64});
+  }
   return list;
 }
 std::vector<PlanCase> cases_sm90() {
