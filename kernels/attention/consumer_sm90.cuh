@@ -28,6 +28,7 @@
 #include "kernels/attention/kernel_args.h"
 #include "kernels/attention/products_sm90.cuh"
 #include "kernels/attention/traits_sm90.cuh"
+#include "kernels/device/mbarrier_test_sm90.cuh"
 #include "kernels/device/online_softmax.cuh"
 #include "kernels/device/wgmma_sm90.cuh"
 
@@ -79,6 +80,15 @@ class ConsumerSm90 {
   S2O_DEVICE std::uint32_t wait_step() const {
     barrier_wait(&s_.k_full[k_count_ % kStages], static_cast<int>(k_count_ / kStages % 2));
     return load_shared(shared_address(&s_.steps[k_count_ % kRing].flags));
+  }
+  // Its flags if it is there; 0 if not, or if it has none.
+  S2O_DEVICE std::uint32_t look_at_step() const {
+    const bool there =
+        barrier_test(&s_.k_full[k_count_ % kStages], static_cast<int>(k_count_ / kStages % 2));
+    return there ? load_shared(shared_address(&s_.steps[k_count_ % kRing].flags)) : 0;
+  }
+  S2O_DEVICE std::uint32_t wait_step(std::uint32_t looked_at) const {
+    return looked_at != 0 ? looked_at : wait_step();
   }
   // Gives the K buffer back; the place of its step and keys, which stay beyond that (kRing).
   S2O_DEVICE unsigned release_keys(std::uint32_t flags) {
@@ -143,11 +153,14 @@ class ConsumerSm90 {
     }
   }
 
+  S2O_DEVICE void wait_queries() const {
+    barrier_wait(&s_.q_full[tile_count_ % kQueryBuffers],
+                 static_cast<int>(tile_count_ / kQueryBuffers % 2));
+  }
   // The first step of a tile is there: so are its queries.
   S2O_DEVICE void enter_tile() {
     ++tile_count_;
-    const unsigned buffer = tile_count_ % kQueryBuffers;
-    barrier_wait(&s_.q_full[buffer], static_cast<int>(tile_count_ / kQueryBuffers % 2));
+    wait_queries();
     fence_async_proxy();  // Q may have come by cp.async
     stopped_ = 0;
     small_steps_ = 0;
@@ -227,8 +240,15 @@ class ConsumerSm90 {
         softmax(flags, logits, correction);
         pin_registers(logits);
         // NOTE: a loop: the assembler would move a wait for products that stands behind straight
-        // code to its front, and nothing would run under them.
-        const std::uint32_t next = wait_step();
+        // code to its front, and nothing would run under them. Decisions do not wait for keys: the
+        // loop that stands before them returns at once.
+        std::uint32_t next;
+        if constexpr (kEarlyStop) {
+          wait_queries();
+          next = look_at_step();
+        } else {
+          next = wait_step();
+        }
         finish_values(p, !starts_tile);
         if constexpr (kEarlyStop) {
           const std::uint32_t gains = collect();
@@ -238,7 +258,7 @@ class ConsumerSm90 {
             rows_ = before;
             drop_values();
             has_p = false;
-            flags = next;
+            flags = wait_step(next);
             break;
           }
           rescale(correction);
@@ -248,7 +268,7 @@ class ConsumerSm90 {
         }
         count_step(flags, false);
         waiting = flags;
-        flags = next;
+        flags = wait_step(next);
       }
       if (has_p) {
         wait_values();
@@ -469,7 +489,8 @@ class ConsumerSm90 {
     for (int i = 0; i < 16 / kRowsAtOnce; ++i) {
       const int row = first_row + i * kRowsAtOnce;
       const std::int32_t index = tile.row_index[row];
-      const Words4 words = load_shared_16(shared_address(rows + swizzled_chunk_offset(Traits::kTileM, row, chunk)));
+      const Words4 words =
+          load_shared_16(shared_address(rows + swizzled_chunk_offset(Traits::kTileM, row, chunk)));
       if (index < 0) continue;
       store_words<4>(static_cast<std::uint16_t*>(args_.out_16) +
                          static_cast<std::int64_t>(index) * Traits::kHeadDim +

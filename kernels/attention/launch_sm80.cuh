@@ -35,15 +35,15 @@ void launch_tile_sm80(const AttentionKernelArgs& args, TileShape tile, CudaStrea
   if (is(64, 64, 1)) {
     return launch_instance_sm80<TraitsSm80<Element, kHeadDim, 64, 64, 1>>(args, stream);
   }
+  if (is(64, 64, 3)) {
+    return launch_instance_sm80<TraitsSm80<Element, kHeadDim, 64, 64, 3>>(args, stream);
+  }
   if constexpr (kHeadDim == 64 || kHeadDim == 128) {
     if (is(128, 128, 1)) {
       return launch_instance_sm80<TraitsSm80<Element, kHeadDim, 128, 128, 1>>(args, stream);
     }
     if (is(64, 128, 1)) {
       return launch_instance_sm80<TraitsSm80<Element, kHeadDim, 64, 128, 1>>(args, stream);
-    }
-    if (is(64, 64, 3)) {
-      return launch_instance_sm80<TraitsSm80<Element, kHeadDim, 64, 64, 3>>(args, stream);
     }
   }
   throw UnsupportedError("attention_sm80: no instance for tile " + std::to_string(tile.tile_m) +

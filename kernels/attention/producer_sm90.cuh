@@ -71,10 +71,10 @@ class ProducerSm90 {
   // Its parts, in the order in which they are asked for.
   enum class Ahead : std::uint8_t { kNothing, kOrder, kSharedOrder, kTile, kPlaces, kItem };
   struct NextTile {
-    Ahead known = Ahead::kNothing;   // the last part asked for
-    std::int32_t order = 0;          // thread 0: place in tile_order
-    std::int32_t plan_tile = -1;     // -1: none is left
-    std::int32_t position = 0;       // of this thread's row
+    Ahead known = Ahead::kNothing;  // the last part asked for
+    std::int32_t order = 0;         // thread 0: place in tile_order
+    std::int32_t plan_tile = -1;    // -1: none is left
+    std::int32_t position = 0;      // of this thread's row
     std::int64_t items_begin = 0;
     std::int64_t items_end = 0;
   };
@@ -95,9 +95,9 @@ class ProducerSm90 {
       next_.known = Ahead::kPlaces;
       if (next_.plan_tile < 0) return;
       if (thread_index() < Traits::kTileM) {
-        next_.position = tile_row_position(args_, next_.plan_tile / args_.num_q_tiles,
-                                           next_.plan_tile % args_.num_q_tiles, Traits::kTileM,
-                                           thread_index());
+        next_.position =
+            tile_row_position(args_, next_.plan_tile / args_.num_q_tiles,
+                              next_.plan_tile % args_.num_q_tiles, Traits::kTileM, thread_index());
       }
       next_.items_begin = load_global(args_.pass.item_offsets + next_.plan_tile);
       next_.items_end = tile_items_end(args_.pass, next_.plan_tile);
@@ -154,6 +154,8 @@ class ProducerSm90 {
                                                      thread_index_again())
           .gather(args_.q, tile.source_row);
       barrier_arrive_after_copies(&s_.q_full[buffer]);
+    } else {
+      barrier_arrive(&s_.q_full[buffer]);
     }
     if (warp_index() == 0) {
       const int first = smallest_position(tile.row_position, num_rows);
@@ -229,11 +231,11 @@ class ProducerSm90 {
         PublishedStep& published = s_.steps[k_count_ % kRing];  // free by now (kRing)
         published.begin = step.begin;
         published.count = step.count;
-        published.flags = starts_tile | (step.count == 0
-                                             ? kStepMasked
-                                             : annotated_flags<kTileN>(
-                                                   step, args_.pass, description().first_position,
-                                                   kPvSkip, kEarlyStop));
+        published.flags =
+            starts_tile | (step.count == 0 ? kStepMasked
+                                           : annotated_flags<kTileN>(step, args_.pass,
+                                                                     description().first_position,
+                                                                     kPvSkip, kEarlyStop));
       }
       barrier_wait(&s_.k_empty[k_count_ % kStages], (k_count_ / kStages + 1) % 2);
     }
@@ -244,6 +246,7 @@ class ProducerSm90 {
     const unsigned stage = k_count_ % kStages;
     if (contiguous) {
       if (thread_index() == 0) {
+        barrier_arrive(&s_.k_full[stage], Traits::kProducerThreads);
         load_boxes<kTileN>(&s_.k_full[stage], shared_address(s_.k[stage]), &maps_.keys.k,
                            static_cast<std::int32_t>(step.begin), kv_head_);
       }
@@ -265,8 +268,9 @@ class ProducerSm90 {
     if (waiting_.row != kGathered) {
       if (thread_index() == 0) {
         barrier_wait(&s_.v_empty[stage], parity);
-        load_boxes<kTileN>(&s_.v_full[stage], shared_address(s_.v[stage]), &maps_.keys.v, waiting_.row,
-                           waiting_.kv_head);
+        barrier_arrive(&s_.v_full[stage], Traits::kProducerThreads);
+        load_boxes<kTileN>(&s_.v_full[stage], shared_address(s_.v[stage]), &maps_.keys.v,
+                           waiting_.row, waiting_.kv_head);
       }
       return;
     }
@@ -275,11 +279,11 @@ class ProducerSm90 {
                 s_.keys[(k_count_ - 1) % kRing]);
   }
 
+  // By thread 0: its second arrival.
   template <int kRows>
   S2O_DEVICE static void load_boxes(Barrier* full, std::uint32_t target, const TensorMap* map,
                                     int row, int head) {
     barrier_arrive_expect(full, tile_bytes(kRows, Traits::kHeadDim));
-    barrier_arrive(full, Traits::kFillArrivals - 1);
 #pragma unroll
     for (int panel = 0; panel < Traits::kHeadDim / kPanelColumns; ++panel) {
       load_box_async(target + panel * kRows * kPanelRowBytes, map, full, panel * kPanelColumns, row,

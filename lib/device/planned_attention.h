@@ -8,6 +8,11 @@
 
 namespace s2o {
 
+// Planning kernels are built for these; inputs of another head_dim are planned on the host.
+constexpr bool plans_on_device(const Problem& problem) {
+  return problem.head_dim == 64 || problem.head_dim == 128;
+}
+
 // Enqueues planning and the attention prepared over its plan, batch by batch, into a measurement
 // that has begun; neither allocates nor waits.
 void enqueue_planned(DevicePlanner& planner, PlanningVariant variant, const DeviceInput& input,

@@ -57,8 +57,11 @@ PlannedMethod::PlannedMethod(const CudaDevice& device, const Problem& problem, S
                              const Method& method, const ParamSet& params,
                              const PlannerLimits& limits)
     : device_(device), problem_(problem), dtype_(dtype), method_(method), params_(params) {
-  auto planner = method.device_planner(
-      {.problem = problem, .dtype = dtype, .params = params_, .limits = limits});
+  std::unique_ptr<Planner> planner;
+  if (plans_on_device(problem)) {
+    planner = method.device_planner(
+        {.problem = problem, .dtype = dtype, .params = params_, .limits = limits});
+  }
   if (planner != nullptr) {
     planner_ = std::make_unique<DevicePlanner>(std::move(planner));
     planner_->prepare();

@@ -114,6 +114,7 @@ class CudaBackend final : public Backend {
   std::optional<DevicePlanning> plan_and_run(const Method& method, const ParamSet& params,
                                              const TimingConfig& timing, bool fetch_tokens,
                                              AttentionRun& result) override {
+    if (!plans_on_device(input_->problem)) return std::nullopt;
     std::unique_ptr<Planner> planner =
         method.device_planner({.problem = device_input().problem,
                                .dtype = input_->dtype,

@@ -315,7 +315,7 @@ TEST_P(GpuKernel, long_sequences_agree) {
 TEST(GpuAccuracy, fp32_instance_reaches_fp32) {
   S2O_SKIP_WITHOUT("sm80");
   for (const StorageDType dtype : {StorageDType::kBF16, StorageDType::kF16}) {
-    for (const int head_dim : {64, 128}) {
+    for (const int head_dim : {64, 96, 128, 256}) {
       const Case c{{PlanKind::kDense, {1000, 4, 1, head_dim}, 64, 64}, dtype};
       const Expectation& expected = expectation(c);
       const KernelResult actual = testing::run_on_device(device_with("sm80"), expected.input,
