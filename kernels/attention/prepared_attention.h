@@ -10,12 +10,12 @@
 
 #include "kernels/attention/attention_output.h"
 #include "kernels/attention/kernel_choice.h"
+#include "kernels/attention/maps_sm90.h"
 #include "kernels/common/cuda_stream.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/common/device_info.h"
 #include "kernels/common/device_input.h"
 #include "kernels/common/device_plan.h"
-#include "kernels/attention/maps_sm90.h"
 
 namespace s2o {
 

@@ -32,10 +32,10 @@ struct StepInfo {
 
 // Facts about a step that its consumers need, in the free bits of its flags.
 inline constexpr std::uint32_t kStepStoppable = 0xff0000u;
-inline constexpr std::uint32_t kStepMasked = 1u << 26;    // some key may be invisible to some row
-inline constexpr std::uint32_t kStepGathered = 1u << 27;  // keys are not consecutive tokens
-inline constexpr std::uint32_t kStepMaySkip = 1u << 28;   // the PV skip applies
-inline constexpr std::uint32_t kStepDecides = 1u << 29;   // the early stop decides after it
+inline constexpr std::uint32_t kStepMasked = 1u << 26;      // some key may be invisible to some row
+inline constexpr std::uint32_t kStepGathered = 1u << 27;    // keys are not consecutive tokens
+inline constexpr std::uint32_t kStepMaySkip = 1u << 28;     // the PV skip applies
+inline constexpr std::uint32_t kStepDecides = 1u << 29;     // the early stop decides after it
 inline constexpr std::uint32_t kStepStartsTile = 1u << 30;  // the first of its tile
 inline constexpr std::uint32_t kStepEndsLaunch = 1u << 31;  // no step: no tile is left
 

@@ -25,7 +25,7 @@ __device__ inline Rotation load_rotation(const float* source) {
 
 // Lanes for a head: a power of two, which lanes of a warp can sum over; head_dim 96 leaves some
 // idle.
-constexpr int head_lanes(int head_dim) {
+S2O_ANYWHERE constexpr int head_lanes(int head_dim) {
   int lanes = 1;
   while (lanes < rotary_lanes(head_dim)) lanes *= 2;
   return lanes;
