@@ -87,9 +87,6 @@ class ConsumerSm90 {
         barrier_test(&s_.k_full[k_count_ % kStages], static_cast<int>(k_count_ / kStages % 2));
     return there ? load_shared(shared_address(&s_.steps[k_count_ % kRing].flags)) : 0;
   }
-  S2O_DEVICE std::uint32_t wait_step(std::uint32_t looked_at) const {
-    return looked_at != 0 ? looked_at : wait_step();
-  }
   // Gives the K buffer back; the place of its step and keys, which stay beyond that (kRing).
   S2O_DEVICE unsigned release_keys(std::uint32_t flags) {
     const unsigned ring = k_count_ % kRing;
@@ -258,7 +255,7 @@ class ConsumerSm90 {
             rows_ = before;
             drop_values();
             has_p = false;
-            flags = wait_step(next);
+            flags = next == 0 ? wait_step() : next;
             break;
           }
           rescale(correction);
@@ -268,7 +265,7 @@ class ConsumerSm90 {
         }
         count_step(flags, false);
         waiting = flags;
-        flags = wait_step(next);
+        flags = kEarlyStop && next == 0 ? wait_step() : next;
       }
       if (has_p) {
         wait_values();

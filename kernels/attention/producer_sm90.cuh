@@ -116,10 +116,10 @@ class ProducerSm90 {
   }
   // Not long before the end of a tile, so that no block keeps a tile that others could begin.
   S2O_DEVICE bool is_time_to_look_ahead() const {
-    return next_.known != Ahead::kNothing ||
-           (walker_.num_items - walker_.index <= kLookAheadSteps &&
-            (walker_.current.count - walker_.offset <= kLookAheadSteps * kTileN ||
-             (kEarlyStop && walker_.current.stoppable())));
+    if (next_.known != Ahead::kNothing) return next_.known != Ahead::kItem;
+    return walker_.num_items - walker_.index <= kLookAheadSteps &&
+           (walker_.current.count - walker_.offset <= kLookAheadSteps * kTileN ||
+            (kEarlyStop && walker_.current.stoppable()));
   }
 
   // Waits until the Q buffer was given back, then loads the tile.

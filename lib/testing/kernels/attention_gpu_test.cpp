@@ -322,7 +322,8 @@ TEST(GpuAccuracy, fp32_instance_reaches_fp32) {
                                                          expected.plan, {.fp32_accuracy = true});
       const Comparison comparison = testing::compare(expected.input, actual, expected.result);
       EXPECT_LE(comparison.out_relative_l2, 3e-6) << name_of(c) << ": " << comparison.worst;
-      EXPECT_LE(comparison.lse_max_error, 1e-5) << name_of(c);
+      // A logit is a sum over head_dim.
+      EXPECT_LE(comparison.lse_max_error, head_dim <= 128 ? 1e-5 : 2e-5) << name_of(c);
       std::cout << "fp32 accuracy, " << name_of(c) << ": relative L2 " << comparison.out_relative_l2
                 << "\n";
     }
