@@ -9,14 +9,14 @@
 namespace s2o {
 namespace {
 
-constexpr int kMargin = 24;
-constexpr int kTextScale = 2;
-constexpr int kLineHeight = 22;
+constexpr int kPageMargin = 24;
+constexpr int kFontScale = 2;
+constexpr int kRowHeight = 22;
 constexpr int kCellWidth = 22;
 constexpr int kCellHeight = 14;
 constexpr int kGap = 48;         // between panels
 constexpr int kLabelWidth = 44;  // left of a panel: numbers of layers
-constexpr int kHeaderHeight = 2 * kLineHeight + 8;
+constexpr int kHeaderHeight = 2 * kRowHeight + 8;
 constexpr int kMinWidth = 560;  // of the legend
 
 // Dark ends of hues that are told apart without colour vision (Okabe and Ito); dense is grey.
@@ -85,19 +85,19 @@ Image tuned_picture(const TunedFile& file) {
   const int panel_width = kLabelWidth + model.num_q_heads * kCellWidth;
   const int panels = static_cast<int>(file.lengths.size());
   const int panel_height = kHeaderHeight + model.num_layers * kCellHeight;
-  const int legend_height = (static_cast<int>(colors.size()) + 1) * kLineHeight;
-  Image image(std::max(2 * kMargin + panels * panel_width + (panels - 1) * kGap, kMinWidth),
-              2 * kMargin + panel_height + kLineHeight + legend_height);
+  const int legend_height = (static_cast<int>(colors.size()) + 1) * kRowHeight;
+  Image image(std::max(2 * kPageMargin + panels * panel_width + (panels - 1) * kGap, kMinWidth),
+              2 * kPageMargin + panel_height + kRowHeight + legend_height);
   for (int panel = 0; panel < panels; ++panel) {
     const TunedLength& length = file.lengths[static_cast<std::size_t>(panel)];
-    const int left = kMargin + panel * (panel_width + kGap) + kLabelWidth;
-    const int top = kMargin + kHeaderHeight;
-    image.text(left, kMargin, fmt::format("{} tokens", length.seqlen), kTextScale, kInk);
-    image.text(left, kMargin + kLineHeight, "query heads", kTextScale, kInk);
+    const int left = kPageMargin + panel * (panel_width + kGap) + kLabelWidth;
+    const int top = kPageMargin + kHeaderHeight;
+    image.text(left, kPageMargin, fmt::format("{} tokens", length.seqlen), kFontScale, kInk);
+    image.text(left, kPageMargin + kRowHeight, "query heads", kFontScale, kInk);
     for (int layer = 0; layer < model.num_layers; ++layer) {
       const int y = top + layer * kCellHeight;
       if (layer % 4 == 0) {
-        image.text(left - kLabelWidth, y, std::to_string(layer), kTextScale, kInk);
+        image.text(left - kLabelWidth, y, std::to_string(layer), kFontScale, kInk);
       }
       for (int head = 0; head < model.num_q_heads; ++head) {
         const int setting =
@@ -107,11 +107,11 @@ Image tuned_picture(const TunedFile& file) {
       }
     }
   }
-  int y = kMargin + panel_height + kLineHeight;
+  int y = kPageMargin + panel_height + kRowHeight;
   for (const auto& [setting, color] : colors) {
-    image.fill(kMargin, y, kCellWidth, kLineHeight - 6, color);
-    image.text(kMargin + kCellWidth + 8, y, legend_text(file, setting), kTextScale, kInk);
-    y += kLineHeight;
+    image.fill(kPageMargin, y, kCellWidth, kRowHeight - 6, color);
+    image.text(kPageMargin + kCellWidth + 8, y, legend_text(file, setting), kFontScale, kInk);
+    y += kRowHeight;
   }
   return image;
 }
