@@ -131,6 +131,7 @@ if [ "$bench" -eq 1 ]; then
   fi
 fi
 
+[ "${#results[@]}" -gt 0 ] || { echo "--only $only: no step has such a name" >&2; exit 2; }
 echo
 printf '%s\n' "${results[@]}"
 ! printf '%s\n' "${results[@]}" | grep -q '^FAILED'

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The measurements of results/several_gpus.md, on a machine with two GPUs: a sweep as one process and as
-# two ranks, one prompt on one GPU and on two, a million tokens on two. Some 6 minutes on two H200.
+# two ranks, one prompt on one GPU and on two, a million tokens on two. Not run on two GPUs so far.
 # `scripts/gpu_check.sh` runs the tests that need two.
 #
 #   scripts/make_several_gpus.sh [--build FOLDER] [--parts sweep,prompt,million] [--nccl FOLDER] [OUT]
@@ -55,6 +55,8 @@ timed() {
 
 if has sweep; then
   timed sweep_one "$build/s2o" eval --config configs/tables/ranks.json --device cuda --out "$out/sweep_one"
+  # Open MPI asks for these of root.
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
   timed sweep_two mpirun -n 2 --bind-to none "$build/s2o" eval --config configs/tables/ranks.json \
     --device cuda --out "$out/sweep_two"
   python3 scripts/compare_results.py --exact "$out/sweep_one" "$out/sweep_two" >"$out/sweep_rows.txt" || failed=1

@@ -1,4 +1,4 @@
-# Shared by make_tables.sh, make_latency_tables.sh and make_real_tables.sh: runs, tables and figures. Source it, do not run it.
+# Shared by make_latency_tables.sh and make_real_tables.sh: runs, tables and figures. Source it, do not run it.
 # Uses $S2O (the program), $out (the folder of results) and $configs (default: configs/tables); sets failed=1 when a table or figure could
 # not be made, which does not keep back the others.
 
