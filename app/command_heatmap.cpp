@@ -100,10 +100,13 @@ void add_heatmap_command(CLI::App& app, int& exit_code) {
   auto options = std::make_shared<HeatmapOptions>();
   CLI::App* command = add_command(
       app, "heatmap", "Draw one head's attention map beside the tiles that each method visits",
-      "s2o heatmap --config quickstart --layer 2 --head 5 --out heatmap.png");
-  command->add_option("--config", options->config, "Config file, or its name in configs/");
-  command->add_option("--tuned", options->tuned,
-                      "Draw a file of s2o tune instead: the setting of every head of every layer");
+      "s2o heatmap --config quickstart --layer 20 --head 0 --out heatmap.png");
+  CLI::Option* const config =
+      command->add_option("--config", options->config, "Config file, or its name in configs/");
+  command
+      ->add_option("--tuned", options->tuned,
+                   "Draw a file of s2o tune instead: the setting of every head of every layer")
+      ->excludes(config);
   command->add_option("--set", options->sets, "Change a value of the config: path=value")
       ->allow_extra_args(false);
   command->add_option("--layer", options->layer, "Layer of the input; default: its first")
