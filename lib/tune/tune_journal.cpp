@@ -5,6 +5,8 @@
 #include <fstream>
 #include <utility>
 
+#include "lib/config/json_reader.h"
+#include "lib/core/atomic_file.h"
 #include "lib/core/error.h"
 #include "lib/core/log.h"
 #include "lib/core/printable.h"
@@ -24,57 +26,67 @@ constexpr double HeadProbe::*kNumbers[] = {
 
 TuneJournal::TuneJournal(std::filesystem::path file, const Json& header, bool resume)
     : file_(std::move(file)) {
-  std::vector<Json> lines;
+  std::string text = json_text(header) + "\n";
   std::ifstream stream(file_);
-  if (resume && stream) {
-    std::size_t number = 0;
-    for (std::string text; std::getline(stream, text);) {
-      ++number;
-      // A line that a crash cut off has no end.
-      if (stream.eof()) break;
-      try {
-        lines.push_back(parse_strict_json(text));
-      } catch (const JsonTextError& error) {
-        throw InputError(fmt::format("{}: line {}: {}", file_.string(), number, error.what()));
+  std::size_t number = 0;
+  // A line that a crash cut off has no end.
+  for (std::string line; resume && std::getline(stream, line) && !stream.eof();) {
+    const std::string path = fmt::format("{}: line {}: ", file_.string(), ++number);
+    try {
+      const Json read = parse_strict_json(line);
+      if (number > 1) {
+        take(read, path);
+        text += line + '\n';
+      } else if (read != header) {
+        throw ConfigError(
+            fmt::format("{}: of another model, text, machine or version; run without --resume: {}",
+                        file_.string(), json_text(read)));
       }
-    }
-    if (!lines.empty() && lines.front() != header) {
-      throw ConfigError(
-          fmt::format("{}: of another model, text, machine or version; run without --resume: {}",
-                      file_.string(), json_text(lines.front())));
+    } catch (const JsonTextError& error) {
+      throw InputError(path + error.what());
     }
   }
   stream.close();
-  try {
-    for (std::size_t i = 1; i < lines.size(); ++i) take(lines[i]);
-  } catch (const nlohmann::json::exception& error) {
-    throw InputError(fmt::format("{}: {}", file_.string(), error.what()));
-  }
-  std::ofstream begin(file_, std::ios::trunc);
-  if (!begin) throw ConfigError(fmt::format("{}: cannot be written", file_.string()));
-  begin.close();
-  append(header);
-  for (std::size_t i = 1; i < lines.size(); ++i) append(lines[i]);
-  if (lines.size() > 1) {
-    log_info("{}: {} measurements are there already", file_.string(), lines.size() - 1);
+  // What was measured is there until all of it is there again.
+  AtomicFile begin(file_);
+  begin.write(text);
+  begin.commit();
+  if (number > 1) {
+    log_info("{}: {} measurements are there already", file_.string(), number - 1);
   }
 }
 
-void TuneJournal::take(const Json& line) {
-  const int layer = line.at("layer").get<int>();
-  if (line.contains("effect")) {
-    effects_[layer] = line["effect"].get<double>();
+void TuneJournal::take(const Json& line, const std::string& path) try {
+  constexpr int kMaxLayer = 1 << 20;
+  const JsonReader reader(line, path, {"seqlen", "text", "layer", "setting", "heads", "effect"});
+  const auto layer = static_cast<int>(reader.get_int("layer", {}, 0, kMaxLayer));
+  if (reader.has("effect")) {
+    effects_[layer] = reader.get_real("effect");
     return;
   }
+  const Json& lines = reader.at("heads");
   std::vector<HeadProbe> heads;
-  for (const Json& numbers : line.at("heads")) {
+  for (const Json& numbers : lines) {
     HeadProbe& probe = heads.emplace_back();
     for (std::size_t i = 0; i < std::size(kNumbers); ++i) {
-      probe.*kNumbers[i] = numbers.at(i).get<double>();
+      const bool is_number =
+          numbers.is_array() && numbers.size() == std::size(kNumbers) && numbers[i].is_number();
+      if (!is_number) {
+        throw_wrong_json(numbers, reader.path_of("heads"),
+                         fmt::format("lists of {} numbers", std::size(kNumbers)));
+      }
+      probe.*kNumbers[i] = numbers[i].get<double>();
     }
   }
-  probes_[{line.at("seqlen").get<std::int64_t>(), line.at("text").get<std::size_t>(), layer,
-           line.at("setting").get<std::string>()}] = std::move(heads);
+  // All layers of a model have the same number of heads.
+  const std::size_t expected = probes_.empty() ? heads.size() : probes_.begin()->second.size();
+  if (heads.empty() || heads.size() != expected) {
+    throw_wrong_json(lines, reader.path_of("heads"), "as many heads as in the lines before");
+  }
+  probes_[{reader.get_int("seqlen", {}, 1), static_cast<std::size_t>(reader.get_int("text", {}, 0)),
+           layer, reader.get_string("setting")}] = std::move(heads);
+} catch (const ConfigError& error) {
+  throw InputError(error.what());
 }
 
 void TuneJournal::append(const Json& line) const {

@@ -17,7 +17,8 @@ namespace s2o {
 class TuneJournal {
  public:
   // Starts a new file, or with `resume` takes what one with the same `header` holds. ConfigError
-  // when that is of another model, text or machine, or the file cannot be written.
+  // when that is of another model, text or machine, or the file cannot be written; InputError for a
+  // line that no run has written.
   TuneJournal(std::filesystem::path file, const nlohmann::ordered_json& header, bool resume);
 
   // A setting, as text, on the heads of a layer, [num_q_heads]. Null: not measured.
@@ -37,7 +38,7 @@ class TuneJournal {
     std::string setting;
     auto operator<=>(const Place&) const = default;
   };
-  void take(const nlohmann::ordered_json& line);
+  void take(const nlohmann::ordered_json& line, const std::string& path);
   void append(const nlohmann::ordered_json& line) const;
 
   std::filesystem::path file_;

@@ -16,7 +16,9 @@ namespace {
 using ::testing::HasSubstr;
 using testing_support::data_folder;
 using testing_support::message_of;
+using testing_support::read_file;
 using testing_support::TempFolder;
+using testing_support::write_file;
 
 TuneOptions options_in(const TempFolder& folder, const std::string& target) {
   TuneOptions options{.model = data_folder() / "tiny-llama",
@@ -64,10 +66,15 @@ TEST(tune, an_interrupted_run_goes_on_where_it_was) {
   };
   EXPECT_THROW(tune(options), InterruptedError);
   g_cancel_requested = false;
-  EXPECT_TRUE(std::filesystem::exists(folder / "tuned.json.measured.jsonl"));
+  const std::string before = read_file(folder / "tuned.json.measured.jsonl");
+  EXPECT_THAT(before, HasSubstr("effect"));
   options.progress = {};
   options.resume = true;
   const TunedFile resumed = tune(options);
+  // Times that were measured again would differ.
+  const std::string after = read_file(folder / "tuned.json.measured.jsonl");
+  EXPECT_GT(after.size(), before.size());
+  EXPECT_TRUE(after.starts_with(before));
   options.resume = false;
   EXPECT_EQ(tune(options).lengths.at(0).layers, resumed.lengths.at(0).layers);
 }
@@ -81,6 +88,33 @@ TEST(tune, a_journal_of_other_options_is_refused) {
                 TuneJournal(path, {{"offset", 1}}, true);
               }),
               HasSubstr("of another model"));
+}
+
+TEST(tune, a_journal_that_is_broken_says_where_and_stays_as_it_is) {
+  const TempFolder folder;
+  const std::filesystem::path path = folder / "measured.jsonl";
+  const nlohmann::ordered_json header = {{"offset", 0}};
+  TuneJournal(path, header, false).add_probes(384, 0, 0, "dense", {{}, {}});
+  const std::string good = read_file(path);
+  const auto message = [&](const std::string& line) {
+    write_file(path, good + line + "\n");
+    const std::string text = message_of<InputError>([&] { TuneJournal(path, header, true); });
+    EXPECT_EQ(read_file(path), good + line + "\n");
+    return text;
+  };
+  EXPECT_THAT(message("{"), HasSubstr("line 3: "));
+  EXPECT_THAT(message("3"), HasSubstr("line 3: "));
+  EXPECT_THAT(message(R"({"layer": 1e300, "effect": 1})"), HasSubstr("line 3: layer"));
+  EXPECT_THAT(message(R"({"layer": 1, "effect": null})"), HasSubstr("line 3: effect"));
+  const auto heads = [](const std::string& text) {
+    return R"({"seqlen": 384, "text": 0, "layer": 1, "setting": "dense", "heads": )" + text + "}";
+  };
+  EXPECT_THAT(message(heads("[[1,1,1,1,1,1,1]]")), HasSubstr("as many heads"));
+  EXPECT_THAT(message(heads("[[1,1],[1,1]]")), HasSubstr("lists of 7 numbers"));
+  // What a crash cut off is measured again.
+  write_file(path, good + R"({"layer": 1, "eff)");
+  EXPECT_NE(TuneJournal(path, header, true).probes(384, 0, 0, "dense"), nullptr);
+  EXPECT_EQ(read_file(path), good);
 }
 
 TEST(tune, what_was_measured_serves_other_targets_and_coarser_choices) {
@@ -130,7 +164,8 @@ TEST(tune, what_cannot_be_tuned_says_why) {
               HasSubstr("oracle_block cannot be tuned"));
   EXPECT_THAT(message([](TuneOptions& o) { o.methods = {"s2oplus"}; }),
               HasSubstr("did you mean 's2o_plus'"));
-  EXPECT_THAT(message([](TuneOptions& o) { o.seqlens = {1 << 20}; }), HasSubstr("tokens"));
+  EXPECT_THAT(message([](TuneOptions& o) { o.seqlens = {1 << 20}; }),
+              HasSubstr("+ seqlen 1048576"));
   TuneOptions options;
   EXPECT_THAT(message_of<ConfigError>([&] { parse_tune_target("los=1", "--target", options); }),
               HasSubstr("expected loss=NATS"));
