@@ -9,12 +9,14 @@
 #include <limits>
 #include <map>
 #include <mutex>
+#include <set>
 
 #include "lib/config/json_reader.h"
 #include "lib/core/atomic_file.h"
 #include "lib/core/error.h"
 #include "lib/core/file_identity.h"
 #include "lib/core/printable.h"
+#include "lib/core/text.h"
 
 namespace s2o {
 namespace {
@@ -53,6 +55,35 @@ const Json& array_of(const Json& value, std::size_t size, const std::string& pat
   return value;
 }
 
+const Json& object_at(const JsonReader& reader, const char* key) {
+  const Json& value = reader.at(key);
+  if (!value.is_object()) throw_wrong_json(value, reader.path_of(key), "an object");
+  return value;
+}
+
+// What the check of a run compares with: one number.
+Json read_target(const JsonReader& root) {
+  const JsonReader target(root.at("target"), root.path_of("target"),
+                          {"loss", "relative_l2", "mass"});
+  const Json& value = root.at("target");
+  if (value.size() != 1) throw_wrong_json(value, target.path(), "one target");
+  target.get_real(value.begin().key(), {}, 0.0);
+  return value;
+}
+
+// Effects of layers, if the file has them, are weights of errors: one a layer.
+Json read_context(const JsonReader& root, const TunedModel& model) {
+  const Json& context = object_at(root, "context");
+  if (!context.contains("effects")) return context;
+  const std::string path = json_member_path(root.path_of("context"), "effects");
+  for (const Json& effect :
+       array_of(context["effects"], static_cast<std::size_t>(model.num_layers), path, "layers")) {
+    const bool is_weight = effect.is_number() && effect.get<double>() >= 0.0;
+    if (!is_weight) throw_wrong_json(effect, path, "numbers >= 0");
+  }
+  return context;
+}
+
 TunedSetting read_setting(const Json& entry, const std::string& path) {
   if (!entry.is_object() || !entry.contains("name") || !entry["name"].is_string()) {
     throw_wrong_json(entry, path, "an object with \"name\"");
@@ -60,14 +91,16 @@ TunedSetting read_setting(const Json& entry, const std::string& path) {
   const Method& method = find_method(entry["name"].get<std::string>());
   std::vector<ParamSet> params = expand_settings(method, entry, path);
   if (params.size() != 1) throw ConfigError(path + ": a sweep, expected one setting");
-  if (&method == &find_method("tuned")) throw ConfigError(path + ": tuned inside tuned");
+  if (&method == &find_method("tuned") || method.info().is_oracle) {
+    throw ConfigError(fmt::format("{}: {} cannot be tuned", path, method.info().name));
+  }
   return {.method = &method, .params = std::make_shared<const ParamSet>(std::move(params[0]))};
 }
 
 TunedLength read_length(const Json& entry, const std::string& path, const TunedFile& file) {
   const JsonReader reader(entry, path, {"seqlen", "layers", "measured"});
   TunedLength length{.seqlen = reader.get_int("seqlen", {}, 1)};
-  if (reader.has("measured")) length.measured = reader.at("measured");
+  if (reader.has("measured")) length.measured = object_at(reader, "measured");
   const std::string layers_path = reader.path_of("layers");
   const Json& layers = array_of(
       reader.at("layers"), static_cast<std::size_t>(file.model.num_layers), layers_path, "layers");
@@ -97,9 +130,10 @@ TunedFile parse(const Json& document, const std::string& name) {
     throw_wrong_json(root.at("kind"), root.path_of("kind"), fmt::format("\"{}\"", kKind));
   }
   root.get_int("schema_version", {}, kVersion, kVersion);
-  TunedFile file{.model = read_model(root),
-                 .context = root.at("context"),
-                 .target = root.at("target"),
+  const TunedModel model = read_model(root);
+  TunedFile file{.model = model,
+                 .context = read_context(root, model),
+                 .target = read_target(root),
                  .objective = root.get_choice("objective", {"time", "density"})};
   const Json& settings = root.at("settings");
   const Json& lengths = root.at("lengths");
@@ -118,6 +152,16 @@ TunedFile parse(const Json& document, const std::string& name) {
     throw ConfigError(path + ".seqlen: expected lengths in ascending order");
   }
   return file;
+}
+
+// Do they differ in no more than the knob?
+bool are_of_one_sweep(const TunedSetting& a, const TunedSetting& b) {
+  const std::string& knob = a.method->info().knob;
+  if (a.method != b.method || knob.empty()) return false;
+  Json of_a = a.params->to_json();
+  const Json of_b = b.params->to_json();
+  of_a[knob] = of_b[knob];
+  return of_a == of_b;
 }
 
 // A number whose differences are those of a knob: knobs go over decades, and end at 0.
@@ -153,11 +197,11 @@ std::vector<int> TunedFile::heads_at(std::int64_t seqlen, int layer) const {
     int best = share < 0.5 ? first : second;
     const TunedSetting& from = settings[static_cast<std::size_t>(first)];
     const TunedSetting& to = settings[static_cast<std::size_t>(second)];
-    if (first != second && from.method == to.method && !from.method->info().knob.empty()) {
+    if (first != second && are_of_one_sweep(from, to)) {
       const double wanted = (1.0 - share) * log_knob(from) + share * log_knob(to);
       double nearest = std::numeric_limits<double>::infinity();
       for (std::size_t i = 0; i < settings.size(); ++i) {
-        if (settings[i].method != from.method) continue;
+        if (!are_of_one_sweep(settings[i], from)) continue;
         const double distance = std::abs(log_knob(settings[i]) - wanted);
         if (distance < nearest) best = static_cast<int>(i);
         nearest = std::min(nearest, distance);
@@ -171,9 +215,24 @@ std::vector<int> TunedFile::heads_at(std::int64_t seqlen, int layer) const {
 std::string weights_id(const std::filesystem::path& model_folder) {
   const std::filesystem::path index = model_folder / "model.safetensors.index.json";
   std::error_code ignored;
-  return file_identity(std::filesystem::exists(index, ignored) ? index
-                                                               : model_folder / "model.safetensors")
-      .hash;
+  if (!std::filesystem::exists(index, ignored)) {
+    return file_identity(model_folder / "model.safetensors").hash;
+  }
+  // Of the shards: the identity of an index is that of its folder, whose config counts there.
+  std::set<std::string> shards;
+  try {
+    const Json document = read_json_file(index);
+    for (const auto& [tensor, shard] : document.at("weight_map").items()) {
+      shards.insert(shard.get<std::string>());
+    }
+  } catch (const std::exception& error) {
+    throw InputError(fmt::format("{}: no index of shards: {}", index.string(), error.what()));
+  }
+  std::string parts;
+  for (const std::string& shard : shards) {
+    parts += fmt::format("{}\n{}\n", shard, file_identity(model_folder / shard).hash);
+  }
+  return hash_hex(parts);
 }
 
 TunedFile read_tuned_file(const std::filesystem::path& path) {

@@ -37,21 +37,23 @@ struct TunedSetting {
 struct TunedLength {
   std::int64_t seqlen = 0;
   std::vector<std::vector<int>> layers;  // [num_layers][num_q_heads], numbers of settings
-  nlohmann::ordered_json measured;       // what the settings reached, for readers
+  // What the settings reached, for readers.
+  nlohmann::ordered_json measured = nlohmann::ordered_json::object();
 };
 
 struct TunedFile {
   TunedModel model;
-  nlohmann::ordered_json context;  // version, commit, device, text: for readers
+  nlohmann::ordered_json context;  // version, commit, device, text: for readers;
+                                   // of a target of loss also "effects", [num_layers]
   nlohmann::ordered_json target;   // {"loss": 0.01}
   std::string objective;           // "time" or "density"
   std::vector<TunedSetting> settings;
   std::vector<TunedLength> lengths;  // ascending
 
-  // Settings of the heads of a layer at any length, [num_q_heads]. Between two measured lengths the
-  // knob of a method is interpolated over the logarithms of both, and the nearest setting of the
-  // file taken; heads whose method changes take that of the nearer length. Outside, those of the
-  // nearest length.
+  // Settings of the heads of a layer at any length, [num_q_heads]. Between two measured lengths
+  // settings that differ in nothing but their knob are interpolated over the logarithms of both,
+  // and the nearest such setting of the file taken; other heads take that of the nearer length.
+  // Outside, those of the nearest length.
   std::vector<int> heads_at(std::int64_t seqlen, int layer) const;
   bool covers(std::int64_t seqlen) const {
     return seqlen >= lengths.front().seqlen && seqlen <= lengths.back().seqlen;

@@ -65,6 +65,34 @@ TEST(tuned_file, lengths_between_interpolate_the_knob_and_keep_the_nearer_method
   EXPECT_THAT(file.heads_at(100000, 0), ElementsAre(0, 3, 4, 4));
 }
 
+TEST(tuned_file, lengths_between_keep_to_one_sweep) {
+  TunedFile file = sample();
+  // Number 2, between 1 and 3, differs from both in more than the knob.
+  file.settings[2] = setting("s2o_plus", {{"tau", 0.01}, {"compensation", "none"}});
+  EXPECT_THAT(file.heads_at(2000, 0), ElementsAre(0, 1, 1, 4));
+  // From 1 to 2 more than the knob changes: the nearer length counts.
+  file.lengths[1].layers[0] = {2, 2, 2, 2};
+  EXPECT_THAT(file.heads_at(1100, 0), ElementsAre(0, 1, 1, 4));
+  EXPECT_THAT(file.heads_at(4000, 0), ElementsAre(2, 2, 2, 2));
+}
+
+TEST(tuned_file, weights_of_shards_are_known_whatever_the_config_says) {
+  const TempFolder folder;
+  write_file(folder / "model.safetensors.index.json",
+             R"({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}})");
+  write_file(folder / "one.safetensors", "1");
+  write_file(folder / "two.safetensors", "2");
+  write_file(folder / "config.json", "{}");
+  const std::string id = weights_id(folder.path());
+  write_file(folder / "config.json", R"({"rope_scaling": null})");
+  EXPECT_EQ(weights_id(folder.path()), id);
+  write_file(folder / "two.safetensors", "3");
+  EXPECT_NE(weights_id(folder.path()), id);
+  write_file(folder / "model.safetensors.index.json", R"({"weight_map": {"a": 1}})");
+  EXPECT_THAT(message_of<InputError>([&] { weights_id(folder.path()); }),
+              HasSubstr("no index of shards"));
+}
+
 TEST(tuned_file, equal_neighbours_run_together_inside_a_kv_head_or_as_whole_ones) {
   const std::vector<TunedSetting> settings = sample().settings;
   const auto ranges = [&](const std::vector<int>& heads) {
@@ -98,8 +126,18 @@ TEST(tuned_file, a_file_that_is_broken_says_where) {
   EXPECT_THAT(message("\"schema_version\": 1", "\"schema_version\": 2"),
               HasSubstr("schema_version"));
   EXPECT_THAT(message("streaming_llm", "streamingllm"), HasSubstr("did you mean"));
+  EXPECT_THAT(message("{\"name\":\"dense\"}", "{\"name\":\"oracle_block\"}"),
+              HasSubstr("settings[0]: oracle_block cannot be tuned"));
   EXPECT_THAT(message("4096", "1024"), HasSubstr("lengths[1].seqlen"));
   EXPECT_THAT(message("s2o tuned settings", "other"), HasSubstr("kind"));
+  EXPECT_THAT(message("{\"loss\":0.01}", "{\"loss\":\"0.01\"}"), HasSubstr("target.loss"));
+  EXPECT_THAT(message("{\"loss\":0.01}", "[0.01]"), HasSubstr("target"));
+  EXPECT_THAT(message("{\"loss\":0.01}", "{}"), HasSubstr("target: found {}"));
+  EXPECT_THAT(message("\"git_commit\"", "\"effects\":[1],\"git_commit\""),
+              HasSubstr("context.effects: found 1 entries, expected a list of 2 layers"));
+  EXPECT_THAT(message("\"git_commit\"", "\"effects\":[1,-1],\"git_commit\""),
+              HasSubstr("context.effects: found -1"));
+  EXPECT_THAT(message("\"measured\": {}", "\"measured\": 3"), HasSubstr("lengths[0].measured"));
 }
 
 TEST(tuned_file, a_method_that_other_heads_are_not_for_says_so) {
