@@ -240,16 +240,21 @@ class Evaluator {
   Measured measure_groups(const std::vector<HeadSetting>& groups) {
     Measured all;
     AttentionRun run;
+    bool is_planned_on_host = false;
     for (const HeadSetting& group : groups) {
       backend_.set_heads(group.q_heads);
       Measured one =
           measure_heads(*group.method, *group.params, head_slice(*input_, group.q_heads));
       all.planner = all.planner.empty() || all.planner == one.planner ? one.planner : "mixed";
-      // A plan that is made once has one time, 0.
-      one.plan_ms.resize(run_.attention_ms.size());
-      all.plan_ms.resize(one.plan_ms.size());
-      run.attention_ms.resize(one.plan_ms.size());
-      for (std::size_t i = 0; i < one.plan_ms.size(); ++i) {
+      is_planned_on_host |= one.planner == "cpu";
+      // Plans are made less often than attention runs where the host makes them, or once for all.
+      const std::size_t repeats = run_.attention_ms.size();
+      if (one.plan_ms.size() != repeats) {
+        one.plan_ms.assign(repeats, quantile(one.plan_ms, 0.5).value());
+      }
+      all.plan_ms.resize(repeats);
+      run.attention_ms.resize(repeats);
+      for (std::size_t i = 0; i < repeats; ++i) {
         all.plan_ms[i] += one.plan_ms[i];
         run.attention_ms[i] += run_.attention_ms[i];
       }
@@ -264,6 +269,8 @@ class Evaluator {
       run.lse.insert(run.lse.end(), run_.lse.begin(), run_.lse.end());
       run.workspace_bytes = std::max(run.workspace_bytes, run_.workspace_bytes);
     }
+    // What is known of some heads only is not known of the layer.
+    if (is_planned_on_host) all.cost.reset();
     run_ = std::move(run);
     return all;
   }

@@ -12,6 +12,7 @@
 #include "lib/core/error.h"
 #include "lib/eval/backend_cpu.h"
 #include "lib/metrics/metric.h"
+#include "lib/testing/files.h"
 
 namespace s2o {
 namespace {
@@ -82,12 +83,17 @@ class PlanningBackend final : public SpoilingBackend {
   PlanningBackend() : SpoilingBackend(0, 0.0f) {}
   void set_input(const AttentionInput& input) override {
     input_ = &input;
+    planned_ = input;
     SpoilingBackend::set_input(input);
+  }
+  void set_heads(const std::optional<HeadRange>& q_heads) override {
+    planned_ = q_heads ? head_slice(*input_, *q_heads) : *input_;
+    SpoilingBackend::set_heads(q_heads);
   }
   std::optional<DevicePlanning> plan_and_run(const Method& method, const ParamSet& params,
                                              const TimingConfig& timing, bool /*fetch_tokens*/,
                                              AttentionRun& result) override {
-    DevicePlanning planning{.plan = method.plan_cpu({*input_, reference()}, params),
+    DevicePlanning planning{.plan = method.plan_cpu({planned_, reference()}, params),
                             .plan_ms = {1.0},
                             .cost = {.flops = 5e9, .bytes = 7e6}};
     run(planning.plan, timing, result);
@@ -96,6 +102,7 @@ class PlanningBackend final : public SpoilingBackend {
 
  private:
   const AttentionInput* input_ = nullptr;
+  AttentionInput planned_;  // of the heads at hand
 };
 
 struct RecordingSink final : EvalSink {
@@ -366,6 +373,26 @@ TEST(evaluate, planning_of_an_oracle_is_not_timed) {
   EXPECT_FALSE(sink.rows[0].metrics.at("plan_latency_ms").has_value());
   EXPECT_FALSE(sink.rows[0].metrics.at("total_latency_ms").has_value());
   EXPECT_TRUE(sink.rows[0].metrics.at("attention_latency_ms").has_value());
+}
+
+TEST(evaluate, groups_that_plan_less_often_than_they_attend_take_all_of_their_planning) {
+  const testing_support::TempFolder folder;
+  testing_support::write_file(folder / "tuned.json", R"({
+    "kind": "s2o tuned settings", "schema_version": 1,
+    "model": {"name": "m", "id": "0", "num_layers": 1, "num_q_heads": 2, "num_kv_heads": 1,
+              "head_dim": 32},
+    "context": {}, "target": {"loss": 0.01}, "objective": "time",
+    "settings": [{"name": "s2o", "tau": 0.1}, {"name": "s2o", "tau": 0.5}],
+    "lengths": [{"seqlen": 200, "layers": [[0, 1]]}]})");
+  RunConfig config = two_inputs();
+  config.methods = {{{"name", "tuned"}, {"path", (folder / "tuned.json").string()}}};
+  config.timing.cpu_repeats = 3;
+  PlanningBackend backend;  // plans once, in 1 ms
+  RecordingSink sink;
+  evaluate(expand_cells(config), backend, {}, sink);
+  ASSERT_FALSE(sink.rows.empty());
+  EXPECT_EQ(sink.rows[0].error.value_or(""), "");
+  EXPECT_EQ(sink.rows[0].metrics.at("plan_latency_ms"), 2.0);
 }
 
 TEST(evaluate, cpu_repeats_are_the_number_of_timed_runs) {
