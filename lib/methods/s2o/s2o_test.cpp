@@ -2,6 +2,7 @@
 
 #include <tuple>
 
+#include "kernels/attention/kernel_choice.h"
 #include "lib/core/error.h"
 #include "lib/testing/inputs.h"
 
@@ -126,6 +127,20 @@ TEST(S2o, compensation_lowers_error_at_equal_steps) {
   };
   EXPECT_LT(error("centroid"), error("none"));
   EXPECT_LT(error("blocks"), error("none"));
+}
+
+// Kernels have no folded columns at 96 and 256, and a default must run.
+TEST(S2o, automatic_compensation_is_what_kernels_fold) {
+  for (const int head_dim : {64, 96, 128, 256}) {
+    const AttentionInput input = testing::structured_input({300, 1, 1, head_dim});
+    const SparsePlan plan = find_method("s2o_plus")
+                                .plan_cpu({.input = input, .reference = {}},
+                                          testing::settings_of(find_method("s2o_plus"), {}));
+    EXPECT_EQ(plan.header.fold.kind == Compensation::kNone, !folds_columns(head_dim)) << head_dim;
+    const PlanPointers pointers(plan);
+    EXPECT_NO_THROW(choose_tile(kernel_with_head_dim(AttentionKernel::kSm90, head_dim),
+                                input.problem, pointers.view(), /*fp32_accuracy=*/false));
+  }
 }
 
 TEST(S2o, kv_head_sharing_keeps_one_order_per_group) {

@@ -6,11 +6,12 @@
 //   local_window   the tokens just before the segment are visited in place, unranked
 //   compensation   the unvisited history enters as folded columns
 //                  (kernels/attention/fold_columns.h); auto: only up to 16,384 tokens, beyond which
-//                  they cost more than they gain on real models
+//                  they cost more than they gain on real models, and at head_dim 64 and 128
 //   pass1_order    "natural": the own segment runs in natural order and is merged with the permuted
 //                  history pass by log-sum-exp, so that a query order costs no density in pass 1
 //
 // Cost of ranking by rows: half of the dimensions of Q K' in e4m3, an eighth of dense attention.
+#include "kernels/attention/kernel_choice.h"
 #include "lib/methods/common/block_selection.h"
 #include "lib/methods/s2o/s2o.h"
 
@@ -45,9 +46,10 @@ std::vector<ParamSpec> plus_specs() {
 // Folded columns gain 10-25 % in L2 up to there, and nothing at 32,768 tokens and more.
 constexpr std::int64_t kLongestCompensated = 16384;
 
-Compensation compensation_at(const ParamSet& params, std::int64_t seqlen) {
+Compensation compensation_at(const ParamSet& params, const Problem& problem) {
   if (params.get_choice("compensation") != "auto") return compensation_of(params);
-  return seqlen <= kLongestCompensated ? Compensation::kBlocksVariance : Compensation::kNone;
+  const bool folds = problem.seqlen <= kLongestCompensated && folds_columns(problem.head_dim);
+  return folds ? Compensation::kBlocksVariance : Compensation::kNone;
 }
 
 class S2oPlus final : public Method {
@@ -85,27 +87,25 @@ class S2oPlus final : public Method {
     return kInfo;
   }
 
-  void check(const ParamSet& params) const override {
-    check_s2o(plus_settings(params, /*seqlen=*/0));
-  }
+  void check(const ParamSet& params) const override { check_s2o(plus_settings(params, Problem{})); }
 
   SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const override {
-    return plan_s2o(context.input, plus_settings(params, context.input.problem.seqlen));
+    return plan_s2o(context.input, plus_settings(params, context.input.problem));
   }
 
   std::unique_ptr<Planner> device_planner(const DevicePlanningRequest& request) const override {
-    return device_planner_s2o(request, plus_settings(request.params, request.problem.seqlen));
+    return device_planner_s2o(request, plus_settings(request.params, request.problem));
   }
 
  private:
-  static S2oSettings plus_settings(const ParamSet& params, std::int64_t seqlen) {
+  static S2oSettings plus_settings(const ParamSet& params, const Problem& problem) {
     S2oSettings settings = s2o_settings(params);
     settings.ranking = params.get_choice("ranking") == "rows" ? Ranking::kRows : Ranking::kMean;
     settings.sink = params.get_int("sink");
     settings.floor_per_tau = static_cast<float>(params.get_real("floor_per_tau"));
     settings.reach_per_tau = static_cast<float>(params.get_real("reach_per_tau"));
     settings.local_window = params.get_int("local_window");
-    settings.fold.kind = compensation_at(params, seqlen);
+    settings.fold.kind = compensation_at(params, problem);
     settings.fold.fold_block = static_cast<int>(params.get_int("fold_block"));
     settings.natural_pass1 = params.get_choice("pass1_order") == "natural";
     return settings;
