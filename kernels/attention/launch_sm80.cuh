@@ -3,6 +3,7 @@
 
 #include "kernels/attention/attention_kernels.h"
 #include "kernels/attention/mainloop_sm80.cuh"
+#include "kernels/common/block_shared.h"
 #include "kernels/common/cuda_check.h"
 
 namespace s2o::device {
@@ -16,6 +17,10 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocksPerMultipr
 template <class Traits>
 void launch_instance_sm80(const AttentionKernelArgs& args, CudaStream stream) {
   constexpr int kSharedBytes = sizeof(SharedSm80<Traits>);
+  check_block_shared("attention_sm80: tiles of " + std::to_string(Traits::kTileM) +
+                         " queries and " + std::to_string(Traits::kTileN) + " keys at head_dim " +
+                         std::to_string(Traits::kHeadDim),
+                     kSharedBytes);
   const auto kernel = attention_sm80_kernel<Traits>;
   cuda_check(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
