@@ -79,7 +79,7 @@ struct alignas(16) PublishedStep {
 // About a tile of queries.
 template <class Traits>
 struct TileDescription {
-  std::int32_t plan_tile;                               // -1: no tile left
+  std::int32_t plan_tile;
   std::int32_t num_rows;                                // rows of the tile that exist
   std::int32_t first_position;                          // smallest position
   std::int32_t total_plan_steps;                        // only with the PV skip

@@ -54,7 +54,7 @@ struct SplitHeadsArgs {
   std::uint16_t* q = nullptr;   // [num_q_heads, seqlen, head_dim], 16-bit of `dtype`
   std::uint16_t* k = nullptr;   // [num_kv_heads, seqlen, head_dim], 16-bit of `dtype`
   std::uint16_t* v = nullptr;   // [num_kv_heads, seqlen, head_dim], 16-bit of `dtype`
-  FusedLayout layout;           // head_dim 64 or 128
+  FusedLayout layout;           // head_dim 64, 96, 128 or 256
   std::int64_t seqlen = 0;
   std::int64_t first_row = 0;
   std::int64_t rows = 0;

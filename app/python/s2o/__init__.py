@@ -3,8 +3,8 @@
     out = s2o.attention(q, k, v, method="s2o_plus", tau=0.01)
 
 Every method that `s2o list methods` names runs on the CPU (a reference in fp32 that reads like its
-definition; slow) and on an NVIDIA GPU (sm_80 and newer; bf16 and fp16, head_dim 64 and 128).
-Attention is causal; query heads share KV heads in order, as in grouped-query attention.
+definition; slow) and on an NVIDIA GPU (sm_80 and newer; bf16 and fp16, head_dim 64, 96, 128 and
+256). Attention is causal; query heads share KV heads in order, as in grouped-query attention.
 
 On a GPU, work is enqueued in the stream that the array's library has as its current one, without
 copying Q, K or V and without waiting for the device. Exceptions, which wait: the first call with

@@ -14,6 +14,7 @@ TEST(KeyRanking, scores_are_mean_logits_of_the_segment_in_fp64) {
   const AttentionInput input = testing::structured_input({320, 4, 2, 64});
   for (const int num_heads : {1, 2}) {
     const std::vector<float> found = mean_query_scores(input, 2, num_heads, 256, 320, 256);
+    ASSERT_EQ(found.size(), 256u);
     for (std::size_t x = 0; x < found.size(); ++x) {
       double sum = 0.0;
       for (int head = 2; head < 2 + num_heads; ++head) {

@@ -17,7 +17,7 @@ inline constexpr std::int64_t kScoreBytesPerToken = 128;
 // Bytes per token and query head of the whole workspace, whatever the settings, from 32,768 tokens
 // at head_dim 128 or less: orders (kListBytesPerToken), scores, the rest for means, orders of
 // queries and items.
-inline constexpr std::int64_t kS2oBytesPerToken = 576;
+inline constexpr std::int64_t kS2oBytesPerToken = 400;
 
 // Checks the settings against the problem.
 HistoryShape s2o_history_shape(const Problem& problem, const S2oSettings& settings);
