@@ -1,7 +1,6 @@
 // `s2o tune`: settings by layer and head that meet a budget of error at the least time.
 #include <fmt/format.h>
 
-#include <map>
 #include <memory>
 
 #include "app/commands.h"

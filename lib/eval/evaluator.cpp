@@ -399,7 +399,7 @@ ResultRow blank_row(const EvalCells& cells, std::size_t cell, const Backend& bac
     row.head_dim = input->problem.head_dim;
   }
   row.method = setting.method->info().name;
-  row.params = setting.params.to_json();
+  row.params = setting.method->row_params(setting.params);
   row.kernel = backend.kernel();
   row.backend = backend.name();
   for (const MetricColumn& column : metric_columns()) row.metrics[column.name] = std::nullopt;

@@ -84,6 +84,11 @@ class Method {
                                                  const Problem& /*problem*/) const {
     return {};
   }
+  // What results call a setting: its parameters, and what a file among them holds, so that rows of
+  // one content never pass for those of another.
+  virtual nlohmann::ordered_json row_params(const ParamSet& params) const {
+    return params.to_json();
+  }
   // Throws a ConfigError "<parameter>: found, expected" for settings that no input can run because
   // parameters contradict each other; what one value alone must be is its ParamSpec's to say.
   virtual void check(const ParamSet& /*params*/) const {}

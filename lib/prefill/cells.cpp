@@ -127,7 +127,7 @@ class SettingExpander {
     setting.layer_methods.assign(static_cast<std::size_t>(num_layers_), &method);
     setting.layer_params.assign(static_cast<std::size_t>(num_layers_),
                                 std::make_shared<const ParamSet>(setting.params));
-    setting.row_params = setting.params.to_json();
+    setting.row_params = method.row_params(setting.params);
     return setting;
   }
 

@@ -9,6 +9,7 @@
 #include <span>
 #include <utility>
 
+#include "lib/core/file_identity.h"
 #include "lib/core/printable.h"
 #include "lib/core/version.h"
 #include "lib/prefill/measures.h"
@@ -58,7 +59,8 @@ void TuneMeasurer::prepare() {
   backend_ = make_prefill_backend(
       {.config = model_->config, .weights = model_, .cublas_folder = options_.cublas_folder},
       options_.device, options_.kernel);
-  journal_.emplace(options_.out.string() + ".measured.jsonl", header(), options_.resume);
+  journal_.emplace(options_.out.string() + ".measured.jsonl", header(),
+                   static_cast<std::size_t>(id_.num_q_heads), options_.resume);
   backend_->prepare(std::ranges::max(options_.seqlens));
 }
 
@@ -67,9 +69,11 @@ Json TuneMeasurer::header() const {
   Json texts = Json::array();
   for (const Text& text : texts_) texts.push_back(tokens_hash(text.tokens));
   return {{"model", id_.id},
+          {"config", file_identity(options_.model / "config.json").hash},
           {"texts", texts},
           {"density", options_.objective == "density"},
           {"logit_positions", options_.logit_positions},
+          {"device", backend_->context()["device"]},
           {"kernel", backend_->kernel()},
           {"commit", git_commit()}};
 }
@@ -179,7 +183,7 @@ double TuneMeasurer::layer_error(std::size_t text, int layer, std::size_t settin
     error += head.error;
     reference += head.reference;
   }
-  return error / reference;
+  return relative_error(error, reference);
 }
 
 const std::vector<HeadProbe>& TuneMeasurer::probes(std::size_t text, int layer,
@@ -190,7 +194,7 @@ const std::vector<HeadProbe>& TuneMeasurer::probes(std::size_t text, int layer,
 std::vector<double> TuneMeasurer::measure_effects() {
   std::vector<double> effects;
   for (int layer = 0; layer < id_.num_layers; ++layer) {
-    std::optional<double> effect = journal_->effect(layer);
+    std::optional<double> effect = journal_->effect(seqlen_, layer);
     step_(fmt::format("effect of layer {} on predictions, {} tokens", layer, seqlen_));
     if (!effect) {
       const std::size_t t = static_cast<std::size_t>(layer) % texts_.size();
@@ -204,7 +208,7 @@ std::vector<double> TuneMeasurer::measure_effects() {
                                            {.hidden_positions = text.positions, .densities = false},
                                            {.warmup = 1, .repeats = 0, .cpu_repeats = 1}, {});
       effect = error > kLeastError ? divergence(text, run.hidden) / error : 0.0;
-      journal_->add_effect(layer, *effect);
+      journal_->add_effect(seqlen_, layer, *effect);
     }
     effects.push_back(*effect);
   }

@@ -29,6 +29,11 @@ struct ModelOutcome {
   double pair_density = 1.0;
 };
 
+// Squared error over squared reference. An all-zero output that is right errs by nothing.
+inline double relative_error(double error, double reference) {
+  return error == 0.0 ? 0.0 : error / reference;
+}
+
 class TuneMeasurer {
  public:
   // Called before each prefill or more; `what` comes next. May throw to end the measuring.

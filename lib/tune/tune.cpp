@@ -232,7 +232,7 @@ class Tuner {
     return options_.objective == "time" ? probe.plan_ms + probe.attention_ms : probe.pair_density;
   }
   double error_of(const HeadProbe& probe, int layer, double reference) const {
-    const double error = probe.error / reference;
+    const double error = relative_error(probe.error, reference);
     switch (options_.target) {
       case TuneTarget::kLoss:
         return error * effects_[static_cast<std::size_t>(layer)];

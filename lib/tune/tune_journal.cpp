@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <fstream>
+#include <system_error>
 #include <utility>
 
 #include "lib/config/json_reader.h"
@@ -24,8 +26,11 @@ constexpr double HeadProbe::*kNumbers[] = {
 
 }  // namespace
 
-TuneJournal::TuneJournal(std::filesystem::path file, const Json& header, bool resume)
-    : file_(std::move(file)) {
+TuneJournal::TuneJournal(std::filesystem::path file, const Json& header, std::size_t num_q_heads,
+                         bool resume)
+    : file_(std::move(file)), num_q_heads_(num_q_heads) {
+  std::error_code none;
+  if (!resume) std::filesystem::rename(file_, file_.string() + ".previous", none);
   std::string text = json_text(header) + "\n";
   std::ifstream stream(file_);
   std::size_t number = 0;
@@ -60,8 +65,9 @@ void TuneJournal::take(const Json& line, const std::string& path) try {
   constexpr int kMaxLayer = 1 << 20;
   const JsonReader reader(line, path, {"seqlen", "text", "layer", "setting", "heads", "effect"});
   const auto layer = static_cast<int>(reader.get_int("layer", {}, 0, kMaxLayer));
+  const std::int64_t seqlen = reader.get_int("seqlen", {}, 1);
   if (reader.has("effect")) {
-    effects_[layer] = reader.get_real("effect");
+    effects_[{seqlen, layer}] = reader.get_real("effect");
     return;
   }
   const Json& lines = reader.at("heads");
@@ -78,13 +84,11 @@ void TuneJournal::take(const Json& line, const std::string& path) try {
       probe.*kNumbers[i] = numbers[i].get<double>();
     }
   }
-  // All layers of a model have the same number of heads.
-  const std::size_t expected = probes_.empty() ? heads.size() : probes_.begin()->second.size();
-  if (heads.empty() || heads.size() != expected) {
-    throw_wrong_json(lines, reader.path_of("heads"), "as many heads as in the lines before");
+  if (heads.size() != num_q_heads_) {
+    throw_wrong_json(lines, reader.path_of("heads"), fmt::format("{} heads", num_q_heads_));
   }
-  probes_[{reader.get_int("seqlen", {}, 1), static_cast<std::size_t>(reader.get_int("text", {}, 0)),
-           layer, reader.get_string("setting")}] = std::move(heads);
+  probes_[{seqlen, static_cast<std::size_t>(reader.get_int("text", {}, 0)), layer,
+           reader.get_string("setting")}] = std::move(heads);
 } catch (const ConfigError& error) {
   throw InputError(error.what());
 }
@@ -108,7 +112,14 @@ void TuneJournal::add_probes(std::int64_t seqlen, std::size_t text, int layer,
   Json lines = Json::array();
   for (const HeadProbe& head : heads) {
     Json& numbers = lines.emplace_back(Json::array());
-    for (const auto number : kNumbers) numbers.push_back(head.*number);
+    for (const auto number : kNumbers) {
+      if (!std::isfinite(head.*number)) {
+        throw Error(
+            fmt::format("layer {}, head {}, {} tokens, {}: measured {}, expected a finite number",
+                        layer, lines.size() - 1, seqlen, setting, head.*number));
+      }
+      numbers.push_back(head.*number);
+    }
   }
   append({{"seqlen", seqlen},
           {"text", text},
@@ -118,14 +129,14 @@ void TuneJournal::add_probes(std::int64_t seqlen, std::size_t text, int layer,
   probes_[{seqlen, text, layer, setting}] = std::move(heads);
 }
 
-std::optional<double> TuneJournal::effect(int layer) const {
-  const auto found = effects_.find(layer);
+std::optional<double> TuneJournal::effect(std::int64_t seqlen, int layer) const {
+  const auto found = effects_.find({seqlen, layer});
   return found == effects_.end() ? std::nullopt : std::optional(found->second);
 }
 
-void TuneJournal::add_effect(int layer, double effect) {
-  append({{"layer", layer}, {"effect", effect}});
-  effects_[layer] = effect;
+void TuneJournal::add_effect(std::int64_t seqlen, int layer, double effect) {
+  append({{"seqlen", seqlen}, {"layer", layer}, {"effect", effect}});
+  effects_[{seqlen, layer}] = effect;
 }
 
 }  // namespace s2o

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "lib/prefill/prefill_backend.h"
@@ -16,19 +17,21 @@ namespace s2o {
 
 class TuneJournal {
  public:
-  // Starts a new file, or with `resume` takes what one with the same `header` holds. ConfigError
-  // when that is of another model, text or machine, or the file cannot be written; InputError for a
-  // line that no run has written.
-  TuneJournal(std::filesystem::path file, const nlohmann::ordered_json& header, bool resume);
+  // Starts a new file and keeps one that is there as "<file>.previous", or with `resume` takes what
+  // one with the same `header` holds. ConfigError when that is of another model, text or machine,
+  // or the file cannot be written; InputError for a line that no run has written.
+  TuneJournal(std::filesystem::path file, const nlohmann::ordered_json& header,
+              std::size_t num_q_heads, bool resume);
 
   // A setting, as text, on the heads of a layer, [num_q_heads]. Null: not measured.
   const std::vector<HeadProbe>* probes(std::int64_t seqlen, std::size_t text, int layer,
                                        const std::string& setting) const;
+  // Error when a number is not finite.
   void add_probes(std::int64_t seqlen, std::size_t text, int layer, const std::string& setting,
                   std::vector<HeadProbe> heads);
   // KL of the model with this layer alone sparse, by the relative squared error of its output.
-  std::optional<double> effect(int layer) const;
-  void add_effect(int layer, double effect);
+  std::optional<double> effect(std::int64_t seqlen, int layer) const;
+  void add_effect(std::int64_t seqlen, int layer, double effect);
 
  private:
   struct Place {
@@ -42,8 +45,9 @@ class TuneJournal {
   void append(const nlohmann::ordered_json& line) const;
 
   std::filesystem::path file_;
+  std::size_t num_q_heads_;
   std::map<Place, std::vector<HeadProbe>> probes_;
-  std::map<int, double> effects_;
+  std::map<std::pair<std::int64_t, int>, double> effects_;
 };
 
 }  // namespace s2o

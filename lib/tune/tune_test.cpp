@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "kernels/common/parallel.h"
 #include "lib/core/error.h"
 #include "lib/prefill/prefill_backend.h"
@@ -82,10 +84,11 @@ TEST(tune, an_interrupted_run_goes_on_where_it_was) {
 TEST(tune, a_journal_of_other_options_is_refused) {
   const TempFolder folder;
   const std::filesystem::path path = folder / "measured.jsonl";
-  TuneJournal(path, {{"offset", 0}}, false).add_effect(3, 0.5);
-  EXPECT_EQ(TuneJournal(path, {{"offset", 0}}, true).effect(3), 0.5);
+  TuneJournal(path, {{"offset", 0}}, 2, false).add_effect(384, 3, 0.5);
+  EXPECT_EQ(TuneJournal(path, {{"offset", 0}}, 2, true).effect(384, 3), 0.5);
+  EXPECT_EQ(TuneJournal(path, {{"offset", 0}}, 2, true).effect(512, 3), std::nullopt);
   EXPECT_THAT(message_of<ConfigError>([&] {
-                TuneJournal(path, {{"offset", 1}}, true);
+                TuneJournal(path, {{"offset", 1}}, 2, true);
               }),
               HasSubstr("of another model"));
 }
@@ -94,27 +97,36 @@ TEST(tune, a_journal_that_is_broken_says_where_and_stays_as_it_is) {
   const TempFolder folder;
   const std::filesystem::path path = folder / "measured.jsonl";
   const nlohmann::ordered_json header = {{"offset", 0}};
-  TuneJournal(path, header, false).add_probes(384, 0, 0, "dense", {{}, {}});
+  TuneJournal(path, header, 2, false).add_probes(384, 0, 0, "dense", {{}, {}});
   const std::string good = read_file(path);
   const auto message = [&](const std::string& line) {
     write_file(path, good + line + "\n");
-    const std::string text = message_of<InputError>([&] { TuneJournal(path, header, true); });
+    const std::string text = message_of<InputError>([&] { TuneJournal(path, header, 2, true); });
     EXPECT_EQ(read_file(path), good + line + "\n");
     return text;
   };
   EXPECT_THAT(message("{"), HasSubstr("line 3: "));
   EXPECT_THAT(message("3"), HasSubstr("line 3: "));
   EXPECT_THAT(message(R"({"layer": 1e300, "effect": 1})"), HasSubstr("line 3: layer"));
-  EXPECT_THAT(message(R"({"layer": 1, "effect": null})"), HasSubstr("line 3: effect"));
+  EXPECT_THAT(message(R"({"seqlen": 384, "layer": 1, "effect": null})"),
+              HasSubstr("line 3: effect"));
   const auto heads = [](const std::string& text) {
     return R"({"seqlen": 384, "text": 0, "layer": 1, "setting": "dense", "heads": )" + text + "}";
   };
-  EXPECT_THAT(message(heads("[[1,1,1,1,1,1,1]]")), HasSubstr("as many heads"));
+  EXPECT_THAT(message(heads("[[1,1,1,1,1,1,1]]")), HasSubstr("2 heads"));
   EXPECT_THAT(message(heads("[[1,1],[1,1]]")), HasSubstr("lists of 7 numbers"));
   // What a crash cut off is measured again.
   write_file(path, good + R"({"layer": 1, "eff)");
-  EXPECT_NE(TuneJournal(path, header, true).probes(384, 0, 0, "dense"), nullptr);
+  EXPECT_NE(TuneJournal(path, header, 2, true).probes(384, 0, 0, "dense"), nullptr);
   EXPECT_EQ(read_file(path), good);
+  // What cannot be written as a number is not taken; what was there is not lost.
+  TuneJournal again(path, header, 2, false);
+  EXPECT_EQ(read_file(path.string() + ".previous"), good);
+  EXPECT_THAT(message_of<Error>([&] {
+                again.add_probes(384, 0, 7, "dense", {{}, {.error = std::nan("")}});
+              }),
+              HasSubstr("layer 7, head 1"));
+  EXPECT_EQ(again.probes(384, 0, 7, "dense"), nullptr);
 }
 
 TEST(tune, what_was_measured_serves_other_targets_and_coarser_choices) {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "lib/core/error.h"
+#include "lib/core/file_identity.h"
 #include "lib/methods/tuned/tuned_file.h"
 
 namespace s2o {
@@ -27,6 +28,12 @@ class Tuned final : public Method {
     if (params.get_path("path").empty()) {
       throw ConfigError("path: not set, expected a file that s2o tune wrote");
     }
+  }
+
+  nlohmann::ordered_json row_params(const ParamSet& params) const override {
+    nlohmann::ordered_json row = params.to_json();
+    row["file_id"] = file_identity(params.get_path("path")).hash;
+    return row;
   }
 
   std::vector<HeadSetting> head_settings(const ParamSet& params, int layer,
