@@ -112,7 +112,7 @@ bool is_time(const std::string& column) {
 // The rows without what no two runs share.
 std::vector<Json> comparable_rows(const std::filesystem::path& file) {
   std::vector<Json> rows;
-  for (const ResultRow& row : read_results(file).rows) {
+  for (const auto results = read_results(file); const ResultRow& row : results.rows) {
     Json object = row_to_json(row);
     for (auto& [column, value] : object.items()) {
       if (is_time(column)) value = nullptr;

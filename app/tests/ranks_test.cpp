@@ -36,7 +36,7 @@ bool is_time_or_rank(const std::string& column) {
 // Without what no two runs share.
 std::vector<Json> comparable_rows(const std::filesystem::path& file) {
   std::vector<Json> rows;
-  for (const ResultRow& row : read_results(file).rows) {
+  for (const auto results = read_results(file); const ResultRow& row : results.rows) {
     Json object = Json::object();
     const Json whole = row_to_json(row);
     for (const auto& [column, value] : whole.items()) {

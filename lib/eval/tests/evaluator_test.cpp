@@ -157,7 +157,9 @@ std::vector<std::string> input_names(const char* inputs) {
   RunConfig config = two_inputs();
   config.inputs = Json::parse(inputs);
   std::vector<std::string> names;
-  for (const InputCell& input : expand_cells(config).inputs) names.push_back(input.name);
+  for (const EvalCells cells = expand_cells(config); const InputCell& input : cells.inputs) {
+    names.push_back(input.name);
+  }
   return names;
 }
 

@@ -225,7 +225,8 @@ TEST(Rbs, rescue_threshold_follows_the_base_threshold_unless_set) {
   const AttentionInput input = random_input({1500, 4, 2, 16}, 9, 0.7);
   const auto items = [&](Json params) {
     std::vector<std::int64_t> begins;
-    for (const PlanItem& item : plan_of("rbs", input, params).passes[0].items) {
+    const SparsePlan plan = plan_of("rbs", input, params);
+    for (const PlanItem& item : plan.passes[0].items) {
       begins.push_back(item.begin * 100000 + item.count);
     }
     return begins;

@@ -97,7 +97,7 @@ TEST(MatchSparsity, head_unit_uses_per_head_vectors) {
 
 TEST(MatchSparsity, sequence_lengths_are_kept_apart) {
   ResultTable table = sample_table();
-  for (const ResultRow& row : sample_table().rows) {
+  for (const ResultTable sample = sample_table(); const ResultRow& row : sample.rows) {
     table.rows.push_back(row);
     table.rows.back().seqlen = 2048;
     *table.rows.back().metrics["mse"] *= row.method == "blocks" ? 10.0 : 1.0;
@@ -191,7 +191,8 @@ TEST(BuildCurves, dense_and_failed_rows_make_no_curve) {
   ResultTable table = sample_table();
   table.rows.push_back(sample_row({"other", {{"x", 1}}, 0.5, 1e-3}));
   table.rows.back().error = "failed";
-  for (const MethodCurves& curves : build_curves(table, layer_options().curves).methods) {
+  const CurveSet set = build_curves(table, layer_options().curves);
+  for (const MethodCurves& curves : set.methods) {
     EXPECT_NE(curves.method, "dense");
     EXPECT_NE(curves.method, "other");
   }

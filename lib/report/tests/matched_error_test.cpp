@@ -99,7 +99,7 @@ TEST(MatchErrors, peers_of_the_same_shape_are_compared) {
 
 TEST(MatchErrors, lengths_and_inputs_are_kept_apart) {
   ResultTable table = two_layers();
-  for (const ResultRow& row : two_layers().rows) {
+  for (const auto layers = two_layers(); const ResultRow& row : layers.rows) {
     table.rows.push_back(row);
     table.rows.back().seqlen = 512;
     table.rows.push_back(row);
