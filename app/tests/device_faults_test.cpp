@@ -205,8 +205,8 @@ class TwoGpuFaultsTest : public DeviceFaultsTest {
     DeviceFaultsTest::SetUp();
     if (IsSkipped()) return;
     int count = 0;
-    for (const Json& item :
-         Json::parse(run({"list", "devices", "--format", "json"}).out)["devices"]) {
+    const Json list = Json::parse(run({"list", "devices", "--format", "json"}).out);
+    for (const Json& item : list["devices"]) {
       count += item["name"].get<std::string>().starts_with("cuda:") ? 1 : 0;
     }
     if (count < 2) GTEST_SKIP() << count << " CUDA device(s) here, two are needed";

@@ -65,8 +65,8 @@ class RanksTest : public AppTest {
   void SetUp() override {
     AppTest::SetUp();
     if (std::system("command -v mpirun >/dev/null") != 0) GTEST_SKIP() << "no mpirun here";
-    const Outcome list = run({"list", "devices", "--format", "json"});
-    for (const Json& item : Json::parse(list.out)["devices"]) {
+    const Json list = Json::parse(run({"list", "devices", "--format", "json"}).out);
+    for (const Json& item : list["devices"]) {
       if (item["name"] == "mpi" && item["usable"] == false) {
         GTEST_SKIP() << item["detail"].get<std::string>();
       }

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/common/cuda_check.h"
+#include "kernels/common/current_device.h"
 #include "kernels/common/kernel_registry.h"
 #include "kernels/common/stream.h"
 #include "lib/device/cuda_device.h"
@@ -29,6 +30,8 @@ CudaDevice open_cuda_device(int device_index, const std::string& kernel_variant)
 }
 
 std::string lost_device(int device_index) {
+  // A lost device may refuse, and then says why.
+  (void)cudaSetDevice(device_index);
   const cudaError_t status = cudaDeviceSynchronize();
   if (status == cudaSuccess) return "";
   return "device cuda:" + std::to_string(device_index) +
@@ -38,6 +41,7 @@ std::string lost_device(int device_index) {
 
 nlohmann::ordered_json device_context(const CudaDevice& device) {
   const CudaStatus status = query_cuda();
+  const CurrentDevice current(device.info.index);
   constexpr int kFlushes = 1000;  // some 50 ms
   const Stream stream;
   L2Flush l2_flush(device.info);

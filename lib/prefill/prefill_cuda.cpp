@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 
+#include "kernels/common/current_device.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/common/parallel.h"
 #include "kernels/common/stream.h"
@@ -143,6 +144,7 @@ class CudaPrefill final : public PrefillBackend {
   }
 
   void prepare(std::int64_t max_seqlen) override {
+    const CurrentDevice current(device_index_);
     if (max_seqlen <= pass_.max_seqlen()) return;
     const PrefillMemory plan = memory(max_seqlen);
     if (plan.total_bytes > plan.free_bytes) {
@@ -160,6 +162,7 @@ class CudaPrefill final : public PrefillBackend {
   PrefillRun run(std::span<const std::int32_t> tokens, std::span<const LayerMethod> layers,
                  const PrefillWanted& wanted, const TimingConfig& timing,
                  const PrefillProgress& progress) override {
+    const CurrentDevice current(device_index_);
     begin(tokens, layers, wanted);
     PrefillRun result = compute(wanted, timing, progress);
     if (wanted.losses) result.losses = losses_of({&loss_parts_, 1});
@@ -228,6 +231,7 @@ class CudaPrefill final : public PrefillBackend {
   }
 
   void logits_of(std::span<const float> hidden, std::span<float> logits) override {
+    const CurrentDevice current(device_index_);
     pass_.logits_of(weights_, hidden, logits);
   }
 
@@ -405,6 +409,7 @@ class ParallelPrefill final : public PrefillBackend {
       throw UnsupportedError(fmt::format("parallel {}: {}", model.parallel, nccl.detail));
     }
     for (int i = 0; i < model.parallel; ++i) {
+      const CurrentDevice current(first_device + i);
       const ModelSlice slice = slice_model(config_, i, model.parallel);
       parts_.push_back(std::make_unique<CudaPrefill>(shared, slice, first_device + i, variant));
     }
@@ -419,7 +424,6 @@ class ParallelPrefill final : public PrefillBackend {
   std::string name() const override { return "cuda"; }
   std::string kernel() const override { return parts_.front()->kernel(); }
   nlohmann::ordered_json context() override {
-    cuda_check(cudaSetDevice(parts_.front()->device_index()), "select device");
     nlohmann::ordered_json context = parts_.front()->context();
     context["gpus"] = parts_.size();
     context["nccl"] = nccl_;
@@ -427,8 +431,6 @@ class ParallelPrefill final : public PrefillBackend {
   }
   std::string lost() override {
     for (const auto& part : parts_) {
-      // A lost device may refuse, and then says why.
-      (void)cudaSetDevice(part->device_index());
       if (const std::string lost = part->lost(); !lost.empty()) return lost;
     }
     return "";

@@ -8,6 +8,7 @@
 
 #include "app/python/src/own_array.h"
 #include "app/python/src/session.h"
+#include "kernels/common/current_device.h"
 #include "lib/core/error.h"
 #include "lib/device/planned_method.h"
 
@@ -18,25 +19,6 @@ namespace {
 constexpr int kKeptShare = 8;
 // Lists of a plan that is kept are in memory together, however long.
 constexpr std::int64_t kNoListLimit = std::int64_t{1} << 32;
-
-// Makes a device current for a while. The framework's own choice comes back afterwards.
-class CurrentDevice {
- public:
-  explicit CurrentDevice(int device) {
-    cuda_check(cudaGetDevice(&before_), "current device");
-    changed_ = before_ != device;
-    if (changed_) cuda_check(cudaSetDevice(device), "select device");
-  }
-  ~CurrentDevice() {
-    if (changed_) (void)cudaSetDevice(before_);
-  }
-  CurrentDevice(const CurrentDevice&) = delete;
-  CurrentDevice& operator=(const CurrentDevice&) = delete;
-
- private:
-  int before_ = 0;
-  bool changed_ = false;
-};
 
 const CudaDevice& device_at(int index) {
   static std::mutex mutex;

@@ -1,15 +1,12 @@
 #include "app/tests/faults/faults.h"
 
-#ifdef S2O_HAS_CUDA
-#include <cuda_runtime.h>
-#endif
-
 #include <cstdlib>
 #include <vector>
 
 #include "lib/core/error.h"
 
 #ifdef S2O_HAS_CUDA
+#include "kernels/common/current_device.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/testing/device_fault.h"
 #endif
@@ -40,21 +37,6 @@ std::vector<DeviceBytes> all_memory() {
   }
   return taken;
 }
-
-// Makes a device current for as long as it lives.
-class CurrentDevice {
- public:
-  explicit CurrentDevice(int device) {
-    (void)cudaGetDevice(&before_);
-    (void)cudaSetDevice(device);
-  }
-  ~CurrentDevice() { (void)cudaSetDevice(before_); }
-  CurrentDevice(const CurrentDevice&) = delete;
-  CurrentDevice& operator=(const CurrentDevice&) = delete;
-
- private:
-  int before_ = 0;
-};
 
 void call_without_memory(int device, const std::function<void()>& call) {
   std::vector<DeviceBytes> taken;
