@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The measurements of results/several_gpus.md, on a machine with two GPUs: a sweep as one process and as
-# two ranks, one prompt on one GPU and on two, a million tokens on two. Not run on two GPUs so far.
+# two ranks, one prompt on one GPU and on two, a million tokens on two.
 # `scripts/gpu_check.sh` runs the tests that need two.
 #
 #   scripts/make_several_gpus.sh [--build FOLDER] [--parts sweep,prompt,million] [--nccl FOLDER] [OUT]

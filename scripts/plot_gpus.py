@@ -61,6 +61,7 @@ def gpu_scaling(arguments):
         axes.set_xticks(ticks, [str(n) for n in ticks])
         axes.grid(True)
     time.set_yscale("log", base=2)
+    time.yaxis.set_major_formatter("{x:g}")
     efficiency.set_ylim(0, 1.05)
     share.set_ylim(bottom=0)
     legend_below(legend, [time])
