@@ -169,7 +169,8 @@ TEST_F(CudaPrefillTest, two_gpus_give_what_one_gives) {
   model.parallel = 2;
   const auto two = make_cuda_prefill(model, 0, "");
   for (const char* name : {"dense", "s2o", "s2o_plus", "xattention"}) {
-    const std::vector<LayerMethod> layers = Setting(name).layers(2);
+    const Setting setting(name);
+    const std::vector<LayerMethod> layers = setting.layers(2);
     const PrefillRun expected = run(*one, tokens, layers);
     const PrefillRun found = run(*two, tokens, layers);
     EXPECT_LE(testing::relative_l2(found.logits, expected.logits), tolerance(2)) << name;
