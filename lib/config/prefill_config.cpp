@@ -74,20 +74,23 @@ PrefillConfig load_prefill_config(const std::string& name_or_file,
 }
 
 Json to_json(const PrefillConfig& config) {
-  return {{"name", config.name},
-          {"seed", config.seed},
-          {"device", device_text(config.device)},
-          {"kernel", config.kernel},
-          {"dtype", config.dtype},
-          {"model", config.model},
-          {"prompts", config.prompts},
-          {"methods", config.methods},
-          {"dense_layers", config.dense_layers},
-          {"replay", config.replay},
-          {"logit_positions", config.logit_positions},
-          {"check_rows", config.check_rows},
-          {"parallel", config.parallel},
-          {"timing", to_json(config.timing)}};
+  Json json = {{"name", config.name},
+               {"seed", config.seed},
+               {"device", device_text(config.device)},
+               {"kernel", config.kernel},
+               {"dtype", config.dtype},
+               {"model", config.model},
+               {"prompts", config.prompts},
+               {"methods", config.methods},
+               {"dense_layers", config.dense_layers},
+               {"replay", config.replay},
+               {"logit_positions", config.logit_positions},
+               {"parallel", config.parallel},
+               {"timing", to_json(config.timing)}};
+  // Younger than others: left away where it changes nothing, what earlier versions computed can be
+  // resumed.
+  if (config.check_rows > 0) json["check_rows"] = config.check_rows;
+  return json;
 }
 
 }  // namespace s2o

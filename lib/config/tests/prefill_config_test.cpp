@@ -41,6 +41,8 @@ TEST_F(PrefillConfigTest, defaults_are_filled_in) {
   EXPECT_TRUE(config.replay.is_null());
   EXPECT_TRUE(config.dense_layers.empty());
   EXPECT_EQ(to_json(config)["prompts"][0]["seqlen"], 64);
+  EXPECT_FALSE(to_json(config).contains("check_rows"));
+  EXPECT_EQ(to_json(load({"check_rows=4"}))["check_rows"], 4);
 }
 
 TEST_F(PrefillConfigTest, set_reaches_every_part) {
