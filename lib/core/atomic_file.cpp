@@ -38,6 +38,7 @@ bool is_locked_in_place(int fd) {
 }  // namespace
 
 AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+  if (path_.empty()) throw ConfigError("a file with an empty name cannot be written");
   const std::filesystem::path folder = folder_of(path_);
   std::error_code ignored;
   if (!std::filesystem::is_directory(folder, ignored)) {

@@ -1,13 +1,8 @@
 #include "lib/report/journal.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include <cerrno>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "lib/core/error.h"
@@ -39,16 +34,6 @@ Vectors vectors_from_json(const Json& object) {
     }
   }
   return vectors;
-}
-
-int open_or_throw(const std::filesystem::path& file, int flags) {
-  // A link would have us write into a file of somebody else.
-  const int fd = ::open(file.c_str(), flags | O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0666);
-  if (fd < 0) {
-    throw ConfigError(
-        fmt::format("{}: cannot be written: {}", file.string(), std::strerror(errno)));
-  }
-  return fd;
 }
 
 }  // namespace
@@ -117,58 +102,16 @@ JournalContent parse_journal(const std::string& text, const std::string& file) {
 }
 
 Journal::Journal(const std::filesystem::path& file, const Json& context)
-    : file_(file), fd_(open_or_throw(file, O_CREAT | O_TRUNC | O_APPEND)) {
-  write_line(json_text(context));
+    : lines_(file, LineFile::Open::kCreate) {
+  lines_.truncate(0);
+  lines_.append(json_text(context));
 }
 
 Journal::Journal(const std::filesystem::path& file, std::uintmax_t valid_bytes)
-    : file_(file), fd_(open_or_throw(file, O_APPEND)), size_(valid_bytes) {
-  if (::ftruncate(fd_, static_cast<off_t>(valid_bytes)) != 0) {
-    throw ConfigError(
-        fmt::format("{}: cannot be changed: {}", file.string(), std::strerror(errno)));
-  }
+    : lines_(file, LineFile::Open::kExisting) {
+  lines_.truncate(valid_bytes);
 }
 
-Journal::~Journal() { ::close(fd_); }
-
-void Journal::append(const JournalEntry& entry) {
-  write_line(json_text(entry_to_json(entry)));
-  const std::string now = place();
-  if (now == file_.string()) return;
-  throw UnsupportedError(
-      now.empty() ? fmt::format("{}: was removed during the run", file_.string())
-                  : fmt::format("{}: was moved to {} during the run", file_.string(), now));
-}
-
-std::string Journal::place() const {
-  struct stat ours {};
-  struct stat named {};
-  if (::fstat(fd_, &ours) != 0 || ours.st_nlink == 0) return "";
-  if (::stat(file_.c_str(), &named) == 0 && named.st_dev == ours.st_dev &&
-      named.st_ino == ours.st_ino) {
-    return file_.string();
-  }
-  std::error_code ignored;
-  return std::filesystem::read_symlink(fmt::format("/proc/self/fd/{}", fd_), ignored).string();
-}
-
-void Journal::write_line(const std::string& line) {
-  const std::string text = line + "\n";
-  std::size_t done = 0;
-  while (done < text.size()) {
-    const ssize_t written = ::write(fd_, text.data() + done, text.size() - done);
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) break;
-    done += static_cast<std::size_t>(written);
-  }
-  if (done == text.size() && ::fsync(fd_) == 0) {
-    size_ += text.size();
-    return;
-  }
-  const std::string reason = std::strerror(errno);
-  // Half a line would read as a crash; the result is the same if this fails too.
-  [[maybe_unused]] const int ignored = ::ftruncate(fd_, static_cast<off_t>(size_));
-  throw UnsupportedError(fmt::format("{}: writing failed: {}", file_.string(), reason));
-}
+void Journal::append(const JournalEntry& entry) { lines_.append(json_text(entry_to_json(entry))); }
 
 }  // namespace s2o

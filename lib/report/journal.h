@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "lib/core/line_file.h"
 #include "lib/eval/result_table.h"
 
 namespace s2o {
@@ -42,22 +43,15 @@ class Journal {
   // ConfigError when the file cannot be opened.
   Journal(const std::filesystem::path& file, const nlohmann::ordered_json& context);
   Journal(const std::filesystem::path& file, std::uintmax_t valid_bytes);
-  ~Journal();
-  Journal(const Journal&) = delete;
-  Journal& operator=(const Journal&) = delete;
 
   // UnsupportedError when the disk is full, and the lines before stay whole; or when the file is no
   // longer where it was.
   void append(const JournalEntry& entry);
   // Where the file is: its path, the one that it was moved to, or "" when it was removed.
-  std::string place() const;
+  std::string place() const { return lines_.place(); }
 
  private:
-  void write_line(const std::string& line);
-
-  std::filesystem::path file_;
-  int fd_ = -1;
-  std::uintmax_t size_ = 0;
+  LineFile lines_;
 };
 
 }  // namespace s2o

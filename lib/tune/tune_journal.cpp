@@ -2,17 +2,18 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
-#include <fstream>
+#include <algorithm>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
 #include "lib/config/json_reader.h"
-#include "lib/core/atomic_file.h"
 #include "lib/core/error.h"
 #include "lib/core/log.h"
 #include "lib/core/printable.h"
+#include "lib/core/regular_file.h"
 #include "lib/core/strict_json.h"
+#include "lib/core/text.h"
 
 namespace s2o {
 namespace {
@@ -24,40 +25,73 @@ constexpr double HeadProbe::*kNumbers[] = {
     &HeadProbe::plan_ms,   &HeadProbe::attention_ms, &HeadProbe::alone_ms,    &HeadProbe::error,
     &HeadProbe::reference, &HeadProbe::mass,         &HeadProbe::pair_density};
 
+// Of any of them; sums of squares stay finite, too.
+constexpr double kLargest = 1e100;
+
+bool is_measured(double value) { return value >= 0.0 && value <= kLargest; }
+
+// Two runs must not mix what they measure: the second one ends before it begins.
+LineFile open_alone(const std::filesystem::path& file) {
+  LineFile lines(file, LineFile::Open::kCreate);
+  if (!lines.lock()) {
+    throw ConfigError(fmt::format(
+        "{}: another run is writing into it, expected an --out of its own", file.string()));
+  }
+  return lines;
+}
+
+// What a run of another kind found and this one expects: "commit: found "a", expected "b"", ...
+std::string differences(const Json& found, const Json& expected) {
+  if (!found.is_object()) return "found " + json_text(found);
+  std::vector<std::string> lines;
+  for (const auto& [key, value] : expected.items()) {
+    const Json other = found.contains(key) ? found[key] : Json();
+    if (other == value) continue;
+    lines.push_back(
+        fmt::format("{}: found {}, expected {}", key, json_text(other), json_text(value)));
+  }
+  return join(lines);
+}
+
 }  // namespace
 
 TuneJournal::TuneJournal(std::filesystem::path file, const Json& header, std::size_t num_q_heads,
                          bool resume)
-    : file_(std::move(file)), num_q_heads_(num_q_heads) {
-  std::error_code none;
-  if (!resume) std::filesystem::rename(file_, file_.string() + ".previous", none);
-  std::string text = json_text(header) + "\n";
-  std::ifstream stream(file_);
+    : num_q_heads_(num_q_heads), lines_(open_alone(file)) {
+  std::string text = read_whole_file(file);
+  if (!resume && std::ranges::count(text, '\n') > 1) {
+    const std::string previous = file.string() + ".previous";
+    std::error_code error;
+    std::filesystem::rename(file, previous, error);
+    if (error) {
+      throw ConfigError(
+          fmt::format("{}: cannot be renamed to {}: {}", file.string(), previous, error.message()));
+    }
+    lines_ = open_alone(file);
+  }
+  if (!resume) text.clear();
   std::size_t number = 0;
-  // A line that a crash cut off has no end.
-  for (std::string line; resume && std::getline(stream, line) && !stream.eof();) {
-    const std::string path = fmt::format("{}: line {}: ", file_.string(), ++number);
+  std::size_t begin = 0;
+  for (std::size_t end = 0; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
+    const std::string path = fmt::format("{}: line {}: ", file.string(), ++number);
     try {
-      const Json read = parse_strict_json(line);
+      const Json read = parse_strict_json(std::string_view(text).substr(begin, end - begin));
       if (number > 1) {
         take(read, path);
-        text += line + '\n';
       } else if (read != header) {
         throw ConfigError(
             fmt::format("{}: of another model, text, machine or version; run without --resume: {}",
-                        file_.string(), json_text(read)));
+                        file.string(), differences(read, header)));
       }
     } catch (const JsonTextError& error) {
       throw InputError(path + error.what());
     }
   }
-  stream.close();
-  // What was measured is there until all of it is there again.
-  AtomicFile begin(file_);
-  begin.write(text);
-  begin.commit();
+  // A line that a crash cut off has no end, and is measured again.
+  lines_.truncate(begin);
+  if (number == 0) lines_.append(json_text(header));
   if (number > 1) {
-    log_info("{}: {} measurements are there already", file_.string(), number - 1);
+    log_info("{}: {} measurements are there already", file.string(), number - 1);
   }
 }
 
@@ -67,7 +101,7 @@ void TuneJournal::take(const Json& line, const std::string& path) try {
   const auto layer = static_cast<int>(reader.get_int("layer", {}, 0, kMaxLayer));
   const std::int64_t seqlen = reader.get_int("seqlen", {}, 1);
   if (reader.has("effect")) {
-    effects_[{seqlen, layer}] = reader.get_real("effect");
+    effects_[{seqlen, layer}] = reader.get_real("effect", {}, 0.0, kLargest);
     return;
   }
   const Json& lines = reader.at("heads");
@@ -75,11 +109,12 @@ void TuneJournal::take(const Json& line, const std::string& path) try {
   for (const Json& numbers : lines) {
     HeadProbe& probe = heads.emplace_back();
     for (std::size_t i = 0; i < std::size(kNumbers); ++i) {
-      const bool is_number =
-          numbers.is_array() && numbers.size() == std::size(kNumbers) && numbers[i].is_number();
+      const bool is_number = numbers.is_array() && numbers.size() == std::size(kNumbers) &&
+                             numbers[i].is_number() && is_measured(numbers[i].get<double>());
       if (!is_number) {
-        throw_wrong_json(numbers, reader.path_of("heads"),
-                         fmt::format("lists of {} numbers", std::size(kNumbers)));
+        throw_wrong_json(
+            numbers, reader.path_of("heads"),
+            fmt::format("lists of {} numbers in [0, {}]", std::size(kNumbers), kLargest));
       }
       probe.*kNumbers[i] = numbers[i].get<double>();
     }
@@ -93,13 +128,7 @@ void TuneJournal::take(const Json& line, const std::string& path) try {
   throw InputError(error.what());
 }
 
-void TuneJournal::append(const Json& line) const {
-  std::ofstream stream(file_, std::ios::app);
-  stream << json_text(line) << '\n';
-  if (!stream.flush()) {
-    throw UnsupportedError(fmt::format("{}: writing failed; is the disk full?", file_.string()));
-  }
-}
+void TuneJournal::append(const Json& line) { lines_.append(json_text(line)); }
 
 const std::vector<HeadProbe>* TuneJournal::probes(std::int64_t seqlen, std::size_t text, int layer,
                                                   const std::string& setting) const {
@@ -113,10 +142,10 @@ void TuneJournal::add_probes(std::int64_t seqlen, std::size_t text, int layer,
   for (const HeadProbe& head : heads) {
     Json& numbers = lines.emplace_back(Json::array());
     for (const auto number : kNumbers) {
-      if (!std::isfinite(head.*number)) {
-        throw Error(
-            fmt::format("layer {}, head {}, {} tokens, {}: measured {}, expected a finite number",
-                        layer, lines.size() - 1, seqlen, setting, head.*number));
+      if (!is_measured(head.*number)) {
+        throw Error(fmt::format(
+            "layer {}, head {}, {} tokens, {}: measured {}, expected a number in [0, {}]", layer,
+            lines.size() - 1, seqlen, setting, head.*number, kLargest));
       }
       numbers.push_back(head.*number);
     }
@@ -135,6 +164,10 @@ std::optional<double> TuneJournal::effect(std::int64_t seqlen, int layer) const 
 }
 
 void TuneJournal::add_effect(std::int64_t seqlen, int layer, double effect) {
+  if (!is_measured(effect)) {
+    throw Error(fmt::format("layer {}, {} tokens: an effect of {}, expected a number in [0, {}]",
+                            layer, seqlen, effect, kLargest));
+  }
   append({{"seqlen", seqlen}, {"layer", layer}, {"effect", effect}});
   effects_[{seqlen, layer}] = effect;
 }

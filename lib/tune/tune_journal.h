@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "lib/core/line_file.h"
 #include "lib/prefill/prefill_backend.h"
 
 namespace s2o {
@@ -19,14 +20,14 @@ class TuneJournal {
  public:
   // Starts a new file and keeps one that is there as "<file>.previous", or with `resume` takes what
   // one with the same `header` holds. ConfigError when that is of another model, text or machine,
-  // or the file cannot be written; InputError for a line that no run has written.
+  // another process has it, or it cannot be written; InputError for a line that no run has written.
   TuneJournal(std::filesystem::path file, const nlohmann::ordered_json& header,
               std::size_t num_q_heads, bool resume);
 
   // A setting, as text, on the heads of a layer, [num_q_heads]. Null: not measured.
   const std::vector<HeadProbe>* probes(std::int64_t seqlen, std::size_t text, int layer,
                                        const std::string& setting) const;
-  // Error when a number is not finite.
+  // Error when a number is not finite, or negative.
   void add_probes(std::int64_t seqlen, std::size_t text, int layer, const std::string& setting,
                   std::vector<HeadProbe> heads);
   // KL of the model with this layer alone sparse, by the relative squared error of its output.
@@ -42,10 +43,10 @@ class TuneJournal {
     auto operator<=>(const Place&) const = default;
   };
   void take(const nlohmann::ordered_json& line, const std::string& path);
-  void append(const nlohmann::ordered_json& line) const;
+  void append(const nlohmann::ordered_json& line);
 
-  std::filesystem::path file_;
   std::size_t num_q_heads_;
+  LineFile lines_;
   std::map<Place, std::vector<HeadProbe>> probes_;
   std::map<std::pair<std::int64_t, int>, double> effects_;
 };

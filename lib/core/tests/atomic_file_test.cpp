@@ -74,6 +74,7 @@ TEST(atomic_file, missing_folder_and_folder_as_target_are_config_errors) {
               HasSubstr("no/x: cannot be written: no folder '"));
   EXPECT_THAT(message_of<ConfigError>([&] { AtomicFile(folder.path()); }),
               HasSubstr("is a folder"));
+  EXPECT_THAT(message_of<ConfigError>([] { AtomicFile(""); }), HasSubstr("empty name"));
 }
 
 TEST(atomic_file, full_disk_is_reported_and_leaves_nothing) {
