@@ -171,6 +171,7 @@ TEST_F(PrefillTest, bad_configs_and_inputs_are_refused_with_their_place) {
 
 TEST_F(PrefillTest, a_model_is_split_over_gpus_only) {
   expect_refusal(prefill({"--parallel", "2"}), 4, "parallel 2: a model is split over GPUs only");
+  expect_refusal(prefill({"--parallel", "2", "--device", "cuda:99"}), 4, "device cuda:99");
   expect_refusal(prefill({"--parallel", "0"}), 2, "expected an integer between 1 and 64");
   expect_refusal(prefill({"--set", "parallel=65"}), 2, "parallel");
 }

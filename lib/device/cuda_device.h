@@ -17,6 +17,9 @@ struct CudaDevice {
   PlanningVariant planning = PlanningVariant::kSm80;
 };
 
+// UnsupportedError when CUDA cannot be used here or the device does not exist. Changes nothing.
+DeviceInfo require_cuda_device(int device_index);
+
 // Makes the device the current one of this thread. Picks the best kernels of the device, or the
 // variant named ("sm80", "sm90"). UnsupportedError when CUDA cannot be used here, the device does
 // not exist or the kernels do not run on it.

@@ -12,7 +12,7 @@
 
 namespace s2o {
 
-CudaDevice open_cuda_device(int device_index, const std::string& kernel_variant) {
+DeviceInfo require_cuda_device(int device_index) {
   const CudaStatus status = query_cuda();
   const std::string name = "device cuda:" + std::to_string(device_index) + ": ";
   if (!status.problem.empty()) throw UnsupportedError(name + status.problem);
@@ -21,8 +21,12 @@ CudaDevice open_cuda_device(int device_index, const std::string& kernel_variant)
     throw UnsupportedError(name + "this machine has " + std::to_string(count) +
                            " CUDA device(s), numbered from 0");
   }
+  return status.devices[static_cast<std::size_t>(device_index)];
+}
+
+CudaDevice open_cuda_device(int device_index, const std::string& kernel_variant) {
+  const DeviceInfo info = require_cuda_device(device_index);
   cuda_check(cudaSetDevice(device_index), "select device");
-  const DeviceInfo& info = status.devices[static_cast<std::size_t>(device_index)];
   const bool sm90 = choose_kernel("attention", info, kernel_variant).variant == "sm90";
   return {.info = info,
           .attention = sm90 ? AttentionKernel::kSm90 : AttentionKernel::kSm80,

@@ -404,6 +404,8 @@ class ParallelPrefill final : public PrefillBackend {
                   const std::string& variant)
       : config_(shared->config), nccl_folder_(shared->nccl_folder) {
     const PrefillModel& model = *shared;
+    // Before any of them reads its weights.
+    for (int i = 0; i < model.parallel; ++i) require_cuda_device(first_device + i);
     const NcclStatus nccl = query_nccl(nccl_folder_);
     if (!nccl.usable) {
       throw UnsupportedError(fmt::format("parallel {}: {}", model.parallel, nccl.detail));
