@@ -4,7 +4,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
 #include <map>
+#include <set>
+
+#include "lib/core/error.h"
 
 namespace s2o {
 namespace {
@@ -18,6 +22,7 @@ constexpr int kGap = 48;         // between panels
 constexpr int kLabelWidth = 44;  // left of a panel: numbers of layers
 constexpr int kHeaderHeight = 2 * kRowHeight + 8;
 constexpr int kMinWidth = 560;  // of the legend
+constexpr std::int64_t kMaxPixels = std::int64_t{1} << 28;
 
 // Dark ends of hues that are told apart without colour vision (Okabe and Ito); dense is grey.
 constexpr Color kDense{70, 70, 70};
@@ -34,15 +39,13 @@ Color lighter(Color color, double share) {
 
 // A colour for every setting that a head takes.
 std::map<int, Color> colors_of(const TunedFile& file) {
+  std::set<int> taken;
+  for (const TunedLength& length : file.lengths) {
+    for (const std::vector<int>& heads : length.layers) taken.insert(heads.begin(), heads.end());
+  }
   std::map<const Method*, std::vector<int>> used;
   std::vector<const Method*> methods;  // in the order of the file
-  for (int i = 0; i < static_cast<int>(file.settings.size()); ++i) {
-    const bool is_used = std::ranges::any_of(file.lengths, [i](const TunedLength& length) {
-      return std::ranges::any_of(length.layers, [i](const std::vector<int>& heads) {
-        return std::ranges::find(heads, i) != heads.end();
-      });
-    });
-    if (!is_used) continue;
+  for (const int i : taken) {
     const Method* const method = file.settings[static_cast<std::size_t>(i)].method;
     if (used[method].empty()) methods.push_back(method);
     used[method].push_back(i);
@@ -74,7 +77,7 @@ std::string legend_text(const TunedFile& file, int index) {
     for (const std::vector<int>& layer : length.layers) heads += std::ranges::count(layer, index);
     text += fmt::format(" {}", heads);
   }
-  return text;
+  return text + " heads";
 }
 
 }  // namespace
@@ -82,18 +85,27 @@ std::string legend_text(const TunedFile& file, int index) {
 Image tuned_picture(const TunedFile& file) {
   const std::map<int, Color> colors = colors_of(file);
   const TunedModel& model = file.model;
-  const int panel_width = kLabelWidth + model.num_q_heads * kCellWidth;
-  const int panels = static_cast<int>(file.lengths.size());
-  const int panel_height = kHeaderHeight + model.num_layers * kCellHeight;
-  const int legend_height = (static_cast<int>(colors.size()) + 1) * kRowHeight;
-  Image image(std::max(2 * kPageMargin + panels * panel_width + (panels - 1) * kGap, kMinWidth),
-              2 * kPageMargin + panel_height + kRowHeight + legend_height);
-  for (int panel = 0; panel < panels; ++panel) {
-    const TunedLength& length = file.lengths[static_cast<std::size_t>(panel)];
-    const int left = kPageMargin + panel * (panel_width + kGap) + kLabelWidth;
+  // In 64 bits: nobody has looked at how many heads, lengths and settings a file has.
+  const std::int64_t panel_width = kLabelWidth + std::int64_t{model.num_q_heads} * kCellWidth;
+  const auto panels = static_cast<std::int64_t>(file.lengths.size());
+  const std::int64_t panel_height = kHeaderHeight + std::int64_t{model.num_layers} * kCellHeight;
+  const std::int64_t legend_height = (std::ssize(colors) + 1) * kRowHeight;
+  const std::int64_t width = std::max<std::int64_t>(
+      2 * kPageMargin + panels * panel_width + (panels - 1) * kGap, kMinWidth);
+  const std::int64_t height = 2 * kPageMargin + panel_height + kRowHeight + legend_height;
+  if (width > kMaxPixels / height) {
+    throw UnsupportedError(fmt::format(
+        "{}: a picture of {} lengths, {} layers, {} heads and {} settings has {} x {} pixels, "
+        "expected at most {} pixels",
+        model.name, panels, model.num_layers, model.num_q_heads, colors.size(), width, height,
+        kMaxPixels));
+  }
+  Image image(static_cast<int>(width), static_cast<int>(height));
+  int left = kPageMargin + kLabelWidth;
+  for (const TunedLength& length : file.lengths) {
     const int top = kPageMargin + kHeaderHeight;
     image.text(left, kPageMargin, fmt::format("{} tokens", length.seqlen), kFontScale, kInk);
-    image.text(left, kPageMargin + kRowHeight, "query heads", kFontScale, kInk);
+    image.text(left, kPageMargin + kRowHeight, "layers x query heads", kFontScale, kInk);
     for (int layer = 0; layer < model.num_layers; ++layer) {
       const int y = top + layer * kCellHeight;
       if (layer % 4 == 0) {
@@ -106,8 +118,9 @@ Image tuned_picture(const TunedFile& file) {
                    colors.at(setting));
       }
     }
+    left += static_cast<int>(panel_width) + kGap;
   }
-  int y = kPageMargin + panel_height + kRowHeight;
+  auto y = static_cast<int>(kPageMargin + panel_height + kRowHeight);
   for (const auto& [setting, color] : colors) {
     image.fill(kPageMargin, y, kCellWidth, kRowHeight - 6, color);
     image.text(kPageMargin + kCellWidth + 8, y, legend_text(file, setting), kFontScale, kInk);
