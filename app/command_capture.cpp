@@ -50,7 +50,7 @@ void add_capture_command(CLI::App& app, int& exit_code) {
   CaptureOptions& options = flags->options;
   CLI::App* command = add_command(
       app, "capture", "Run a model's prefill and write Q, K and V of its layers to a file",
-      "s2o capture --model models/smollm2 --tokens data/tokens/smollm2_book.safetensors\n"
+      "s2o capture --model models/smollm2 --tokens data/tokens/smollm2_book.safetensors \\\n"
       "      --seqlen 8192 --layers 0,11:2 --out dump.safetensors");
   command->add_option("--model", options.model, "Hugging Face model directory")->required();
   command->add_option("--tokens", options.tokens, "Token file")->required();

@@ -100,13 +100,13 @@ void add_heatmap_command(CLI::App& app, int& exit_code) {
   auto options = std::make_shared<HeatmapOptions>();
   CLI::App* command = add_command(
       app, "heatmap", "Draw one head's attention map beside the tiles that each method visits",
-      "s2o heatmap --config quickstart --layer 20 --head 0 --out heatmap.png");
+      "s2o heatmap --config quickstart --layer 20 --head 0 --out heatmap.png\n"
+      "  s2o heatmap --tuned tuned.json --out tuned.png");
   CLI::Option* const config =
       command->add_option("--config", options->config, "Config file, or its name in configs/");
-  command
-      ->add_option("--tuned", options->tuned,
-                   "Draw a file of s2o tune instead: the setting of every head of every layer")
-      ->excludes(config);
+  CLI::Option* const tuned = command->add_option(
+      "--tuned", options->tuned,
+      "Draw a file of s2o tune instead: the setting of every head of every layer");
   command->add_option("--set", options->sets, "Change a value of the config: path=value")
       ->allow_extra_args(false);
   command->add_option("--layer", options->layer, "Layer of the input; default: its first")
@@ -121,6 +121,12 @@ void add_heatmap_command(CLI::App& app, int& exit_code) {
   command->add_option("--pixels", options->pixels, "Side of a panel")
       ->check(integer_in(kMinPixels, kMaxPixels))
       ->capture_default_str();
+  // A picture of all layers and heads has no choice of them.
+  for (CLI::Option* const option : command->get_options()) {
+    const std::string name = option->get_name();
+    if (name == "--help" || name == "--verbose" || name == "--quiet" || option == tuned) continue;
+    tuned->excludes(option);
+  }
   command->add_option("--out", options->out, "PNG file to write")->required();
   command->callback([options, &exit_code] { exit_code = run_heatmap(*options); });
 }

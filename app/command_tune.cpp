@@ -19,52 +19,64 @@ struct TuneFlags {
   std::string device = "auto";
 };
 
-// A list of names, but for what is JSON.
+// A list of names and JSON objects: commas inside an object part nothing.
 std::vector<std::string> split_methods(const std::vector<std::string>& texts) {
   std::vector<std::string> methods;
   for (const std::string& text : texts) {
-    if (text.starts_with("{")) {
-      methods.push_back(text);
-      continue;
-    }
-    for (std::size_t begin = 0; begin <= text.size();) {
-      const std::size_t end = std::min(text.find(',', begin), text.size());
-      methods.push_back(text.substr(begin, end - begin));
-      begin = end + 1;
+    methods.emplace_back();
+    int depth = 0;
+    bool is_quoted = false;
+    bool is_escaped = false;
+    for (const char c : text) {
+      if (c == ',' && depth == 0 && !is_quoted) {
+        methods.emplace_back();
+        continue;
+      }
+      if (c == ' ' && methods.back().empty()) continue;
+      methods.back() += c;
+      if (c == '"' && !is_escaped) is_quoted = !is_quoted;
+      is_escaped = c == '\\' && !is_escaped;
+      if (is_quoted) continue;
+      if (c == '{' || c == '[') ++depth;
+      if (c == '}' || c == ']') --depth;
     }
   }
   return methods;
 }
 
+// What a file of --extend holds may be another program's: 0 for what is no number.
+double number_at(const nlohmann::ordered_json& object, const std::string& key) {
+  const bool is_there = object.is_object() && object.contains(key) && object[key].is_number();
+  return is_there ? object[key].get<double>() : 0.0;
+}
+
 std::string summary(const TunedFile& file) {
-  const auto number = [](const TunedLength& length, const char* key) {
-    return length.measured.value(key, 0.0);
-  };
   std::string text = fmt::format("{:>8} {:>10} {:>10} {:>8} {:>10} {:>10} {:>8}  heads\n", "seqlen",
                                  "kl", "loss over", "density", "planning", "attention", "of dense");
   for (const TunedLength& length : file.lengths) {
+    const nlohmann::ordered_json& measured = length.measured;
     std::vector<std::string> heads;
-    if (length.measured.contains("heads")) {
-      for (const auto& [name, count] : length.measured["heads"].items()) {
-        heads.push_back(fmt::format("{} {}", count.get<int>(), name));
+    if (measured.contains("heads")) {
+      for (const auto& item : measured["heads"].items()) {
+        heads.push_back(fmt::format("{} {}", number_at(measured["heads"], item.key()), item.key()));
       }
     }
-    const double planning = number(length, "planning_ms");
-    const double attention = number(length, "attention_ms");
+    const double planning = number_at(measured, "planning_ms");
+    const double attention = number_at(measured, "attention_ms");
     text += fmt::format(
-        "{:>8} {:>10.5f} {:>+10.5f} {:>8.4f} {:>7.2f} ms {:>7.2f} ms {:>8.3f}  {}\n", length.seqlen,
-        number(length, "kl_from_dense"), number(length, "loss_over_dense"),
-        number(length, "pair_density"), planning, attention,
-        (planning + attention) / number(length, "dense_attention_ms"), join(heads));
+        "{:>8} {:>10.3g} {:>+10.3g} {:>8.4f} {:>7.2f} ms {:>7.2f} ms {:>8.3f}  {}\n", length.seqlen,
+        number_at(measured, "kl_from_dense"), number_at(measured, "loss_over_dense"),
+        number_at(measured, "pair_density"), planning, attention,
+        (planning + attention) / number_at(measured, "dense_attention_ms"), join(heads));
   }
   // What single heads, single layers and one setting for all are worth.
   const bool by_time = file.objective == "time";
   for (const TunedLength& length : file.lengths) {
     if (!length.measured.contains("reached_by")) continue;
     for (const auto& [by, found] : length.measured["reached_by"].items()) {
-      text += fmt::format("{:>8} settings by {}: {:.4g} {}, KL {:.5f}\n", length.seqlen, by,
-                          found["cost"].get<double>(), by_time ? "ms" : "of the pairs",
-                          found["kl_from_dense"].get<double>());
+      text += fmt::format("{:>8} settings by {}: {:.4g} {}, KL {:.3g}\n", length.seqlen, by,
+                          number_at(found, "cost"), by_time ? "ms" : "of the pairs",
+                          number_at(found, "kl_from_dense"));
     }
   }
   return text;
@@ -98,7 +110,7 @@ void add_tune_command(CLI::App& app, int& exit_code) {
   TuneOptions& options = flags->options;
   CLI::App* command = add_command(
       app, "tune", "Choose settings by layer and head that meet a budget at the least time",
-      "s2o tune --model models/smollm2 --tokens data/tokens/smollm2_book.safetensors\n"
+      "s2o tune --model models/smollm2 --tokens data/tokens/smollm2_book.safetensors \\\n"
       "      --seqlen 8192 --method s2o_plus,streaming_llm --target loss=0.01 --out tuned.json\n"
       "The file is a method of configs: {\"name\": \"tuned\", \"path\": \"tuned.json\"}.");
   command->add_option("--model", options.model, "Hugging Face model directory")->required();

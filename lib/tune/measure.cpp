@@ -9,6 +9,7 @@
 #include <span>
 #include <utility>
 
+#include "lib/core/atomic_file.h"
 #include "lib/core/file_identity.h"
 #include "lib/core/printable.h"
 #include "lib/core/version.h"
@@ -56,6 +57,8 @@ TuneMeasurer::TuneMeasurer(const TuneOptions& options, const std::vector<TunedSe
 }
 
 void TuneMeasurer::prepare() {
+  // What takes minutes must not end in a file that cannot be written.
+  static_cast<void>(AtomicFile(options_.out));
   backend_ = make_prefill_backend(
       {.config = model_->config, .weights = model_, .cublas_folder = options_.cublas_folder},
       options_.device, options_.kernel);
@@ -207,7 +210,8 @@ std::vector<double> TuneMeasurer::measure_effects() {
       const PrefillRun run = backend_->run(text.tokens, layers,
                                            {.hidden_positions = text.positions, .densities = false},
                                            {.warmup = 1, .repeats = 0, .cpu_repeats = 1}, {});
-      effect = error > kLeastError ? divergence(text, run.hidden) / error : 0.0;
+      // A KL of almost nothing may be below 0 by rounding.
+      effect = error > kLeastError ? std::max(0.0, divergence(text, run.hidden)) / error : 0.0;
       journal_->add_effect(seqlen_, layer, *effect);
     }
     effects.push_back(*effect);

@@ -16,6 +16,7 @@
 #include "lib/core/log.h"
 #include "lib/core/printable.h"
 #include "lib/core/strict_json.h"
+#include "lib/eval/cells.h"
 #include "lib/tune/measure.h"
 #include "lib/tune/solver.h"
 
@@ -52,7 +53,7 @@ std::vector<TunedSetting> expand_methods(const std::vector<std::string>& methods
     if (!entry.contains("name") || !entry["name"].is_string()) {
       throw ConfigError(path + ": expected a method, or {\"name\": ..., parameters}");
     }
-    const Method& method = find_method(entry["name"].get<std::string>());
+    const Method& method = find_method_at(entry["name"].get<std::string>(), path);
     const MethodInfo& info = method.info();
     if (&method == &find_method("tuned") || info.is_oracle) {
       throw ConfigError(fmt::format("{}: {} cannot be tuned", path, info.name));
@@ -97,6 +98,8 @@ class Tuner {
   TunedFile run() {
     std::vector<std::int64_t> seqlens = options_.seqlens;
     std::ranges::sort(seqlens);
+    const auto repeated = std::ranges::unique(seqlens);
+    seqlens.erase(repeated.begin(), repeated.end());
     const bool by_loss = options_.target == TuneTarget::kLoss;
     total_ = seqlens.size() * (num_texts() + granularities().size() * (by_loss ? kMaxTries : 1)) +
              (by_loss && effects_.empty() ? static_cast<std::size_t>(id().num_layers) : 0);
@@ -131,10 +134,18 @@ class Tuner {
                                     options_.out.string(), older_->model.id, older_->model.name,
                                     id().id, id().name));
     }
+    const TunedModel& of_file = older_->model;
+    if (of_file.num_layers != id().num_layers || of_file.num_q_heads != id().num_q_heads ||
+        of_file.num_kv_heads != id().num_kv_heads || of_file.head_dim != id().head_dim) {
+      throw ConfigError(fmt::format(
+          "{}: for {} layers of {} query and {} KV heads of {}, --model has {} of {} and {} of {}",
+          options_.out.string(), of_file.num_layers, of_file.num_q_heads, of_file.num_kv_heads,
+          of_file.head_dim, id().num_layers, id().num_q_heads, id().num_kv_heads, id().head_dim));
+    }
     if (older_->target != target() || older_->objective != options_.objective) {
-      throw ConfigError(fmt::format("{}: for the target {} at least {}, expected {} and {}",
-                                    options_.out.string(), json_text(older_->target),
-                                    older_->objective, json_text(target()), options_.objective));
+      throw ConfigError(fmt::format(
+          "{}: for the target {} and the objective {}, expected {} and {}", options_.out.string(),
+          json_text(older_->target), older_->objective, json_text(target()), options_.objective));
     }
     if (older_->context.contains("effects")) {
       effects_ = older_->context["effects"].get<std::vector<double>>();
@@ -397,9 +408,11 @@ void parse_tune_target(const std::string& text, const std::string& path, TuneOpt
   const double most = name == "loss" ? 100.0 : 1.0;
   if (known == kTargetNames.end() || begin == end || parsed.ec != std::errc() ||
       parsed.ptr != end || !(options.value > 0.0 && options.value <= most)) {
-    throw ConfigError(fmt::format(
-        "{}: found '{}', expected loss=NATS, relative_l2=SHARE or mass=SHARE, such as loss=0.01",
-        path, text));
+    throw ConfigError(
+        fmt::format("{}: found '{}', expected loss=NATS (above 0, at most 100), relative_l2=SHARE "
+                    "or mass=SHARE "
+                    "(above 0, at most 1), such as loss=0.01",
+                    path, text));
   }
   options.target = static_cast<TuneTarget>(known - kTargetNames.begin());
 }

@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cmath>
 
@@ -90,7 +91,8 @@ TEST(tune, a_journal_of_other_options_is_refused) {
   EXPECT_THAT(message_of<ConfigError>([&] {
                 TuneJournal(path, {{"offset", 1}}, 2, true);
               }),
-              HasSubstr("of another model"));
+              HasSubstr("of another model, text, machine or version; run without --resume: offset: "
+                        "found 0, expected 1"));
 }
 
 TEST(tune, a_journal_that_is_broken_says_where_and_stays_as_it_is) {
@@ -115,6 +117,11 @@ TEST(tune, a_journal_that_is_broken_says_where_and_stays_as_it_is) {
   };
   EXPECT_THAT(message(heads("[[1,1,1,1,1,1,1]]")), HasSubstr("2 heads"));
   EXPECT_THAT(message(heads("[[1,1],[1,1]]")), HasSubstr("lists of 7 numbers"));
+  const std::string one = "[1,1,1,1,1,1,1]";
+  EXPECT_THAT(message(heads("[" + one + ",[1,1,1,-1,1,1,1]]")), HasSubstr("in [0, 1e+100]"));
+  EXPECT_THAT(message(heads("[" + one + ",[1,1,1,1e300,1,1,1]]")), HasSubstr("in [0, 1e+100]"));
+  EXPECT_THAT(message(R"({"seqlen": 384, "layer": 1, "effect": 1e308})"), HasSubstr("effect"));
+  EXPECT_THAT(message(R"({"seqlen": 384, "layer": 1, "effect": -1})"), HasSubstr("effect"));
   // What a crash cut off is measured again.
   write_file(path, good + R"({"layer": 1, "eff)");
   EXPECT_NE(TuneJournal(path, header, 2, true).probes(384, 0, 0, "dense"), nullptr);
@@ -127,6 +134,27 @@ TEST(tune, a_journal_that_is_broken_says_where_and_stays_as_it_is) {
               }),
               HasSubstr("layer 7, head 1"));
   EXPECT_EQ(again.probes(384, 0, 7, "dense"), nullptr);
+}
+
+TEST(tune, a_journal_belongs_to_one_run) {
+  const TempFolder folder;
+  const std::filesystem::path path = folder / "measured.jsonl";
+  const nlohmann::ordered_json header = {{"offset", 0}};
+  {
+    TuneJournal first(path, header, 2, false);
+    for (const bool resume : {false, true}) {
+      EXPECT_THAT(message_of<ConfigError>([&] { TuneJournal(path, header, 2, resume); }),
+                  HasSubstr("another run is writing into it"));
+    }
+    first.add_effect(384, 3, 0.5);
+  }
+  // Runs that measure nothing do not take the place of one that did.
+  for (int i = 0; i < 2; ++i) TuneJournal(path, header, 2, false);
+  EXPECT_THAT(read_file(path.string() + ".previous"), HasSubstr("effect"));
+  std::filesystem::remove(path);
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  EXPECT_THAT(message_of<ConfigError>([&] { TuneJournal(path, header, 2, true); }),
+              HasSubstr("cannot be written"));
 }
 
 TEST(tune, what_was_measured_serves_other_targets_and_coarser_choices) {
@@ -163,6 +191,22 @@ TEST(tune, lengths_are_added_to_a_file_of_the_same_weights) {
   EXPECT_EQ(name(both, 1), name(first, 0));
   parse_tune_target("relative_l2=0.06", "--target", options);
   EXPECT_THAT(message_of<ConfigError>([&] { tune(options); }), HasSubstr("for the target"));
+  // The weights are known by their hash, the shape by what the file says.
+  TunedFile other = both;
+  other.model.num_layers = 1;
+  for (TunedLength& length : other.lengths) length.layers.resize(1);
+  write_tuned_file(options.out, other);
+  EXPECT_THAT(message_of<ConfigError>([&] { tune(options); }),
+              HasSubstr("for 1 layers of 8 query and 2 KV heads of 128"));
+}
+
+TEST(tune, a_length_that_is_named_twice_is_tuned_once) {
+  const TempFolder folder;
+  TuneOptions options = options_in(folder, "relative_l2=0.05");
+  options.seqlens = {192, 128, 192};
+  options.by = "model";
+  tune(options);
+  EXPECT_EQ(read_tuned_file(options.out).lengths.size(), 2u);
 }
 
 TEST(tune, what_cannot_be_tuned_says_why) {
@@ -175,12 +219,14 @@ TEST(tune, what_cannot_be_tuned_says_why) {
   EXPECT_THAT(message([](TuneOptions& o) { o.methods = {"oracle_block"}; }),
               HasSubstr("oracle_block cannot be tuned"));
   EXPECT_THAT(message([](TuneOptions& o) { o.methods = {"s2oplus"}; }),
-              HasSubstr("did you mean 's2o_plus'"));
+              HasSubstr("--method s2oplus: unknown method 's2oplus', did you mean 's2o_plus'"));
+  // Before anything is measured.
+  EXPECT_THAT(message([&](TuneOptions& o) { o.out = folder.path(); }), HasSubstr("is a folder"));
   EXPECT_THAT(message([](TuneOptions& o) { o.seqlens = {1 << 20}; }),
               HasSubstr("+ seqlen 1048576"));
   TuneOptions options;
   EXPECT_THAT(message_of<ConfigError>([&] { parse_tune_target("los=1", "--target", options); }),
-              HasSubstr("expected loss=NATS"));
+              HasSubstr("expected loss=NATS (above 0, at most 100)"));
   EXPECT_THAT(message_of<ConfigError>([&] { parse_tune_target("mass=2", "--target", options); }),
               HasSubstr("found 'mass=2'"));
 }

@@ -24,6 +24,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kVersion = 1;
+constexpr std::size_t kMaxSettings = 4096;
+constexpr double kLargestEffect = 1e100;  // sums stay finite
 constexpr const char* kKind = "s2o tuned settings";
 
 TunedModel read_model(const JsonReader& root) {
@@ -78,17 +80,26 @@ Json read_context(const JsonReader& root, const TunedModel& model) {
   const std::string path = json_member_path(root.path_of("context"), "effects");
   for (const Json& effect :
        array_of(context["effects"], static_cast<std::size_t>(model.num_layers), path, "layers")) {
-    const bool is_weight = effect.is_number() && effect.get<double>() >= 0.0;
-    if (!is_weight) throw_wrong_json(effect, path, "numbers >= 0");
+    const bool is_weight =
+        effect.is_number() && effect.get<double>() >= 0.0 && effect.get<double>() <= kLargestEffect;
+    if (!is_weight) {
+      throw_wrong_json(effect, path, fmt::format("numbers in [0, {}]", kLargestEffect));
+    }
   }
   return context;
+}
+
+const Method& method_of(const std::string& name, const std::string& path) try {
+  return find_method(name);
+} catch (const ConfigError& error) {
+  throw ConfigError(fmt::format("{}: {}", path, error.what()));
 }
 
 TunedSetting read_setting(const Json& entry, const std::string& path) {
   if (!entry.is_object() || !entry.contains("name") || !entry["name"].is_string()) {
     throw_wrong_json(entry, path, "an object with \"name\"");
   }
-  const Method& method = find_method(entry["name"].get<std::string>());
+  const Method& method = method_of(entry["name"].get<std::string>(), path);
   std::vector<ParamSet> params = expand_settings(method, entry, path);
   if (params.size() != 1) throw ConfigError(path + ": a sweep, expected one setting");
   if (&method == &find_method("tuned") || method.info().is_oracle) {
@@ -141,6 +152,10 @@ TunedFile parse(const Json& document, const std::string& name) {
     if (root.at(list).is_array() && !root.at(list).empty()) continue;
     throw_wrong_json(root.at(list), root.path_of(list), "a list of at least one");
   }
+  if (settings.size() > kMaxSettings) {
+    throw ConfigError(fmt::format("{}: found {} entries, expected at most {}",
+                                  root.path_of("settings"), settings.size(), kMaxSettings));
+  }
   for (std::size_t i = 0; i < settings.size(); ++i) {
     file.settings.push_back(
         read_setting(settings[i], json_element_path(root.path_of("settings"), i)));
@@ -149,7 +164,9 @@ TunedFile parse(const Json& document, const std::string& name) {
     const std::string path = json_element_path(root.path_of("lengths"), i);
     file.lengths.push_back(read_length(lengths[i], path, file));
     if (i == 0 || file.lengths[i].seqlen > file.lengths[i - 1].seqlen) continue;
-    throw ConfigError(path + ".seqlen: expected lengths in ascending order");
+    throw ConfigError(
+        fmt::format("{}.seqlen: found {} after {}, expected lengths in ascending order", path,
+                    file.lengths[i].seqlen, file.lengths[i - 1].seqlen));
   }
   return file;
 }

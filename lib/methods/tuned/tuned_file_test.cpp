@@ -125,10 +125,11 @@ TEST(tuned_file, a_file_that_is_broken_says_where) {
   EXPECT_THAT(message("[0,3,4,4]", "[0,3,4,5]"), HasSubstr("numbers of settings in [0, 5)"));
   EXPECT_THAT(message("\"schema_version\": 1", "\"schema_version\": 2"),
               HasSubstr("schema_version"));
-  EXPECT_THAT(message("streaming_llm", "streamingllm"), HasSubstr("did you mean"));
+  EXPECT_THAT(message("streaming_llm", "streamingllm"),
+              HasSubstr("settings[4]: unknown method 'streamingllm', did you mean"));
   EXPECT_THAT(message("{\"name\":\"dense\"}", "{\"name\":\"oracle_block\"}"),
               HasSubstr("settings[0]: oracle_block cannot be tuned"));
-  EXPECT_THAT(message("4096", "1024"), HasSubstr("lengths[1].seqlen"));
+  EXPECT_THAT(message("4096", "1024"), HasSubstr("lengths[1].seqlen: found 1024 after 1024"));
   EXPECT_THAT(message("s2o tuned settings", "other"), HasSubstr("kind"));
   EXPECT_THAT(message("{\"loss\":0.01}", "{\"loss\":\"0.01\"}"), HasSubstr("target.loss"));
   EXPECT_THAT(message("{\"loss\":0.01}", "[0.01]"), HasSubstr("target"));
@@ -137,6 +138,12 @@ TEST(tuned_file, a_file_that_is_broken_says_where) {
               HasSubstr("context.effects: found 1 entries, expected a list of 2 layers"));
   EXPECT_THAT(message("\"git_commit\"", "\"effects\":[1,-1],\"git_commit\""),
               HasSubstr("context.effects: found -1"));
+  EXPECT_THAT(message("\"git_commit\"", "\"effects\":[1,1e300],\"git_commit\""),
+              HasSubstr("context.effects: found 1e+300"));
+  std::string many = "{\"name\":\"dense\"}";
+  for (int i = 0; i < 4096; ++i) many += ",{\"name\":\"dense\"}";
+  EXPECT_THAT(message("{\"name\":\"dense\"}", many),
+              HasSubstr("settings: found 4101 entries, expected at most 4096"));
   EXPECT_THAT(message("\"measured\": {}", "\"measured\": 3"), HasSubstr("lengths[0].measured"));
 }
 
