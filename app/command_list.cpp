@@ -178,16 +178,13 @@ int run_list(const ListOptions& options) {
       throw ConfigError(
           fmt::format("list {} {}: only methods have details", options.topic, options.method));
     }
-    find_method(options.method);
   }
   Json document = Json::object();
   std::vector<std::string> blocks;
   for (const Topic& topic : topics) {
     Json items = topic.describe();
     if (!options.method.empty()) {
-      items = Json::array({*std::find_if(items.begin(), items.end(), [&](const Json& item) {
-        return item["name"] == options.method;
-      })});
+      items = Json::array({describe_method(find_method(options.method))});
       blocks.push_back(render_method(items[0]));
     } else {
       blocks.push_back(render_text(topic.title, items, topic.text_columns));

@@ -34,19 +34,21 @@ Json describe_params(const MethodInfo& info) {
 
 }  // namespace
 
+nlohmann::ordered_json describe_method(const Method& method) {
+  const MethodInfo& info = method.info();
+  return {{"name", info.name},
+          {"knob", info.knob},
+          {"summary", info.summary},
+          {"title", info.title},
+          {"source", info.source},
+          {"is_oracle", info.is_oracle},
+          {"knob_sweep", info.knob_sweep},
+          {"params", describe_params(info)}};
+}
+
 nlohmann::ordered_json describe_methods() {
   Json items = Json::array();
-  for (const Method* method : all_methods()) {
-    const MethodInfo& info = method->info();
-    items.push_back({{"name", info.name},
-                     {"knob", info.knob},
-                     {"summary", info.summary},
-                     {"title", info.title},
-                     {"source", info.source},
-                     {"is_oracle", info.is_oracle},
-                     {"knob_sweep", info.knob_sweep},
-                     {"params", describe_params(info)}});
-  }
+  for (const Method* method : all_methods()) items.push_back(describe_method(*method));
   return items;
 }
 

@@ -3,10 +3,14 @@
 
 #include <nlohmann/json.hpp>
 
+#include "lib/methods/method.h"
+
 namespace s2o {
 
-// A list of {name, knob, summary, title, source, is_oracle, knob_sweep, params}, where params are
-// {name, type, default, min, max, choices, help}, in the order of methods.def.
+// {name, knob, summary, title, source, is_oracle, knob_sweep, params}, where params are
+// {name, type, default, min, max, choices, help}.
+nlohmann::ordered_json describe_method(const Method& method);
+// A list of them, in the order of methods.def.
 nlohmann::ordered_json describe_methods();
 
 }  // namespace s2o

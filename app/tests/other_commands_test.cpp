@@ -35,6 +35,7 @@ TEST_F(CommandTest, list_names_the_registries) {
 
 TEST_F(CommandTest, list_of_a_method_shows_its_parameters) {
   EXPECT_THAT(run({"list", "methods", "s2o"}).out, HasSubstr("segment_size"));
+  EXPECT_THAT(run({"list", "methods", "tuned"}).out, HasSubstr("file of s2o tune"));
   const Json items = Json::parse(run({"list", "methods", "s2o", "--format", "json"}).out);
   ASSERT_EQ(items["methods"].size(), 1u);
   EXPECT_EQ(items["methods"][0]["knob"], "tau");
