@@ -321,9 +321,35 @@ class Tuner {
     }
     if (!best || cost_of(one.outcome) < cost_of(best->outcome)) best = std::move(one);
   }
-  static TunedLength taken(Try& best, const Json& reached) {
+  TunedLength taken(Try& best, const Json& reached) const {
     best.length.measured["reached_by"] = reached;
+    const bool is_dense = std::ranges::all_of(best.length.layers, [](const auto& heads) {
+      return std::ranges::all_of(heads, [](int setting) { return setting == 0; });
+    });
+    if (is_dense) {
+      log_warning(
+          "{}={} at {} tokens: nothing meets it at less cost than dense, all heads stay dense; the "
+          "best that one setting for all heads is measured to reach is {:.4g}",
+          target_name(options_), options_.value, measurer_.seqlen(), best_of_one_setting());
+    }
     return std::move(best.length);
+  }
+  // In the unit of the target.
+  double best_of_one_setting() const {
+    const TuneUnit whole_model = chains("model").front().units.front();
+    double least = std::numeric_limits<double>::infinity();
+    for (std::size_t i = 1; i < whole_model.size(); ++i) {
+      least = std::min(least, whole_model[i].error);
+    }
+    switch (options_.target) {
+      case TuneTarget::kLoss:
+        return least;
+      case TuneTarget::kRelativeL2:
+        return std::sqrt(least);
+      case TuneTarget::kMass:
+        return 1.0 - least;
+    }
+    return least;
   }
   std::vector<std::string> granularities() const {
     if (options_.by != "best") return {options_.by};

@@ -200,6 +200,18 @@ TEST(tune, lengths_are_added_to_a_file_of_the_same_weights) {
               HasSubstr("for 1 layers of 8 query and 2 KV heads of 128"));
 }
 
+TEST(tune, a_target_that_dense_alone_meets_says_what_is_missed) {
+  const TempFolder folder;
+  TuneOptions options = options_in(folder, "mass=0.9999");
+  options.methods = {R"({"name": "streaming_llm", "sink": 0, "window": 16})"};
+  options.by = "model";
+  ::testing::internal::CaptureStderr();
+  const TunedFile file = tune(options);
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(),
+              HasSubstr("mass=0.9999 at 384 tokens: nothing meets it at less cost than dense"));
+  EXPECT_EQ(file.lengths.at(0).measured["heads"].size(), 1u);
+}
+
 TEST(tune, a_length_that_is_named_twice_is_tuned_once) {
   const TempFolder folder;
   TuneOptions options = options_in(folder, "relative_l2=0.05");
