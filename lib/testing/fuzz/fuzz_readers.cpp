@@ -37,6 +37,7 @@
 #include "lib/report/journal.h"
 #include "lib/report/results_file.h"
 #include "lib/report/results_json.h"
+#include "lib/tune/tune_journal.h"
 
 namespace s2o {
 namespace {
@@ -144,6 +145,11 @@ const std::vector<Reader>& all_readers() {
        }},
       {"journal", kNone, "", "",
        [](const Scratch&, const std::string& text) { parse_journal(text, "x.jsonl"); }},
+      {"tune_journal", kNone, "", "",
+       [](const Scratch& scratch, const std::string& text) {
+         TuneJournal(scratch.write("x.jsonl", text), nlohmann::ordered_json::object(),
+                     /*num_q_heads=*/2, /*resume=*/true);
+       }},
       {"results", kNone, "", "",
        [](const Scratch&, const std::string& text) { results_from_json(text, "x.json"); }},
       {"results_hdf5", kNone, "", "",
