@@ -86,6 +86,7 @@ int run_tune(const TuneFlags& flags) {
   handle_interrupts();
   TuneOptions options = flags.options;
   options.device = parse_device(flags.device, "--device");
+  options.kernel = parse_kernel(options.kernel, "--kernel");
   options.methods = split_methods(flags.methods);
   parse_tune_target(flags.target, "--target", options);
   std::unique_ptr<ProgressBar> progress;

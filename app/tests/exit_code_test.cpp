@@ -71,6 +71,9 @@ TEST_F(ExitCodeTest, usage_errors_are_2) {
   expect(tune("s2o_plus", "loss=0"), 2, "--target: found 'loss=0', expected loss=NATS");
   expect(tune("s2oplus", "loss=0.1"), 2, "did you mean 's2o_plus'?");
   expect(tune("s2o_plus", "loss=0.1"), 3, "absent");
+  std::vector<std::string> with_kernel = tune("s2o_plus", "loss=0.1");
+  with_kernel.insert(with_kernel.end(), {"--kernel", "attention_sm81"});
+  expect(with_kernel, 2, "--kernel: unknown kernel 'attention_sm81'");
   expect(tune(R"(dense, {"name": "s2o", "tau": [0.1, 2]})", "loss=0.1"), 2, "2, expected a value");
   expect({"heatmap", "--tuned", "t.json", "--layer", "3", "--out", "x.png"}, 2, "excludes");
 }
