@@ -183,6 +183,8 @@ class AttentionRef {
     for (std::int64_t i = begin; i < end; ++i) {
       steps_left += (pass.items[i].count + plan_.block_n - 1) / plan_.block_n;
     }
+    const auto tau = static_cast<Scalar>(
+        pass.tau_of(static_cast<int>(tile / plan_.num_q_tiles), plan_.stop));
     int small_steps = 0;
     bool stopped = false;
     for (std::int64_t i = begin; i < end; ++i) {
@@ -203,7 +205,7 @@ class AttentionRef {
         state.stats.total_steps += static_cast<std::int32_t>(steps);
         if (item.stoppable) {
           ++state.stats.stop_steps;
-          small_steps = gain_is_small(state) ? small_steps + 1 : 0;
+          small_steps = reduced_gain(state) < tau ? small_steps + 1 : 0;
           stopped =
               small_steps >= plan_.stop.patience && state.stats.stop_steps >= plan_.stop.min_steps;
         }
@@ -212,7 +214,7 @@ class AttentionRef {
   }
 
   // gain = p_blk / l_new per row, reduced over the rows of the tile.
-  bool gain_is_small(const TileState<Scalar>& state) const {
+  Scalar reduced_gain(const TileState<Scalar>& state) const {
     Scalar total = 0;
     Scalar largest = 0;
     for (std::size_t i = 0; i < state.row_sum.size(); ++i) {
@@ -220,10 +222,9 @@ class AttentionRef {
       total += gain;
       largest = std::max(largest, gain);
     }
-    const Scalar reduced = plan_.stop.reduce == StopReduce::kMean
-                               ? total / static_cast<Scalar>(state.row_sum.size())
-                               : largest;
-    return reduced < static_cast<Scalar>(plan_.stop.tau);
+    return plan_.stop.reduce == StopReduce::kMean
+               ? total / static_cast<Scalar>(state.row_sum.size())
+               : largest;
   }
 
   static void note_visited(const PassView& pass, const PlanItem& item, std::int64_t done,

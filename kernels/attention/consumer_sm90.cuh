@@ -411,7 +411,7 @@ class ConsumerSm90 {
 
   S2O_DEVICE void start_gains() {
     const int num_rows = description().num_rows;
-    const float unit = gain_unit(args_, num_rows);
+    const float unit = gain_unit(args_, description().inverse_tau, num_rows);
     gain_unit_ = row_of(thread_ % 2) < num_rows ? unit : 0.0f;
   }
   S2O_DEVICE void post_gain() {

@@ -20,8 +20,8 @@ S2O_DEVICE std::uint32_t biased_gain(float x) {
 
 // What a row's gain p_blk / l_new is multiplied by, for one of its four lanes. A mean: two of them
 // count it. A maximum: less than tau becomes nothing (warp_gains).
-S2O_DEVICE float gain_unit(const AttentionKernelArgs& args, int num_rows) {
-  const float unit = args.inverse_tau * static_cast<float>(kGainOfTau);
+S2O_DEVICE float gain_unit(const AttentionKernelArgs& args, float inverse_tau, int num_rows) {
+  const float unit = inverse_tau * static_cast<float>(kGainOfTau);
   const float of_mean = 0.5f * unit * reciprocal_fast(static_cast<float>(num_rows));
   return args.stop.reduce == StopReduce::kMean ? of_mean : unit;
 }

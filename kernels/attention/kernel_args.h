@@ -38,7 +38,6 @@ struct AttentionKernelArgs {
   float pv_skip_threshold = 0.0f;
   std::int32_t pv_skip_exempt = 1;
   StopRule stop;
-  float inverse_tau = 0.0f;  // 1 / max(stop.tau, 1e-30)
   FoldRule fold;
 };
 

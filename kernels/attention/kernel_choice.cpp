@@ -1,6 +1,5 @@
 #include "kernels/attention/kernel_choice.h"
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numbers>
@@ -118,7 +117,6 @@ AttentionKernelArgs kernel_args(const Problem& problem, const PlanView& plan) {
   args.pv_skip_threshold = plan.pv_skip_threshold;
   args.pv_skip_exempt = plan.pv_skip_exempt;
   args.stop = plan.stop;
-  args.inverse_tau = 1.0f / std::max(plan.stop.tau, 1e-30f);
   args.fold = plan.fold;
   return args;
 }

@@ -69,6 +69,7 @@ class MainloopSm80 {
                          args_.seqlen * (Traits::kHeadDim * 2);
       s_.num_rows = rows_in_tile(args_, tile, Traits::kTileM);
       s_.total_plan_steps = 0;
+      s_.tau = args_.pass.tau_of(plan_head, args_.stop);
       s_.steps[3].flags = 0;  // stands in for the step before the first
       s_.stats = {0, 0, 0, 0};
     }
@@ -297,7 +298,7 @@ class MainloopSm80 {
       reduced = mean ? reduced + s_.warp_gain[warp] : max_of(reduced, s_.warp_gain[warp]);
     }
     if (mean) reduced /= static_cast<float>(s_.num_rows);
-    small_steps_ = reduced < args_.stop.tau ? small_steps_ + 1 : 0;
+    small_steps_ = reduced < s_.tau ? small_steps_ + 1 : 0;
     if (small_steps_ >= args_.stop.patience && s_.stats.stop_steps >= args_.stop.min_steps) {
       small_steps_ = kStopped;
     }

@@ -146,6 +146,9 @@ class ProducerSm90 {
       tile.plan_tile = plan_tile;
       tile.num_rows = num_rows;
       tile.total_plan_steps = 0;
+      if constexpr (kEarlyStop) {
+        tile.inverse_tau = 1.0f / max_of(args_.pass.tau_of(plan_head_, args_.stop), 1e-30f);
+      }
     }
     sync_producers();  // rows are known
     const bool consecutive = args_.pack == 1 && args_.pass.query_order == nullptr;

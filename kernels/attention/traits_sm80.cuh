@@ -56,6 +56,7 @@ struct SharedSm80 {
   std::int32_t num_rows;          // rows of the tile that exist
   std::int32_t first_position;    // smallest position of the tile
   std::int32_t total_plan_steps;  // of the tile, only with the PV skip
+  float tau;                      // of the plan head
   // Each thread's part of the mass of the plan step so far, for the early stop.
   float plan_step_mass[Traits::kThreads][Traits::kRowTiles][2];
   float warp_gain[Traits::kWarps];

@@ -83,6 +83,7 @@ struct TileDescription {
   std::int32_t num_rows;                                // rows of the tile that exist
   std::int32_t first_position;                          // smallest position
   std::int32_t total_plan_steps;                        // only with the PV skip
+  float inverse_tau;                                    // 1 / max(tau, 1e-30) of the plan head
   alignas(16) std::int32_t source_row[Traits::kTileM];  // row of q to copy: row_index or any
   std::int32_t row_index[Traits::kTileM];     // row of q, out and lse, -1 beyond the last row
   std::int32_t row_position[Traits::kTileM];  // original position

@@ -26,6 +26,7 @@ class DevicePlanCopy {
     DeviceBuffer<std::int32_t> query_order, key_order, gather_indices, fold_end, tile_order;
     DeviceBuffer<std::int64_t> item_offsets;
     DeviceBuffer<PlanItem> items;
+    DeviceBuffer<float> head_taus;
   };
   void copy_pass(const Problem& problem, const PassView& pass, std::int64_t l2_bytes);
 

@@ -7,8 +7,9 @@
 namespace s2o {
 namespace {
 
-void upload_or_clear(DeviceBuffer<std::int32_t>& buffer, const std::int32_t* source,
-                     std::size_t count, const char* what) {
+template <class T>
+void upload_or_clear(DeviceBuffer<T>& buffer, const T* source, std::size_t count,
+                     const char* what) {
   buffer.upload(source, source == nullptr ? 0 : count, what);
 }
 
@@ -43,6 +44,7 @@ void DevicePlanCopy::copy_pass(const Problem& problem, const PassView& pass,
   upload_or_clear(target.query_order, pass.query_order, slots, "plan: query order");
   upload_or_clear(target.key_order, pass.key_order, slots, "plan: key order");
   upload_or_clear(target.fold_end, pass.fold_end, num_tiles, "plan: fold ends");
+  upload_or_clear(target.head_taus, pass.head_taus, heads, "plan: tau of heads");
   target.item_offsets.upload(pass.item_offsets, num_tiles + 1, "plan: item offsets");
   target.items.upload(pass.items, static_cast<std::size_t>(num_items), "plan: items");
   upload_or_clear(target.gather_indices, pass.gather_indices, gather_length(pass, num_items),
@@ -55,7 +57,8 @@ void DevicePlanCopy::copy_pass(const Problem& problem, const PassView& pass,
        .item_offsets = target.item_offsets.data(),
        .items = target.items.data(),
        .gather_indices = target.gather_indices.data(),
-       .fold_end = pass.fold_end == nullptr ? nullptr : target.fold_end.data()});
+       .fold_end = pass.fold_end == nullptr ? nullptr : target.fold_end.data(),
+       .head_taus = pass.head_taus == nullptr ? nullptr : target.head_taus.data()});
   plan_.tile_orders.push_back(target.tile_order.data());
 }
 
@@ -65,7 +68,7 @@ std::int64_t DevicePlanCopy::bytes() const {
     bytes += pass.query_order.size_bytes() + pass.key_order.size_bytes() +
              pass.gather_indices.size_bytes() + pass.fold_end.size_bytes() +
              pass.tile_order.size_bytes() + pass.item_offsets.size_bytes() +
-             pass.items.size_bytes();
+             pass.items.size_bytes() + pass.head_taus.size_bytes();
   }
   return bytes;
 }

@@ -25,6 +25,7 @@ class BoundsChecker {
       check_order(p, pass.key_order, "key order");
       check_fold_ends(p);
       check_gathers(p, check_items(p));
+      check_taus(p);
     }
   }
 
@@ -77,6 +78,28 @@ class BoundsChecker {
       if (fold_end[tile] >= 0 && fold_end[tile] <= problem_.seqlen) continue;
       fail(where(p, tile) + "fold end " + std::to_string(fold_end[tile]) + " is outside [0, " +
            std::to_string(problem_.seqlen) + "]");
+    }
+  }
+
+  // A stop by shares of tau needs one above 0, and kernels are chosen by the plan's.
+  void check_taus(int p) const {
+    const PassView& pass = plan_.passes[p];
+    if (pass.head_taus == nullptr) return;
+    for (int head = 0; head < plan_.num_plan_heads; ++head) {
+      const float tau = pass.head_taus[head];
+      if (!(tau >= 0.0f && tau <= plan_.stop.tau)) {
+        fail(" pass " + std::to_string(p) + " head " + std::to_string(head) + ": tau " +
+             std::to_string(tau) + " is outside [0, " + std::to_string(plan_.stop.tau) +
+             "], the tau of the plan");
+      }
+      if (tau > 0.0f) continue;
+      const std::int64_t tile = static_cast<std::int64_t>(head) * plan_.num_q_tiles;
+      for (std::int64_t i = pass.item_offsets[tile];
+           i < pass.item_offsets[tile + plan_.num_q_tiles]; ++i) {
+        if (!pass.items[i].stoppable) continue;
+        fail(" pass " + std::to_string(p) + " head " + std::to_string(head) +
+             ": stoppable items with tau 0");
+      }
     }
   }
 

@@ -41,7 +41,7 @@ enum class StopReduce : std::uint8_t { kMean, kMax };
 // gain = p_blk / l_new per row; the tile skips the rest of its stoppable items once
 // reduce(gain) < tau for `patience` steps in a row and at least `min_steps` were done.
 struct StopRule {
-  float tau = 0.0f;  // 0 never stops
+  float tau = 0.0f;  // 0 never stops; the largest of PassView::head_taus, where it has those
   StopReduce reduce = StopReduce::kMean;
   int patience = 1;
   int min_steps = 1;
@@ -90,6 +90,13 @@ struct PassView {
   const std::int32_t* gather_indices = nullptr;
   // [num_plan_heads * num_q_tiles]: number of leading key slots that may be folded. May be null.
   const std::int32_t* fold_end = nullptr;
+  // [num_plan_heads]: StopRule::tau of each plan head. May be null: that of the plan. Heads whose
+  // tau is 0 have no stoppable items.
+  const float* head_taus = nullptr;
+
+  S2O_ANYWHERE float tau_of(int plan_head, const StopRule& stop) const {
+    return head_taus == nullptr ? stop.tau : head_taus[plan_head];
+  }
 };
 
 struct PlanView {

@@ -23,6 +23,7 @@ PlanPass fetch_whole(const Problem& problem, const PlanView& header, const PassV
   result.key_order = fetch(copy, pass.key_order, slots);
   result.fold_end = fetch(copy, pass.fold_end,
                           static_cast<std::int64_t>(header.num_plan_heads) * header.num_q_tiles);
+  result.head_taus = fetch(copy, pass.head_taus, header.num_plan_heads);
   return result;
 }
 

@@ -21,12 +21,13 @@ std::int64_t SparsePlan::workspace_bytes() const {
     bytes += pass.items.size() * sizeof(PlanItem);
     bytes += pass.gather_indices.size() * sizeof(std::int32_t);
     bytes += pass.fold_end.size() * sizeof(std::int32_t);
+    bytes += pass.head_taus.size() * sizeof(float);
   }
   return static_cast<std::int64_t>(bytes);
 }
 
 PlanPointers::PlanPointers(const SparsePlan& plan) : view_(plan.header) {
-  const auto pointer_or_null = [](const std::vector<std::int32_t>& array) {
+  const auto pointer_or_null = [](const auto& array) {
     return array.empty() ? nullptr : array.data();
   };
   for (const PlanPass& pass : plan.passes) {
@@ -35,7 +36,8 @@ PlanPointers::PlanPointers(const SparsePlan& plan) : view_(plan.header) {
                        .item_offsets = pass.item_offsets.data(),
                        .items = pass.items.data(),
                        .gather_indices = pointer_or_null(pass.gather_indices),
-                       .fold_end = pointer_or_null(pass.fold_end)});
+                       .fold_end = pointer_or_null(pass.fold_end),
+                       .head_taus = pointer_or_null(pass.head_taus)});
   }
   view_.passes = passes_.data();
   view_.num_passes = static_cast<int>(passes_.size());

@@ -17,6 +17,7 @@ struct PlanPass {
   std::vector<PlanItem> items;               // tiles in (plan head, tile) order
   std::vector<std::int32_t> gather_indices;  // shared by items, original token indices
   std::vector<std::int32_t> fold_end;        // [num_plan_heads * num_q_tiles], may be empty
+  std::vector<float> head_taus;              // [num_plan_heads], may be empty
 };
 
 struct SparsePlan {

@@ -54,10 +54,11 @@ std::vector<double> tile_gains(const Problem& problem, const PlanView& plan,
 
 // Distance from tau, relative to it, of the gain nearest to it among those that decided whether the
 // tile ends after `step` steps.
-double distance_to_tau(const StopRule& stop, const std::vector<double>& gains, int step) {
+double distance_to_tau(const StopRule& stop, float tau, const std::vector<double>& gains,
+                       int step) {
   double nearest = HUGE_VAL;
   for (int i = std::max(step - stop.patience, 0); i < step; ++i) {
-    const double distance = std::abs(gains[static_cast<std::size_t>(i)] - stop.tau) / stop.tau;
+    const double distance = std::abs(gains[static_cast<std::size_t>(i)] - tau) / tau;
     nearest = std::min(nearest, distance);
   }
   return nearest;
@@ -85,7 +86,9 @@ StopCheck check_stops(const Problem& problem, const PlanView& plan, const RowInp
           check.affected_rows.push_back(head * problem.seqlen + position);
         }
         const auto gains = tile_gains(problem, plan, inputs, expected, at, positions);
-        const double distance = distance_to_tau(plan.stop, gains, std::min(found, wanted));
+        const double distance =
+            distance_to_tau(plan.stop, plan.passes[pass].tau_of(head, plan.stop), gains,
+                            std::min(found, wanted));
         if (distance <= kNearTieTolerance) {
           ++check.near_ties;
           continue;

@@ -44,7 +44,8 @@ class ProbeRowsSm90 {
     const int rows = left < kRankedRows ? static_cast<int>(left) : kRankedRows;
     num_probed_ = static_cast<float>(num_probed(rows));
     // A little below the least mass that counts, in which a mean cannot exceed a maximum.
-    const float least = log2_fast(args.least_mass) + kScoreBias - 0.03125f;
+    least_mass_ = load_global(&args.heads[head_].least_mass);
+    const float least = log2_fast(least_mass_) + kScoreBias - 0.03125f;
     least_score_ = least > 0.0f ? static_cast<std::int32_t>(pack_pair<Fp16>(least, 0.0f)) : -32768;
   }
 
@@ -143,7 +144,7 @@ class ProbeRowsSm90 {
         const float mass = sum_of(d[b], i) / num_probed_;
         const int key = first_key + warp_index() * 64 + lane_index() / 4 * 8 + b * 2 + i;
         if (key < args_.sink || key >= length_) continue;
-        if (mass >= args_.least_mass) total += mass;
+        if (mass >= least_mass_) total += mass;
       }
     }
 #pragma unroll
@@ -158,6 +159,7 @@ class ProbeRowsSm90 {
   const int num_groups_;
   int head_, segment_, length_, first_, end_;
   float num_probed_;
+  float least_mass_;
   std::int32_t least_score_;  // the bits of a score
   float* masses_;
 };
@@ -194,12 +196,13 @@ struct FindReachesKernel {
   S2O_DEVICE static void run(const FindReachArgs& args, const Added& /*added*/) {
     auto* const found = reinterpret_cast<std::int32_t*>(shared_memory());
     const auto row = static_cast<int>(num_key_groups(args.shape.seqlen));
+    const float limit = load_global(&args.heads[block_index()].reach_limit);
     std::int32_t reach = kNothingFar;
     for (int probe = warp_index(); probe < args.tiles.count(); probe += kReachWarps) {
       const float* const masses =
           args.masses + (std::int64_t{block_index()} * args.tiles.count() + probe) * row;
       const auto length = static_cast<int>(args.shape.history_length(args.tiles.at(probe)));
-      const std::int32_t own = reach_of(masses, length, args);
+      const std::int32_t own = reach_of(masses, length, limit);
       if (own > reach) reach = own;
     }
     if (lane_index() == 0) found[warp_index()] = reach;
@@ -208,12 +211,12 @@ struct FindReachesKernel {
     for (int w = 1; w < kReachWarps; ++w) {
       if (found[w] > reach) reach = found[w];
     }
-    args.reaches[block_index()] = reach;
+    args.reaches[block_index()] =
+        limit > 0.0f ? reach : static_cast<std::int32_t>(args.shape.seqlen);
   }
 
  private:
-  S2O_DEVICE static std::int32_t reach_of(const float* masses, int length,
-                                          const FindReachArgs& args) {
+  S2O_DEVICE static std::int32_t reach_of(const float* masses, int length, float limit) {
     const int count = ceil_div(length, kKeyGroup);
     std::int32_t reach = kNothingFar;
     float lost = 0.0f;  // without the groups so far, but for the leading ones
@@ -224,14 +227,14 @@ struct FindReachesKernel {
       const bool leads = group < kLeadingGroups;
       const float sum = lost + warp_prefix_sum(leads ? 0.0f : own);
       leading += leads ? own : 0.0f;
-      const std::uint32_t beyond = ballot(sum > args.reach_limit);
+      const std::uint32_t beyond = ballot(sum > limit);
       if (beyond != 0 && reach == kNothingFar) {
         reach = length - (first + lowest_bit(beyond)) * kKeyGroup;
       }
       lost = shuffle_from(sum, 31);
     }
     for (int mask = 1; mask < 32; mask *= 2) leading += shuffle_xor(leading, mask);
-    if (reach == kNothingFar && lost + leading > args.reach_limit) reach = 0;
+    if (reach == kNothingFar && lost + leading > limit) reach = 0;
     return reach;
   }
 };

@@ -59,8 +59,7 @@ class RankRowsSm90 {
       : args_(args),
         s_(*reinterpret_cast<SharedRankRows*>(shared_memory())),
         num_tasks_(args.num_tasks()),
-        first_row_(args.first_row()),
-        below_floor_(static_cast<int>(float_bits(args.floor) >> 21) - 1) {}
+        first_row_(args.first_row()) {}
 
   S2O_DEVICE void run() {
     if (thread_index() == 0) {
@@ -200,6 +199,8 @@ class RankRowsSm90 {
       const int num_groups = ceil_div(longest, kKeyGroup) - skipped_;  // of both lists
       groups_per_range_ = ceil_div(num_groups, kRangeWarps);
       if (is_ranked) {
+        below_floor_ =
+            static_cast<int>(float_bits(load_global(&args_.heads[list.head].floor)) >> 21) - 1;
         score(shared_address(s_.q[warpgroup]),
               {entry, num_groups, first_group_within(length, reach_of(list)), length, classes});
       } else {
@@ -212,15 +213,16 @@ class RankRowsSm90 {
       sync_list();  // all have counted, and read the queries and the task
       if (thread_of_list() == 0) barrier_arrive(&s_.q_empty);
       if (!list.exists) continue;
-      std::int32_t* const order = args_.order + list.head * args_.order_per_list +
-                                  load_global(args_.order_offsets + list.segment);
+      std::int32_t* const order = args_.order + load_global(args_.order_offsets + tile_of(list));
       if (!is_ranked) {
         const int sink = min_of(args_.sink, length);
         for (int i = thread_of_list(); i < sink; i += 128) order[i] = i;
         if (thread_of_list() == 0) set_count(list, sink);
         continue;
       }
-      const int room = static_cast<int>(args_.shape.order_length(list.segment));
+      HistoryShape shape = args_.shape;
+      shape.kept_fraction = load_global(&args_.heads[list.head].kept_fraction);
+      const int room = static_cast<int>(shape.order_length(list.segment));
       const int total = place_classes(list_->classes, [&] { sync_list(); });
       if (thread_of_list() == 0) set_count(list, min_of(total, room));
       const int range = groups_per_range_ * kKeyGroup;
@@ -360,7 +362,7 @@ class RankRowsSm90 {
   SharedRankRows& s_;
   const int num_tasks_;
   const int first_row_;
-  const int below_floor_;  // leading bits of a sum one class below the floor
+  int below_floor_ = 0;  // leading bits of a sum one class below the floor of the list's head
   int groups_per_range_ = 1;
   int skipped_ = 0;  // as in shared memory
   int warpgroup_ = 0;

@@ -85,6 +85,14 @@ S2O_ANYWHERE constexpr int first_group_within(int history, int reach) {
   return first > kLeadingGroups ? first : kLeadingGroups;
 }
 
+// What a query head looks for, all of it a matter of its tau.
+struct HeadRanking {
+  float floor = 0.0f;              // smallest share of a class above 0, times 2^kScoreBias
+  float least_mass = 0.0f;         // share that counts in probes
+  float reach_limit = 0.0f;        // of the mass that a probe loses; 0: whole histories
+  std::int32_t kept_fraction = 0;  // of its lists, as in HistoryShape
+};
+
 // How far heads read: from probes to reaches.
 struct FindReachArgs {
   const unsigned char* queries = nullptr;  // as in RankRowsArgs
@@ -94,9 +102,8 @@ struct FindReachArgs {
   std::int32_t* reaches = nullptr;  // [num_q_heads]
   TileSet tiles;                    // the probes
   HistoryShape shape;
+  const HeadRanking* heads = nullptr;  // [num_q_heads]
   std::int32_t sink = 0;
-  float least_mass = 0.0f;   // share that counts
-  float reach_limit = 0.0f;  // of the mass that a probe loses
 };
 
 // What is known of a KV head: [num_kv_heads] of each.
@@ -191,17 +198,16 @@ struct RankRowsArgs {
   const std::int32_t* reaches = nullptr;        // [num_q_heads]; may be null: whole histories
   unsigned char* classes = nullptr;             // [2 kMaxRankBlocks, num_key_groups * kKeyGroup]
   std::int32_t* next_task = nullptr;            // zero at the start of a launch
-  std::int32_t* order = nullptr;                // [num_q_heads, order_per_list]
-  const std::int64_t* order_offsets = nullptr;  // [num_segments], into a list
-  std::int64_t order_per_list = 0;
+  std::int32_t* order = nullptr;
+  const std::int64_t* order_offsets = nullptr;  // [num_q_heads, num_segments], into order
   // The last item of a tile of items [num_q_heads, num_segments] learns how many keys there are.
   PlanItem* items = nullptr;
   const std::int64_t* item_offsets = nullptr;  // [num_q_heads * num_segments + 1]
   HistoryShape shape;                          // segments of kRankedRows tokens
+  const HeadRanking* heads = nullptr;          // [num_q_heads]
   std::int32_t num_q_heads = 0;
   TileSet tiles;
   std::int32_t sink = 0;  // leading keys that are always visited
-  float floor = 0.0f;     // smallest share of a class above 0, times 2^kScoreBias
 
   // A task is two lists of a KV head, which are numbered by tile, then by head of the group. Tiles
   // without history come first and are no tasks.
