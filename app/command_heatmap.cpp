@@ -59,7 +59,7 @@ std::vector<HeatmapMethod> select_methods(const EvalCells& cells, const Attentio
          setting.method->head_settings(setting.params, input.layer, input.problem)) {
       const bool is_inside =
           head >= heads.q_heads.first && head < heads.q_heads.first + heads.q_heads.count;
-      if (is_inside) setting = {.method = heads.method, .params = *heads.params};
+      if (is_inside) setting = {.method = heads.method, .params = heads.params_of(head)};
     }
     const std::string& name = setting.method->info().name;
     if (name == "dense") continue;

@@ -33,8 +33,10 @@ class PlannedMethod {
  public:
   // Allocates; makes a plan that depends on the shape alone. UnsupportedError for settings that
   // cannot run on the problem, or with the bytes needed and free.
+  // `knobs` as PlanContext::knobs.
   PlannedMethod(const CudaDevice& device, const Problem& problem, StorageDType dtype,
-                const Method& method, const ParamSet& params, const PlannerLimits& limits);
+                const Method& method, const ParamSet& params, const PlannerLimits& limits,
+                const std::vector<double>& knobs = {});
   ~PlannedMethod();
   PlannedMethod(const PlannedMethod&) = delete;
   PlannedMethod& operator=(const PlannedMethod&) = delete;
@@ -74,6 +76,7 @@ class PlannedMethod {
   const StorageDType dtype_;
   const Method& method_;
   const ParamSet params_;
+  const std::vector<double> knobs_;
   std::unique_ptr<DevicePlanner> planner_;  // null: planned on the host
   std::optional<SparsePlan> host_plan_;
   std::optional<DevicePlanCopy> copied_;  // host_plan_ on the device

@@ -55,12 +55,20 @@ DeviceInput head_slice(const DeviceInput& input, const HeadRange& q_heads) {
 
 PlannedMethod::PlannedMethod(const CudaDevice& device, const Problem& problem, StorageDType dtype,
                              const Method& method, const ParamSet& params,
-                             const PlannerLimits& limits)
-    : device_(device), problem_(problem), dtype_(dtype), method_(method), params_(params) {
+                             const PlannerLimits& limits, const std::vector<double>& knobs)
+    : device_(device),
+      problem_(problem),
+      dtype_(dtype),
+      method_(method),
+      params_(params),
+      knobs_(knobs) {
   std::unique_ptr<Planner> planner;
   if (plans_on_device(problem)) {
-    planner = method.device_planner(
-        {.problem = problem, .dtype = dtype, .params = params_, .limits = limits});
+    planner = method.device_planner({.problem = problem,
+                                     .dtype = dtype,
+                                     .params = params_,
+                                     .limits = limits,
+                                     .knobs = knobs_});
   }
   if (planner != nullptr) {
     planner_ = std::make_unique<DevicePlanner>(std::move(planner));
@@ -70,7 +78,7 @@ PlannedMethod::PlannedMethod(const CudaDevice& device, const Problem& problem, S
     shape_only.problem = problem;
     shape_only.dtype = dtype;
     const DenseReference none;
-    host_plan_.emplace(method.plan_cpu({shape_only, none}, params_));
+    host_plan_.emplace(method.plan_cpu({shape_only, none, knobs_}, params_));
     copied_.emplace(problem, PlanPointers(*host_plan_).view(), device.info.l2_bytes);
   }
 }
@@ -105,7 +113,7 @@ void PlannedMethod::plan_on_host(const DeviceInput& input, AttentionScratch& scr
   fetch_heads(input.k, head * kv_heads, dtype_, host.k);
   fetch_heads(input.v, head * kv_heads, dtype_, host.v);
   host_plan_.reset();
-  host_plan_.emplace(method_.plan_cpu({host, reference}, params_));
+  host_plan_.emplace(method_.plan_cpu({host, reference, knobs_}, params_));
   copied_.emplace(problem_, PlanPointers(*host_plan_).view(), device_.info.l2_bytes);
 }
 

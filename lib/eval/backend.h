@@ -63,9 +63,10 @@ class Backend {
   virtual void run(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) = 0;
   // As run, with a plan that the method makes on the device, timed apart; nothing, and nothing is
   // run, when this backend or the method with these settings cannot. `fetch_tokens` asks for the
-  // lists of gathered tokens, which only a check of the plan needs.
+  // lists of gathered tokens, which only a check of the plan needs; `knobs` as in PlanContext.
   virtual std::optional<DevicePlanning> plan_and_run(const Method& /*method*/,
                                                      const ParamSet& /*params*/,
+                                                     std::span<const double> /*knobs*/,
                                                      const TimingConfig& /*timing*/,
                                                      bool /*fetch_tokens*/,
                                                      AttentionRun& /*result*/) {

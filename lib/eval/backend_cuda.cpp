@@ -112,6 +112,7 @@ class CudaBackend final : public Backend {
   }
 
   std::optional<DevicePlanning> plan_and_run(const Method& method, const ParamSet& params,
+                                             std::span<const double> knobs,
                                              const TimingConfig& timing, bool fetch_tokens,
                                              AttentionRun& result) override {
     if (!plans_on_device(input_->problem)) return std::nullopt;
@@ -119,7 +120,8 @@ class CudaBackend final : public Backend {
         method.device_planner({.problem = device_input().problem,
                                .dtype = input_->dtype,
                                .params = params,
-                               .limits = {.l2_bytes = info_.l2_bytes}});
+                               .limits = {.l2_bytes = info_.l2_bytes},
+                               .knobs = knobs});
     if (planner == nullptr) return std::nullopt;
     DevicePlanner on_device(std::move(planner));
     return execute_planned(on_device, timing, fetch_tokens, result);

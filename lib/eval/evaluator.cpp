@@ -197,7 +197,7 @@ class Evaluator {
   void measure(const MethodSetting& setting, ResultRow& row) {
     const std::vector<HeadSetting> groups =
         setting.method->head_settings(setting.params, input_->layer, input_->problem);
-    Measured found = groups.empty() ? measure_heads(*setting.method, setting.params, *input_)
+    Measured found = groups.empty() ? measure_heads(*setting.method, setting.params, {}, *input_)
                                     : measure_groups(groups);
     Timings timings = {.dense_attention_ms = dense_ms_};
     timings.plan_ms = std::move(found.plan_ms);
@@ -214,11 +214,11 @@ class Evaluator {
 
   // Of all heads of `input`, or of those that the backend is set to.
   Measured measure_heads(const Method& method, const ParamSet& params,
-                         const AttentionInput& input) {
+                         std::span<const double> knobs, const AttentionInput& input) {
     Measured found{.planner = "cpu"};
     std::optional<SparsePlan> plan;
-    auto planning =
-        backend_.plan_and_run(method, params, cells_.config.timing, options_.check_plans, run_);
+    auto planning = backend_.plan_and_run(method, params, knobs, cells_.config.timing,
+                                          options_.check_plans, run_);
     if (planning) {
       found.planner = backend_.name();
       found.cost = planning->cost;
@@ -226,7 +226,7 @@ class Evaluator {
       plan.emplace(std::move(planning->plan));
       if (options_.check_plans) check_plan(input.problem, *plan);
     } else {
-      plan.emplace(plan_on_cpu(method, params, {input, backend_.reference()}, found.plan_ms));
+      plan.emplace(plan_on_cpu(method, params, {input, backend_.reference(), knobs}, found.plan_ms));
       if (!method.info().reads_input) found.planner = "none";
       if (options_.check_plans) check_plan(input.problem, *plan);
       backend_.run(*plan, cells_.config.timing, run_);
@@ -244,7 +244,8 @@ class Evaluator {
     for (const HeadSetting& group : groups) {
       backend_.set_heads(group.q_heads);
       Measured one =
-          measure_heads(*group.method, *group.params, head_slice(*input_, group.q_heads));
+          measure_heads(*group.method, *group.params, group.knobs,
+                        head_slice(*input_, group.q_heads));
       all.planner = all.planner.empty() || all.planner == one.planner ? one.planner : "mixed";
       is_planned_on_host |= one.planner == "cpu";
       // Plans are made less often than attention runs where the host makes them, or once for all.

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,9 @@ struct DenseReference {
 struct PlanContext {
   const AttentionInput& input;
   const DenseReference& reference;  // for oracles only; a real method must not look
+  // The knob of each query head in place of that of the parameters, of methods that
+  // has_knob_by_head; empty: all heads as the parameters say.
+  std::span<const double> knobs = {};
 };
 
 // What a planner on the device must know before it sees Q and K.
@@ -32,6 +36,7 @@ struct DevicePlanningRequest {
   StorageDType dtype = StorageDType::kBF16;
   const ParamSet& params;
   PlannerLimits limits;
+  std::span<const double> knobs = {};  // as in PlanContext
 };
 
 // Where a contract test expects a method to equal dense attention.
@@ -57,6 +62,9 @@ struct MethodInfo {
   // >= 6 values from dense to sparse, for a frontier: at 131,072 tokens of a real model from above
   // 60 % of the pairs to below 1 %, as far down as what the method always visits.
   std::vector<double> knob_sweep;
+  // Heads may differ in the knob inside one plan (PlanContext::knobs). The knob of each head is then
+  // all that decides what it visits: as if planned alone.
+  bool has_knob_by_head = false;
   FullBudget full_budget;
   DeviceAgreement device;  // of methods with a device planner
   bool is_oracle = false;  // needs the dense reference; its planning time means nothing
@@ -71,6 +79,10 @@ struct HeadSetting {
   HeadRange q_heads;
   const Method* method = nullptr;
   std::shared_ptr<const ParamSet> params;
+  std::vector<double> knobs = {};  // [q_heads.count], PlanContext::knobs; empty: that of params
+
+  // Settings under which query head `q_head` of the layer, one of q_heads, does the same alone.
+  ParamSet params_of(int q_head) const;
 };
 
 class Method {

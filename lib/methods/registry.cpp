@@ -33,6 +33,15 @@ const Method& find_method(const std::string& name) {
                                 join(names)));
 }
 
+ParamSet HeadSetting::params_of(int q_head) const {
+  ParamSet own = *params;
+  if (!knobs.empty()) {
+    own.set(method->info().params, method->info().knob,
+            knobs.at(static_cast<std::size_t>(q_head - q_heads.first)), method->info().name);
+  }
+  return own;
+}
+
 std::vector<ParamSet> expand_settings(const Method& method, const nlohmann::ordered_json& entry,
                                       const std::string& path) {
   std::vector<ParamSet> settings = expand_params(method.info().params, entry, "name", path);

@@ -21,12 +21,13 @@ struct LayerAttention::Lane {
 struct LayerAttention::Setting {
   const Method* method = nullptr;
   ParamSet params;
+  std::vector<double> knobs;  // as in HeadSetting
   Problem problem;  // of these heads
   int number = 0;   // of those alike in one layer, which all need a plan of their own
   std::optional<PlannedMethod> planned;
 
   bool matches(const HeadSetting& heads, const Problem& of_heads, int of_number) const {
-    return method == heads.method && number == of_number &&
+    return method == heads.method && number == of_number && knobs == heads.knobs &&
            problem.num_q_heads == of_heads.num_q_heads &&
            problem.num_kv_heads == of_heads.num_kv_heads &&
            params.to_json() == heads.params->to_json();
@@ -89,10 +90,11 @@ std::unique_ptr<LayerAttention::Setting> LayerAttention::make_setting(const Head
   auto setting = std::make_unique<Setting>();
   setting->method = heads.method;
   setting->params = *heads.params;
+  setting->knobs = heads.knobs;
   setting->problem = problem;
   setting->number = number;
   setting->planned.emplace(device_, problem, dtype_, *heads.method, setting->params,
-                           PlannerLimits{.l2_bytes = device_.info.l2_bytes});
+                           PlannerLimits{.l2_bytes = device_.info.l2_bytes}, heads.knobs);
   return setting;
 }
 

@@ -129,7 +129,7 @@ class PlannedAttention {
     const DenseReference reference = reference_of(*heads.method, input);
     const bool is_fixed = !heads.method->info().reads_input;
     const auto planned_from = Clock::now();
-    const SparsePlan plan = heads.method->plan_cpu({input, reference}, *heads.params);
+    const SparsePlan plan = heads.method->plan_cpu({input, reference, heads.knobs}, *heads.params);
     const auto planned = Clock::now();
     Attended done;
     std::vector<TileStats> stats;

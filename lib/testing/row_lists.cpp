@@ -80,7 +80,7 @@ RowAgreement expect_row_agreement(const AttentionInput& input, const RowRankingS
         }
         seen[static_cast<std::size_t>(key)] = true;
         EXPECT_TRUE(ranking.is_ranked(head, tile, key)) << where << ", key " << key;
-        const int c = ranking.class_of(weights[static_cast<std::size_t>(key)], key);
+        const int c = ranking.class_of(head, weights[static_cast<std::size_t>(key)], key);
         EXPECT_LE(c, lowest + 2) << where << ", key " << key;
         lowest = std::min(lowest, c);
         total.others += expected.contains(key) ? -1 : 1;
@@ -91,7 +91,7 @@ RowAgreement expect_row_agreement(const AttentionInput& input, const RowRankingS
           ++total.skipped;
           continue;
         }
-        EXPECT_LE(ranking.class_of(weights[static_cast<std::size_t>(key)], key), 1)
+        EXPECT_LE(ranking.class_of(head, weights[static_cast<std::size_t>(key)], key), 1)
             << where << ", key " << key;
       }
       for (std::size_t i = 0; i < std::min(keys.size(), reference.size()) / 4; ++i) {

@@ -144,7 +144,8 @@ std::optional<std::vector<RunWork>> attend_groups(const std::vector<HeadSetting>
   for (std::int64_t i = 0; i < call.batch; ++i) {
     RunWork all{.compute_density = 0.0, .pair_density = 0.0};
     for (const HeadSetting& group : groups) {
-      const Setting setting = make_setting(group.method->info().name, group.params->to_json());
+      Setting setting = make_setting(group.method->info().name, group.params->to_json());
+      setting.knobs = group.knobs;
       const auto found =
           attend(setting, call.sequence(i).heads(group.q_heads), stream, check, wants_work);
       if (!found) continue;

@@ -101,13 +101,14 @@ class StreamSession {
  private:
   struct Kept {
     std::int64_t setting = 0;
+    std::vector<double> knobs;
     Problem problem;
     StorageDType dtype = StorageDType::kBF16;
     std::unique_ptr<PlannedMethod> method;
 
     bool matches(const Setting& other, const Call& call) const {
       const Problem& p = call.problem;
-      return setting == other.id && dtype == call.dtype && problem.seqlen == p.seqlen &&
+      return setting == other.id && knobs == other.knobs && dtype == call.dtype && problem.seqlen == p.seqlen &&
              problem.num_q_heads == p.num_q_heads && problem.num_kv_heads == p.num_kv_heads &&
              problem.head_dim == p.head_dim && problem.softmax_scale == p.softmax_scale;
     }
@@ -121,11 +122,14 @@ class StreamSession {
       kept_.splice(kept_.begin(), kept_, known);
       return *kept_.front().method;
     }
-    Kept made = {.setting = setting.id, .problem = call.problem, .dtype = call.dtype};
+    Kept made = {.setting = setting.id,
+                 .knobs = setting.knobs,
+                 .problem = call.problem,
+                 .dtype = call.dtype};
     const auto make = [&] {
       made.method = std::make_unique<PlannedMethod>(
           device_, call.problem, call.dtype, *setting.method, setting.params,
-          PlannerLimits{.l2_bytes = device_.info.l2_bytes});
+          PlannerLimits{.l2_bytes = device_.info.l2_bytes}, setting.knobs);
     };
     try {
       make();

@@ -35,12 +35,14 @@ class RowPlanner final : public Planner {
                 .history_order = HistoryOrder::kRanked,
                 .share_key_order_in_group = false,
                 .stop = settings.stop,
+                .head_taus = settings.head_taus,
                 .ranking = Ranking::kRows,
                 .local_window = settings.ranking.local_window,
                 .fold = settings.fold,
                 .kept_fraction = settings.kept_fraction},
         shape_(s2o_history_shape(problem, common_)),
-        layout_(shape_, limits_),
+        kept_fractions_(kept_fractions_of(settings)),
+        layout_(shape_, limits_, kept_fractions_),
         sample_stride_(row_sample_stride(problem.seqlen)) {
     const std::int64_t tiles = std::int64_t{shape_.num_segments} * problem.num_q_heads;
     const std::int64_t groups = num_key_groups(problem.seqlen);
@@ -63,11 +65,12 @@ class RowPlanner final : public Planner {
     }
     classes_ = workspace_.add<unsigned char>(2 * std::min<std::int64_t>(tiles, kMaxRankBlocks) *
                                              groups * kKeyGroup);
-    order_offsets_ = workspace_.add_constant(layout_.order_offsets);
-    order_ = workspace_.add<std::int32_t>(layout_.order_per_list * shape_.num_lists());
+    order_offsets_ = workspace_.add_constant(layout_.list_offsets);
+    order_ = workspace_.add<std::int32_t>(layout_.order_entries);
+    heads_ = workspace_.add_constant(head_rankings());
 
-    PlanSkeleton skeleton = s2o_plan_skeleton(problem, common_, shape_, layout_);
-    if (settings.ranking.floor == 0.0f) visit_everything(skeleton.passes.front());
+    PlanSkeleton skeleton = s2o_plan_skeleton(problem, common_, shape_, layout_, kept_fractions_);
+    visit_everything(skeleton.passes.front());
     header_ = skeleton.header;
     std::vector<std::int32_t> tile_ends;
     for (const OrderBatch& batch : layout_.batches) {
@@ -79,6 +82,7 @@ class RowPlanner final : public Planner {
     items_ = workspace_.add_constant(pass.items);
     item_offsets_ = workspace_.add_constant(pass.item_offsets);
     fold_end_ = workspace_.add_constant(pass.fold_end);
+    head_taus_ = workspace_.add_constant(pass.head_taus);
     tile_order_ = workspace_.add_constant(
         order_by_batch(tile_launch_order(problem, header_, host, limits.l2_bytes),
                        header_.num_q_tiles, tile_ends));
@@ -100,7 +104,7 @@ class RowPlanner final : public Planner {
   void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
     const Elements elements = input.elements();
     kernels.clear(bad_row_.data(), bad_row_.size_bytes());
-    if (ranking_.floor == 0.0f) return;
+    if (!ranks()) return;
     kernels.clear(next_task_.data(), next_task_.size_bytes());
     kernels.run(RowProfileArgs{.q = input.q,
                                .k = input.k,
@@ -130,9 +134,8 @@ class RowPlanner final : public Planner {
                                 .reaches = reaches_.data(),
                                 .tiles = probes(),
                                 .shape = shape_,
-                                .sink = static_cast<std::int32_t>(ranking_.sink),
-                                .least_mass = ranking_.least_mass,
-                                .reach_limit = ranking_.reach_limit},
+                                .heads = heads_.data(),
+                                .sink = static_cast<std::int32_t>(ranking_.sink)},
                   elements);
     }
     prepare_queries({.end = shape_.num_segments}, reaches_.data(), problem_.group_size(), input,
@@ -142,7 +145,7 @@ class RowPlanner final : public Planner {
 
   int num_batches() const override { return static_cast<int>(layout_.batches.size()); }
   void plan_next(int batch, const DeviceInput& input, PlanningKernels& kernels) const override {
-    if (ranking_.floor == 0.0f) return;
+    if (!ranks()) return;
     const OrderBatch& rows = layout_.batches[static_cast<std::size_t>(batch)];
     RankRowsArgs args = rank_args({.first = rows.first_segment, .end = rows.end_segment},
                                   next_task_.data() + batch);
@@ -156,7 +159,8 @@ class RowPlanner final : public Planner {
     plan.passes.push_back({.item_offsets = item_offsets_.data(),
                            .items = items_.data(),
                            .gather_indices = order_.data(),
-                           .fold_end = fold_end_.data()});
+                           .fold_end = fold_end_.data(),
+                           .head_taus = head_taus_.data()});
     plan.tile_orders.push_back(tile_order_.data());
     plan.batch_ends = batch_ends_;
     return plan;
@@ -169,10 +173,13 @@ class RowPlanner final : public Planner {
   }
 
  private:
-  // Histories in place of lists.
+  // Histories in place of lists, for heads without a floor. Where others have one, the ranking finds
+  // as many keys.
   void visit_everything(PassSkeleton& pass) const {
     for (std::size_t tile = 0; tile + 1 < pass.item_offsets.size(); ++tile) {
       const auto segment = static_cast<std::int64_t>(tile) % shape_.num_segments;
+      const auto head = static_cast<int>(static_cast<std::int64_t>(tile) / shape_.num_segments);
+      if (ranking_.of(head).floor > 0.0f) continue;
       for (std::int64_t i = pass.item_offsets[tile]; i < pass.item_offsets[tile + 1]; ++i) {
         PlanItem& item = pass.items[static_cast<std::size_t>(i)];
         if (item.kind != ItemKind::kGather) continue;
@@ -182,7 +189,38 @@ class RowPlanner final : public Planner {
   }
   std::int64_t num_samples() const { return problem_.seqlen / sample_stride_; }
   TileSet probes() const { return probe_tiles(shape_.num_segments, ranking_.num_probes); }
-  bool looks_for_reaches() const { return ranking_.reach_limit > 0.0f && probes().count() > 0; }
+  bool looks_for_reaches() const {
+    return any_head([](const RowLimits& head) { return head.reach_limit > 0.0f; }) &&
+           probes().count() > 0;
+  }
+  bool ranks() const {
+    return any_head([](const RowLimits& head) { return head.floor > 0.0f; });
+  }
+  template <class Predicate>
+  bool any_head(const Predicate& predicate) const {
+    for (int head = 0; head < problem_.num_q_heads; ++head) {
+      if (predicate(ranking_.of(head))) return true;
+    }
+    return false;
+  }
+  static std::vector<std::int32_t> kept_fractions_of(const RowPlannerSettings& settings) {
+    std::vector<std::int32_t> fractions;
+    for (const float tau : settings.head_taus) fractions.push_back(rows_kept_fraction(tau));
+    return fractions;
+  }
+  std::vector<HeadRanking> head_rankings() const {
+    std::vector<HeadRanking> heads;
+    for (int head = 0; head < problem_.num_q_heads; ++head) {
+      const RowLimits limits = ranking_.of(head);
+      heads.push_back({.floor = limits.floor * std::exp2(kScoreBias),
+                       .least_mass = limits.least_mass,
+                       .reach_limit = limits.reach_limit,
+                       .kept_fraction = kept_fractions_.empty()
+                                            ? shape_.kept_fraction
+                                            : kept_fractions_[static_cast<std::size_t>(head)]});
+    }
+    return heads;
+  }
   // Heads apart where tiles are few.
   void prepare_queries(const TileSet& tiles, const std::int32_t* reaches, int heads_of_block,
                        const DeviceInput& input, PlanningKernels& kernels) const {
@@ -217,14 +255,13 @@ class RowPlanner final : public Planner {
             .next_task = next_task,
             .order = order_.data(),
             .order_offsets = order_offsets_.data(),
-            .order_per_list = layout_.order_per_list,
             .items = items_.data(),
             .item_offsets = item_offsets_.data(),
             .shape = shape_,
+            .heads = heads_.data(),
             .num_q_heads = problem_.num_q_heads,
             .tiles = tiles,
-            .sink = static_cast<std::int32_t>(ranking_.sink),
-            .floor = ranking_.floor * std::exp2(kScoreBias)};
+            .sink = static_cast<std::int32_t>(ranking_.sink)};
   }
   RowProfile profile() const {
     return {.key_means = key_means_.data(),
@@ -238,6 +275,7 @@ class RowPlanner final : public Planner {
   const PlannerLimits limits_;
   const S2oSettings common_;
   const HistoryShape shape_;
+  const std::vector<std::int32_t> kept_fractions_;  // [num_q_heads], or empty
   const S2oLayout layout_;
   const std::int64_t sample_stride_;
   PlanView header_;
@@ -252,6 +290,8 @@ class RowPlanner final : public Planner {
   Workspace::Array<std::int64_t> order_offsets_, item_offsets_;
   Workspace::Array<PlanItem> items_;
   Workspace::Array<std::int32_t> fold_end_, tile_order_;
+  Workspace::Array<HeadRanking> heads_;
+  Workspace::Array<float> head_taus_;  // empty: all heads alike
   std::vector<std::int32_t> batch_ends_;  // as in DevicePlan
 };
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "lib/methods/s2o/row_ranking.h"
 #include "lib/planning/planner.h"
@@ -20,6 +21,9 @@ struct RowPlannerSettings {
   int kept_fraction;  // as in HistoryShape
   StopRule stop;
   FoldRule fold;
+  // [num_q_heads], as in S2oSettings; lists of a head are kept by its own. Empty: `stop` and
+  // kept_fraction count for all.
+  std::vector<float> head_taus = {};
 };
 
 std::unique_ptr<Planner> make_row_planner(const Problem& problem,

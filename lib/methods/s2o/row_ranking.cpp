@@ -50,12 +50,14 @@ RowRanking::RowRanking(const AttentionInput& input, const RowRankingSettings& se
     estimate(static_cast<int>(task / num_tiles_), task % num_tiles_);
   });
   const TileSet probes = probe_tiles(static_cast<std::int32_t>(num_tiles_), settings.num_probes);
-  const bool has_probes = settings.reach_limit > 0.0f && probes.count() > 0;
   reaches_.assign(static_cast<std::size_t>(input.problem.num_q_heads),
-                  has_probes ? kNothingFar : static_cast<std::int32_t>(input.problem.seqlen));
-  if (!has_probes) return;
+                  static_cast<std::int32_t>(input.problem.seqlen));
   parallel_for(input.problem.num_q_heads, [&](std::int64_t head) {
+    const bool has_probes =
+        settings.of(static_cast<int>(head)).reach_limit > 0.0f && probes.count() > 0;
+    if (!has_probes) return;
     std::int32_t& reach = reaches_[static_cast<std::size_t>(head)];
+    reach = kNothingFar;
     for (std::int32_t i = 0; i < probes.count(); ++i) {
       reach = std::max(reach, reach_of_probe(static_cast<int>(head), probes.at(i)));
     }
@@ -156,6 +158,7 @@ void RowRanking::estimate(int q_head, std::int64_t tile) {
 }
 
 std::int32_t RowRanking::reach_of_probe(int q_head, std::int64_t tile) const {
+  const RowLimits limits = settings_.of(q_head);
   const auto history = static_cast<std::int32_t>(history_length(tile));
   const auto groups = static_cast<std::size_t>(num_key_groups(history));
   std::vector<float> mass(groups);
@@ -167,19 +170,19 @@ std::int32_t RowRanking::reach_of_probe(int q_head, std::int64_t tile) const {
       if (is_probed(r)) own += std::exp2(scores(r) - kScoreBias);
     }
     own /= static_cast<float>(num_probed(rows));
-    if (own >= settings_.least_mass) mass[static_cast<std::size_t>(key / kKeyGroup)] += own;
+    if (own >= limits.least_mass) mass[static_cast<std::size_t>(key / kKeyGroup)] += own;
   });
   float lost = 0.0f;  // without the groups so far, oldest first
   for (std::size_t group = kLeadingGroups; group < groups; ++group) {
     lost += mass[group];
-    if (lost > settings_.reach_limit) {
+    if (lost > limits.reach_limit) {
       return history - static_cast<std::int32_t>(group) * kKeyGroup;
     }
   }
   for (std::size_t group = 0; group < std::min<std::size_t>(kLeadingGroups, groups); ++group) {
     lost += mass[group];
   }
-  return lost > settings_.reach_limit ? 0 : kNothingFar;
+  return lost > limits.reach_limit ? 0 : kNothingFar;
 }
 
 std::int32_t RowRanking::reach(int q_head) const {
@@ -261,9 +264,10 @@ std::vector<float> RowRanking::weights(int q_head, std::int64_t tile) const {
   return result;
 }
 
-int RowRanking::class_of(float weight, std::int64_t key) const {
+int RowRanking::class_of(int q_head, float weight, std::int64_t key) const {
   if (key < settings_.sink) return kRowClasses - 1;
-  return std::clamp(leading_bits(weight) - leading_bits(settings_.floor) + 1, 0, kRowClasses - 2);
+  return std::clamp(leading_bits(weight) - leading_bits(settings_.of(q_head).floor) + 1, 0,
+                    kRowClasses - 2);
 }
 
 std::vector<std::int32_t> RowRanking::order(int q_head, std::int64_t tile,
@@ -275,7 +279,7 @@ std::vector<std::int32_t> RowRanking::order(int q_head, std::int64_t tile,
   std::vector<std::vector<std::int32_t>> classes(kRowClasses);
   for (std::int64_t key = 0; key < history; ++key) {
     if (!is_ranked(q_head, tile, key)) continue;
-    const int c = class_of(weight[static_cast<std::size_t>(key)], key);
+    const int c = class_of(q_head, weight[static_cast<std::size_t>(key)], key);
     classes[static_cast<std::size_t>(c)].push_back(static_cast<std::int32_t>(key));
   }
   for (int c = kRowClasses - 1; c > 0; --c) {

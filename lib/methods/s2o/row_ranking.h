@@ -33,6 +33,13 @@
 
 namespace s2o {
 
+// What of the settings heads may differ in.
+struct RowLimits {
+  float floor;
+  float least_mass;
+  float reach_limit;
+};
+
 struct RowRankingSettings {
   std::int64_t local_window;  // tokens before a tile that are visited in place
   std::int64_t sink;          // leading tokens that are always visited, at most kRankedRows
@@ -40,6 +47,12 @@ struct RowRankingSettings {
   int num_probes;
   float least_mass;
   float reach_limit;  // 0: whole histories
+  std::vector<RowLimits> heads = {};  // [num_q_heads]; empty: as above
+
+  RowLimits of(int q_head) const {
+    return heads.empty() ? RowLimits{floor, least_mass, reach_limit}
+                         : heads[static_cast<std::size_t>(q_head)];
+  }
 };
 
 class RowRanking {
@@ -54,7 +67,7 @@ class RowRanking {
   std::int32_t reach(int q_head, std::int64_t tile) const;
   bool is_ranked(int q_head, std::int64_t tile, std::int64_t key) const;
   std::vector<float> weights(int q_head, std::int64_t tile) const;
-  int class_of(float weight, std::int64_t key) const;
+  int class_of(int q_head, float weight, std::int64_t key) const;
   std::int64_t history_length(std::int64_t tile) const;
 
  private:

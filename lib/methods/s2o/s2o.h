@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "kernels/planning/s2o/query_order_ops.h"
@@ -23,6 +24,9 @@ struct S2oSettings {
   HistoryOrder history_order;
   bool share_key_order_in_group;  // one order for all query heads of a KV head
   StopRule stop;
+  // [num_q_heads], PassView::head_taus: StopRule::tau of each head, the largest that of `stop`.
+  // Empty: all heads have that.
+  std::vector<float> head_taus = {};
   // Beyond the paper:
   Ranking ranking;
   std::int64_t local_window;  // tokens before the segment that are always visited
@@ -37,6 +41,13 @@ struct S2oSettings {
   std::int64_t sink;
   float floor_per_tau;
   float reach_per_tau;
+
+  float tau_of(int q_head) const {
+    return head_taus.empty() ? stop.tau : head_taus[static_cast<std::size_t>(q_head)];
+  }
+  bool may_stop(int q_head) const { return head_taus.empty() || tau_of(q_head) > 0.0f; }
+  // Takes tau by query head from the values of the knob, if there are any.
+  void set_head_taus(std::span<const double> knobs);
 };
 
 // The parameters of the paper's method, in interface order; and reading them back.

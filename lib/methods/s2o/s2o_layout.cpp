@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <string>
 
 #include "kernels/common/ceil_div.h"
@@ -14,6 +15,14 @@ namespace {
 // Scores of several rows are computed and ranked together within this many bytes.
 constexpr std::int64_t kScoreBytes = std::int64_t{1} << 30;
 constexpr std::int64_t kScoreAlignment = 64;  // entries; rows end inside their padding
+
+std::int64_t order_length(const HistoryShape& shape,
+                          const std::vector<std::int32_t>& kept_fractions, std::int64_t list,
+                          std::int64_t segment) {
+  HistoryShape own = shape;
+  if (!kept_fractions.empty()) own.kept_fraction = kept_fractions[static_cast<std::size_t>(list)];
+  return own.order_length(segment);
+}
 
 }  // namespace
 
@@ -54,7 +63,8 @@ std::int32_t ScoreBatch::num_key_chunks(const HistoryShape& shape, int key_chunk
   return ceil_div<std::int32_t>(shape.history_length(end_segment - 1), key_chunk);
 }
 
-S2oLayout::S2oLayout(const HistoryShape& shape, const PlannerLimits& limits) {
+S2oLayout::S2oLayout(const HistoryShape& shape, const PlannerLimits& limits,
+                     const std::vector<std::int32_t>& kept_fractions) {
   score_offsets.assign(1, 0);
   for (std::int64_t segment = 0; segment < shape.num_segments; ++segment) {
     const std::int64_t length = shape.history_length(segment);
@@ -64,7 +74,8 @@ S2oLayout::S2oLayout(const HistoryShape& shape, const PlannerLimits& limits) {
     ordered_per_list += shape.order_length(segment);
   }
   add_order_batches(shape, limits.list_bytes_per_token * shape.seqlen /
-                               static_cast<std::int64_t>(sizeof(std::int32_t)));
+                               static_cast<std::int64_t>(sizeof(std::int32_t)),
+                    kept_fractions);
   const std::int64_t score_bytes =
       std::min(limits.scratch_bytes > 0 ? limits.scratch_bytes : kScoreBytes,
                kScoreBytesPerToken * shape.seqlen * shape.num_lists());
@@ -73,20 +84,41 @@ S2oLayout::S2oLayout(const HistoryShape& shape, const PlannerLimits& limits) {
   for (OrderBatch& batch : batches) add_score_batches(shape, limit, batch);
 }
 
-// `limit` entries of a list.
-void S2oLayout::add_order_batches(const HistoryShape& shape, std::int64_t limit) {
-  std::int64_t entries = 0;
+// `limit` entries of a list, in the mean.
+void S2oLayout::add_order_batches(const HistoryShape& shape, std::int64_t limit,
+                                  const std::vector<std::int32_t>& kept_fractions) {
+  const std::int64_t num_lists = shape.num_lists();
+  const auto lists = static_cast<std::size_t>(num_lists);
+  const auto num_segments = static_cast<std::size_t>(shape.num_segments);
+  std::vector<std::int64_t> entries(lists, 0);  // of the batch so far
+  std::vector<std::int64_t> rooms(lists, 0);
+  std::vector<std::int64_t> lengths(lists);
+  list_offsets.resize(lists * num_segments);
   batches.emplace_back();
   for (std::int32_t segment = 0; segment < shape.num_segments; ++segment) {
-    const std::int64_t length = shape.order_length(segment);
-    if (entries > 0 && entries + length > limit) {
-      batches.push_back({.first_segment = segment, .end_segment = segment, .scores = {}});
-      entries = 0;
+    for (std::size_t list = 0; list < lists; ++list) {
+      lengths[list] =
+          order_length(shape, kept_fractions, static_cast<std::int64_t>(list), segment);
     }
-    order_offsets.push_back(entries);
-    entries += length;
+    const std::int64_t before = std::reduce(entries.begin(), entries.end());
+    if (before > 0 && before + std::reduce(lengths.begin(), lengths.end()) > limit * num_lists) {
+      batches.push_back({.first_segment = segment, .end_segment = segment, .scores = {}});
+      std::ranges::fill(entries, 0);
+    }
+    order_offsets.push_back(entries[0]);
+    for (std::size_t list = 0; list < lists; ++list) {
+      list_offsets[list * num_segments + static_cast<std::size_t>(segment)] = entries[list];
+      entries[list] += lengths[list];
+      rooms[list] = std::max(rooms[list], entries[list]);
+    }
     batches.back().end_segment = segment + 1;
-    order_per_list = std::max(order_per_list, entries);
+  }
+  order_per_list = rooms[0];
+  for (std::size_t list = 0; list < lists; ++list) {
+    for (std::size_t segment = 0; segment < num_segments; ++segment) {
+      list_offsets[list * num_segments + segment] += order_entries;
+    }
+    order_entries += rooms[list];
   }
 }
 
@@ -124,7 +156,8 @@ void S2oLayout::add_score_batches(const HistoryShape& shape, std::int64_t limit,
 }
 
 PlanSkeleton s2o_plan_skeleton(const Problem& problem, const S2oSettings& settings,
-                               const HistoryShape& shape, const S2oLayout& layout) {
+                               const HistoryShape& shape, const S2oLayout& layout,
+                               const std::vector<std::int32_t>& kept_fractions) {
   PlanSkeleton plan;
   plan.header.block_m = settings.block_m;
   plan.header.block_n = settings.block_n;
@@ -137,6 +170,7 @@ PlanSkeleton s2o_plan_skeleton(const Problem& problem, const S2oSettings& settin
   PassSkeleton& own = plan.passes.front();
   PassSkeleton& history = plan.passes.back();
   for (PassSkeleton& pass : plan.passes) pass.item_offsets.assign(1, 0);
+  history.head_taus = settings.head_taus;
   for (int head = 0; head < problem.num_q_heads; ++head) {
     const std::int64_t list =
         settings.share_key_order_in_group ? head / problem.group_size() : head;
@@ -153,14 +187,13 @@ PlanSkeleton s2o_plan_skeleton(const Problem& problem, const S2oSettings& settin
         history.items.push_back(
             {.begin = window_begin, .count = static_cast<std::int32_t>(begin - window_begin)});
       }
-      const std::int64_t length = shape.order_length(segment);
+      const std::int64_t length = order_length(shape, kept_fractions, list, segment);
       if (length > 0) {
-        history.items.push_back({.begin = list * layout.order_per_list +
-                                          layout.order_offsets[static_cast<std::size_t>(segment)],
+        history.items.push_back({.begin = layout.order_offset(list, segment),
                                  .count = static_cast<std::int32_t>(length),
                                  .kind = ItemKind::kGather,
                                  .mask = MaskClass::kNone,
-                                 .stoppable = true});
+                                 .stoppable = settings.may_stop(head)});
       }
       for (PassSkeleton& pass : plan.passes) {
         pass.item_offsets.push_back(static_cast<std::int64_t>(pass.items.size()));

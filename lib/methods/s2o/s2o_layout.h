@@ -45,19 +45,31 @@ struct OrderBatch {
 
 struct S2oLayout {
   std::vector<std::int64_t> score_offsets;  // [num_segments + 1], into a list, multiples of 64
-  std::vector<std::int64_t> order_offsets;  // [num_segments], into a list of the segment's batch
+  // [num_segments], into a list of the segment's batch; of the first list, where lists differ.
+  std::vector<std::int64_t> order_offsets;
+  std::vector<std::int64_t> list_offsets;  // [num_lists, num_segments], into all orders
   std::vector<OrderBatch> batches;
   std::int64_t score_entries = 0;     // of the largest batch of scores
-  std::int64_t order_per_list = 0;    // room of a list: of the largest batch of orders
+  std::int64_t order_per_list = 0;    // room of the first list: of the largest batch of orders
+  std::int64_t order_entries = 0;     // room of all lists
   std::int64_t history_per_list = 0;  // scores of a list
   std::int64_t ordered_per_list = 0;  // entries of all orders of a list
 
   // Scores take at most the limits' scratch and kScoreBytesPerToken, but always hold one tile of
   // rows; orders at most the limits' lists, but always hold one segment.
-  S2oLayout(const HistoryShape& shape, const PlannerLimits& limits);
+  //
+  // kept_fractions: HistoryShape::kept_fraction of each list; empty: that of the shape.
+  S2oLayout(const HistoryShape& shape, const PlannerLimits& limits,
+            const std::vector<std::int32_t>& kept_fractions = {});
+
+  std::int64_t order_offset(std::int64_t list, std::int64_t segment) const {
+    return list_offsets[static_cast<std::size_t>(
+        list * static_cast<std::int64_t>(order_offsets.size()) + segment)];
+  }
 
  private:
-  void add_order_batches(const HistoryShape& shape, std::int64_t limit);
+  void add_order_batches(const HistoryShape& shape, std::int64_t limit,
+                         const std::vector<std::int32_t>& kept_fractions);
   void add_score_batches(const HistoryShape& shape, std::int64_t limit, OrderBatch& batch);
 };
 
@@ -66,13 +78,16 @@ struct PassSkeleton {
   std::vector<PlanItem> items;
   std::vector<std::int64_t> item_offsets;  // [num_plan_heads * num_q_tiles + 1]
   std::vector<std::int32_t> fold_end;      // [num_plan_heads * num_q_tiles], or empty
+  std::vector<float> head_taus;            // [num_plan_heads], or empty
 };
 // One pass; with a query guide the own segment has a pass of its own, in natural order.
 struct PlanSkeleton {
   PlanView header;
   std::vector<PassSkeleton> passes;
 };
+// kept_fractions as of the layout.
 PlanSkeleton s2o_plan_skeleton(const Problem& problem, const S2oSettings& settings,
-                               const HistoryShape& shape, const S2oLayout& layout);
+                               const HistoryShape& shape, const S2oLayout& layout,
+                               const std::vector<std::int32_t>& kept_fractions = {});
 
 }  // namespace s2o

@@ -38,14 +38,23 @@ constexpr int kNumProbes = 16;
 // Whatever tau, keys of this and less count in probes: looser evidence cuts what the model needs.
 constexpr float kLoosestEvidence = 0.01f;
 
-RowRankingSettings row_settings(const S2oSettings& settings, std::int64_t seqlen) {
-  const float evidence = std::min(settings.stop.tau, kLoosestEvidence);
-  return {.local_window = settings.local_window,
-          .sink = settings.sink,
-          .floor = settings.floor_per_tau * settings.stop.tau,
-          .num_probes = seqlen < kShortestProbed ? 0 : kNumProbes,
+RowLimits row_limits(const S2oSettings& settings, float tau) {
+  const float evidence = std::min(tau, kLoosestEvidence);
+  return {.floor = settings.floor_per_tau * tau,
           .least_mass = evidence / static_cast<float>(settings.block_n),
           .reach_limit = settings.reach_per_tau * evidence};
+}
+
+RowRankingSettings row_settings(const S2oSettings& settings, std::int64_t seqlen) {
+  const RowLimits all = row_limits(settings, settings.stop.tau);
+  RowRankingSettings ranking = {.local_window = settings.local_window,
+                                .sink = settings.sink,
+                                .floor = all.floor,
+                                .num_probes = seqlen < kShortestProbed ? 0 : kNumProbes,
+                                .least_mass = all.least_mass,
+                                .reach_limit = all.reach_limit};
+  for (const float tau : settings.head_taus) ranking.heads.push_back(row_limits(settings, tau));
+  return ranking;
 }
 
 class S2oCpuPlan {
@@ -80,6 +89,7 @@ class S2oCpuPlan {
     }
     local.finish(plan_.passes.front());
     if (two_passes) history.finish(main_pass);
+    main_pass.head_taus = settings_.head_taus;
     if (settings_.fold.kind != Compensation::kNone) set_fold_end(main_pass);
     return std::move(plan_);
   }
@@ -171,13 +181,14 @@ class S2oCpuPlan {
     HistoryShape shape;
     shape.segment_size = settings_.segment_size;
     shape.local_window = settings_.local_window;
-    shape.kept_fraction = rows_kept_fraction(settings_.stop.tau);
     ranked_.resize(static_cast<std::size_t>(problem_.num_q_heads * num_segments_));
     parallel_for(problem_.num_q_heads * num_segments_, [&](std::int64_t task) {
       const std::int64_t head = task / num_segments_;
       const std::int64_t segment = num_segments_ - 1 - task % num_segments_;
+      HistoryShape of_head = shape;
+      of_head.kept_fraction = rows_kept_fraction(settings_.tau_of(static_cast<int>(head)));
       const auto order =
-          ranking.order(static_cast<int>(head), segment, shape.order_length(segment));
+          ranking.order(static_cast<int>(head), segment, of_head.order_length(segment));
       std::copy(order.begin(), order.end(),
                 gather_indices.begin() + head * history_offset_.back() +
                     history_offset_[static_cast<std::size_t>(segment)]);
@@ -231,7 +242,7 @@ class S2oCpuPlan {
     const auto s = static_cast<std::size_t>(segment);
     std::int64_t length = history_offset_[s + 1] - history_offset_[s];
     if (length == 0) return;
-    if (ranks_rows(settings_) && settings_.stop.tau == 0.0f) {
+    if (ranks_rows(settings_) && settings_.tau_of(head) == 0.0f) {
       builder.add(head, tile, {.begin = 0, .count = static_cast<std::int32_t>(length)});
       return;
     }
@@ -244,7 +255,7 @@ class S2oCpuPlan {
                  .count = static_cast<std::int32_t>(length),
                  .kind = ItemKind::kGather,
                  .mask = MaskClass::kNone,
-                 .stoppable = true});
+                 .stoppable = settings_.may_stop(head)});
   }
 
   void set_fold_end(PlanPass& pass) const {
@@ -267,6 +278,11 @@ class S2oCpuPlan {
 };
 
 }  // namespace
+
+void S2oSettings::set_head_taus(std::span<const double> knobs) {
+  head_taus.assign(knobs.begin(), knobs.end());
+  if (!head_taus.empty()) stop.tau = std::ranges::max(head_taus);
+}
 
 void check_s2o(const S2oSettings& settings) {
   if (settings.segment_size % settings.block_m != 0) {
@@ -350,7 +366,8 @@ std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request
                              .block_n = settings.block_n,
                              .kept_fraction = rows_kept_fraction(settings.stop.tau),
                              .stop = settings.stop,
-                             .fold = settings.fold},
+                             .fold = settings.fold,
+                             .head_taus = settings.head_taus},
                             request.limits);
   }
   // With permuted rows in the pass over the own segment, its items depend on the order.

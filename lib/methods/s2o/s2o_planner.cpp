@@ -41,6 +41,7 @@ class S2oPlanner final : public Planner {
       passes_.push_back({.items = workspace_.add_constant(pass.items),
                          .item_offsets = workspace_.add_constant(pass.item_offsets),
                          .fold_end = workspace_.add_constant(pass.fold_end),
+                         .head_taus = workspace_.add_constant(pass.head_taus),
                          .tile_order = workspace_.add_constant(order_by_batch(
                              tile_launch_order(problem, header_, host, limits.l2_bytes),
                              header_.num_q_tiles, tile_ends))});
@@ -97,7 +98,8 @@ class S2oPlanner final : public Planner {
     for (const PassArrays& pass : passes_) {
       plan.passes.push_back({.item_offsets = pass.item_offsets.data(),
                              .items = pass.items.data(),
-                             .fold_end = pass.fold_end.data()});
+                             .fold_end = pass.fold_end.data(),
+                             .head_taus = pass.head_taus.data()});
       plan.tile_orders.push_back(pass.tile_order.data());
     }
     plan.passes.back().query_order = query_order_.data();
@@ -175,7 +177,9 @@ class S2oPlanner final : public Planner {
   struct PassArrays {
     Workspace::Array<PlanItem> items;
     Workspace::Array<std::int64_t> item_offsets;
-    Workspace::Array<std::int32_t> fold_end, tile_order;
+    Workspace::Array<std::int32_t> fold_end;
+    Workspace::Array<float> head_taus;
+    Workspace::Array<std::int32_t> tile_order;
   };
   std::vector<PassArrays> passes_;
   std::vector<std::int32_t> batch_ends_;  // as in DevicePlan

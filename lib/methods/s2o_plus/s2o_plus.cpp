@@ -63,6 +63,7 @@ class S2oPlus final : public Method {
         .params = plus_specs(),
         .knob = "tau",
         .knob_sweep = {0.000005, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1},
+        .has_knob_by_head = true,
         .full_budget = {.exists = true, .params = {{"tau", 0.0}}},
         // Near-ties change the order, not which keys it holds; but for ranking by rows, whose keys
         // near the floor may come or go. Its lists: lib/methods/s2o/s2o_rows_test.cpp.
@@ -90,11 +91,15 @@ class S2oPlus final : public Method {
   void check(const ParamSet& params) const override { check_s2o(plus_settings(params, Problem{})); }
 
   SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const override {
-    return plan_s2o(context.input, plus_settings(params, context.input.problem));
+    S2oSettings settings = plus_settings(params, context.input.problem);
+    settings.set_head_taus(context.knobs);
+    return plan_s2o(context.input, settings);
   }
 
   std::unique_ptr<Planner> device_planner(const DevicePlanningRequest& request) const override {
-    return device_planner_s2o(request, plus_settings(request.params, request.problem));
+    S2oSettings settings = plus_settings(request.params, request.problem);
+    settings.set_head_taus(request.knobs);
+    return device_planner_s2o(request, settings);
   }
 
  private:

@@ -313,26 +313,44 @@ void write_tuned_file(const std::filesystem::path& path, const TunedFile& file) 
   target.commit();
 }
 
+bool plan_together(const TunedSetting& a, const TunedSetting& b) {
+  if (a.method != b.method) return false;
+  const MethodInfo& info = a.method->info();
+  Json first = a.params->to_json();
+  Json second = b.params->to_json();
+  if (info.has_knob_by_head) first[info.knob] = second[info.knob];
+  return first == second;
+}
+
 std::vector<HeadSetting> group_heads(const std::vector<TunedSetting>& settings,
                                      const std::vector<int>& heads, int group_size) {
+  // The first setting that can be planned together with each.
+  std::vector<int> kinds(settings.size());
+  for (std::size_t i = 0; i < settings.size(); ++i) {
+    const auto alike = std::find_if(settings.begin(), settings.end(), [&](const auto& other) {
+      return plan_together(other, settings[i]);
+    });
+    kinds[i] = static_cast<int>(alike - settings.begin());
+  }
   // Runs inside KV heads, then neighbouring whole KV heads.
   struct Run {
     HeadRange range;
-    int setting = 0;
+    int kind = 0;
   };
   std::vector<Run> runs;
   for (int head = 0; head < static_cast<int>(heads.size()); ++head) {
-    const int setting = heads[static_cast<std::size_t>(head)];
-    if (head % group_size != 0 && runs.back().setting == setting) {
+    const int kind =
+        kinds.at(static_cast<std::size_t>(heads[static_cast<std::size_t>(head)]));
+    if (head % group_size != 0 && runs.back().kind == kind) {
       ++runs.back().range.count;
     } else {
-      runs.push_back({{head, 1}, setting});
+      runs.push_back({{head, 1}, kind});
     }
   }
   std::vector<Run> merged;
   for (const Run& run : runs) {
     const bool is_whole = run.range.count == group_size;
-    if (is_whole && !merged.empty() && merged.back().setting == run.setting &&
+    if (is_whole && !merged.empty() && merged.back().kind == run.kind &&
         merged.back().range.count % group_size == 0) {
       merged.back().range.count += run.range.count;
     } else {
@@ -341,8 +359,20 @@ std::vector<HeadSetting> group_heads(const std::vector<TunedSetting>& settings,
   }
   std::vector<HeadSetting> groups;
   for (const Run& run : merged) {
-    const TunedSetting& setting = settings.at(static_cast<std::size_t>(run.setting));
-    groups.push_back({.q_heads = run.range, .method = setting.method, .params = setting.params});
+    const auto setting_of = [&](int head) -> const TunedSetting& {
+      return settings[static_cast<std::size_t>(heads[static_cast<std::size_t>(head)])];
+    };
+    const TunedSetting& first = setting_of(run.range.first);
+    HeadSetting group = {.q_heads = run.range, .method = first.method, .params = first.params};
+    const std::string& knob = first.method->info().knob;
+    bool alike = true;
+    for (int head = run.range.first; head < run.range.first + run.range.count; ++head) {
+      const TunedSetting& own = setting_of(head);
+      alike = alike && own == first;
+      if (!knob.empty()) group.knobs.push_back(own.params->to_json()[knob].get<double>());
+    }
+    if (alike) group.knobs.clear();
+    groups.push_back(std::move(group));
   }
   return groups;
 }

@@ -69,7 +69,11 @@ TunedFile read_tuned_file(const std::filesystem::path& path);
 std::shared_ptr<const TunedFile> load_tuned_file(const std::filesystem::path& path);
 void write_tuned_file(const std::filesystem::path& path, const TunedFile& file);
 
-// Runs of neighbouring heads with equal settings, as few as head_slice() allows.
+// Whether heads with these settings can be planned together: they are equal, or differ in no more
+// than the knob of a method that takes it by head.
+bool plan_together(const TunedSetting& a, const TunedSetting& b);
+
+// Runs of neighbouring heads that can be planned together, as few as head_slice() allows.
 std::vector<HeadSetting> group_heads(const std::vector<TunedSetting>& settings,
                                      const std::vector<int>& heads, int group_size);
 
