@@ -12,6 +12,10 @@ double start_of(const TuneChain& chain, std::size_t option) {
   return chain.starts.empty() ? 0.0 : chain.starts[option];
 }
 
+bool run_together(const TuneChain& chain, std::size_t a, std::size_t b) {
+  return chain.kinds.empty() ? a == b : chain.kinds[a] == chain.kinds[b];
+}
+
 // Cost and error of a chain.
 TuneOption total_of(const TuneChain& chain, const Choice& choice) {
   TuneOption total;
@@ -19,7 +23,9 @@ TuneOption total_of(const TuneChain& chain, const Choice& choice) {
     const TuneOption& option = chain.units[u][choice[u]];
     total.cost += option.cost;
     total.error += option.error;
-    if (u == 0 || choice[u] != choice[u - 1]) total.cost += start_of(chain, choice[u]);
+    if (u == 0 || !run_together(chain, choice[u - 1], choice[u])) {
+      total.cost += start_of(chain, choice[u]);
+    }
   }
   return total;
 }
@@ -38,16 +44,15 @@ Choice cheapest_at(const TuneChain& chain, double price) {
   std::vector<std::vector<Best>> table;
   for (const TuneUnit& unit : chain.units) {
     std::vector<Best> row(options);
-    const auto least = table.empty() ? std::vector<Best>::iterator()
-                                     : std::min_element(table.back().begin(), table.back().end());
     for (std::size_t i = 0; i < options; ++i) {
       Best& best = row[i];
       best.value = start_of(chain, i);
-      if (!table.empty()) {
-        const std::size_t other = static_cast<std::size_t>(least - table.back().begin());
-        best = {.value = least->value + start_of(chain, i), .error = least->error, .before = other};
-        const Best& same = table.back()[i];
-        if (!(best < same)) best = {.value = same.value, .error = same.error, .before = i};
+      for (std::size_t before = 0; !table.empty() && before < options; ++before) {
+        const Best& last = table.back()[before];
+        const double start = run_together(chain, before, i) ? 0.0 : start_of(chain, i);
+        const Best next = {.value = last.value + start, .error = last.error, .before = before};
+        // Of equal ones, a run that goes on.
+        if (before == 0 || next < best || (before == i && !(best < next))) best = next;
       }
       best.value += unit[i].cost + price * unit[i].error;
       best.error += unit[i].error;

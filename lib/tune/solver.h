@@ -14,11 +14,12 @@ struct TuneOption {
 };
 using TuneUnit = std::vector<TuneOption>;  // at least one
 
-// Units in a row, each with the same number of options. Neighbours with the same option run
-// together: every run costs starts[option] beside the costs of its units.
+// Units in a row, each with the same number of options. Neighbours with options of one kind run
+// together: every run costs starts[its first option] beside the costs of its units.
 struct TuneChain {
   std::vector<TuneUnit> units;
   std::vector<double> starts;  // [options]; empty: nothing
+  std::vector<int> kinds = {};  // [options]; empty: each option is a kind of its own
 };
 
 struct TuneSolution {

@@ -30,7 +30,9 @@ double least_cost(const TuneChain& chain, double max_error) {
     }
     const TuneUnit& unit = chain.units[choice.size()];
     for (std::size_t i = 0; i < unit.size(); ++i) {
-      const bool joins = !choice.empty() && choice.back() == i;
+      const bool joins =
+          !choice.empty() && (chain.kinds.empty() ? choice.back() == i
+                                                  : chain.kinds[choice.back()] == chain.kinds[i]);
       const double start = joins ? 0.0 : chain.starts[i];
       choice.push_back(i);
       visit(cost + start + unit[i].cost, error + unit[i].error);
@@ -90,6 +92,15 @@ TEST(solver, neighbours_run_together_where_a_run_of_their_own_does_not_pay) {
   EXPECT_EQ(solution.cost, 14.75);
 }
 
+TEST(solver, options_of_one_kind_run_together) {
+  const TuneChain chain = {.units = {{{5, 0}, {9, 0}}, {{5, 0}, {4, 0}}, {{5, 0}, {9, 0}}},
+                           .starts = {1.0, 1.0},
+                           .kinds = {0, 0}};
+  const TuneSolution solution = solve_budget({chain}, 0.0);
+  EXPECT_EQ(solution.choice, (Choices{{0, 1, 0}}));
+  EXPECT_EQ(solution.cost, 15.0);
+}
+
 TEST(solver, random_chains_come_close_to_the_best_there_is) {
   for (std::uint64_t seed = 0; seed < 50; ++seed) {
     const CounterRandom random(seed, /*stream=*/0);
@@ -100,6 +111,7 @@ TEST(solver, random_chains_come_close_to_the_best_there_is) {
       for (int i = 0; i < 4; ++i) unit.push_back({random.uniform(next++), random.uniform(next++)});
     }
     for (int i = 0; i < 5; ++i) chain.starts.push_back(0.3 * random.uniform(next++));
+    if (seed % 2 == 1) chain.kinds = {0, 1, 1, 3, 1};
     for (double budget = 0.25; budget < 3.0; budget += 0.5) {
       const TuneSolution solution = solve_budget({chain}, budget);
       EXPECT_TRUE(solution.meets_budget);

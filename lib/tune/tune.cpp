@@ -181,7 +181,7 @@ class Tuner {
   }
 
   // What takes settings; errors add up to what the target limits. By head, the query heads of a KV
-  // head are a chain: neighbours with one setting run together.
+  // head are a chain: neighbours that can be planned together run together.
   std::vector<TuneChain> chains(const std::string& by) const {
     std::vector<TuneChain> chains;
     TuneUnit whole_model(settings_.size());
@@ -192,7 +192,9 @@ class Tuner {
         const TuneUnit unit = unit_of(layer, head);
         add(unit, whole_layer);
         if (by != "head") continue;
-        if (head % group_size == 0) chains.push_back({.starts = starts_of(layer)});
+        if (head % group_size == 0) {
+          chains.push_back({.starts = starts_of(layer), .kinds = kinds()});
+        }
         chains.back().units.push_back(unit);
       }
       add(whole_layer, whole_model);
@@ -222,6 +224,18 @@ class Tuner {
     }
     unit[0].error = 0.0;
     return unit;
+  }
+
+  // Numbers of what can be planned together.
+  std::vector<int> kinds() const {
+    std::vector<int> kinds;
+    for (const TunedSetting& setting : settings_) {
+      const auto alike = std::find_if(
+          settings_.begin(), settings_.end(),
+          [&](const TunedSetting& other) { return plan_together(other, setting); });
+      kinds.push_back(static_cast<int>(alike - settings_.begin()));
+    }
+    return kinds;
   }
 
   // What heads of one setting cost more for every further group that they are split into.

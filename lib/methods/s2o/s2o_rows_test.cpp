@@ -65,6 +65,67 @@ TEST(S2oRowsModel, lists_of_heads_that_do_not_read_far_agree_with_the_definition
   EXPECT_GT(total.skipped, 0);
 }
 
+// Heads with settings of their own in one plan, on a device and by definition, against plans in
+// which all heads have those of one.
+TEST(S2oRowsModel, heads_with_a_tau_each_have_the_lists_of_plans_with_one) {
+  const AttentionInput input = testing::input_of_many_reaches(5100, StorageDType::kBF16);
+  const std::vector<float> taus = {0.1f, 0.0001f, 0.003f, 0.001f, 0.0f};
+  RowRankingSettings all = testing::probing_ranking();
+  for (const float tau : taus) {
+    all.heads.push_back(
+        {.floor = tau / 16.0f, .least_mass = tau / 128.0f, .reach_limit = 4.0f * tau});
+  }
+  const auto plan_of = [&](const RowRankingSettings& ranking, float tau,
+                           const std::vector<float>& head_taus, std::int64_t list_bytes) {
+    const auto planner = make_row_planner(input.problem,
+                                          {.ranking = ranking,
+                                           .block_n = 128,
+                                           .kept_fraction = rows_kept_fraction(tau),
+                                           .stop = {.tau = tau},
+                                           .head_taus = head_taus},
+                                          {.l2_bytes = 1 << 20, .list_bytes_per_token = list_bytes});
+    const testing::ModelPlan result =
+        testing::plan_on_model(*planner, input, 1, PlanningVariant::kSm90);
+    EXPECT_EQ(result.error_word, 0u);
+    check_plan(input.problem, result.plan);
+    return result.plan;
+  };
+  const RowRanking defined(input, all);
+  const SparsePlan whole = plan_of(all, 0.1f, taus, kListBytesPerToken);
+  const SparsePlan in_batches = plan_of(all, 0.1f, taus, 16);
+  EXPECT_EQ(whole.passes[0].head_taus, taus);
+  EXPECT_EQ(whole.header.stop.tau, 0.1f);
+  for (int head = 0; head < 5; ++head) {
+    SCOPED_TRACE("head " + std::to_string(head));
+    RowRankingSettings one = all;
+    const RowLimits own = all.of(head);
+    one.heads.clear();
+    one.floor = own.floor;
+    one.least_mass = own.least_mass;
+    one.reach_limit = own.reach_limit;
+    const float tau = taus[static_cast<std::size_t>(head)];
+    const SparsePlan alone = plan_of(one, tau, {}, kListBytesPerToken);
+    const RowRanking defined_alone(input, one);
+    EXPECT_EQ(defined.reach(head), defined_alone.reach(head));
+    for (int tile = 0; tile < alone.header.num_q_tiles; ++tile) {
+      EXPECT_EQ(gathered_keys(whole, head, tile), gathered_keys(alone, head, tile));
+      EXPECT_EQ(gathered_keys(in_batches, head, tile), gathered_keys(alone, head, tile));
+      if (tile % 8 != 7) continue;
+      EXPECT_EQ(defined.order(head, tile, 5100), defined_alone.order(head, tile, 5100));
+    }
+  }
+  // Without a floor: the history in place.
+  const PlanPass& pass = whole.passes[0];
+  for (const int tile : {1, 2, 20, 39}) {
+    const auto end = static_cast<std::size_t>(whole.tile_index(4, tile) + 1);
+    const PlanItem& last = pass.items[static_cast<std::size_t>(pass.item_offsets[end] - 1)];
+    if (tile < 2) continue;
+    EXPECT_EQ(last.kind, ItemKind::kRun);
+    EXPECT_FALSE(last.stoppable);
+    EXPECT_EQ(last.count, (tile - 1) * 128);
+  }
+}
+
 TEST(S2oRowsModel, lists_do_not_depend_on_the_order_of_threads_or_batches) {
   const AttentionInput input = structured_input(Shape{900, 3, 1, 64}, "stripes");
   RowRankingSettings settings = ranking_above(1e-4f);

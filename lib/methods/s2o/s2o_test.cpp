@@ -1,6 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <span>
 #include <tuple>
+#include <utility>
 
 #include "kernels/attention/kernel_choice.h"
 #include "lib/core/error.h"
@@ -74,6 +77,41 @@ TEST(S2o, plus_with_everything_off_is_s2o) {
   const auto b =
       testing::execute(input, s2o_plus.plan_cpu(context, testing::settings_of(s2o_plus, plus)));
   EXPECT_EQ(a.out, b.out);
+}
+
+// Heads with a tau each in one plan are those of plans with one tau for all.
+TEST(S2o, heads_with_a_tau_each_are_those_of_plans_with_one) {
+  const AttentionInput input = testing::structured_input({1500, 4, 2, 64});
+  const DenseReference reference = testing::dense_reference(input);
+  const std::vector<double> taus = {0.2, 0.0, 0.01, 0.0005};
+  const std::vector<std::pair<const char*, nlohmann::ordered_json>> cases = {
+      {"s2o", {{"segment_size", 256}}},
+      {"s2o", {{"key_order_sharing", "kv_head"}, {"query_guide", "prefix_mean_key"}}},
+      {"s2o_plus", nlohmann::ordered_json::object()},
+      {"s2o_plus", {{"ranking", "mean"}, {"query_guide", "prefix_mean_key"}}}};
+  for (const auto& [name, params] : cases) {
+    SCOPED_TRACE(std::string(name) + " " + params.dump());
+    const Method& method = find_method(name);
+    ASSERT_TRUE(method.info().has_knob_by_head);
+    const auto run = [&](double tau, std::span<const double> knobs) {
+      nlohmann::ordered_json own = params;
+      own["tau"] = tau;
+      const SparsePlan plan =
+          method.plan_cpu({.input = input, .reference = reference, .knobs = knobs},
+                          testing::settings_of(method, own));
+      check_plan(input.problem, plan);
+      return testing::execute(input, plan);
+    };
+    const auto together = run(0.5, taus);  // what the parameters say does not count
+    for (int head = 0; head < 4; ++head) {
+      const auto alone = run(taus[static_cast<std::size_t>(head)], {});
+      const auto begin = input.problem.row_offset(head, 0);
+      const auto end = input.problem.row_offset(head + 1, 0);
+      EXPECT_TRUE(std::equal(together.out.begin() + begin, together.out.begin() + end,
+                             alone.out.begin() + begin))
+          << "head " << head;
+    }
+  }
 }
 
 // One vertical stripe: keys that every query wants come first, so one step holds the mass.

@@ -104,9 +104,25 @@ TEST(tuned_file, equal_neighbours_run_together_inside_a_kv_head_or_as_whole_ones
   };
   using Ranges = std::vector<std::pair<int, int>>;
   EXPECT_EQ(ranges({1, 1, 1, 1}), (Ranges{{0, 4}}));
-  EXPECT_EQ(ranges({1, 1, 2, 2}), (Ranges{{0, 2}, {2, 2}}));
+  EXPECT_EQ(ranges({0, 0, 4, 4}), (Ranges{{0, 2}, {2, 2}}));
   EXPECT_EQ(ranges({0, 1, 1, 1}), (Ranges{{0, 1}, {1, 1}, {2, 2}}));
   EXPECT_EQ(ranges({1, 0, 0, 1}), (Ranges{{0, 1}, {1, 1}, {2, 1}, {3, 1}}));
+}
+
+TEST(tuned_file, neighbours_that_differ_in_tau_alone_run_together) {
+  const std::vector<TunedSetting> settings = sample().settings;
+  const std::vector<HeadSetting> groups = group_heads(settings, {1, 2, 3, 3, 4, 4}, 2);
+  ASSERT_EQ(groups.size(), 2u);
+  EXPECT_EQ(groups[0].q_heads, (HeadRange{0, 4}));
+  EXPECT_THAT(groups[0].knobs, ElementsAre(0.1, 0.01, 0.001, 0.001));
+  EXPECT_EQ(groups[0].params_of(1).get_real("tau"), 0.01);
+  EXPECT_TRUE(groups[1].knobs.empty());
+  EXPECT_TRUE(group_heads(settings, {2, 2, 2, 2}, 2)[0].knobs.empty());
+  EXPECT_FALSE(plan_together(settings[1],
+                             setting("s2o_plus", {{"tau", 0.1}, {"local_window", 256}})));
+  EXPECT_FALSE(plan_together(settings[1], setting("s2o", {{"tau", 0.1}})));
+  EXPECT_FALSE(plan_together(setting("xattention", {{"threshold", 0.9}}),
+                             setting("xattention", {{"threshold", 0.8}})));
 }
 
 TEST(tuned_file, a_file_that_is_broken_says_where) {

@@ -48,6 +48,18 @@ TEST(PlanBounds, gathered_key_is_named_by_head_tile_and_place) {
             "plan pass 1 head 3 tile 9: key -2 at place 5 of item 0 is outside [0, 600)");
 }
 
+TEST(PlanBounds, tau_of_a_head_is_at_most_that_of_the_plan_and_zero_only_without_stops) {
+  const auto with = [](std::vector<float> taus) {
+    return verdict(PlanKind::kS2o,
+                   [&](SparsePlan& plan) { plan.passes[0].head_taus = std::move(taus); });
+  };
+  EXPECT_EQ(with({0.08f, 0.01f, 0.08f, 0.02f}), "");
+  EXPECT_EQ(with({0.08f, 0.25f, 0.08f, 0.02f}),
+            "plan pass 0 head 1: tau 0.250000 is outside [0, 0.080000], the tau of the plan");
+  EXPECT_EQ(with({0.08f, 0.01f, 0.0f, 0.02f}),
+            "plan pass 0 head 2: stoppable items with tau 0");
+}
+
 TEST(PlanBounds, runs_orders_and_fold_ends_stay_inside) {
   EXPECT_EQ(
       verdict(PlanKind::kDense, [](SparsePlan& plan) { plan.passes[0].items[3].count = 601; }),
