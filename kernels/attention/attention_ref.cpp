@@ -183,8 +183,8 @@ class AttentionRef {
     for (std::int64_t i = begin; i < end; ++i) {
       steps_left += (pass.items[i].count + plan_.block_n - 1) / plan_.block_n;
     }
-    const auto tau = static_cast<Scalar>(
-        pass.tau_of(static_cast<int>(tile / plan_.num_q_tiles), plan_.stop));
+    const auto tau =
+        static_cast<Scalar>(pass.tau_of(static_cast<int>(tile / plan_.num_q_tiles), plan_.stop));
     int small_steps = 0;
     bool stopped = false;
     for (std::int64_t i = begin; i < end; ++i) {

@@ -33,14 +33,19 @@ class PlannedMethod {
  public:
   // Allocates; makes a plan that depends on the shape alone. UnsupportedError for settings that
   // cannot run on the problem, or with the bytes needed and free.
-  // `knobs` as PlanContext::knobs.
+  // `knobs` as PlanContext::knobs; `owns_scratch` as DevicePlanner::prepare.
   PlannedMethod(const CudaDevice& device, const Problem& problem, StorageDType dtype,
                 const Method& method, const ParamSet& params, const PlannerLimits& limits,
-                const std::vector<double>& knobs = {});
+                const std::vector<double>& knobs = {}, bool owns_scratch = true);
   ~PlannedMethod();
   PlannedMethod(const PlannedMethod&) = delete;
   PlannedMethod& operator=(const PlannedMethod&) = delete;
 
+  // As DevicePlanner; 0 bytes for methods that are planned on the host.
+  std::int64_t scratch_bytes() const { return planner_ == nullptr ? 0 : planner_->scratch_bytes(); }
+  void use_scratch(void* scratch) {
+    if (planner_ != nullptr) planner_->use_scratch(scratch);
+  }
   int num_batches() const { return planner_ == nullptr ? 1 : planner_->num_batches(); }
   // "cuda", "cpu" or "none" (the plan depends on the shape alone), as in results.
   const char* planner() const;
@@ -60,7 +65,7 @@ class PlannedMethod {
   // Waits, and counts what was enqueued last. `input` is as it was then.
   CountedRun count(const DeviceInput& input, CudaStream stream);
 
-  // Device memory of plans and of planning.
+  // Device memory of plans and of planning, but for scratch of others.
   std::int64_t plan_bytes() const;
   // And of the attention enqueued last, beyond q, k, v, out and lse.
   std::int64_t workspace_bytes() const { return workspace_bytes_; }
@@ -77,6 +82,7 @@ class PlannedMethod {
   const Method& method_;
   const ParamSet params_;
   const std::vector<double> knobs_;
+  const bool owns_scratch_;
   std::unique_ptr<DevicePlanner> planner_;  // null: planned on the host
   std::optional<SparsePlan> host_plan_;
   std::optional<DevicePlanCopy> copied_;  // host_plan_ on the device

@@ -55,24 +55,23 @@ DeviceInput head_slice(const DeviceInput& input, const HeadRange& q_heads) {
 
 PlannedMethod::PlannedMethod(const CudaDevice& device, const Problem& problem, StorageDType dtype,
                              const Method& method, const ParamSet& params,
-                             const PlannerLimits& limits, const std::vector<double>& knobs)
+                             const PlannerLimits& limits, const std::vector<double>& knobs,
+                             bool owns_scratch)
     : device_(device),
       problem_(problem),
       dtype_(dtype),
       method_(method),
       params_(params),
-      knobs_(knobs) {
+      knobs_(knobs),
+      owns_scratch_(owns_scratch) {
   std::unique_ptr<Planner> planner;
   if (plans_on_device(problem)) {
-    planner = method.device_planner({.problem = problem,
-                                     .dtype = dtype,
-                                     .params = params_,
-                                     .limits = limits,
-                                     .knobs = knobs_});
+    planner = method.device_planner(
+        {.problem = problem, .dtype = dtype, .params = params_, .limits = limits, .knobs = knobs_});
   }
   if (planner != nullptr) {
     planner_ = std::make_unique<DevicePlanner>(std::move(planner));
-    planner_->prepare();
+    planner_->prepare(owns_scratch_);
   } else if (!method.info().reads_input) {
     AttentionInput shape_only;
     shape_only.problem = problem;
@@ -198,7 +197,11 @@ CountedRun PlannedMethod::count(const DeviceInput& input, CudaStream stream) {
 }
 
 std::int64_t PlannedMethod::plan_bytes() const {
-  return (planner_ != nullptr ? planner_->workspace_bytes() : 0) + (copied_ ? copied_->bytes() : 0);
+  const std::int64_t planning =
+      planner_ == nullptr
+          ? 0
+          : planner_->workspace_bytes() - (owns_scratch_ ? 0 : planner_->scratch_bytes());
+  return planning + (copied_ ? copied_->bytes() : 0);
 }
 
 }  // namespace s2o

@@ -226,7 +226,8 @@ class Evaluator {
       plan.emplace(std::move(planning->plan));
       if (options_.check_plans) check_plan(input.problem, *plan);
     } else {
-      plan.emplace(plan_on_cpu(method, params, {input, backend_.reference(), knobs}, found.plan_ms));
+      plan.emplace(
+          plan_on_cpu(method, params, {input, backend_.reference(), knobs}, found.plan_ms));
       if (!method.info().reads_input) found.planner = "none";
       if (options_.check_plans) check_plan(input.problem, *plan);
       backend_.run(*plan, cells_.config.timing, run_);
@@ -243,9 +244,8 @@ class Evaluator {
     bool is_planned_on_host = false;
     for (const HeadSetting& group : groups) {
       backend_.set_heads(group.q_heads);
-      Measured one =
-          measure_heads(*group.method, *group.params, group.knobs,
-                        head_slice(*input_, group.q_heads));
+      Measured one = measure_heads(*group.method, *group.params, group.knobs,
+                                   head_slice(*input_, group.q_heads));
       all.planner = all.planner.empty() || all.planner == one.planner ? one.planner : "mixed";
       is_planned_on_host |= one.planner == "cpu";
       // Plans are made less often than attention runs where the host makes them, or once for all.

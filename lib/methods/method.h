@@ -62,8 +62,8 @@ struct MethodInfo {
   // >= 6 values from dense to sparse, for a frontier: at 131,072 tokens of a real model from above
   // 60 % of the pairs to below 1 %, as far down as what the method always visits.
   std::vector<double> knob_sweep;
-  // Heads may differ in the knob inside one plan (PlanContext::knobs). The knob of each head is then
-  // all that decides what it visits: as if planned alone.
+  // Heads may differ in the knob inside one plan (PlanContext::knobs). The knob of each head is
+  // then all that decides what it visits: as if planned alone.
   bool has_knob_by_head = false;
   FullBudget full_budget;
   DeviceAgreement device;  // of methods with a device planner

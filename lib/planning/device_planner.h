@@ -26,8 +26,11 @@ class DevicePlanner {
   std::int64_t workspace_bytes() const;
   PlanningCost cost() const;
   // Allocates, and copies what does not depend on Q and K. UnsupportedError with the bytes needed
-  // and free.
-  void prepare();
+  // and free. Without scratch of its own, use_scratch() comes before a plan.
+  void prepare(bool owns_scratch = true);
+  // What planners that run one after the other can share, from a plan to its check.
+  std::int64_t scratch_bytes() const;
+  void use_scratch(void* scratch);
   // Enqueues the planning of one layer, all batches (planner.h) one after the other: the last one
   // stays. Neither allocates nor waits.
   void plan(const DeviceInput& input, CudaStream stream, PlanningVariant variant);

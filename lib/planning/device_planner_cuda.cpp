@@ -17,7 +17,8 @@ PlanningVariant planning_variant(const DeviceInfo& device, const std::string& va
 }
 
 struct DevicePlanner::Memory {
-  DeviceBytes bytes;
+  DeviceBytes constants;
+  DeviceBytes scratch;
 };
 
 DevicePlanner::DevicePlanner(std::unique_ptr<Planner> planner)
@@ -27,10 +28,14 @@ DevicePlanner::~DevicePlanner() = default;
 std::int64_t DevicePlanner::workspace_bytes() const { return planner_->workspace().bytes(); }
 PlanningCost DevicePlanner::cost() const { return planner_->cost(); }
 
-void DevicePlanner::prepare() {
+void DevicePlanner::prepare(bool owns_scratch) {
   Workspace& workspace = planner_->workspace();
-  memory_->bytes.reserve(static_cast<std::size_t>(workspace.bytes()), "planning");
-  workspace.bind(memory_->bytes.data());
+  memory_->constants.reserve(static_cast<std::size_t>(workspace.constant_bytes()),
+                             "planning: constants");
+  if (owns_scratch) {
+    memory_->scratch.reserve(static_cast<std::size_t>(workspace.scratch_bytes()), "planning");
+  }
+  workspace.bind(memory_->constants.data(), memory_->scratch.data());
   for (const Workspace::Constant& constant : workspace.constants()) {
     if (constant.bytes.empty()) continue;
     cuda_check(cudaMemcpy(static_cast<std::byte*>(workspace.base()) + constant.offset,
@@ -61,6 +66,11 @@ void DevicePlanner::plan_batch(int batch, const DeviceInput& input, PlanningKern
   } else {
     planner_->plan_next(batch, input, kernels);
   }
+}
+
+std::int64_t DevicePlanner::scratch_bytes() const { return planner_->workspace().scratch_bytes(); }
+void DevicePlanner::use_scratch(void* scratch) {
+  planner_->workspace().bind(memory_->constants.data(), scratch);
 }
 
 DevicePlan DevicePlanner::device_plan() const { return planner_->device_plan(); }

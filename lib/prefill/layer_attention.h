@@ -1,7 +1,7 @@
 // Planning and attention of the layers of a prompt. Heads of a layer may do different things: each
 // run of neighbours with one setting is planned and attended to as a layer of its own. Runs of as
-// many heads with the same method and settings share a planner, and plans that do not depend on Q,
-// K and V are made once. CUDA builds only.
+// many heads with the same method and settings share a planner, layers share the scratch of
+// planning, and plans that do not depend on Q, K and V are made once. CUDA builds only.
 #pragma once
 
 #include <cstdint>
@@ -81,8 +81,9 @@ class LayerAttention {
   std::vector<std::unique_ptr<Lane>> lanes_;
   Event fork_;
   AttentionScratch scratch_;
-  DeviceBuffer<std::uint16_t> out_;  // [num_q_heads, seqlen, head_dim]
-  DeviceBuffer<float> lse_;          // [num_q_heads, seqlen]
+  std::vector<DeviceBytes> planning_scratch_;  // of the first, second, ... group of every layer
+  DeviceBuffer<std::uint16_t> out_;            // [num_q_heads, seqlen, head_dim]
+  DeviceBuffer<float> lse_;                    // [num_q_heads, seqlen]
 };
 
 }  // namespace s2o

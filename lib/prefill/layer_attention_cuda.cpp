@@ -22,8 +22,8 @@ struct LayerAttention::Setting {
   const Method* method = nullptr;
   ParamSet params;
   std::vector<double> knobs;  // as in HeadSetting
-  Problem problem;  // of these heads
-  int number = 0;   // of those alike in one layer, which all need a plan of their own
+  Problem problem;            // of these heads
+  int number = 0;             // of those alike in one layer, which all need a plan of their own
   std::optional<PlannedMethod> planned;
 
   bool matches(const HeadSetting& heads, const Problem& of_heads, int of_number) const {
@@ -43,6 +43,7 @@ void LayerAttention::prepare(const Problem& problem, StorageDType dtype,
   const bool same = problem_.seqlen == problem.seqlen && dtype_ == dtype;
   std::vector<std::unique_ptr<Setting>> kept;
   if (same) kept = std::move(settings_);
+  if (!same) planning_scratch_.clear();
   settings_.clear();
   layers_.clear();
   last_.reset();
@@ -55,6 +56,11 @@ void LayerAttention::prepare(const Problem& problem, StorageDType dtype,
     std::vector<Group>& groups = layers_.emplace_back();
     for (const HeadSetting& heads : heads_of(layers[i], static_cast<int>(i), problem)) {
       groups.push_back({heads.q_heads, find_setting(heads, groups, kept)});
+    }
+    if (planning_scratch_.size() < groups.size()) planning_scratch_.resize(groups.size());
+    for (std::size_t g = 0; g < groups.size(); ++g) {
+      planning_scratch_[g].reserve(
+          static_cast<std::size_t>(groups[g].setting->planned->scratch_bytes()), "planning");
     }
   }
 }
@@ -94,7 +100,8 @@ std::unique_ptr<LayerAttention::Setting> LayerAttention::make_setting(const Head
   setting->problem = problem;
   setting->number = number;
   setting->planned.emplace(device_, problem, dtype_, *heads.method, setting->params,
-                           PlannerLimits{.l2_bytes = device_.info.l2_bytes}, heads.knobs);
+                           PlannerLimits{.l2_bytes = device_.info.l2_bytes}, heads.knobs,
+                           /*owns_scratch=*/false);
   return setting;
 }
 
@@ -106,6 +113,9 @@ AttentionOutput LayerAttention::output_of(const HeadRange& q_heads) {
 void LayerAttention::enqueue(std::size_t layer, const DeviceInput& input, PhaseTimer& timer) {
   const std::vector<Group>& groups = layers_.at(layer);
   last_ = {.layer = layer, .input = input};
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    groups[g].setting->planned->use_scratch(planning_scratch_[g].data());
+  }
   const bool in_batches = std::any_of(groups.begin(), groups.end(), [](const Group& group) {
     return group.setting->planned->num_batches() > 1;
   });
@@ -178,6 +188,9 @@ std::int64_t LayerAttention::device_bytes() const {
     }
   }
   for (const auto& setting : settings_) bytes += setting->planned->plan_bytes();
+  for (const DeviceBytes& scratch : planning_scratch_) {
+    bytes += static_cast<std::int64_t>(scratch.bytes());
+  }
   return bytes;
 }
 

@@ -86,9 +86,8 @@ StopCheck check_stops(const Problem& problem, const PlanView& plan, const RowInp
           check.affected_rows.push_back(head * problem.seqlen + position);
         }
         const auto gains = tile_gains(problem, plan, inputs, expected, at, positions);
-        const double distance =
-            distance_to_tau(plan.stop, plan.passes[pass].tau_of(head, plan.stop), gains,
-                            std::min(found, wanted));
+        const double distance = distance_to_tau(
+            plan.stop, plan.passes[pass].tau_of(head, plan.stop), gains, std::min(found, wanted));
         if (distance <= kNearTieTolerance) {
           ++check.near_ties;
           continue;

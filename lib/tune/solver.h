@@ -18,7 +18,7 @@ using TuneUnit = std::vector<TuneOption>;  // at least one
 // together: every run costs starts[its first option] beside the costs of its units.
 struct TuneChain {
   std::vector<TuneUnit> units;
-  std::vector<double> starts;  // [options]; empty: nothing
+  std::vector<double> starts;   // [options]; empty: nothing
   std::vector<int> kinds = {};  // [options]; empty: each option is a kind of its own
 };
 

@@ -31,8 +31,8 @@ double least_cost(const TuneChain& chain, double max_error) {
     const TuneUnit& unit = chain.units[choice.size()];
     for (std::size_t i = 0; i < unit.size(); ++i) {
       const bool joins =
-          !choice.empty() && (chain.kinds.empty() ? choice.back() == i
-                                                  : chain.kinds[choice.back()] == chain.kinds[i]);
+          !choice.empty() &&
+          (chain.kinds.empty() ? choice.back() == i : chain.kinds[choice.back()] == chain.kinds[i]);
       const double start = joins ? 0.0 : chain.starts[i];
       choice.push_back(i);
       visit(cost + start + unit[i].cost, error + unit[i].error);

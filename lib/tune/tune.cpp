@@ -230,9 +230,9 @@ class Tuner {
   std::vector<int> kinds() const {
     std::vector<int> kinds;
     for (const TunedSetting& setting : settings_) {
-      const auto alike = std::find_if(
-          settings_.begin(), settings_.end(),
-          [&](const TunedSetting& other) { return plan_together(other, setting); });
+      const auto alike =
+          std::find_if(settings_.begin(), settings_.end(),
+                       [&](const TunedSetting& other) { return plan_together(other, setting); });
       kinds.push_back(static_cast<int>(alike - settings_.begin()));
     }
     return kinds;

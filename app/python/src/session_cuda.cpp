@@ -108,9 +108,10 @@ class StreamSession {
 
     bool matches(const Setting& other, const Call& call) const {
       const Problem& p = call.problem;
-      return setting == other.id && knobs == other.knobs && dtype == call.dtype && problem.seqlen == p.seqlen &&
-             problem.num_q_heads == p.num_q_heads && problem.num_kv_heads == p.num_kv_heads &&
-             problem.head_dim == p.head_dim && problem.softmax_scale == p.softmax_scale;
+      return setting == other.id && knobs == other.knobs && dtype == call.dtype &&
+             problem.seqlen == p.seqlen && problem.num_q_heads == p.num_q_heads &&
+             problem.num_kv_heads == p.num_kv_heads && problem.head_dim == p.head_dim &&
+             problem.softmax_scale == p.softmax_scale;
     }
   };
 

@@ -193,11 +193,11 @@ S2O_ANYWHERE constexpr std::int64_t row_sample_stride(std::int64_t seqlen) {
 inline constexpr int kMaxRankBlocks = 396;
 
 struct RankRowsArgs {
-  const unsigned char* queries = nullptr;       // [num_q_heads, num_segments, kPackedQueryBytes]
-  const unsigned char* keys = nullptr;          // [num_kv_heads, num_key_groups, kPackedGroupBytes]
-  const std::int32_t* reaches = nullptr;        // [num_q_heads]; may be null: whole histories
-  unsigned char* classes = nullptr;             // [2 kMaxRankBlocks, num_key_groups * kKeyGroup]
-  std::int32_t* next_task = nullptr;            // zero at the start of a launch
+  const unsigned char* queries = nullptr;  // [num_q_heads, num_segments, kPackedQueryBytes]
+  const unsigned char* keys = nullptr;     // [num_kv_heads, num_key_groups, kPackedGroupBytes]
+  const std::int32_t* reaches = nullptr;   // [num_q_heads]; may be null: whole histories
+  unsigned char* classes = nullptr;        // [2 kMaxRankBlocks, num_key_groups * kKeyGroup]
+  std::int32_t* next_task = nullptr;       // zero at the start of a launch
   std::int32_t* order = nullptr;
   const std::int64_t* order_offsets = nullptr;  // [num_q_heads, num_segments], into order
   // The last item of a tile of items [num_q_heads, num_segments] learns how many keys there are.

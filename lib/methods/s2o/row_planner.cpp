@@ -173,8 +173,8 @@ class RowPlanner final : public Planner {
   }
 
  private:
-  // Histories in place of lists, for heads without a floor. Where others have one, the ranking finds
-  // as many keys.
+  // Histories in place of lists, for heads without a floor. Where others have one, the ranking
+  // finds as many keys.
   void visit_everything(PassSkeleton& pass) const {
     for (std::size_t tile = 0; tile + 1 < pass.item_offsets.size(); ++tile) {
       const auto segment = static_cast<std::int64_t>(tile) % shape_.num_segments;
@@ -291,7 +291,7 @@ class RowPlanner final : public Planner {
   Workspace::Array<PlanItem> items_;
   Workspace::Array<std::int32_t> fold_end_, tile_order_;
   Workspace::Array<HeadRanking> heads_;
-  Workspace::Array<float> head_taus_;  // empty: all heads alike
+  Workspace::Array<float> head_taus_;     // empty: all heads alike
   std::vector<std::int32_t> batch_ends_;  // as in DevicePlan
 };
 

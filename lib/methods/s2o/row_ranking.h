@@ -46,7 +46,7 @@ struct RowRankingSettings {
   float floor;                // smallest weight that is visited; on a device 0 visits all keys
   int num_probes;
   float least_mass;
-  float reach_limit;  // 0: whole histories
+  float reach_limit;                  // 0: whole histories
   std::vector<RowLimits> heads = {};  // [num_q_heads]; empty: as above
 
   RowLimits of(int q_head) const {

@@ -73,9 +73,10 @@ S2oLayout::S2oLayout(const HistoryShape& shape, const PlannerLimits& limits,
     history_per_list += length;
     ordered_per_list += shape.order_length(segment);
   }
-  add_order_batches(shape, limits.list_bytes_per_token * shape.seqlen /
-                               static_cast<std::int64_t>(sizeof(std::int32_t)),
-                    kept_fractions);
+  add_order_batches(
+      shape,
+      limits.list_bytes_per_token * shape.seqlen / static_cast<std::int64_t>(sizeof(std::int32_t)),
+      kept_fractions);
   const std::int64_t score_bytes =
       std::min(limits.scratch_bytes > 0 ? limits.scratch_bytes : kScoreBytes,
                kScoreBytesPerToken * shape.seqlen * shape.num_lists());
@@ -97,8 +98,7 @@ void S2oLayout::add_order_batches(const HistoryShape& shape, std::int64_t limit,
   batches.emplace_back();
   for (std::int32_t segment = 0; segment < shape.num_segments; ++segment) {
     for (std::size_t list = 0; list < lists; ++list) {
-      lengths[list] =
-          order_length(shape, kept_fractions, static_cast<std::int64_t>(list), segment);
+      lengths[list] = order_length(shape, kept_fractions, static_cast<std::int64_t>(list), segment);
     }
     const std::int64_t before = std::reduce(entries.begin(), entries.end());
     if (before > 0 && before + std::reduce(lengths.begin(), lengths.end()) > limit * num_lists) {

@@ -77,13 +77,14 @@ TEST(S2oRowsModel, heads_with_a_tau_each_have_the_lists_of_plans_with_one) {
   }
   const auto plan_of = [&](const RowRankingSettings& ranking, float tau,
                            const std::vector<float>& head_taus, std::int64_t list_bytes) {
-    const auto planner = make_row_planner(input.problem,
-                                          {.ranking = ranking,
-                                           .block_n = 128,
-                                           .kept_fraction = rows_kept_fraction(tau),
-                                           .stop = {.tau = tau},
-                                           .head_taus = head_taus},
-                                          {.l2_bytes = 1 << 20, .list_bytes_per_token = list_bytes});
+    const auto planner =
+        make_row_planner(input.problem,
+                         {.ranking = ranking,
+                          .block_n = 128,
+                          .kept_fraction = rows_kept_fraction(tau),
+                          .stop = {.tau = tau},
+                          .head_taus = head_taus},
+                         {.l2_bytes = 1 << 20, .list_bytes_per_token = list_bytes});
     const testing::ModelPlan result =
         testing::plan_on_model(*planner, input, 1, PlanningVariant::kSm90);
     EXPECT_EQ(result.error_word, 0u);

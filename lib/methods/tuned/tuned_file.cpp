@@ -339,8 +339,7 @@ std::vector<HeadSetting> group_heads(const std::vector<TunedSetting>& settings,
   };
   std::vector<Run> runs;
   for (int head = 0; head < static_cast<int>(heads.size()); ++head) {
-    const int kind =
-        kinds.at(static_cast<std::size_t>(heads[static_cast<std::size_t>(head)]));
+    const int kind = kinds.at(static_cast<std::size_t>(heads[static_cast<std::size_t>(head)]));
     if (head % group_size != 0 && runs.back().kind == kind) {
       ++runs.back().range.count;
     } else {

@@ -118,8 +118,8 @@ TEST(tuned_file, neighbours_that_differ_in_tau_alone_run_together) {
   EXPECT_EQ(groups[0].params_of(1).get_real("tau"), 0.01);
   EXPECT_TRUE(groups[1].knobs.empty());
   EXPECT_TRUE(group_heads(settings, {2, 2, 2, 2}, 2)[0].knobs.empty());
-  EXPECT_FALSE(plan_together(settings[1],
-                             setting("s2o_plus", {{"tau", 0.1}, {"local_window", 256}})));
+  EXPECT_FALSE(
+      plan_together(settings[1], setting("s2o_plus", {{"tau", 0.1}, {"local_window", 256}})));
   EXPECT_FALSE(plan_together(settings[1], setting("s2o", {{"tau", 0.1}})));
   EXPECT_FALSE(plan_together(setting("xattention", {{"threshold", 0.9}}),
                              setting("xattention", {{"threshold", 0.8}})));

@@ -149,7 +149,8 @@ void expect_heads_as_with_one_tau(PlanKind kind, const Run& run) {
   // Heads whose tau is 0 have no stoppable items.
   const auto never_stops = [&of_case](SparsePlan& plan, int head) {
     for (PlanPass& pass : plan.passes) {
-      const std::int64_t end = pass.item_offsets[static_cast<std::size_t>(of_case.tile_index(head + 1, 0))];
+      const std::int64_t end =
+          pass.item_offsets[static_cast<std::size_t>(of_case.tile_index(head + 1, 0))];
       const std::int64_t begin =
           pass.item_offsets[static_cast<std::size_t>(of_case.tile_index(head, 0))];
       for (std::int64_t i = begin; i < end; ++i) {

@@ -56,8 +56,7 @@ TEST(PlanBounds, tau_of_a_head_is_at_most_that_of_the_plan_and_zero_only_without
   EXPECT_EQ(with({0.08f, 0.01f, 0.08f, 0.02f}), "");
   EXPECT_EQ(with({0.08f, 0.25f, 0.08f, 0.02f}),
             "plan pass 0 head 1: tau 0.250000 is outside [0, 0.080000], the tau of the plan");
-  EXPECT_EQ(with({0.08f, 0.01f, 0.0f, 0.02f}),
-            "plan pass 0 head 2: stoppable items with tau 0");
+  EXPECT_EQ(with({0.08f, 0.01f, 0.0f, 0.02f}), "plan pass 0 head 2: stoppable items with tau 0");
 }
 
 TEST(PlanBounds, runs_orders_and_fold_ends_stay_inside) {
