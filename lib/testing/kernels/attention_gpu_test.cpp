@@ -15,6 +15,7 @@
 #include "kernels/common/device_plan_copy.h"
 #include "kernels/common/stream.h"
 #include "lib/testing/device_runner.h"
+#include "lib/testing/head_taus.h"
 #include "lib/testing/stop_check.h"
 
 namespace s2o {
@@ -229,6 +230,17 @@ TEST_P(GpuKernel, s2o_with_tau_zero_equals_dense) {
   EXPECT_LE(comparison.out_relative_l2, 4e-3) << comparison.worst;
   EXPECT_LE(comparison.lse_max_error, 5e-5);
   EXPECT_EQ(comparison.stop_mismatches, 0);
+}
+
+TEST_P(GpuKernel, heads_with_a_tau_each_are_those_of_launches_apart) {
+  S2O_SKIP_WITHOUT(GetParam());
+  for (const PlanKind kind : {PlanKind::kS2o, PlanKind::kS2oPatience, PlanKind::kS2oTwoPasses}) {
+    SCOPED_TRACE(testing::plan_kind_name(kind));
+    testing::expect_heads_as_with_one_tau(
+        kind, [](const AttentionInput& input, const SparsePlan& plan) {
+          return testing::run_on_device(device_with(GetParam()), input, plan);
+        });
+  }
 }
 
 // Rows of a plan, spread over heads and positions.

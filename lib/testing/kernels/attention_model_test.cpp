@@ -4,9 +4,8 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <span>
 
-#include "kernels/common/plan_bounds.h"
+#include "lib/testing/head_taus.h"
 #include "lib/testing/model_runner.h"
 
 namespace s2o {
@@ -139,85 +138,23 @@ TEST_P(ModelOf, indices_beyond_2_31_entries_are_gathered) {
   EXPECT_EQ(actual.lse, expected.lse);
 }
 
-// Heads with a tau each, in one launch, are those of launches with one tau for all.
-template <class Run>
-void expect_heads_as_with_one_tau(PlanKind kind, const Run& run) {
-  const PlanCase plan_case{kind, {900, 4, 2, 64}, 128, 64};
-  const AttentionInput input = testing::structured_input(plan_case.shape);
-  const SparsePlan of_case = testing::make_plan(plan_case, input, 1);
-  const std::vector<float> taus = {0.3f, 0.02f, 0.0f, 0.08f};
-  // Heads whose tau is 0 have no stoppable items.
-  const auto never_stops = [&of_case](SparsePlan& plan, int head) {
-    for (PlanPass& pass : plan.passes) {
-      const std::int64_t end =
-          pass.item_offsets[static_cast<std::size_t>(of_case.tile_index(head + 1, 0))];
-      const std::int64_t begin =
-          pass.item_offsets[static_cast<std::size_t>(of_case.tile_index(head, 0))];
-      for (std::int64_t i = begin; i < end; ++i) {
-        pass.items[static_cast<std::size_t>(i)].stoppable = false;
-      }
-    }
-  };
-  SparsePlan together = of_case;
-  together.header.stop.tau = 0.3f;
-  together.passes.back().head_taus = taus;
-  never_stops(together, 2);
-  check_plan(input.problem, together);
-  check_plan_bounds(input.problem, PlanPointers(together).view());
-  const KernelResult found = run(input, together);
-  const auto tiles = static_cast<std::size_t>(of_case.header.num_q_tiles);
-  const std::size_t passes = of_case.passes.size();
-  std::vector<std::int32_t> steps;
-  for (int head = 0; head < 4; ++head) {
-    SparsePlan alone = of_case;
-    alone.header.stop.tau = taus[static_cast<std::size_t>(head)];
-    if (head == 2) {
-      alone.header.stop.tau = 0.3f;
-      never_stops(alone, head);
-    }
-    const KernelResult expected = run(input, alone);
-    const auto first = static_cast<std::size_t>(input.problem.row_offset(head, 0));
-    const auto end = static_cast<std::size_t>(input.problem.row_offset(head + 1, 0));
-    const std::span<const float> out(found.out);
-    EXPECT_TRUE(std::ranges::equal(out.subspan(first, end - first),
-                                   std::span(expected.out).subspan(first, end - first)))
-        << "head " << head;
-    const std::size_t rows = 900;
-    const auto row = static_cast<std::size_t>(head) * rows;
-    EXPECT_TRUE(std::ranges::equal(std::span(found.lse).subspan(row, rows),
-                                   std::span(expected.lse).subspan(row, rows)))
-        << "head " << head;
-    std::int32_t total = 0;
-    for (std::size_t p = 0; p < passes; ++p) {
-      for (std::size_t tile = 0; tile < tiles; ++tile) {
-        const std::size_t i = (p * 4 + static_cast<std::size_t>(head)) * tiles + tile;
-        EXPECT_EQ(found.stats[i].stop_steps, expected.stats[i].stop_steps) << "head " << head;
-        EXPECT_EQ(found.stats[i].total_steps, expected.stats[i].total_steps) << "head " << head;
-        total += found.stats[i].total_steps;
-      }
-    }
-    steps.push_back(total);
-  }
-  EXPECT_LT(steps[0], steps[3]);
-  EXPECT_LT(steps[3], steps[1]);
-  EXPECT_LT(steps[1], steps[2]);
-}
-
 TEST_P(ModelOf, heads_with_a_tau_each_are_those_of_launches_apart) {
   for (const PlanKind kind : {PlanKind::kS2o, PlanKind::kS2oPatience, PlanKind::kS2oTwoPasses}) {
     SCOPED_TRACE(testing::plan_kind_name(kind));
-    expect_heads_as_with_one_tau(kind, [](const AttentionInput& input, const SparsePlan& plan) {
-      return run_on_model(GetParam(), input, plan, false, 1);
-    });
+    testing::expect_heads_as_with_one_tau(kind,
+                                          [](const AttentionInput& input, const SparsePlan& plan) {
+                                            return run_on_model(GetParam(), input, plan, false, 1);
+                                          });
   }
 }
 TEST(HeadTaus, of_the_reference_are_those_of_launches_apart) {
   for (const PlanKind kind : {PlanKind::kS2o, PlanKind::kS2oPatience, PlanKind::kS2oTwoPasses}) {
     SCOPED_TRACE(testing::plan_kind_name(kind));
-    expect_heads_as_with_one_tau(kind, [](const AttentionInput& input, const SparsePlan& plan) {
-      const testing::Executed result = testing::execute(input, plan);
-      return KernelResult{.out = result.out, .lse = result.lse, .stats = result.stats};
-    });
+    testing::expect_heads_as_with_one_tau(
+        kind, [](const AttentionInput& input, const SparsePlan& plan) {
+          const testing::Executed result = testing::execute(input, plan);
+          return KernelResult{.out = result.out, .lse = result.lse, .stats = result.stats};
+        });
   }
 }
 
