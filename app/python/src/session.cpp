@@ -64,7 +64,7 @@ SparsePlan plan_of(const Setting& setting, const AttentionInput& input) {
     attention_ref(input.problem, PlanPointers(dense).view(), input.q.data(), input.k.data(),
                   input.v.data(), reference.out.data(), reference.lse.data(), nullptr);
   }
-  return setting.method->plan_cpu({input, reference}, setting.params);
+  return setting.method->plan_cpu({input, reference, setting.knobs}, setting.params);
 }
 
 RunWork attend_one(const SparsePlan& plan, const char* planner, const AttentionInput& input,

@@ -244,6 +244,34 @@ TEST(prefill_cpu, heads_may_do_different_things) {
   EXPECT_GT(compare_logits(sparse.logits, dense.logits).max_abs(), 1e-3);
 }
 
+// A group whose heads differ in tau does what groups of one tau each do.
+TEST(prefill_cpu, heads_of_a_group_may_differ_in_tau) {
+  const auto backend = make_cpu_prefill(shipped());
+  const std::vector<std::int32_t> tokens = war_and_peace(900);
+  const std::vector<std::int64_t> last = {899};
+  const Method& none = find_method("dense");
+  const ParamSet no_params(none.info().params);
+  const Method& plus = find_method("s2o_plus");
+  const auto run = [&](const std::vector<HeadSetting>& heads) {
+    std::vector<LayerMethod> layers(4, {&none, &no_params});
+    layers[1].heads = heads;
+    return backend->run(tokens, layers, {.logit_positions = last}, {.cpu_repeats = 1}, {});
+  };
+  const auto group = [&](int first, int count, double tau) {
+    return HeadSetting{
+        .q_heads = {first, count},
+        .method = &plus,
+        .params = std::make_shared<const ParamSet>(testing::settings_of(plus, {{"tau", tau}}))};
+  };
+  const PrefillRun apart = run({group(0, 4, 0.2), group(4, 4, 0.001)});
+  HeadSetting all = group(0, 8, 0.2);
+  all.knobs = {0.2, 0.2, 0.2, 0.2, 0.001, 0.001, 0.001, 0.001};
+  const PrefillRun together = run({all});
+  EXPECT_EQ(together.logits, apart.logits);
+  EXPECT_EQ(together.layers[1].pair_density, apart.layers[1].pair_density);
+  EXPECT_LT(together.layers[1].pair_density, 1.0);
+}
+
 TEST(prefill_cpu, checked_rows_see_what_a_layer_loses) {
   const auto backend = make_cpu_prefill(shipped());
   const std::vector<std::int32_t> tokens = war_and_peace(300);
