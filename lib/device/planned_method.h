@@ -33,10 +33,10 @@ class PlannedMethod {
  public:
   // Allocates; makes a plan that depends on the shape alone. UnsupportedError for settings that
   // cannot run on the problem, or with the bytes needed and free.
-  // `knobs` as PlanContext::knobs; `owns_scratch` as DevicePlanner::prepare.
+  // `head_params` as in PlanContext; `owns_scratch` as DevicePlanner::prepare.
   PlannedMethod(const CudaDevice& device, const Problem& problem, StorageDType dtype,
                 const Method& method, const ParamSet& params, const PlannerLimits& limits,
-                const std::vector<double>& knobs = {}, bool owns_scratch = true);
+                const std::vector<ParamSet>& head_params = {}, bool owns_scratch = true);
   ~PlannedMethod();
   PlannedMethod(const PlannedMethod&) = delete;
   PlannedMethod& operator=(const PlannedMethod&) = delete;
@@ -81,7 +81,7 @@ class PlannedMethod {
   const StorageDType dtype_;
   const Method& method_;
   const ParamSet params_;
-  const std::vector<double> knobs_;
+  const std::vector<ParamSet> head_params_;
   const bool owns_scratch_;
   std::unique_ptr<DevicePlanner> planner_;  // null: planned on the host
   std::optional<SparsePlan> host_plan_;

@@ -55,19 +55,22 @@ DeviceInput head_slice(const DeviceInput& input, const HeadRange& q_heads) {
 
 PlannedMethod::PlannedMethod(const CudaDevice& device, const Problem& problem, StorageDType dtype,
                              const Method& method, const ParamSet& params,
-                             const PlannerLimits& limits, const std::vector<double>& knobs,
+                             const PlannerLimits& limits, const std::vector<ParamSet>& head_params,
                              bool owns_scratch)
     : device_(device),
       problem_(problem),
       dtype_(dtype),
       method_(method),
       params_(params),
-      knobs_(knobs),
+      head_params_(head_params),
       owns_scratch_(owns_scratch) {
   std::unique_ptr<Planner> planner;
   if (plans_on_device(problem)) {
-    planner = method.device_planner(
-        {.problem = problem, .dtype = dtype, .params = params_, .limits = limits, .knobs = knobs_});
+    planner = method.device_planner({.problem = problem,
+                                     .dtype = dtype,
+                                     .params = params_,
+                                     .limits = limits,
+                                     .head_params = head_params_});
   }
   if (planner != nullptr) {
     planner_ = std::make_unique<DevicePlanner>(std::move(planner));
@@ -77,7 +80,7 @@ PlannedMethod::PlannedMethod(const CudaDevice& device, const Problem& problem, S
     shape_only.problem = problem;
     shape_only.dtype = dtype;
     const DenseReference none;
-    host_plan_.emplace(method.plan_cpu({shape_only, none, knobs_}, params_));
+    host_plan_.emplace(method.plan_cpu({shape_only, none, head_params_}, params_));
     copied_.emplace(problem, PlanPointers(*host_plan_).view(), device.info.l2_bytes);
   }
 }
@@ -112,7 +115,7 @@ void PlannedMethod::plan_on_host(const DeviceInput& input, AttentionScratch& scr
   fetch_heads(input.k, head * kv_heads, dtype_, host.k);
   fetch_heads(input.v, head * kv_heads, dtype_, host.v);
   host_plan_.reset();
-  host_plan_.emplace(method_.plan_cpu({host, reference, knobs_}, params_));
+  host_plan_.emplace(method_.plan_cpu({host, reference, head_params_}, params_));
   copied_.emplace(problem_, PlanPointers(*host_plan_).view(), device_.info.l2_bytes);
 }
 

@@ -63,10 +63,14 @@ class Backend {
   virtual void run(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) = 0;
   // As run, with a plan that the method makes on the device, timed apart; nothing, and nothing is
   // run, when this backend or the method with these settings cannot. `fetch_tokens` asks for the
-  // lists of gathered tokens, which only a check of the plan needs; `knobs` as in PlanContext.
-  virtual std::optional<DevicePlanning> plan_and_run(
-      const Method& /*method*/, const ParamSet& /*params*/, std::span<const double> /*knobs*/,
-      const TimingConfig& /*timing*/, bool /*fetch_tokens*/, AttentionRun& /*result*/) {
+  // lists of gathered tokens, which only a check of the plan needs; `head_params` as in
+  // PlanContext.
+  virtual std::optional<DevicePlanning> plan_and_run(const Method& /*method*/,
+                                                     const ParamSet& /*params*/,
+                                                     std::span<const ParamSet> /*head_params*/,
+                                                     const TimingConfig& /*timing*/,
+                                                     bool /*fetch_tokens*/,
+                                                     AttentionRun& /*result*/) {
     return std::nullopt;
   }
   // The output of the last run, or of run_reference, against the reference; [num_q_heads].

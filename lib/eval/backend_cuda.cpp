@@ -112,7 +112,7 @@ class CudaBackend final : public Backend {
   }
 
   std::optional<DevicePlanning> plan_and_run(const Method& method, const ParamSet& params,
-                                             std::span<const double> knobs,
+                                             std::span<const ParamSet> head_params,
                                              const TimingConfig& timing, bool fetch_tokens,
                                              AttentionRun& result) override {
     if (!plans_on_device(input_->problem)) return std::nullopt;
@@ -121,7 +121,7 @@ class CudaBackend final : public Backend {
                                .dtype = input_->dtype,
                                .params = params,
                                .limits = {.l2_bytes = info_.l2_bytes},
-                               .knobs = knobs});
+                               .head_params = head_params});
     if (planner == nullptr) return std::nullopt;
     DevicePlanner on_device(std::move(planner));
     return execute_planned(on_device, timing, fetch_tokens, result);

@@ -214,10 +214,10 @@ class Evaluator {
 
   // Of all heads of `input`, or of those that the backend is set to.
   Measured measure_heads(const Method& method, const ParamSet& params,
-                         std::span<const double> knobs, const AttentionInput& input) {
+                         std::span<const ParamSet> head_params, const AttentionInput& input) {
     Measured found{.planner = "cpu"};
     std::optional<SparsePlan> plan;
-    auto planning = backend_.plan_and_run(method, params, knobs, cells_.config.timing,
+    auto planning = backend_.plan_and_run(method, params, head_params, cells_.config.timing,
                                           options_.check_plans, run_);
     if (planning) {
       found.planner = backend_.name();
@@ -227,7 +227,7 @@ class Evaluator {
       if (options_.check_plans) check_plan(input.problem, *plan);
     } else {
       plan.emplace(
-          plan_on_cpu(method, params, {input, backend_.reference(), knobs}, found.plan_ms));
+          plan_on_cpu(method, params, {input, backend_.reference(), head_params}, found.plan_ms));
       if (!method.info().reads_input) found.planner = "none";
       if (options_.check_plans) check_plan(input.problem, *plan);
       backend_.run(*plan, cells_.config.timing, run_);
@@ -244,7 +244,7 @@ class Evaluator {
     bool is_planned_on_host = false;
     for (const HeadSetting& group : groups) {
       backend_.set_heads(group.q_heads);
-      Measured one = measure_heads(*group.method, *group.params, group.knobs,
+      Measured one = measure_heads(*group.method, *group.params, group.head_params,
                                    head_slice(*input_, group.q_heads));
       all.planner = all.planner.empty() || all.planner == one.planner ? one.planner : "mixed";
       is_planned_on_host |= one.planner == "cpu";

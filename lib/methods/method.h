@@ -25,9 +25,9 @@ struct DenseReference {
 struct PlanContext {
   const AttentionInput& input;
   const DenseReference& reference;  // for oracles only; a real method must not look
-  // The knob of each query head in place of that of the parameters, of methods that
-  // has_knob_by_head; empty: all heads as the parameters say.
-  std::span<const double> knobs = {};
+  // The parameters of each query head, which differ from those of the plan in no more than
+  // MethodInfo::params_by_head; empty: all heads have those of the plan.
+  std::span<const ParamSet> head_params = {};
 };
 
 // What a planner on the device must know before it sees Q and K.
@@ -36,7 +36,7 @@ struct DevicePlanningRequest {
   StorageDType dtype = StorageDType::kBF16;
   const ParamSet& params;
   PlannerLimits limits;
-  std::span<const double> knobs = {};  // as in PlanContext
+  std::span<const ParamSet> head_params = {};  // as in PlanContext
 };
 
 // Where a contract test expects a method to equal dense attention.
@@ -62,9 +62,9 @@ struct MethodInfo {
   // >= 6 values from dense to sparse, for a frontier: at 131,072 tokens of a real model from above
   // 60 % of the pairs to below 1 %, as far down as what the method always visits.
   std::vector<double> knob_sweep;
-  // Heads may differ in the knob inside one plan (PlanContext::knobs). The knob of each head is
-  // then all that decides what it visits: as if planned alone.
-  bool has_knob_by_head = false;
+  // In which heads may differ inside one plan (PlanContext::head_params). The parameters of a head
+  // are then all that decides what it visits: as if planned alone.
+  std::vector<std::string> params_by_head = {};
   FullBudget full_budget;
   DeviceAgreement device;  // of methods with a device planner
   bool is_oracle = false;  // needs the dense reference; its planning time means nothing
@@ -79,11 +79,13 @@ struct HeadSetting {
   HeadRange q_heads;
   const Method* method = nullptr;
   std::shared_ptr<const ParamSet> params;
-  std::vector<double> knobs = {};  // [q_heads.count], PlanContext::knobs; empty: that of params
+  std::vector<ParamSet> head_params = {};  // [q_heads.count] or empty, as in PlanContext
 
-  // Settings under which query head `q_head` of the layer, one of q_heads, does the same alone.
-  ParamSet params_of(int q_head) const;
+  // Of query head `q_head` of the layer, one of q_heads.
+  const ParamSet& params_of(int q_head) const;
 };
+
+bool same_params(std::span<const ParamSet> a, std::span<const ParamSet> b);
 
 class Method {
  public:

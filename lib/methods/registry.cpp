@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "lib/core/error.h"
 #include "lib/core/text.h"
 #include "lib/methods/method.h"
@@ -33,13 +35,14 @@ const Method& find_method(const std::string& name) {
                                 join(names)));
 }
 
-ParamSet HeadSetting::params_of(int q_head) const {
-  ParamSet own = *params;
-  if (!knobs.empty()) {
-    own.set(method->info().params, method->info().knob,
-            knobs.at(static_cast<std::size_t>(q_head - q_heads.first)), method->info().name);
-  }
-  return own;
+const ParamSet& HeadSetting::params_of(int q_head) const {
+  return head_params.empty() ? *params
+                             : head_params.at(static_cast<std::size_t>(q_head - q_heads.first));
+}
+
+bool same_params(std::span<const ParamSet> a, std::span<const ParamSet> b) {
+  return std::ranges::equal(
+      a, b, [](const ParamSet& x, const ParamSet& y) { return x.to_json() == y.to_json(); });
 }
 
 std::vector<ParamSet> expand_settings(const Method& method, const nlohmann::ordered_json& entry,

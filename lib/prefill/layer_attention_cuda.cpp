@@ -21,13 +21,14 @@ struct LayerAttention::Lane {
 struct LayerAttention::Setting {
   const Method* method = nullptr;
   ParamSet params;
-  std::vector<double> knobs;  // as in HeadSetting
-  Problem problem;            // of these heads
-  int number = 0;             // of those alike in one layer, which all need a plan of their own
+  std::vector<ParamSet> head_params;  // as in HeadSetting
+  Problem problem;                    // of these heads
+  int number = 0;  // of those alike in one layer, which all need a plan of their own
   std::optional<PlannedMethod> planned;
 
   bool matches(const HeadSetting& heads, const Problem& of_heads, int of_number) const {
-    return method == heads.method && number == of_number && knobs == heads.knobs &&
+    return method == heads.method && number == of_number &&
+           same_params(head_params, heads.head_params) &&
            problem.num_q_heads == of_heads.num_q_heads &&
            problem.num_kv_heads == of_heads.num_kv_heads &&
            params.to_json() == heads.params->to_json();
@@ -96,11 +97,11 @@ std::unique_ptr<LayerAttention::Setting> LayerAttention::make_setting(const Head
   auto setting = std::make_unique<Setting>();
   setting->method = heads.method;
   setting->params = *heads.params;
-  setting->knobs = heads.knobs;
+  setting->head_params = heads.head_params;
   setting->problem = problem;
   setting->number = number;
   setting->planned.emplace(device_, problem, dtype_, *heads.method, setting->params,
-                           PlannerLimits{.l2_bytes = device_.info.l2_bytes}, heads.knobs,
+                           PlannerLimits{.l2_bytes = device_.info.l2_bytes}, heads.head_params,
                            /*owns_scratch=*/false);
   return setting;
 }

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <limits>
 #include <numeric>
 #include <optional>
@@ -16,6 +15,7 @@
 #include "lib/core/memory.h"
 #include "lib/core/text.h"
 #include "lib/eval/backend_cpu.h"
+#include "lib/metrics/mean_mass.h"
 #include "lib/model/logits.h"
 #include "lib/model/model_shapes.h"
 #include "lib/plan/work.h"
@@ -38,12 +38,8 @@ class PlannedAttention {
   // `wanted` is null where only times are.
   PlannedAttention(const PrefillModel& model, std::span<const LayerMethod> layers,
                    const PrefillWanted* wanted)
-      : model_(model),
-        layers_(layers),
-        count_(wanted != nullptr),
-        wanted_(wanted),
-        probes_(wanted == nullptr ? nullptr : wanted->probes) {
-    if (count_) results_.resize(layers.size());
+      : model_(model), layers_(layers), wanted_(wanted) {
+    if (wanted_ != nullptr) results_.resize(layers.size());
   }
 
   void operator()(int layer, const AttentionInput& own, std::vector<float>& out) {
@@ -66,9 +62,10 @@ class PlannedAttention {
       checking += Clock::now() - begin;
       excluded += Clock::now() - begin;
     }
-    if (probes_ != nullptr && std::ranges::binary_search(probes_->layers, layer)) {
+    const ProbeRequest* const probes = wanted_ == nullptr ? nullptr : wanted_->probes;
+    if (probes != nullptr && std::ranges::binary_search(probes->layers, layer)) {
       const auto begin = Clock::now();
-      probes_->done(layer, probe(*input, out));
+      probes->done(layer, probe(probes->settings, *input, out));
       excluded += Clock::now() - begin;
     }
   }
@@ -117,7 +114,7 @@ class PlannedAttention {
       work += done.work;
       planner = planner.empty() || planner == done.planner ? done.planner : "mixed";
     }
-    if (!count_) return;
+    if (wanted_ == nullptr) return;
     results_[static_cast<std::size_t>(layer)] = {.planner = planner,
                                                  .compute_density = work.compute_density(),
                                                  .pair_density = work.pair_density()};
@@ -129,14 +126,15 @@ class PlannedAttention {
     const DenseReference reference = reference_of(*heads.method, input);
     const bool is_fixed = !heads.method->info().reads_input;
     const auto planned_from = Clock::now();
-    const SparsePlan plan = heads.method->plan_cpu({input, reference, heads.knobs}, *heads.params);
+    const SparsePlan plan =
+        heads.method->plan_cpu({input, reference, heads.head_params}, *heads.params);
     const auto planned = Clock::now();
     Attended done;
     std::vector<TileStats> stats;
     attend(plan, input, out, done.lse, stats);
     const auto attended = Clock::now();
     done.planner = is_fixed ? "none" : "cpu";
-    if (count_) done.work = count_work(input.problem, plan, stats).total;
+    if (wanted_ != nullptr) done.work = count_work(input.problem, plan, stats).total;
     done.attention = attended - planned;
     done.excluded = planned_from - begin + (Clock::now() - attended);
     (is_fixed ? done.excluded : done.planning) += planned - planned_from;
@@ -144,9 +142,10 @@ class PlannedAttention {
   }
 
   // [settings, num_q_heads] of what runs beside `dense_out`, the dense output.
-  std::vector<std::vector<HeadProbe>> probe(const AttentionInput& input,
+  std::vector<std::vector<HeadProbe>> probe(std::span<const LayerMethod> settings,
+                                            const AttentionInput& input,
                                             const std::vector<float>& dense_out) const {
-    std::vector<std::vector<HeadProbe>> all(probes_->settings.size());
+    std::vector<std::vector<HeadProbe>> all(settings.size());
     const Problem& problem = input.problem;
     for (int head = 0; head < problem.num_q_heads; ++head) {
       throw_if_cancelled();
@@ -156,24 +155,19 @@ class PlannedAttention {
       std::vector<TileStats> stats;
       attend(dense_plan(slice.problem, 128, 128), slice, out, dense_lse, stats);
       for (std::size_t i = 0; i < all.size(); ++i) {
-        const LayerMethod& setting = probes_->settings[i];
+        const LayerMethod& setting = settings[i];
         const HeadSetting one = {.q_heads = {.first = 0, .count = 1},
                                  .method = setting.method,
                                  .params = {std::shared_ptr<void>(), setting.params}};
         const Attended done = attend_heads(one, slice, out);
         const ErrorSums sums = error_sums_ref(1, static_cast<std::int64_t>(out.size()), out.data(),
                                               dense_out.data() + problem.row_offset(head, 0))[0];
-        double mass = 0.0;
-        for (std::size_t row = 0; row < dense_lse.size(); ++row) {
-          mass +=
-              std::exp(static_cast<double>(done.lse[row]) - static_cast<double>(dense_lse[row]));
-        }
         all[i].push_back({.plan_ms = milliseconds(done.planning),
                           .attention_ms = milliseconds(done.attention),
                           .alone_ms = milliseconds(done.planning + done.attention),
                           .error = sums.error,
                           .reference = sums.reference,
-                          .mass = mass / static_cast<double>(dense_lse.size()),
+                          .mass = mean_mass(done.lse.data(), dense_lse.data(), problem.seqlen),
                           .pair_density = done.work.pair_density()});
       }
     }
@@ -201,9 +195,7 @@ class PlannedAttention {
 
   const PrefillModel& model_;
   std::span<const LayerMethod> layers_;
-  bool count_;
   const PrefillWanted* wanted_;  // may be null
-  const ProbeRequest* probes_;   // may be null
   std::vector<PrefillLayer> results_;
 };
 

@@ -31,7 +31,7 @@ struct Setting {
   const Method* method = nullptr;
   ParamSet params;
   std::int64_t id = 0;
-  std::vector<double> knobs = {};  // as in HeadSetting
+  std::vector<ParamSet> head_params = {};  // as in HeadSetting
 };
 // ConfigErrors are those of a config: "s2o_plus.tuu: unknown key, did you mean 'tau'?".
 Setting make_setting(const std::string& method, const nlohmann::ordered_json& params);

@@ -64,7 +64,7 @@ SparsePlan plan_of(const Setting& setting, const AttentionInput& input) {
     attention_ref(input.problem, PlanPointers(dense).view(), input.q.data(), input.k.data(),
                   input.v.data(), reference.out.data(), reference.lse.data(), nullptr);
   }
-  return setting.method->plan_cpu({input, reference, setting.knobs}, setting.params);
+  return setting.method->plan_cpu({input, reference, setting.head_params}, setting.params);
 }
 
 RunWork attend_one(const SparsePlan& plan, const char* planner, const AttentionInput& input,
@@ -145,7 +145,7 @@ std::optional<std::vector<RunWork>> attend_groups(const std::vector<HeadSetting>
     RunWork all{.compute_density = 0.0, .pair_density = 0.0};
     for (const HeadSetting& group : groups) {
       Setting setting = make_setting(group.method->info().name, group.params->to_json());
-      setting.knobs = group.knobs;
+      setting.head_params = group.head_params;
       const auto found =
           attend(setting, call.sequence(i).heads(group.q_heads), stream, check, wants_work);
       if (!found) continue;

@@ -101,17 +101,17 @@ class StreamSession {
  private:
   struct Kept {
     std::int64_t setting = 0;
-    std::vector<double> knobs;
+    std::vector<ParamSet> head_params;
     Problem problem;
     StorageDType dtype = StorageDType::kBF16;
     std::unique_ptr<PlannedMethod> method;
 
     bool matches(const Setting& other, const Call& call) const {
       const Problem& p = call.problem;
-      return setting == other.id && knobs == other.knobs && dtype == call.dtype &&
-             problem.seqlen == p.seqlen && problem.num_q_heads == p.num_q_heads &&
-             problem.num_kv_heads == p.num_kv_heads && problem.head_dim == p.head_dim &&
-             problem.softmax_scale == p.softmax_scale;
+      return setting == other.id && same_params(head_params, other.head_params) &&
+             dtype == call.dtype && problem.seqlen == p.seqlen &&
+             problem.num_q_heads == p.num_q_heads && problem.num_kv_heads == p.num_kv_heads &&
+             problem.head_dim == p.head_dim && problem.softmax_scale == p.softmax_scale;
     }
   };
 
@@ -124,13 +124,13 @@ class StreamSession {
       return *kept_.front().method;
     }
     Kept made = {.setting = setting.id,
-                 .knobs = setting.knobs,
+                 .head_params = setting.head_params,
                  .problem = call.problem,
                  .dtype = call.dtype};
     const auto make = [&] {
       made.method = std::make_unique<PlannedMethod>(
           device_, call.problem, call.dtype, *setting.method, setting.params,
-          PlannerLimits{.l2_bytes = device_.info.l2_bytes}, setting.knobs);
+          PlannerLimits{.l2_bytes = device_.info.l2_bytes}, setting.head_params);
     };
     try {
       make();

@@ -30,12 +30,12 @@ class FaultyBackend final : public Backend {
     inner_->run(plan, timing, result);
   }
   std::optional<DevicePlanning> plan_and_run(const Method& method, const ParamSet& params,
-                                             std::span<const double> knobs,
+                                             std::span<const ParamSet> head_params,
                                              const TimingConfig& timing, bool fetch_tokens,
                                              AttentionRun& result) override {
     std::optional<DevicePlanning> planning;
     faults_.at_call(name(), [&] {
-      planning = inner_->plan_and_run(method, params, knobs, timing, fetch_tokens, result);
+      planning = inner_->plan_and_run(method, params, head_params, timing, fetch_tokens, result);
     });
     return planning;
   }

@@ -91,10 +91,10 @@ class PlanningBackend final : public SpoilingBackend {
     SpoilingBackend::set_heads(q_heads);
   }
   std::optional<DevicePlanning> plan_and_run(const Method& method, const ParamSet& params,
-                                             std::span<const double> knobs,
+                                             std::span<const ParamSet> head_params,
                                              const TimingConfig& timing, bool /*fetch_tokens*/,
                                              AttentionRun& result) override {
-    DevicePlanning planning{.plan = method.plan_cpu({planned_, reference(), knobs}, params),
+    DevicePlanning planning{.plan = method.plan_cpu({planned_, reference(), head_params}, params),
                             .plan_ms = {1.0},
                             .cost = {.flops = 5e9, .bytes = 7e6}};
     run(planning.plan, timing, result);

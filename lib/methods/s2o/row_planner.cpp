@@ -35,7 +35,7 @@ class RowPlanner final : public Planner {
                 .history_order = HistoryOrder::kRanked,
                 .share_key_order_in_group = false,
                 .stop = settings.stop,
-                .head_taus = settings.head_taus,
+                .heads = heads_of(settings),
                 .ranking = Ranking::kRows,
                 .local_window = settings.ranking.local_window,
                 .fold = settings.fold,
@@ -202,6 +202,12 @@ class RowPlanner final : public Planner {
       if (predicate(ranking_.of(head))) return true;
     }
     return false;
+  }
+  // Limits are those of the ranking.
+  static std::vector<S2oHead> heads_of(const RowPlannerSettings& settings) {
+    std::vector<S2oHead> heads;
+    for (const float tau : settings.head_taus) heads.push_back({.tau = tau});
+    return heads;
   }
   static std::vector<std::int32_t> kept_fractions_of(const RowPlannerSettings& settings) {
     std::vector<std::int32_t> fractions;

@@ -21,7 +21,7 @@ struct RowPlannerSettings {
   int kept_fraction;  // as in HistoryShape
   StopRule stop;
   FoldRule fold;
-  // [num_q_heads], as in S2oSettings; lists of a head are kept by its own. Empty: `stop` and
+  // [num_q_heads], PassView::head_taus; lists of a head are kept by its own. Empty: `stop` and
   // kept_fraction count for all.
   std::vector<float> head_taus = {};
 };

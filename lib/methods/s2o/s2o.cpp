@@ -23,7 +23,7 @@ class S2o final : public Method {
         .params = s2o_param_specs(),
         .knob = "tau",
         .knob_sweep = {0.000005, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1},
-        .has_knob_by_head = true,
+        .params_by_head = {"tau"},
         .full_budget = {.exists = true, .params = {{"tau", 0.0}}},
         // Near-ties change the order, not which keys it holds.
         .device = {.settings = {{{"segment_size", 128}},
@@ -37,15 +37,18 @@ class S2o final : public Method {
   void check(const ParamSet& params) const override { check_s2o(s2o_settings(params)); }
 
   SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const override {
-    S2oSettings settings = s2o_settings(params);
-    settings.set_head_taus(context.knobs);
-    return plan_s2o(context.input, settings);
+    return plan_s2o(context.input, settings_of(params, context.head_params));
   }
 
   std::unique_ptr<Planner> device_planner(const DevicePlanningRequest& request) const override {
-    S2oSettings settings = s2o_settings(request.params);
-    settings.set_head_taus(request.knobs);
-    return device_planner_s2o(request, settings);
+    return device_planner_s2o(request, settings_of(request.params, request.head_params));
+  }
+
+ private:
+  static S2oSettings settings_of(const ParamSet& params, std::span<const ParamSet> head_params) {
+    S2oSettings settings = s2o_settings(params);
+    for (const ParamSet& head : head_params) settings.add_head(s2o_settings(head));
+    return settings;
   }
 };
 

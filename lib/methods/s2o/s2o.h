@@ -3,7 +3,6 @@
 #pragma once
 
 #include <memory>
-#include <span>
 #include <vector>
 
 #include "kernels/planning/s2o/query_order_ops.h"
@@ -15,6 +14,13 @@ namespace s2o {
 
 enum class HistoryOrder { kRanked, kRecent, kNone };
 
+// What of the settings query heads of one plan may differ in, as below.
+struct S2oHead {
+  float tau = 0.0f;
+  float floor_per_tau = 0.0f;
+  float reach_per_tau = 0.0f;
+};
+
 struct S2oSettings {
   std::int64_t segment_size;  // tokens, a multiple of block_m
   int block_m;                // query rows of a tile
@@ -24,9 +30,7 @@ struct S2oSettings {
   HistoryOrder history_order;
   bool share_key_order_in_group;  // one order for all query heads of a KV head
   StopRule stop;
-  // [num_q_heads], PassView::head_taus: StopRule::tau of each head, the largest that of `stop`.
-  // Empty: all heads have that.
-  std::vector<float> head_taus = {};
+  std::vector<S2oHead> heads = {};  // [num_q_heads], or empty: all heads alike
   // Beyond the paper:
   Ranking ranking;
   std::int64_t local_window;  // tokens before the segment that are always visited
@@ -42,12 +46,14 @@ struct S2oSettings {
   float floor_per_tau;
   float reach_per_tau;
 
-  float tau_of(int q_head) const {
-    return head_taus.empty() ? stop.tau : head_taus[static_cast<std::size_t>(q_head)];
+  S2oHead of(int q_head) const {
+    return heads.empty() ? S2oHead{stop.tau, floor_per_tau, reach_per_tau}
+                         : heads[static_cast<std::size_t>(q_head)];
   }
-  bool may_stop(int q_head) const { return head_taus.empty() || tau_of(q_head) > 0.0f; }
-  // Takes tau by query head from the values of the knob, if there are any.
-  void set_head_taus(std::span<const double> knobs);
+  bool may_stop(int q_head) const { return heads.empty() || of(q_head).tau > 0.0f; }
+  // The next query head has what `alone` says, and `stop` the largest tau of all.
+  void add_head(const S2oSettings& alone);
+  std::vector<float> head_taus() const;  // PassView::head_taus
 };
 
 // The parameters of the paper's method, in interface order; and reading them back.

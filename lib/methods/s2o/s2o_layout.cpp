@@ -170,7 +170,7 @@ PlanSkeleton s2o_plan_skeleton(const Problem& problem, const S2oSettings& settin
   PassSkeleton& own = plan.passes.front();
   PassSkeleton& history = plan.passes.back();
   for (PassSkeleton& pass : plan.passes) pass.item_offsets.assign(1, 0);
-  history.head_taus = settings.head_taus;
+  history.head_taus = settings.head_taus();
   for (int head = 0; head < problem.num_q_heads; ++head) {
     const std::int64_t list =
         settings.share_key_order_in_group ? head / problem.group_size() : head;

@@ -38,22 +38,25 @@ constexpr int kNumProbes = 16;
 // Whatever tau, keys of this and less count in probes: looser evidence cuts what the model needs.
 constexpr float kLoosestEvidence = 0.01f;
 
-RowLimits row_limits(const S2oSettings& settings, float tau) {
-  const float evidence = std::min(tau, kLoosestEvidence);
-  return {.floor = settings.floor_per_tau * tau,
-          .least_mass = evidence / static_cast<float>(settings.block_n),
-          .reach_limit = settings.reach_per_tau * evidence};
+RowLimits row_limits(const S2oHead& head, int block_n) {
+  const float evidence = std::min(head.tau, kLoosestEvidence);
+  return {.floor = head.floor_per_tau * head.tau,
+          .least_mass = evidence / static_cast<float>(block_n),
+          .reach_limit = head.reach_per_tau * evidence};
 }
 
 RowRankingSettings row_settings(const S2oSettings& settings, std::int64_t seqlen) {
-  const RowLimits all = row_limits(settings, settings.stop.tau);
+  const RowLimits all = row_limits(
+      {settings.stop.tau, settings.floor_per_tau, settings.reach_per_tau}, settings.block_n);
   RowRankingSettings ranking = {.local_window = settings.local_window,
                                 .sink = settings.sink,
                                 .floor = all.floor,
                                 .num_probes = seqlen < kShortestProbed ? 0 : kNumProbes,
                                 .least_mass = all.least_mass,
                                 .reach_limit = all.reach_limit};
-  for (const float tau : settings.head_taus) ranking.heads.push_back(row_limits(settings, tau));
+  for (const S2oHead& head : settings.heads) {
+    ranking.heads.push_back(row_limits(head, settings.block_n));
+  }
   return ranking;
 }
 
@@ -89,7 +92,7 @@ class S2oCpuPlan {
     }
     local.finish(plan_.passes.front());
     if (two_passes) history.finish(main_pass);
-    main_pass.head_taus = settings_.head_taus;
+    main_pass.head_taus = settings_.head_taus();
     if (settings_.fold.kind != Compensation::kNone) set_fold_end(main_pass);
     return std::move(plan_);
   }
@@ -186,7 +189,7 @@ class S2oCpuPlan {
       const std::int64_t head = task / num_segments_;
       const std::int64_t segment = num_segments_ - 1 - task % num_segments_;
       HistoryShape of_head = shape;
-      of_head.kept_fraction = rows_kept_fraction(settings_.tau_of(static_cast<int>(head)));
+      of_head.kept_fraction = rows_kept_fraction(settings_.of(static_cast<int>(head)).tau);
       const auto order =
           ranking.order(static_cast<int>(head), segment, of_head.order_length(segment));
       std::copy(order.begin(), order.end(),
@@ -242,7 +245,7 @@ class S2oCpuPlan {
     const auto s = static_cast<std::size_t>(segment);
     std::int64_t length = history_offset_[s + 1] - history_offset_[s];
     if (length == 0) return;
-    if (ranks_rows(settings_) && settings_.tau_of(head) == 0.0f) {
+    if (ranks_rows(settings_) && settings_.of(head).tau == 0.0f) {
       builder.add(head, tile, {.begin = 0, .count = static_cast<std::int32_t>(length)});
       return;
     }
@@ -279,9 +282,15 @@ class S2oCpuPlan {
 
 }  // namespace
 
-void S2oSettings::set_head_taus(std::span<const double> knobs) {
-  head_taus.assign(knobs.begin(), knobs.end());
-  if (!head_taus.empty()) stop.tau = std::ranges::max(head_taus);
+void S2oSettings::add_head(const S2oSettings& alone) {
+  stop.tau = heads.empty() ? alone.stop.tau : std::max(stop.tau, alone.stop.tau);
+  heads.push_back({alone.stop.tau, alone.floor_per_tau, alone.reach_per_tau});
+}
+
+std::vector<float> S2oSettings::head_taus() const {
+  std::vector<float> taus;
+  for (const S2oHead& head : heads) taus.push_back(head.tau);
+  return taus;
 }
 
 void check_s2o(const S2oSettings& settings) {
@@ -367,7 +376,7 @@ std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request
                              .kept_fraction = rows_kept_fraction(settings.stop.tau),
                              .stop = settings.stop,
                              .fold = settings.fold,
-                             .head_taus = settings.head_taus},
+                             .head_taus = settings.head_taus()},
                             request.limits);
   }
   // With permuted rows in the pass over the own segment, its items depend on the order.

@@ -92,19 +92,22 @@ TEST(S2o, heads_with_a_tau_each_are_those_of_plans_with_one) {
   for (const auto& [name, params] : cases) {
     SCOPED_TRACE(std::string(name) + " " + params.dump());
     const Method& method = find_method(name);
-    ASSERT_TRUE(method.info().has_knob_by_head);
-    const auto run = [&](double tau, std::span<const double> knobs) {
+    std::vector<ParamSet> heads;
+    for (const double tau : taus) {
       nlohmann::ordered_json own = params;
       own["tau"] = tau;
-      const SparsePlan plan =
-          method.plan_cpu({.input = input, .reference = reference, .knobs = knobs},
-                          testing::settings_of(method, own));
+      if (method.info().params_by_head.size() > 1) own["floor_per_tau"] = tau / 2.0;
+      heads.push_back(testing::settings_of(method, own));
+    }
+    const auto run = [&](const ParamSet& all, std::span<const ParamSet> head_params) {
+      const SparsePlan plan = method.plan_cpu(
+          {.input = input, .reference = reference, .head_params = head_params}, all);
       check_plan(input.problem, plan);
       return testing::execute(input, plan);
     };
-    const auto together = run(0.5, taus);  // what the parameters say does not count
+    const auto together = run(heads[3], heads);
     for (int head = 0; head < 4; ++head) {
-      const auto alone = run(taus[static_cast<std::size_t>(head)], {});
+      const auto alone = run(heads[static_cast<std::size_t>(head)], {});
       const auto begin = input.problem.row_offset(head, 0);
       const auto end = input.problem.row_offset(head + 1, 0);
       EXPECT_TRUE(std::equal(together.out.begin() + begin, together.out.begin() + end,

@@ -63,7 +63,7 @@ class S2oPlus final : public Method {
         .params = plus_specs(),
         .knob = "tau",
         .knob_sweep = {0.000005, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1},
-        .has_knob_by_head = true,
+        .params_by_head = {"tau", "floor_per_tau", "reach_per_tau"},
         .full_budget = {.exists = true, .params = {{"tau", 0.0}}},
         // Near-ties change the order, not which keys it holds; but for ranking by rows, whose keys
         // near the floor may come or go. Its lists: lib/methods/s2o/s2o_rows_test.cpp.
@@ -91,18 +91,21 @@ class S2oPlus final : public Method {
   void check(const ParamSet& params) const override { check_s2o(plus_settings(params, Problem{})); }
 
   SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const override {
-    S2oSettings settings = plus_settings(params, context.input.problem);
-    settings.set_head_taus(context.knobs);
-    return plan_s2o(context.input, settings);
+    return plan_s2o(context.input, settings_of(params, context.head_params, context.input.problem));
   }
 
   std::unique_ptr<Planner> device_planner(const DevicePlanningRequest& request) const override {
-    S2oSettings settings = plus_settings(request.params, request.problem);
-    settings.set_head_taus(request.knobs);
-    return device_planner_s2o(request, settings);
+    return device_planner_s2o(request,
+                              settings_of(request.params, request.head_params, request.problem));
   }
 
  private:
+  static S2oSettings settings_of(const ParamSet& params, std::span<const ParamSet> head_params,
+                                 const Problem& problem) {
+    S2oSettings settings = plus_settings(params, problem);
+    for (const ParamSet& head : head_params) settings.add_head(plus_settings(head, problem));
+    return settings;
+  }
   static S2oSettings plus_settings(const ParamSet& params, const Problem& problem) {
     S2oSettings settings = s2o_settings(params);
     settings.ranking = params.get_choice("ranking") == "rows" ? Ranking::kRows : Ranking::kMean;

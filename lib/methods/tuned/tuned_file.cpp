@@ -318,7 +318,7 @@ bool plan_together(const TunedSetting& a, const TunedSetting& b) {
   const MethodInfo& info = a.method->info();
   Json first = a.params->to_json();
   Json second = b.params->to_json();
-  if (info.has_knob_by_head) first[info.knob] = second[info.knob];
+  for (const std::string& name : info.params_by_head) first[name] = second[name];
   return first == second;
 }
 
@@ -363,14 +363,13 @@ std::vector<HeadSetting> group_heads(const std::vector<TunedSetting>& settings,
     };
     const TunedSetting& first = setting_of(run.range.first);
     HeadSetting group = {.q_heads = run.range, .method = first.method, .params = first.params};
-    const std::string& knob = first.method->info().knob;
     bool alike = true;
     for (int head = run.range.first; head < run.range.first + run.range.count; ++head) {
       const TunedSetting& own = setting_of(head);
       alike = alike && own == first;
-      if (!knob.empty()) group.knobs.push_back(own.params->to_json()[knob].get<double>());
+      group.head_params.push_back(*own.params);
     }
-    if (alike) group.knobs.clear();
+    if (alike) group.head_params.clear();
     groups.push_back(std::move(group));
   }
   return groups;

@@ -109,15 +109,20 @@ TEST(tuned_file, equal_neighbours_run_together_inside_a_kv_head_or_as_whole_ones
   EXPECT_EQ(ranges({1, 0, 0, 1}), (Ranges{{0, 1}, {1, 1}, {2, 1}, {3, 1}}));
 }
 
-TEST(tuned_file, neighbours_that_differ_in_tau_alone_run_together) {
+TEST(tuned_file, neighbours_that_differ_in_what_heads_may_run_together) {
   const std::vector<TunedSetting> settings = sample().settings;
   const std::vector<HeadSetting> groups = group_heads(settings, {1, 2, 3, 3, 4, 4}, 2);
   ASSERT_EQ(groups.size(), 2u);
   EXPECT_EQ(groups[0].q_heads, (HeadRange{0, 4}));
-  EXPECT_THAT(groups[0].knobs, ElementsAre(0.1, 0.01, 0.001, 0.001));
-  EXPECT_EQ(groups[0].params_of(1).get_real("tau"), 0.01);
-  EXPECT_TRUE(groups[1].knobs.empty());
-  EXPECT_TRUE(group_heads(settings, {2, 2, 2, 2}, 2)[0].knobs.empty());
+  ASSERT_EQ(groups[0].head_params.size(), 4u);
+  const std::vector<double> taus = {0.1, 0.01, 0.001, 0.001};
+  for (int head = 0; head < 4; ++head) {
+    EXPECT_EQ(groups[0].params_of(head).get_real("tau"), taus[static_cast<std::size_t>(head)]);
+  }
+  EXPECT_TRUE(groups[1].head_params.empty());
+  EXPECT_TRUE(group_heads(settings, {2, 2, 2, 2}, 2)[0].head_params.empty());
+  EXPECT_TRUE(
+      plan_together(settings[1], setting("s2o_plus", {{"tau", 0.01}, {"reach_per_tau", 16.0}})));
   EXPECT_FALSE(
       plan_together(settings[1], setting("s2o_plus", {{"tau", 0.1}, {"local_window", 256}})));
   EXPECT_FALSE(plan_together(settings[1], setting("s2o", {{"tau", 0.1}})));
@@ -174,6 +179,17 @@ TEST(tuned_file, a_method_that_other_heads_are_not_for_says_so) {
   const std::vector<HeadSetting> heads = tuned.head_settings(params[0], 0, problem);
   ASSERT_EQ(heads.size(), 4u);
   EXPECT_EQ(heads[1].method->info().name, "s2o_plus");
+  const auto warnings = [&](std::int64_t seqlen) {
+    Problem of_length = problem;
+    of_length.seqlen = seqlen;
+    ::testing::internal::CaptureStderr();
+    tuned.head_settings(params[0], 0, of_length);
+    tuned.head_settings(params[0], 1, of_length);
+    return ::testing::internal::GetCapturedStderr();
+  };
+  EXPECT_EQ(warnings(2048), "");
+  EXPECT_THAT(warnings(512), HasSubstr("tuned for 1024 to 4096 tokens; 512 tokens take"));
+  EXPECT_EQ(warnings(512), "");  // once
   Problem other = problem;
   other.num_q_heads = 8;
   EXPECT_THAT(message_of<ConfigError>([&] { tuned.head_settings(params[0], 0, other); }),

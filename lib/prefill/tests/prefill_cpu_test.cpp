@@ -265,7 +265,9 @@ TEST(prefill_cpu, heads_of_a_group_may_differ_in_tau) {
   };
   const PrefillRun apart = run({group(0, 4, 0.2), group(4, 4, 0.001)});
   HeadSetting all = group(0, 8, 0.2);
-  all.knobs = {0.2, 0.2, 0.2, 0.2, 0.001, 0.001, 0.001, 0.001};
+  for (const double tau : {0.2, 0.2, 0.2, 0.2, 0.001, 0.001, 0.001, 0.001}) {
+    all.head_params.push_back(testing::settings_of(plus, {{"tau", tau}}));
+  }
   const PrefillRun together = run({all});
   EXPECT_EQ(together.logits, apart.logits);
   EXPECT_EQ(together.layers[1].pair_density, apart.layers[1].pair_density);

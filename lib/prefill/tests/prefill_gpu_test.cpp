@@ -511,7 +511,9 @@ TEST_F(CudaPrefillTest, groups_of_heads_and_checked_rows_agree_with_the_cpu) {
   layers[1].heads = {heads(0, 1, window), heads(1, 2, rows), heads(3, 1, window),
                      heads(4, 4, dense)};
   layers[2].heads = {heads(0, 8, rows)};
-  layers[2].heads[0].knobs = {0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.03};
+  for (const double tau : {0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.03}) {
+    layers[2].heads[0].head_params.push_back(Setting("s2o_plus", {{"tau", tau}}).params);
+  }
   layers[3].heads = {heads(0, 4, rows), heads(4, 2, window), heads(6, 2, rows)};
   const PrefillWanted wanted{.logit_positions = {1499}, .check_rows = 16};
   const PrefillRun found =
