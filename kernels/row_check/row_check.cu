@@ -116,23 +116,28 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();
 
-  // A thread a dimension; every thread sums the weights that it reads anyway.
+  // A thread takes every kThreads-th dimension, and sums the weights that it reads anyway.
+  constexpr int kDims = (kHeadDim + kThreads - 1) / kThreads;
   float sums[kHeads] = {};
-  float out[kHeads] = {};
-  const bool has_dim = thread < kHeadDim;
+  float out[kDims][kHeads] = {};
   for (int key = 0; key < count; ++key) {
-    const float x =
-        has_dim ? to_float(v[kv_offset + static_cast<std::int64_t>(key) * kHeadDim + thread])
-                : 0.0f;
+    const Element* const values = v + kv_offset + static_cast<std::int64_t>(key) * kHeadDim;
 #pragma unroll
-    for (int head = 0; head < kHeads; ++head) {
-      const float weight = s_weights[head][key];
-      sums[head] += weight;
-      out[head] += weight * x;
+    for (int head = 0; head < kHeads; ++head) sums[head] += s_weights[head][key];
+#pragma unroll
+    for (int d = 0; d < kDims; ++d) {
+      const int dim = thread + d * kThreads;
+      const float x = dim < kHeadDim ? to_float(values[dim]) : 0.0f;
+#pragma unroll
+      for (int head = 0; head < kHeads; ++head) out[d][head] += s_weights[head][key] * x;
     }
   }
   for (int head = 0; head < heads; ++head) {
-    if (has_dim) entry(head)[thread] = out[head];
+#pragma unroll
+    for (int d = 0; d < kDims; ++d) {
+      const int dim = thread + d * kThreads;
+      if (dim < kHeadDim) entry(head)[dim] = out[d][head];
+    }
     if (thread == 0) {
       entry(head)[kHeadDim] = largest[head];
       entry(head)[kHeadDim + 1] = sums[head];
@@ -188,7 +193,7 @@ int num_splits(std::int64_t seqlen) {
 }
 
 template <class Element, int kHeadDim>
-void launch(const RowCheckArgs& args, CUstream_st* stream) {
+void launch_of(const RowCheckArgs& args, CUstream_st* stream) {
   const Problem& problem = args.input.problem;
   const int groups = (problem.group_size() + kHeads - 1) / kHeads;
   const Shape shape = {problem.seqlen, problem.num_q_heads,        problem.group_size(), groups,
@@ -206,6 +211,24 @@ void launch(const RowCheckArgs& args, CUstream_st* stream) {
   cuda_check(cudaGetLastError(), "check of rows: launch of the last step");
 }
 
+template <class Element>
+void launch(const RowCheckArgs& args, CUstream_st* stream) {
+  switch (args.input.problem.head_dim) {
+    case 64:
+      return launch_of<Element, 64>(args, stream);
+    case 96:
+      return launch_of<Element, 96>(args, stream);
+    case 128:
+      return launch_of<Element, 128>(args, stream);
+    case 256:
+      return launch_of<Element, 256>(args, stream);
+    default:
+      throw UnsupportedError("check of rows: head_dim is " +
+                             std::to_string(args.input.problem.head_dim) +
+                             ", supported are 64, 96, 128 and 256");
+  }
+}
+
 }  // namespace
 
 std::int64_t row_check_partials(const Problem& problem, int num_rows) {
@@ -215,17 +238,8 @@ std::int64_t row_check_partials(const Problem& problem, int num_rows) {
 
 void launch_row_check(const RowCheckArgs& args, CUstream_st* stream) {
   if (args.num_rows == 0) return;
-  const bool is_bf16 = args.input.dtype == KernelDType::kBf16;
-  switch (args.input.problem.head_dim) {
-    case 64:
-      return is_bf16 ? launch<__nv_bfloat16, 64>(args, stream) : launch<__half, 64>(args, stream);
-    case 128:
-      return is_bf16 ? launch<__nv_bfloat16, 128>(args, stream) : launch<__half, 128>(args, stream);
-    default:
-      throw UnsupportedError("check of rows: head_dim is " +
-                             std::to_string(args.input.problem.head_dim) +
-                             ", supported are 64 and 128");
-  }
+  args.input.dtype == KernelDType::kBf16 ? launch<__nv_bfloat16>(args, stream)
+                                         : launch<__half>(args, stream);
 }
 
 }  // namespace s2o

@@ -23,7 +23,8 @@ std::vector<RowError> row_errors_ref(const Problem& problem, const float* q, con
                                      const float* v, const float* out,
                                      const std::vector<std::int64_t>& rows);
 
-// The same on the device, CUDA builds only; head_dim 64 or 128. All pointers are device pointers.
+// The same on the device, CUDA builds only; head_dim 64, 96, 128 or 256. All pointers are device
+// pointers.
 inline constexpr int kRowCheckKeys = 1024;  // of one block
 struct RowCheckArgs {
   DeviceInput input;
