@@ -13,6 +13,7 @@
 #include <limits>
 
 #include "kernels/common/parallel.h"
+#include "lib/metrics/mean_mass.h"
 #include "lib/metrics/metric.h"
 
 namespace s2o {
@@ -38,15 +39,13 @@ class MassRecall final : public Metric {
     parallel_for(problem.num_q_heads, [&](std::int64_t head) {
       const float* lse = context.lse.data() + head * problem.seqlen;
       const float* dense = context.reference.lse.data() + head * problem.seqlen;
-      double mass = 0.0;
       double largest = 0.0;
       for (std::int64_t i = 0; i < problem.seqlen; ++i) {
-        mass += std::exp(static_cast<double>(lse[i]) - static_cast<double>(dense[i]));
         largest = std::max(largest, std::abs(static_cast<double>(dense[i])));
       }
       const auto index = static_cast<std::size_t>(head);
       largest_lse[index] = largest;
-      recall.per_head[index] = largest <= kMaxLse ? mass / static_cast<double>(problem.seqlen)
+      recall.per_head[index] = largest <= kMaxLse ? mean_mass(lse, dense, problem.seqlen)
                                                   : std::numeric_limits<double>::quiet_NaN();
     });
     const auto largest = std::max_element(largest_lse.begin(), largest_lse.end());

@@ -8,7 +8,6 @@
 
 #include "lib/config/config_parts.h"
 #include "lib/core/error.h"
-#include "lib/core/log.h"
 #include "lib/core/text.h"
 #include "lib/eval/cells.h"
 #include "lib/methods/tuned/tuned_file.h"
@@ -213,21 +212,6 @@ class SettingExpander {
   int num_layers_;
 };
 
-// Lengths at which nobody has measured what a tuned file does.
-void warn_of_lengths(const PrefillCells& cells) {
-  for (const PrefillSetting& setting : cells.settings) {
-    if (setting.method != &find_method("tuned")) continue;
-    const std::string& path = setting.params.get_path("path");
-    const std::shared_ptr<const TunedFile> file = load_tuned_file(path);
-    for (const Prompt& prompt : cells.prompts) {
-      if (file->covers(prompt.seqlen())) continue;
-      log_warning("{}: tuned for {} to {} tokens; {} has {} and takes the settings of the nearest",
-                  path, file->lengths.front().seqlen, file->lengths.back().seqlen, prompt.name,
-                  prompt.seqlen());
-    }
-  }
-}
-
 }  // namespace
 
 std::vector<LayerMethod> PrefillSetting::layers() const {
@@ -275,7 +259,6 @@ PrefillCells expand_prefill_cells(const PrefillConfig& config) {
   const Method& dense = find_method("dense");
   cells.dense = expander.make(dense, ParamSet(dense.info().params));
   cells.prompts = expand_prompts(config, cells.model.config.vocab_size);
-  warn_of_lengths(cells);
   identify_model(config, cells);
   read_replay(config, cells);
   cells.measures_accuracy = cells.model.weights != nullptr && cells.model.replay.empty();

@@ -6,6 +6,23 @@
 #include "lib/core/random.h"
 
 namespace s2o {
+namespace {
+
+// Of Student's t with these degrees of freedom, 97.5 %: its expansion in their inverse (Abramowitz
+// and Stegun 26.7.5), off by 0.7 % at 2 degrees and 11 % at 1.
+double quantile975(double freedom) {
+  constexpr double z = 1.959964;
+  constexpr double z2 = z * z;
+  const double x = 1.0 / freedom;
+  const double first = (z2 + 1.0) / 4.0;
+  const double second = ((5.0 * z2 + 16.0) * z2 + 3.0) / 96.0;
+  const double third = (((3.0 * z2 + 19.0) * z2 + 17.0) * z2 - 15.0) / 384.0;
+  const double fourth =
+      ((((79.0 * z2 + 776.0) * z2 + 1482.0) * z2 - 1920.0) * z2 - 945.0) / 92160.0;
+  return z * (1.0 + x * (first + x * (second + x * (third + x * fourth))));
+}
+
+}  // namespace
 
 std::vector<std::int64_t> checked_rows(std::int64_t seqlen, int count, std::uint64_t seed,
                                        int layer) {
@@ -22,9 +39,9 @@ std::vector<std::int64_t> checked_rows(std::int64_t seqlen, int count, std::uint
 
 ErrorEstimate estimate_error(const std::vector<std::vector<RowError>>& layers, int num_q_heads,
                              std::span<const double> weights) {
-  constexpr double kNormal95 = 1.96;
   ErrorEstimate estimate;
   double variance = 0.0;
+  double per_freedom = 0.0;  // squared variances of layers by their degrees of freedom
   for (std::size_t layer = 0; layer < layers.size(); ++layer) {
     // Heads of a row are read together: the row is what is drawn.
     const std::size_t num_rows = layers[layer].size() / static_cast<std::size_t>(num_q_heads);
@@ -48,9 +65,14 @@ ErrorEstimate estimate_error(const std::vector<std::vector<RowError>>& layers, i
     if (num_rows < 2) continue;
     const auto n = static_cast<double>(num_rows);
     const double of_ratio = squares * n / (n - 1.0) / (sum.reference * sum.reference);
-    variance += weights[layer] * weights[layer] * of_ratio;
+    const double of_layer = weights[layer] * weights[layer] * of_ratio;
+    variance += of_layer;
+    per_freedom += of_layer * of_layer / (n - 1.0);
   }
-  estimate.margin = kNormal95 * std::sqrt(variance);
+  // Degrees of freedom of a sum of estimated variances: Welch and Satterthwaite.
+  if (variance > 0.0) {
+    estimate.margin = quantile975(variance * variance / per_freedom) * std::sqrt(variance);
+  }
   return estimate;
 }
 

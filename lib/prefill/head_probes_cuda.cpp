@@ -2,9 +2,8 @@
 
 #include <cuda_runtime.h>
 
-#include <cmath>
-
 #include "kernels/common/parallel.h"
+#include "lib/metrics/mean_mass.h"
 #include "lib/prefill/layer_attention.h"
 
 namespace s2o {
@@ -94,13 +93,9 @@ std::vector<std::vector<HeadProbe>> HeadProbes::measure(const DeviceInput& input
       found.attention_ms *= together.attention_ms / sum.attention_ms;
       found.error = sums[static_cast<std::size_t>(head)].error;
       found.reference = sums[static_cast<std::size_t>(head)].reference;
-      double mass = 0.0;
-      for (std::int64_t i = head * problem_.seqlen; i < (head + 1) * problem_.seqlen; ++i) {
-        const auto index = static_cast<std::size_t>(i);
-        mass += std::exp(static_cast<double>(host_lse_[index]) -
-                         static_cast<double>(host_reference_[index]));
-      }
-      found.mass = mass / static_cast<double>(problem_.seqlen);
+      const std::int64_t first = head * problem_.seqlen;
+      found.mass =
+          mean_mass(host_lse_.data() + first, host_reference_.data() + first, problem_.seqlen);
     });
     all.push_back(std::move(heads));
   }

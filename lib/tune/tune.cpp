@@ -35,12 +35,24 @@ const char* target_name(const TuneOptions& options) {
   return kTargetNames[static_cast<std::size_t>(options.target)];
 }
 
+// A target of mass is about keys that are visited, not about what stands in for the others.
+void leave_out_compensation(const MethodInfo& info, const std::string& path, Json& entry) {
+  constexpr const char* kName = "compensation";
+  if (std::ranges::find(info.params, kName, &ParamSpec::name) == info.params.end()) return;
+  if (!entry.contains(kName)) entry[kName] = "none";
+  if (entry[kName] != "none") {
+    throw ConfigError(
+        fmt::format("{}: compensation: found {}, expected none: --target mass counts visited keys",
+                    path, json_text(entry[kName])));
+  }
+}
+
 // Settings of the methods asked for; the first is dense, which nothing is lost by.
-std::vector<TunedSetting> expand_methods(const std::vector<std::string>& methods) {
+std::vector<TunedSetting> expand_methods(const TuneOptions& options) {
   const Method& dense = find_method("dense");
   std::vector<TunedSetting> settings = {
       {&dense, std::make_shared<const ParamSet>(dense.info().params)}};
-  for (const std::string& text : methods) {
+  for (const std::string& text : options.methods) {
     const std::string path = "--method " + text;
     Json entry = {{"name", text}};
     if (text.starts_with("{")) {
@@ -59,6 +71,7 @@ std::vector<TunedSetting> expand_methods(const std::vector<std::string>& methods
       throw ConfigError(fmt::format("{}: {} cannot be tuned", path, info.name));
     }
     if (!info.knob.empty() && !entry.contains(info.knob)) entry[info.knob] = info.knob_sweep;
+    if (options.target == TuneTarget::kMass) leave_out_compensation(info, path, entry);
     for (ParamSet& params : expand_settings(method, entry, path)) {
       TunedSetting setting = {&method, std::make_shared<const ParamSet>(std::move(params))};
       if (std::find(settings.begin(), settings.end(), setting) == settings.end()) {
@@ -89,7 +102,7 @@ class Tuner {
  public:
   explicit Tuner(const TuneOptions& options)
       : options_(checked(options)),
-        settings_(expand_methods(options.methods)),
+        settings_(expand_methods(options)),
         measurer_(options, settings_, [this](const std::string& what) { step(what); }) {
     if (options.extend) take_older();
     measurer_.prepare();

@@ -236,6 +236,11 @@ TEST(tune, what_cannot_be_tuned_says_why) {
   EXPECT_THAT(message([&](TuneOptions& o) { o.out = folder.path(); }), HasSubstr("is a folder"));
   EXPECT_THAT(message([](TuneOptions& o) { o.seqlens = {1 << 20}; }),
               HasSubstr("+ seqlen 1048576"));
+  EXPECT_THAT(message([](TuneOptions& o) {
+                parse_tune_target("mass=0.9", "--target", o);
+                o.methods = {R"({"name": "s2o_plus", "compensation": "blocks"})"};
+              }),
+              HasSubstr("compensation: found \"blocks\", expected none"));
   TuneOptions options;
   EXPECT_THAT(message_of<ConfigError>([&] { parse_tune_target("los=1", "--target", options); }),
               HasSubstr("expected loss=NATS (above 0, at most 100)"));

@@ -2,12 +2,28 @@
 // head of every layer runs.
 #include <fmt/format.h>
 
+#include <mutex>
+#include <set>
+#include <utility>
+
 #include "lib/core/error.h"
 #include "lib/core/file_identity.h"
+#include "lib/core/log.h"
 #include "lib/methods/tuned/tuned_file.h"
 
 namespace s2o {
 namespace {
+
+// Once for each length at which nobody has measured what the file does.
+void warn_of_length(const std::string& path, const TunedFile& file, std::int64_t seqlen) {
+  if (file.covers(seqlen)) return;
+  static std::mutex mutex;
+  static std::set<std::pair<std::string, std::int64_t>> warned;
+  const std::lock_guard lock(mutex);
+  if (!warned.emplace(path, seqlen).second) return;
+  log_warning("{}: tuned for {} to {} tokens; {} tokens take the settings of the nearest", path,
+              file.lengths.front().seqlen, file.lengths.back().seqlen, seqlen);
+}
 
 class Tuned final : public Method {
  public:
@@ -50,6 +66,7 @@ class Tuned final : public Method {
           path, model.name, model.num_layers, model.num_q_heads, model.num_kv_heads, model.head_dim,
           layer, problem.num_q_heads, problem.num_kv_heads, problem.head_dim));
     }
+    warn_of_length(path, *file, problem.seqlen);
     return group_heads(file->settings, file->heads_at(problem.seqlen, layer), problem.group_size());
   }
 
