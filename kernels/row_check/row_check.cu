@@ -34,7 +34,7 @@ struct Shape {
 
 // Block (split, row, group).
 template <class Element, int kHeadDim>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     row_parts_kernel(Shape shape, const Element* __restrict__ q, const Element* __restrict__ k,
                      const Element* __restrict__ v, const std::int64_t* __restrict__ rows,
                      float* __restrict__ partial) {
