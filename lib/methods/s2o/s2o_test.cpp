@@ -110,9 +110,11 @@ TEST(S2o, heads_with_a_tau_each_are_those_of_plans_with_one) {
       const auto alone = run(heads[static_cast<std::size_t>(head)], {});
       const auto begin = input.problem.row_offset(head, 0);
       const auto end = input.problem.row_offset(head + 1, 0);
-      EXPECT_TRUE(std::equal(together.out.begin() + begin, together.out.begin() + end,
-                             alone.out.begin() + begin))
-          << "head " << head;
+      const std::vector<float> found(together.out.begin() + begin, together.out.begin() + end);
+      const std::vector<float> expected(alone.out.begin() + begin, alone.out.begin() + end);
+      // Without a stop the reference takes other chunks.
+      const bool may_stop = taus[static_cast<std::size_t>(head)] > 0.0;
+      EXPECT_LE(testing::relative_l2(found, expected), may_stop ? 0.0 : 1e-6) << "head " << head;
     }
   }
 }
