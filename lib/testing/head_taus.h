@@ -76,7 +76,7 @@ void expect_heads_as_with_one_tau(PlanKind kind, const Run& run) {
   }
   EXPECT_LT(steps[0], steps[3]);
   EXPECT_LT(steps[3], steps[1]);
-  EXPECT_LT(steps[1], steps[2]);
+  EXPECT_LE(steps[1], steps[2]);  // with patience even .02 stops nothing
 }
 
 }  // namespace s2o::testing
