@@ -385,7 +385,7 @@ TEST(evaluate, groups_that_plan_less_often_than_they_attend_take_all_of_their_pl
     "model": {"name": "m", "id": "0", "num_layers": 1, "num_q_heads": 2, "num_kv_heads": 1,
               "head_dim": 32},
     "context": {}, "target": {"loss": 0.01}, "objective": "time",
-    "settings": [{"name": "s2o", "tau": 0.1}, {"name": "s2o", "tau": 0.5}],
+    "settings": [{"name": "s2o"}, {"name": "s2o", "segment_size": 256}],
     "lengths": [{"seqlen": 200, "layers": [[0, 1]]}]})");
   RunConfig config = two_inputs();
   config.methods = {{{"name", "tuned"}, {"path", (folder / "tuned.json").string()}}};
