@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "lib/core/random.h"
 
@@ -62,7 +63,10 @@ ErrorEstimate estimate_error(const std::vector<std::vector<RowError>>& layers, i
       squares += residual * residual;
     }
     estimate.value += weights[layer] * ratio;
-    if (num_rows < 2) continue;
+    if (num_rows < 2) {
+      estimate.margin = std::numeric_limits<double>::infinity();  // one row says nothing of others
+      continue;
+    }
     const auto n = static_cast<double>(num_rows);
     const double of_ratio = squares * n / (n - 1.0) / (sum.reference * sum.reference);
     const double of_layer = weights[layer] * weights[layer] * of_ratio;
@@ -71,7 +75,7 @@ ErrorEstimate estimate_error(const std::vector<std::vector<RowError>>& layers, i
   }
   // Degrees of freedom of a sum of estimated variances: Welch and Satterthwaite.
   if (variance > 0.0) {
-    estimate.margin = quantile975(variance * variance / per_freedom) * std::sqrt(variance);
+    estimate.margin += quantile975(variance * variance / per_freedom) * std::sqrt(variance);
   }
   return estimate;
 }

@@ -14,7 +14,7 @@ namespace s2o {
 std::vector<std::int64_t> checked_rows(std::int64_t seqlen, int count, std::uint64_t seed,
                                        int layer);
 
-// An estimate with half of its 95 % interval.
+// An estimate with half of its 95 % interval, infinity where a layer has one row.
 struct ErrorEstimate {
   double value = 0.0;
   double margin = 0.0;

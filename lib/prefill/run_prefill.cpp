@@ -108,16 +108,20 @@ void fill_estimates(const PrefillRun& run, const PrefillSetting& setting, const 
   const ErrorEstimate l2 = estimate_error(run.row_errors, config.num_q_heads, mean);
   const double low = std::sqrt(std::max(0.0, l2.value - l2.margin));
   row.metrics["estimated_l2"] = std::sqrt(l2.value);
-  row.metrics["estimated_l2_low"] = low;
-  row.metrics["estimated_l2_high"] = std::sqrt(l2.value + l2.margin);
+  if (std::isfinite(l2.margin)) {
+    row.metrics["estimated_l2_low"] = low;
+    row.metrics["estimated_l2_high"] = std::sqrt(l2.value + l2.margin);
+  }
   if (!file) return;
   warn(low, file->target.value("relative_l2", HUGE_VAL), "the relative L2 error");
   if (!file->context.contains("effects")) return;
   const auto effects = file->context["effects"].get<std::vector<double>>();
   const ErrorEstimate kl = estimate_error(run.row_errors, config.num_q_heads, effects);
   row.metrics["estimated_kl"] = kl.value;
-  row.metrics["estimated_kl_low"] = std::max(0.0, kl.value - kl.margin);
-  row.metrics["estimated_kl_high"] = kl.value + kl.margin;
+  if (std::isfinite(kl.margin)) {
+    row.metrics["estimated_kl_low"] = std::max(0.0, kl.value - kl.margin);
+    row.metrics["estimated_kl_high"] = kl.value + kl.margin;
+  }
   warn(kl.value - kl.margin, file->target.value("loss", HUGE_VAL), "the estimated KL from dense");
 }
 

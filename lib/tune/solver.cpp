@@ -23,7 +23,7 @@ TuneOption total_of(const TuneChain& chain, const Choice& choice) {
     const TuneOption& option = chain.units[u][choice[u]];
     total.cost += option.cost;
     total.error += option.error;
-    if (u == 0 || !run_together(chain, choice[u - 1], choice[u])) {
+    if (u > 0 && !run_together(chain, choice[u - 1], choice[u])) {
       total.cost += start_of(chain, choice[u]);
     }
   }
@@ -46,7 +46,6 @@ Choice cheapest_at(const TuneChain& chain, double price) {
     std::vector<Best> row(options);
     for (std::size_t i = 0; i < options; ++i) {
       Best& best = row[i];
-      best.value = start_of(chain, i);
       for (std::size_t before = 0; !table.empty() && before < options; ++before) {
         const Best& last = table.back()[before];
         const double start = run_together(chain, before, i) ? 0.0 : start_of(chain, i);

@@ -15,7 +15,7 @@ struct TuneOption {
 using TuneUnit = std::vector<TuneOption>;  // at least one
 
 // Units in a row, each with the same number of options. Neighbours with options of one kind run
-// together: every run costs starts[its first option] beside the costs of its units.
+// together: every run after the first costs starts[its first option] beside the costs of its units.
 struct TuneChain {
   std::vector<TuneUnit> units;
   std::vector<double> starts;   // [options]; empty: nothing

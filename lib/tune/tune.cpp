@@ -30,6 +30,7 @@ constexpr std::array kTargetNames = {"loss", "relative_l2", "mass"};
 constexpr int kMaxTries = 5;          // for each granularity
 constexpr double kCloseEnough = 0.9;  // of the target
 constexpr double kAim = 0.95;         // of the target, where the next budget is meant to lead
+constexpr double kSameBudget = 0.99;  // budgets nearer than this are one
 
 const char* target_name(const TuneOptions& options) {
   return kTargetNames[static_cast<std::size_t>(options.target)];
@@ -193,22 +194,20 @@ class Tuner {
     throw_if_cancelled();
   }
 
-  // What takes settings; errors add up to what the target limits. By head, the query heads of a KV
-  // head are a chain: neighbours that can be planned together run together.
+  // What takes settings; errors add up to what the target limits. By head, the query heads of a
+  // layer are a chain: neighbours that can be planned together run together (but for a run that
+  // holds a part of one KV head and more, which is two).
   std::vector<TuneChain> chains(const std::string& by) const {
     std::vector<TuneChain> chains;
     TuneUnit whole_model(settings_.size());
-    const int group_size = id().num_q_heads / id().num_kv_heads;
+    const std::vector<int> kinds = kinds_of(settings_);
     for (int layer = 0; layer < id().num_layers; ++layer) {
       TuneUnit whole_layer(settings_.size());
+      if (by == "head") chains.push_back({.starts = starts_of(layer), .kinds = kinds});
       for (int head = 0; head < id().num_q_heads; ++head) {
         const TuneUnit unit = unit_of(layer, head);
         add(unit, whole_layer);
-        if (by != "head") continue;
-        if (head % group_size == 0) {
-          chains.push_back({.starts = starts_of(layer), .kinds = kinds()});
-        }
-        chains.back().units.push_back(unit);
+        if (by == "head") chains.back().units.push_back(unit);
       }
       add(whole_layer, whole_model);
       if (by == "layer") chains.push_back({.units = {whole_layer}});
@@ -237,18 +236,6 @@ class Tuner {
     }
     unit[0].error = 0.0;
     return unit;
-  }
-
-  // Numbers of what can be planned together.
-  std::vector<int> kinds() const {
-    std::vector<int> kinds;
-    for (const TunedSetting& setting : settings_) {
-      const auto alike =
-          std::find_if(settings_.begin(), settings_.end(),
-                       [&](const TunedSetting& other) { return plan_together(other, setting); });
-      kinds.push_back(static_cast<int>(alike - settings_.begin()));
-    }
-    return kinds;
   }
 
   // What heads of one setting cost more for every further group that they are split into.
@@ -404,23 +391,28 @@ class Tuner {
     const std::size_t first_step = steps_;
     for (const std::string& by : granularities()) {
       const std::vector<TuneChain> units = chains(by);
-      std::vector<std::vector<std::vector<std::size_t>>> tried;
+      std::vector<std::pair<std::vector<std::vector<std::size_t>>, double>> tried;  // their KL
       double low = 0.0;  // largest budget known to meet the target
       double high = std::numeric_limits<double>::infinity();
-      for (int i = 0; i < kMaxTries; ++i) {
+      while (tried.size() < kMaxTries && low < kSameBudget * high) {
         const TuneSolution solution = solve_budget(units, budget);
-        const bool is_known = std::ranges::find(tried, solution.choice) != tried.end();
-        if (is_known) break;  // budgets this near differ by no head
-        tried.push_back(solution.choice);
-        Try one = attempt(by, solution, budget);
-        const double kl = one.outcome.kl;
-        least = std::min(least, kl);
+        const auto known = std::ranges::find(
+            tried, solution.choice, [](const auto& one) -> const auto& { return one.first; });
+        const bool is_new = known == tried.end();
+        if (is_new) {
+          Try one = attempt(by, solution, budget);
+          tried.emplace_back(solution.choice, one.outcome.kl);
+          least = std::min(least, one.outcome.kl);
+          if (one.outcome.kl <= options_.value) consider(std::move(one), by, best, reached);
+        }
+        const double kl = is_new ? tried.back().second : known->second;
         const bool meets = kl <= options_.value;
-        if (meets) consider(std::move(one), by, best, reached);
         if (meets && (kl >= kCloseEnough * options_.value || solution.price == 0.0)) break;
         (meets ? low : high) = budget;
+        if (!meets && solution.error == 0.0) break;  // rounding alone is above the target
         double next = budget * std::clamp(kAim * options_.value / std::max(kl, 1e-12), 0.1, 10.0);
-        if (next <= low || next >= high) {
+        // Where single settings are far apart, budgets may go on to say the same.
+        if (!is_new || next <= low || next >= high) {
           next = std::isfinite(high) ? std::sqrt(std::max(low, 0.01 * high) * high) : 10.0 * low;
         }
         budget = next;

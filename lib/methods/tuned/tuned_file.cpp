@@ -322,16 +322,29 @@ bool plan_together(const TunedSetting& a, const TunedSetting& b) {
   return first == second;
 }
 
+std::vector<int> kinds_of(const std::vector<TunedSetting>& settings) {
+  std::vector<int> kinds;
+  for (const TunedSetting& setting : settings) {
+    const auto alike = std::ranges::find_if(
+        settings, [&](const TunedSetting& other) { return plan_together(other, setting); });
+    kinds.push_back(static_cast<int>(alike - settings.begin()));
+  }
+  return kinds;
+}
+
 std::vector<HeadSetting> group_heads(const std::vector<TunedSetting>& settings,
                                      const std::vector<int>& heads, int group_size) {
-  // The first setting that can be planned together with each.
-  std::vector<int> kinds(settings.size());
-  for (std::size_t i = 0; i < settings.size(); ++i) {
-    const auto alike = std::find_if(settings.begin(), settings.end(), [&](const auto& other) {
-      return plan_together(other, settings[i]);
-    });
-    kinds[i] = static_cast<int>(alike - settings.begin());
-  }
+  // Of those that the heads take: a file may hold thousands.
+  std::vector<int> numbers = heads;
+  std::ranges::sort(numbers);
+  numbers.erase(std::ranges::unique(numbers).begin(), numbers.end());
+  std::vector<TunedSetting> taken;
+  for (const int number : numbers) taken.push_back(settings.at(static_cast<std::size_t>(number)));
+  const std::vector<int> kinds = kinds_of(taken);
+  const auto kind_of = [&](int number) {
+    return kinds[static_cast<std::size_t>(std::ranges::lower_bound(numbers, number) -
+                                          numbers.begin())];
+  };
   // Runs inside KV heads, then neighbouring whole KV heads.
   struct Run {
     HeadRange range;
@@ -339,7 +352,7 @@ std::vector<HeadSetting> group_heads(const std::vector<TunedSetting>& settings,
   };
   std::vector<Run> runs;
   for (int head = 0; head < static_cast<int>(heads.size()); ++head) {
-    const int kind = kinds.at(static_cast<std::size_t>(heads[static_cast<std::size_t>(head)]));
+    const int kind = kind_of(heads[static_cast<std::size_t>(head)]);
     if (head % group_size != 0 && runs.back().kind == kind) {
       ++runs.back().range.count;
     } else {

@@ -73,6 +73,9 @@ void write_tuned_file(const std::filesystem::path& path, const TunedFile& file);
 // than the knob of a method that takes it by head.
 bool plan_together(const TunedSetting& a, const TunedSetting& b);
 
+// A number for each setting, the same for those that can be planned together.
+std::vector<int> kinds_of(const std::vector<TunedSetting>& settings);
+
 // Runs of neighbouring heads that can be planned together, as few as head_slice() allows.
 std::vector<HeadSetting> group_heads(const std::vector<TunedSetting>& settings,
                                      const std::vector<int>& heads, int group_size);

@@ -23,6 +23,13 @@ TEST(error_estimate, rows_are_one_of_each_part) {
   EXPECT_EQ(checked_rows(2, 4, 7, 0), (std::vector<std::int64_t>{0, 1}));
 }
 
+TEST(error_estimate, a_single_row_leaves_all_in_doubt) {
+  const ErrorEstimate estimate =
+      estimate_error({{{1, 100}}, {{3, 100}}}, 1, std::vector<double>{0.5, 0.5});
+  EXPECT_DOUBLE_EQ(estimate.value, 0.02);
+  EXPECT_TRUE(std::isinf(estimate.margin));
+}
+
 TEST(error_estimate, equal_rows_leave_no_doubt) {
   const std::vector<std::vector<RowError>> layers = {{{1, 100}, {1, 100}, {3, 100}, {3, 100}},
                                                      {{2, 100}, {2, 100}, {2, 100}, {2, 100}}};
