@@ -1,6 +1,7 @@
 #include "kernels/common/tile_order.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <numeric>
 
@@ -9,10 +10,10 @@ namespace s2o {
 std::vector<std::int32_t> tile_launch_order(const Problem& problem, const PlanView& plan,
                                             const PassView& pass, std::int64_t l2_bytes) {
   const std::int64_t num_tiles = static_cast<std::int64_t>(plan.num_plan_heads) * plan.num_q_tiles;
-  std::vector<std::int64_t> keys(static_cast<std::size_t>(num_tiles), 0);
+  std::vector<std::uint64_t> keys(static_cast<std::size_t>(num_tiles), 0);
   for (std::int64_t tile = 0; tile < num_tiles; ++tile) {
     for (std::int64_t i = pass.item_offsets[tile]; i < pass.item_offsets[tile + 1]; ++i) {
-      keys[static_cast<std::size_t>(tile)] += pass.items[i].count;
+      keys[static_cast<std::size_t>(tile)] += static_cast<std::uint64_t>(pass.items[i].count);
     }
   }
   const std::int64_t kv_head_bytes = 2 * problem.seqlen * problem.head_dim * 2;  // K and V, 16-bit
@@ -25,7 +26,10 @@ std::vector<std::int32_t> tile_launch_order(const Problem& problem, const PlanVi
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
     if (group(a) != group(b)) return group(a) < group(b);
-    return keys[static_cast<std::size_t>(a)] > keys[static_cast<std::size_t>(b)];
+    const int size_a = std::bit_width(keys[static_cast<std::size_t>(a)]);
+    const int size_b = std::bit_width(keys[static_cast<std::size_t>(b)]);
+    if (size_a != size_b) return size_a > size_b;
+    return a % plan.num_q_tiles > b % plan.num_q_tiles;
   });
   return order;
 }

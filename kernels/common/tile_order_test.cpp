@@ -39,5 +39,25 @@ TEST(TileLaunchOrder, groups_kv_heads_and_starts_heavy_tiles_first) {
   EXPECT_EQ(tile_launch_order(kProblem, plan, pass, 64 << 20)[7], 7 * 32 + 31);
 }
 
+// 5 keys and 7 are of one size, 8 are more, 3 less.
+TEST(TileLaunchOrder, tiles_of_about_the_same_length_go_by_position) {
+  constexpr Problem kProblem{
+      .seqlen = 512, .num_q_heads = 2, .num_kv_heads = 1, .head_dim = 128, .softmax_scale = 0.1f};
+  PlanView plan;
+  plan.num_plan_heads = 2;
+  plan.num_q_tiles = 4;
+  std::vector<PlanItem> items;
+  std::vector<std::int64_t> offsets = {0};
+  for (const int count : {7, 5, 8, 3, 5, 7, 5, 7}) {
+    items.push_back({.count = count});
+    offsets.push_back(static_cast<std::int64_t>(items.size()));
+  }
+  PassView pass;
+  pass.items = items.data();
+  pass.item_offsets = offsets.data();
+  EXPECT_EQ(tile_launch_order(kProblem, plan, pass, 1 << 20),
+            (std::vector<std::int32_t>{2, 7, 6, 1, 5, 0, 4, 3}));
+}
+
 }  // namespace
 }  // namespace s2o

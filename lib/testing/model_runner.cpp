@@ -19,7 +19,7 @@ KernelResult run_on_model(AttentionKernel kernel, const AttentionInput& input,
 }
 
 KernelResult run_on_model(AttentionKernel kernel, const AttentionInput& input, const PlanView& view,
-                          bool fp32_accuracy, std::uint64_t seed) {
+                          bool fp32_accuracy, std::uint64_t seed, bool output_16) {
   const Problem& problem = input.problem;
   const TileShape tile = choose_tile(kernel, problem, view, fp32_accuracy);
   const KernelDType dtype =
@@ -34,6 +34,7 @@ KernelResult run_on_model(AttentionKernel kernel, const AttentionInput& input, c
   const std::size_t num_tiles =
       static_cast<std::size_t>(view.num_plan_heads) * static_cast<std::size_t>(view.num_q_tiles);
   result.stats.assign(static_cast<std::size_t>(view.num_passes) * num_tiles, {-1, -1, -1, -1});
+  std::vector<std::uint16_t> out_16(output_16 ? input.q.size() : 0, 0xffff);  // NaN
 
   for (int p = 0; p < view.num_passes; ++p) {
     const std::vector<std::int32_t> order =
@@ -43,7 +44,9 @@ KernelResult run_on_model(AttentionKernel kernel, const AttentionInput& input, c
     args.q = q.data();
     args.k = k.data();
     args.v = v.data();
-    args.out_fp32 = result.out.data();
+    const bool writes_16 = output_16 && p + 1 == view.num_passes;
+    args.out_fp32 = writes_16 ? nullptr : result.out.data();
+    args.out_16 = writes_16 ? out_16.data() : nullptr;
     args.lse = result.lse.data();
     args.resume_out = p > 0 ? result.out.data() : nullptr;
     args.stats = result.stats.data() + static_cast<std::size_t>(p) * num_tiles;
@@ -56,6 +59,7 @@ KernelResult run_on_model(AttentionKernel kernel, const AttentionInput& input, c
       model_fold(args, problem, dtype, tile.tile_m, seed);
     }
   }
+  if (output_16) from_16_bit(out_16, input.dtype, result.out.data());
   return result;
 }
 

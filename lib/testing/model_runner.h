@@ -14,11 +14,12 @@ namespace s2o::testing {
 // 16-bit copies of fp32 values that are representable in the type.
 std::vector<std::uint16_t> to_16_bit(const std::vector<float>& values, KernelDType dtype);
 
-// Outputs are poisoned with NaN first; all passes write fp32. Folded columns run after their pass.
-// `fp32_accuracy` as in choose_tile; `seed` decides the schedule.
+// Outputs are poisoned with NaN first; all passes write fp32, or the last one the type of the input
+// (`output_16`, for plans that fold nothing). Folded columns run after their pass. `fp32_accuracy`
+// as in choose_tile; `seed` decides the schedule.
 KernelResult run_on_model(AttentionKernel kernel, const AttentionInput& input,
                           const SparsePlan& plan, bool fp32_accuracy, std::uint64_t seed);
 KernelResult run_on_model(AttentionKernel kernel, const AttentionInput& input, const PlanView& plan,
-                          bool fp32_accuracy, std::uint64_t seed);
+                          bool fp32_accuracy, std::uint64_t seed, bool output_16 = false);
 
 }  // namespace s2o::testing

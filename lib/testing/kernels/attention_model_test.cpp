@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "kernels/common/bf16.h"
 #include "lib/testing/head_taus.h"
 #include "lib/testing/model_runner.h"
 
@@ -171,6 +172,24 @@ TEST_P(ModelOf, any_schedule_gives_identical_bits) {
       EXPECT_EQ(first.out, other.out) << testing::plan_case_name(plan_case) << " seed " << seed;
       EXPECT_EQ(first.lse, other.lse) << testing::plan_case_name(plan_case) << " seed " << seed;
     }
+  }
+}
+
+// Tiles at the end of a head, rows in another order and passes that resume among them.
+TEST_P(ModelOf, output_in_16_bit_is_the_rounded_one) {
+  for (const PlanCase& plan_case : {PlanCase{PlanKind::kBlocks, {300, 2, 1, 64}, 128, 128},
+                                    PlanCase{PlanKind::kDense, {300, 2, 1, 128}, 64, 64},
+                                    PlanCase{PlanKind::kS2oTwoPasses, {600, 2, 1, 128}, 128, 64},
+                                    PlanCase{PlanKind::kPacked, {300, 4, 1, 64}, 128, 128},
+                                    PlanCase{PlanKind::kPvSkip, {600, 1, 1, 64}, 128, 128}}) {
+    const AttentionInput input = testing::structured_input(plan_case.shape);
+    const SparsePlan plan = testing::make_plan(plan_case, input, 1);
+    const PlanPointers pointers(plan);
+    KernelResult wide = run_on_model(GetParam(), input, pointers.view(), false, 1);
+    const KernelResult narrow = run_on_model(GetParam(), input, pointers.view(), false, 1, true);
+    for (float& value : wide.out) value = round_bf16(value);
+    EXPECT_EQ(narrow.out, wide.out) << testing::plan_case_name(plan_case);
+    EXPECT_EQ(narrow.lse, wide.lse) << testing::plan_case_name(plan_case);
   }
 }
 
