@@ -242,8 +242,14 @@ void check_orders(const Options& options, const testing::S2oCase& settings,
         last.end_segment - 1 - i * (last.end_segment - last.first_segment) / 5,
         last.first_segment));
   }
+  const CopyToHost copy = [](void* target, const void* source, std::size_t bytes) {
+    cuda_check(cudaMemcpy(target, source, bytes, cudaMemcpyDeviceToHost), "fetch the plan");
+  };
+  SparsePlan plan = fetch_plan(input.problem, planner.device_plan(), copy,
+                               FetchedArrays::kWithoutTokens, [](int) {});
+  plan.passes.back().gather_indices = std::move(order);
   const testing::OrderComparison total = testing::compare_orders_with_cpu(
-      group, settings, testing::S2oOrders(group.problem, settings, std::move(order)), segments);
+      group, settings, testing::S2oOrders(group.problem, settings, plan), segments);
   std::printf(
       "  %s %s, of %lld slots %lld near-ties, %lld beyond", same ? "deterministic" : "DIFFERS",
       total.is_permutation ? "permutation" : "NO PERMUTATION", static_cast<long long>(total.slots),

@@ -5,7 +5,7 @@
 #include <iterator>
 #include <vector>
 
-#include "kernels/planning/s2o/history.h"
+#include "kernels/planning/s2o/ops.h"
 
 namespace s2o::testing {
 
@@ -27,10 +27,14 @@ OrderComparison compare_orders(std::span<const float> scores, std::span<const st
   OrderComparison result;
   result.slots = static_cast<std::int64_t>(order.size());
   std::vector<bool> seen(scores.size(), false);
+  const auto score_of = [&](std::int32_t token) {
+    const auto score = static_cast<double>(scores[static_cast<std::size_t>(token)]);
+    return tolerance.has_steps ? std::clamp(score, tolerance.lowest, tolerance.highest) : score;
+  };
   const auto score_at = [&](std::int64_t slot) {
     const auto last = static_cast<std::int64_t>(reference.size()) - 1;
     const auto clamped = static_cast<std::size_t>(std::clamp<std::int64_t>(slot, 0, last));
-    return static_cast<double>(scores[static_cast<std::size_t>(reference[clamped])]);
+    return score_of(reference[clamped]);
   };
   const auto length = static_cast<std::int64_t>(order.size());
   const std::int64_t sharp = sharp_depth(static_cast<std::int64_t>(scores.size()), length);
@@ -49,12 +53,15 @@ OrderComparison compare_orders(std::span<const float> scores, std::span<const st
     seen[static_cast<std::size_t>(token)] = true;
     if (token == reference[static_cast<std::size_t>(slot)]) continue;
     ++result.moved;
-    const std::int64_t width =
-        slot < sharp ? sharp / kFineClasses + 1 : share_width(classes, slot) + 1;
-    const double span = score_at(slot - width) - score_at(slot + width);
-    const double allowed = span + 4.0 * step + 2.0 * tolerance.score_error;
-    const double gap =
-        std::abs(static_cast<double>(scores[static_cast<std::size_t>(token)]) - score_at(slot));
+    double allowed = 2.0 * tolerance.score_error;
+    if (tolerance.has_steps) {
+      allowed += (tolerance.highest - tolerance.lowest) / (kMeanClasses - 3);
+    } else {
+      const std::int64_t width =
+          slot < sharp ? sharp / kFineClasses + 1 : share_width(classes, slot) + 1;
+      allowed += score_at(slot - width) - score_at(slot + width) + 4.0 * step;
+    }
+    const double gap = std::abs(score_of(token) - score_at(slot));
     if (gap > allowed) {
       ++result.beyond;
       result.largest_excess = std::max(result.largest_excess, gap - allowed);

@@ -41,7 +41,7 @@ std::optional<PlanningCost> cost_of(const Method& method, const nlohmann::ordere
 TEST(PlanningCost, s2o_is_means_scores_and_orders) {
   const double seqlen = 131072.0;
   const double segments = 128.0;
-  const auto cost = cost_of(find_method("s2o"), {{"segment_size", 1024}}, 131072);
+  const auto cost = cost_of(find_method("s2o"), {{"segment_size", 1024}, {"tau", 0.0}}, 131072);
   ASSERT_TRUE(cost);
   const double scores = kQueryHeads * 1024.0 * segments * (segments - 1.0) / 2.0;
   EXPECT_NEAR(cost->flops / (2.0 * scores * kHeadDim + 2.0 * kQueryHeads * seqlen * kHeadDim), 1.0,

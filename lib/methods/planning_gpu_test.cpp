@@ -257,8 +257,7 @@ TEST_P(PlanningGpuTest, s2o_orders_agree_with_exact_scores_up_to_near_ties) {
       planner.prepare();
       run_planner(planner);
       planner.check();
-      const testing::S2oOrders orders(input.problem, settings,
-                                      fetch(planner).passes[0].gather_indices);
+      const testing::S2oOrders orders(input.problem, settings, fetch(planner));
       const auto total = testing::compare_orders_with_cpu(input, settings, orders);
       EXPECT_TRUE(total.is_permutation);
       EXPECT_EQ(total.beyond, 0);

@@ -11,6 +11,7 @@
 #include "lib/input/attention_input.h"
 #include "lib/methods/s2o/key_ranking.h"
 #include "lib/methods/s2o/s2o_layout.h"
+#include "lib/plan/sparse_plan.h"
 
 namespace s2o::testing {
 
@@ -43,9 +44,9 @@ struct S2oOrders {
   std::vector<std::int32_t> order;
   S2oLayout layout;
   HistoryShape shape;
+  std::vector<std::int32_t> counts;  // [lists, segments]: keys of each order
 
-  S2oOrders(const Problem& problem, const S2oCase& settings,
-            std::vector<std::int32_t> gather_indices);
+  S2oOrders(const Problem& problem, const S2oCase& settings, const SparsePlan& plan);
   std::span<const std::int32_t> row(int list, std::int64_t segment) const;
 };
 

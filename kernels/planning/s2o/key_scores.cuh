@@ -1,319 +1,82 @@
-// Scores of the history of every row (history.h): mean queries times keys on the tensor cores,
-// rounded to fp16.
-//
-// A block holds kScoreRowTile rows of one KV head, its means in registers, and walks kKeyChunk
-// keys, kScoreKeyTile at a time through kScoreStages buffers. Keys are stored in shared memory in
-// an order that gives each lane 8 neighbouring keys of a row after the product, so that scores
-// leave as 16-byte stores.
+// Scores of the history of every row (KeyScoreArgs), rounded to fp16. Keys are stored in shared
+// memory in an order that gives each lane 8 neighbouring keys of a row after the product, so that
+// scores leave as 16-byte stores.
 #pragma once
 
-#include "kernels/device/cp_async.cuh"
-#include "kernels/device/layout.cuh"
-#include "kernels/device/mma_sm80.cuh"
-#include "kernels/planning/launch.cuh"
-#include "kernels/planning/s2o/ops.h"
-#include "kernels/planning/shared/platform_planning.cuh"
+#include "kernels/planning/s2o/mean_product.cuh"
 
 namespace s2o::device {
 
-inline constexpr int kScoreThreads = 128;
-inline constexpr int kScoreKeyTile = 64;
-inline constexpr int kScoreStages = 3;
+struct ScoreRows {
+  using Args = KeyScoreArgs;
+  static constexpr const char* kName = "planning: key scores";
+  static constexpr bool kNeighbours = true;
 
-template <int kHeadDim>
-struct SharedScores {
-  alignas(128) unsigned char means[tile_bytes(kScoreRowTile, kHeadDim)];
-  alignas(128) unsigned char k[kScoreStages][tile_bytes(kScoreKeyTile, kHeadDim)];
-};
-
-// Key of the tile that is stored as row `slot`: in each 32 keys, columns 2q and 2q + 1 of the four
-// products of 8 columns are keys 8q + 2j and 8q + 2j + 1 of product j.
-S2O_HOST_DEVICE constexpr int score_key_of_slot(int slot) {
-  const int product = slot % 32 / 8;
-  const int column = slot % 8;
-  return slot / 32 * 32 + column / 2 * 8 + product * 2 + column % 2;
-}
-
-template <class Element, int kHeadDim>
-class KeyScores {
- public:
-  S2O_DEVICE explicit KeyScores(const KeyScoreArgs& args)
-      : args_(args), s_(*reinterpret_cast<Shared*>(shared_memory())) {
-    // Blocks of the same keys are neighbours, so that the L2 cache holds these keys.
-    const int row_tile = block_index() % args.num_row_tiles;
-    const int chunk = block_index() / args.num_row_tiles % args.num_key_chunks;
-    kv_head_ = args.first_kv_head + block_index() / args.num_row_tiles / args.num_key_chunks;
-    first_row_ = args.first_segment * args.shape.lists_per_kv_head + row_tile * kScoreRowTile;
-    end_row_ = args.end_segment * args.shape.lists_per_kv_head;
-    first_key_ = chunk * kKeyChunk;
-    end_key_ = min_of(first_key_ + kKeyChunk, row_end(first_row_ + kScoreRowTile - 1));
-    const std::int64_t key =
-        kv_head_ * args.shape.seqlen + score_key_of_slot(thread_index() / kChunks);
-    key_source_ = opaque(static_cast<const unsigned char*>(args.k) + key * kKeyBytes +
-                         thread_index() % kChunks * kChunkBytes);
+  S2O_DEVICE static int list_of(const Args& args, int kv_head, int row) {
+    return kv_head * args.shape.lists_per_kv_head + row % args.shape.lists_per_kv_head;
   }
 
-  S2O_DEVICE void run() {
-    if (first_key_ >= end_key_) return;
-    load_rows(shared_address(s_.means), args_.means);
-    load_keys(0, first_key_);
-    copy_async_commit();
-    load_keys(1, first_key_ + kScoreKeyTile);
-    copy_async_commit();
-    describe_rows();
-    copy_async_wait<1>();
-    sync_block(kScoreThreads);
-    load_means();
-    int buffer = 0;
-    for (int key = first_key_; key < end_key_; key += kScoreKeyTile) {
-      copy_async_wait<1>();
-      sync_block(kScoreThreads);  // the tile is there, and nobody reads the buffer filled next
-      load_keys((buffer + 2) % kScoreStages, key + 2 * kScoreKeyTile);
-      copy_async_commit();
-      score_tile(buffer, key);
-      buffer = (buffer + 1) % kScoreStages;
+  S2O_DEVICE void describe(int r, const Args& args, int kv_head, int row) {
+    largest_[r] = kMinusInfinityPair;
+    smallest_[r] = kInfinityPair;
+    const std::int64_t list =
+        list_of(args, kv_head, row) - args.first_kv_head * args.shape.lists_per_kv_head;
+    const std::int64_t offset =
+        list * args.scores_per_list - args.first_offset +
+        load_global(args.score_offsets + row / args.shape.lists_per_kv_head);
+    target_[r] = static_cast<std::uint32_t>(offset / 8);
+  }
+
+  // Keys beyond `end` go to the padding of the row. A score that is not finite, or too large for
+  // fp16, ends up in the range of the row.
+  template <bool kWhole, class Score>
+  S2O_DEVICE void store(int r, const Args& args, int first_key, int end, const Score& score) {
+    const int key = first_key + lane_index() % 4 * 8;
+    const int count = end - key;
+    if (!kWhole && count <= 0) return;
+    Words4 words;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float first = score(0, 0);
+      words.word[j] = pack_pair<Fp16>(kWhole || 2 * j < count ? score(j, 0) : first,
+                                      kWhole || 2 * j + 1 < count ? score(j, 1) : first);
+      largest_[r] = max_pairs(largest_[r], words.word[j]);
+      smallest_[r] = min_pairs(smallest_[r], words.word[j]);
     }
-    copy_async_wait<0>();
-    publish_ranges();
+    const std::uint32_t place = target_[r] + static_cast<std::uint32_t>(key) / 8;
+    store_global_16(args.scores + std::uint64_t{place} * 8, words);
+  }
+
+  S2O_DEVICE void publish(int r, const Args& args, int kv_head, int row) const {
+    std::uint32_t largest = largest_[r];
+    std::uint32_t smallest = smallest_[r];
+#pragma unroll
+    for (int mask = 1; mask < 4; mask *= 2) {
+      largest = max_pairs(largest, shuffle_xor(largest, mask));
+      smallest = min_pairs(smallest, shuffle_xor(smallest, mask));
+    }
+    const bool no_key = largest == kMinusInfinityPair && smallest == kInfinityPair;
+    if (lane_index() % 4 != 0 || no_key) return;
+    const float high = unpack_low<Fp16>(max_pairs(largest, largest >> 16));
+    const float low = unpack_low<Fp16>(min_pairs(smallest, smallest >> 16));
+    const int segment = row / args.shape.lists_per_kv_head;
+    const auto id = list_of(args, kv_head, row) * args.shape.num_segments + segment;
+    ScoreRange* const range = args.ranges + id;
+    atomic_max(&range->largest, ordered_bits(high));
+    atomic_max(&range->smallest_complement, ~ordered_bits(low));
+    const bool finite = absolute(high) < -kNegativeInfinity && absolute(low) < -kNegativeInfinity;
+    if (!finite) atomic_max(args.bad_row, ~static_cast<std::uint32_t>(id));
   }
 
  private:
-  using Shared = SharedScores<kHeadDim>;
-  static constexpr int kKeyBytes = kHeadDim * 2;
-  static constexpr int kChunks = kHeadDim / kChunkElements;
-  static constexpr int kRowsPerPass = kScoreThreads / kChunks;
-  // A warp has kWarpRows rows and one half of the keys.
-  static constexpr int kWarpRows = 32;
-  static constexpr int kWarpKeys = 32;
-  static constexpr int kRowWarps = kScoreRowTile / kWarpRows;
-  static_assert(kScoreThreads == 32 * kRowWarps * (kScoreKeyTile / kWarpKeys));
-  static constexpr int kRowTiles = kWarpRows / 16;
-  static constexpr int kKeyTiles = kWarpKeys / 8;
-  static constexpr int kItems = 2 * kKeyTiles;  // neighbouring keys of a thread in each row
-  using Scores = float[kRowTiles][kKeyTiles][4];
-
-  // First row of the warp in the tile, and first key.
-  static S2O_DEVICE int warp_row() { return warp_index() % kRowWarps * kWarpRows; }
-  static S2O_DEVICE int warp_key() { return warp_index() / kRowWarps * kWarpKeys; }
-
-  // Ranked keys of the row, or of the last one if there are not so many. Never falls with the row.
-  S2O_DEVICE int row_end(int row) const {
-    const int segment = min_of(row, end_row_ - 1) / args_.shape.lists_per_kv_head;
-    return static_cast<int>(args_.shape.history_length(segment));
-  }
-
-  S2O_DEVICE void load_rows(std::uint32_t target, const void* source) const {
-    const std::int64_t base = static_cast<std::int64_t>(kv_head_) * args_.shape.num_segments *
-                              args_.shape.lists_per_kv_head;
-    const int chunk = thread_index() % kChunks;
-    for (int row = thread_index() / kChunks; row < kScoreRowTile; row += kRowsPerPass) {
-      const bool exists = first_row_ + row < end_row_;
-      const std::int64_t from = base + (exists ? first_row_ + row : first_row_);
-      copy_async_16(
-          target + static_cast<std::uint32_t>(swizzled_chunk_offset(kScoreRowTile, row, chunk)),
-          static_cast<const std::uint16_t*>(source) + from * kHeadDim + chunk * kChunkElements,
-          exists);
-    }
-  }
-  S2O_DEVICE void load_keys(int buffer, int first) const {
-    if (first >= end_key_) return;
-    // Keys beyond the history are not looked at, but must exist.
-    if (first + kScoreKeyTile <= args_.shape.seqlen) {
-      copy_keys<true>(buffer, first);
-    } else {
-      copy_keys<false>(buffer, first);
-    }
-  }
-  template <bool kAllExist>
-  S2O_DEVICE void copy_keys(int buffer, int first) const {
-    // Slots of a thread differ in bits that its first one has not: their keys differ by constants.
-    static_assert(kRowsPerPass % 8 == 0 && (kRowsPerPass & (kRowsPerPass - 1)) == 0);
-    const int slot = thread_index() / kChunks;
-    const int first_key = first + score_key_of_slot(slot);
-    const std::uint32_t target =
-        shared_address(s_.k[buffer]) + static_cast<std::uint32_t>(swizzled_chunk_offset(
-                                           kScoreKeyTile, slot, thread_index() % kChunks));
-    const unsigned char* const source = key_source_ + std::int64_t{first} * kKeyBytes;
-#pragma unroll
-    for (int passed = 0; passed < kScoreKeyTile; passed += kRowsPerPass) {
-      const int key = score_key_of_slot(passed);
-      const std::uint32_t place = target + static_cast<std::uint32_t>(passed * kPanelRowBytes);
-      if constexpr (kAllExist) {
-        copy_async_16(place, source + key * kKeyBytes);
-      } else {
-        const bool exists = first_key + key < args_.shape.seqlen;
-        copy_async_16(place, exists ? source + key * kKeyBytes : source, exists);
-      }
-    }
-  }
-
-  S2O_DEVICE void load_means() {
-    const MatrixPosition source = ldmatrix_a_source(static_cast<unsigned>(lane_index()));
-    const std::uint32_t lane =
-        swizzled_lane_address(shared_address(s_.means), warp_row() + source.row, source.column);
-#pragma unroll
-    for (int step = 0; step < kHeadDim / 16; ++step) {
-#pragma unroll
-      for (int t = 0; t < kRowTiles; ++t) {
-        load_matrix_x4(mean_[step][t],
-                       swizzled_step_address(lane, kScoreRowTile, t * 16, 2 * step));
-      }
-    }
-  }
-
-  // Row of the KV head that this thread holds as row `i` (0 or 1) of row tile `t`.
-  S2O_DEVICE int row_of(int t, int i) const {
-    return first_row_ + warp_row() + t * 16 +
-           accumulator_position(static_cast<unsigned>(lane_index()), 2 * static_cast<unsigned>(i))
-               .row;
-  }
-  S2O_DEVICE int list_of(int row) const {
-    return kv_head_ * args_.shape.lists_per_kv_head + row % args_.shape.lists_per_kv_head;
-  }
-
-  S2O_DEVICE void describe_rows() {
-    const int first = first_row_ + warp_row();
-    const int last = first + kWarpRows - 1;
-    longest_ = first < end_row_ ? row_end(last) : 0;
-    shortest_ = last < end_row_ ? row_end(first) : 0;
-#pragma unroll
-    for (int r = 0; r < 2 * kRowTiles; ++r) {
-      const int row = min_of(row_of(r / 2, r % 2), end_row_ - 1);
-      largest_[r] = kMinusInfinityPair;
-      smallest_[r] = kInfinityPair;
-      const std::int64_t list = list_of(row) - args_.first_kv_head * args_.shape.lists_per_kv_head;
-      const std::int64_t offset =
-          list * args_.scores_per_list - args_.first_offset +
-          load_global(args_.score_offsets + row / args_.shape.lists_per_kv_head);
-      target_[r] = static_cast<std::uint32_t>(offset / kItems);
-    }
-  }
-
-  S2O_DEVICE void score_tile(int buffer, int tile_key) {
-    const int first_key = tile_key + warp_key();
-    if (first_key >= longest_) return;
-    Scores score;
-#pragma unroll
-    for (int t = 0; t < kRowTiles; ++t) {
-#pragma unroll
-      for (int n = 0; n < kKeyTiles; ++n) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) score[t][n][e] = 0.0f;
-      }
-    }
-    multiply(buffer, score);
-    const int key = first_key + lane_index() % 4 * kItems;
-    if (first_key + kWarpKeys <= shortest_) {
-#pragma unroll
-      for (int r = 0; r < 2 * kRowTiles; ++r) store_scores(r, key, kItems, score);
-      return;
-    }
-#pragma unroll
-    for (int r = 0; r < 2 * kRowTiles; ++r) {
-      const int row = row_of(r / 2, r % 2);
-      const int count = row < end_row_ ? row_end(row) - key : 0;
-      if (count > 0) store_scores(r, key, count, score);
-    }
-  }
-
-  // Element e of row r: of the e-th of the thread's neighbouring keys (score_key_of_slot).
-  static S2O_DEVICE float& score_of(Scores& score, int r, int e) {
-    return score[r / 2][e / 2][r % 2 * 2 + e % 2];
-  }
-
-  // Keys key .. key + 7 of row r; those beyond `count` go to the padding of the row. A score that
-  // is not finite, or too large for fp16, ends up in the range of the row.
-  S2O_DEVICE void store_scores(int r, int key, int count, Scores& score) {
-    Words4 words;
-#pragma unroll
-    for (int pair = 0; pair < kItems / 2; ++pair) {
-      const int e = 2 * pair;
-      const float first = score_of(score, r, 0);
-      words.word[pair] = pack_pair<Fp16>(e < count ? score_of(score, r, e) : first,
-                                         e + 1 < count ? score_of(score, r, e + 1) : first);
-      largest_[r] = max_pairs(largest_[r], words.word[pair]);
-      smallest_[r] = min_pairs(smallest_[r], words.word[pair]);
-    }
-    const std::uint32_t place = target_[r] + static_cast<std::uint32_t>(key) / kItems;
-    store_global_16(args_.scores + std::uint64_t{place} * kItems, words);
-  }
-
-  S2O_DEVICE void multiply(int buffer, Scores& score) const {
-    const int lane = lane_index();
-    const MatrixPosition b_source = ldmatrix_b_source(static_cast<unsigned>(lane));
-    const std::uint32_t key_lane = swizzled_lane_address(
-        shared_address(s_.k[buffer]), warp_key() + b_source.row, b_source.column);
-#pragma unroll
-    for (int step = 0; step < kHeadDim / 16; ++step) {
-#pragma unroll
-      for (int n = 0; n < kKeyTiles; n += 2) {
-        std::uint32_t b[4];
-        load_matrix_x4(b, swizzled_step_address(key_lane, kScoreKeyTile, n * 8, 2 * step));
-#pragma unroll
-        for (int t = 0; t < kRowTiles; ++t) {
-          multiply_accumulate<Element>(score[t][n], mean_[step][t], b[0], b[1]);
-          multiply_accumulate<Element>(score[t][n + 1], mean_[step][t], b[2], b[3]);
-        }
-      }
-    }
-  }
-  S2O_DEVICE void publish_ranges() const {
-#pragma unroll
-    for (int r = 0; r < 2 * kRowTiles; ++r) {
-      std::uint32_t largest = largest_[r];
-      std::uint32_t smallest = smallest_[r];
-#pragma unroll
-      for (int mask = 1; mask < 4; mask *= 2) {
-        largest = max_pairs(largest, shuffle_xor(largest, mask));
-        smallest = min_pairs(smallest, shuffle_xor(smallest, mask));
-      }
-      const bool no_key = largest == kMinusInfinityPair && smallest == kInfinityPair;
-      if (lane_index() % 4 != 0 || no_key) continue;
-      const float high = unpack_low<Fp16>(max_pairs(largest, largest >> 16));
-      const float low = unpack_low<Fp16>(min_pairs(smallest, smallest >> 16));
-      const int row = row_of(r / 2, r % 2);
-      const int segment = row / args_.shape.lists_per_kv_head;
-      const auto id = list_of(row) * args_.shape.num_segments + segment;
-      ScoreRange* const range = args_.ranges + id;
-      atomic_max(&range->largest, ordered_bits(high));
-      atomic_max(&range->smallest_complement, ~ordered_bits(low));
-      const bool finite = absolute(high) < -kNegativeInfinity && absolute(low) < -kNegativeInfinity;
-      if (!finite) atomic_max(args_.bad_row, ~static_cast<std::uint32_t>(id));
-    }
-  }
-
-  const KeyScoreArgs& args_;
-  Shared& s_;
-  int kv_head_;
-  int first_row_;
-  int end_row_;
-  const unsigned char* key_source_;  // of this thread's first copy, were the tile at key 0
-  int first_key_;
-  int end_key_;
-  std::uint32_t mean_[kHeadDim / 16][kRowTiles][4];
-  // Ends of the longest row of the warp, and of the shortest: up to there nothing but the product
-  // is to be written (0 if a row does not exist).
-  int longest_;
-  int shortest_;
-  // Of this thread's rows.
   static constexpr std::uint32_t kMinusInfinityPair = 0xfc00fc00u;
   static constexpr std::uint32_t kInfinityPair = 0x7c007c00u;
-  std::uint32_t largest_[2 * kRowTiles];  // pairs of fp16
-  std::uint32_t smallest_[2 * kRowTiles];
-  std::uint32_t target_[2 * kRowTiles];  // in 16 bytes: rows begin at multiples of 64 scores
+  std::uint32_t largest_[4];  // pairs of fp16
+  std::uint32_t smallest_[4];
+  std::uint32_t target_[4];  // in 16 bytes: rows begin at multiples of 64 scores
 };
 
 template <class Element, int kHeadDim>
-struct KeyScoresKernel {
-  static constexpr const char* kName = "planning: key scores";
-  static constexpr int kThreads = kScoreThreads;
-  static constexpr int kMinBlocks = 3;
-  static Grid grid(const KeyScoreArgs& args) {
-    return {
-        .blocks = std::int64_t{args.num_batch_kv_heads} * args.num_row_tiles * args.num_key_chunks,
-        .shared_bytes = sizeof(SharedScores<kHeadDim>)};
-  }
-  S2O_DEVICE static void run(const KeyScoreArgs& args) { KeyScores<Element, kHeadDim>(args).run(); }
-};
+using KeyScoresKernel = MeanProductKernel<Element, kHeadDim, ScoreRows>;
 
 }  // namespace s2o::device

@@ -36,10 +36,9 @@ struct S2oSettings {
   std::int64_t local_window;  // tokens before the segment that are always visited
   FoldRule fold;
   bool natural_pass1;  // pass 1 in natural order with its own tiles, merged by LSE
-  // Of the device planner, set by no parameter: ranked keys kept of each history. 0 keeps all, and
-  // only then tau = 0 equals dense attention.
+  // The best keys of each history that its order holds, as in HistoryShape.
   std::int64_t max_depth;
-  int kept_fraction;  // of the same, as in HistoryShape
+  int kept_fraction;
   // Of ranking by rows: leading tokens that are always visited; weight below which keys are not
   // visited, and mass that may be lost to a head's reach, as multiples of tau.
   std::int64_t sink;
@@ -51,10 +50,15 @@ struct S2oSettings {
                          : heads[static_cast<std::size_t>(q_head)];
   }
   bool may_stop(int q_head) const { return heads.empty() || of(q_head).tau > 0.0f; }
-  // The next query head has what `alone` says, and `stop` the largest tau of all.
+  // The next query head has what `alone` says; `stop` the largest tau, orders the longest, of all.
   void add_head(const S2oSettings& alone);
   std::vector<float> head_taus() const;  // PassView::head_taus
 };
+
+// Keys of a history that a walk can reach; 0: all. Scores rank the mean of a tile's queries: no
+// step adds more mass than the one before, so that step d adds at most 1 / d of it, and a walk to
+// tau ends after 1 / tau steps. With tau = 0, S2O is dense attention.
+std::int64_t s2o_max_depth(const StopRule& stop, int block_n);
 
 // The parameters of the paper's method, in interface order; and reading them back.
 std::vector<ParamSpec> s2o_param_specs();

@@ -63,8 +63,22 @@ std::int32_t ScoreBatch::num_key_chunks(const HistoryShape& shape, int key_chunk
   return ceil_div<std::int32_t>(shape.history_length(end_segment - 1), key_chunk);
 }
 
+bool has_listed_orders(const HistoryShape& shape) {
+  std::int64_t listed = 0;
+  std::int64_t keys = 0;
+  for (std::int32_t segment = 0; segment < shape.num_segments; ++segment) {
+    const std::int64_t room = shape.order_length(segment);
+    const std::int64_t length = shape.history_length(segment);
+    if (room > kClassOrderRoom || length > kClassOrderHistory) return false;
+    listed += room;
+    keys += length;
+  }
+  return static_cast<double>(listed) <= kListedShare * static_cast<double>(keys);
+}
+
 S2oLayout::S2oLayout(const HistoryShape& shape, const PlannerLimits& limits,
-                     const std::vector<std::int32_t>& kept_fractions) {
+                     const std::vector<std::int32_t>& kept_fractions)
+    : has_classes(has_listed_orders(shape)) {
   score_offsets.assign(1, 0);
   for (std::int64_t segment = 0; segment < shape.num_segments; ++segment) {
     const std::int64_t length = shape.history_length(segment);
@@ -77,11 +91,10 @@ S2oLayout::S2oLayout(const HistoryShape& shape, const PlannerLimits& limits,
       shape,
       limits.list_bytes_per_token * shape.seqlen / static_cast<std::int64_t>(sizeof(std::int32_t)),
       kept_fractions);
-  const std::int64_t score_bytes =
+  const std::int64_t bytes =
       std::min(limits.scratch_bytes > 0 ? limits.scratch_bytes : kScoreBytes,
-               kScoreBytesPerToken * shape.seqlen * shape.num_lists());
-  const std::int64_t limit =
-      std::max<std::int64_t>(score_bytes / static_cast<std::int64_t>(sizeof(std::uint16_t)), 1);
+               kScoreBytesPerToken * (has_classes ? 2 : 1) * shape.seqlen * shape.num_lists());
+  const std::int64_t limit = std::max<std::int64_t>(bytes / score_bytes(), 1);
   for (OrderBatch& batch : batches) add_score_batches(shape, limit, batch);
 }
 

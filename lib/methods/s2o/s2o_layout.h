@@ -12,18 +12,19 @@
 
 namespace s2o {
 
-// Scores take at most so many bytes per token and list (history.h), 2 a key.
+// Scores take at most so many bytes per token and list (history.h), 2 a key; classes, 1 a key,
+// twice as many: few batches of them are faster.
 inline constexpr std::int64_t kScoreBytesPerToken = 128;
 // Bytes per token and query head of the whole workspace, whatever the settings, from 32,768 tokens
 // at head_dim 128 or less: orders (kListBytesPerToken), scores, the rest for means, orders of
 // queries and items.
-inline constexpr std::int64_t kS2oBytesPerToken = 400;
+inline constexpr std::int64_t kS2oBytesPerToken = 528;
 
 // Checks the settings against the problem.
 HistoryShape s2o_history_shape(const Problem& problem, const S2oSettings& settings);
 
-// Rows whose scores are in memory together: segments [first_segment, end_segment) of all lists of
-// some KV heads.
+// Rows whose scores, or classes in their place, are in memory together: segments [first_segment,
+// end_segment) of all lists of some KV heads.
 struct ScoreBatch {
   std::int32_t first_kv_head = 0;
   std::int32_t num_kv_heads = 0;
@@ -43,7 +44,14 @@ struct OrderBatch {
   std::vector<ScoreBatch> scores;
 };
 
+// Whether classes (MeanClassArgs) take the place of scores. What they list is found and sorted in
+// shared memory, which takes time by the number of keys listed; scores take it by the length of the
+// history, and are the better near the whole of it.
+inline constexpr double kListedShare = 0.75;  // of the keys, at most
+bool has_listed_orders(const HistoryShape& shape);
+
 struct S2oLayout {
+  bool has_classes = false;                 // a byte a key in place of scores
   std::vector<std::int64_t> score_offsets;  // [num_segments + 1], into a list, multiples of 64
   // [num_segments], into a list of the segment's batch; of the first list, where lists differ.
   std::vector<std::int64_t> order_offsets;
@@ -66,6 +74,8 @@ struct S2oLayout {
     return list_offsets[static_cast<std::size_t>(
         list * static_cast<std::int64_t>(order_offsets.size()) + segment)];
   }
+
+  std::int64_t score_bytes() const { return has_classes ? 1 : 2; }
 
  private:
   void add_order_batches(const HistoryShape& shape, std::int64_t limit,

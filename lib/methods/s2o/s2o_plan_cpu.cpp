@@ -251,6 +251,13 @@ class S2oCpuPlan {
     }
     if (!ranked_.empty()) {
       length = ranked_[static_cast<std::size_t>(head * num_segments_ + segment)];
+    } else if (settings_.history_order == HistoryOrder::kRanked) {
+      HistoryShape shape;
+      shape.segment_size = settings_.segment_size;
+      shape.local_window = settings_.local_window;
+      shape.max_depth = settings_.max_depth;
+      shape.kept_fraction = settings_.kept_fraction;
+      length = shape.order_length(segment);
     }
     const int list = settings_.share_key_order_in_group ? head / problem_.group_size() : head;
     builder.add(head, tile,
@@ -284,6 +291,8 @@ class S2oCpuPlan {
 
 void S2oSettings::add_head(const S2oSettings& alone) {
   stop.tau = heads.empty() ? alone.stop.tau : std::max(stop.tau, alone.stop.tau);
+  const bool is_whole = !heads.empty() && (max_depth == 0 || alone.max_depth == 0);
+  max_depth = is_whole ? 0 : std::max(heads.empty() ? 0 : max_depth, alone.max_depth);
   heads.push_back({alone.stop.tau, alone.floor_per_tau, alone.reach_per_tau});
 }
 
@@ -333,13 +342,28 @@ std::vector<ParamSpec> s2o_param_specs() {
   };
 }
 
+std::int64_t s2o_max_depth(const StopRule& stop, int block_n) {
+  // The largest gain of one row need not fall from step to step.
+  if (stop.tau <= 0.0f || stop.reduce == StopReduce::kMax) return 0;
+  constexpr double kMost = 1 << 24;
+  const auto steps =
+      static_cast<std::int64_t>(std::min(1.0 / static_cast<double>(stop.tau), kMost));
+  return (std::max<std::int64_t>(steps, stop.min_steps) + stop.patience) * block_n;
+}
+
 S2oSettings s2o_settings(const ParamSet& params) {
   const std::string& guide = params.get_choice("query_guide");
   const std::string& order = params.get_choice("history_order");
+  const StopRule stop{
+      .tau = static_cast<float>(params.get_real("tau")),
+      .reduce = params.get_choice("stop_reduce") == "mean" ? StopReduce::kMean : StopReduce::kMax,
+      .patience = static_cast<int>(params.get_int("stop_patience")),
+      .min_steps = static_cast<int>(params.get_int("min_steps"))};
+  const auto block_n = static_cast<int>(params.get_int("block_n"));
   return {
       .segment_size = params.get_int("segment_size"),
       .block_m = static_cast<int>(params.get_int("block_m")),
-      .block_n = static_cast<int>(params.get_int("block_n")),
+      .block_n = block_n,
       .query_guide = guide == "prefix_mean_key"      ? QueryGuide::kPrefixMeanKey
                      : guide == "global_mean_key"    ? QueryGuide::kGlobalMeanKey
                      : guide == "segment_mean_query" ? QueryGuide::kSegmentMeanQuery
@@ -348,16 +372,12 @@ S2oSettings s2o_settings(const ParamSet& params) {
                        : order == "recent" ? HistoryOrder::kRecent
                                            : HistoryOrder::kNone,
       .share_key_order_in_group = params.get_choice("key_order_sharing") == "kv_head",
-      .stop = {.tau = static_cast<float>(params.get_real("tau")),
-               .reduce = params.get_choice("stop_reduce") == "mean" ? StopReduce::kMean
-                                                                    : StopReduce::kMax,
-               .patience = static_cast<int>(params.get_int("stop_patience")),
-               .min_steps = static_cast<int>(params.get_int("min_steps"))},
+      .stop = stop,
       .ranking = Ranking::kMean,
       .local_window = 0,
       .fold = {},
       .natural_pass1 = false,
-      .max_depth = 0,
+      .max_depth = s2o_max_depth(stop, block_n),
       .kept_fraction = 0,
       .sink = 0,
       .floor_per_tau = 0.0f,

@@ -21,8 +21,13 @@ class S2oPlanner final : public Planner {
         layout_(shape_, limits) {
     const std::int64_t rows = static_cast<std::int64_t>(shape_.num_lists()) * shape_.num_segments;
     means_ = workspace_.add<std::uint16_t>(rows * problem.head_dim);
-    scores_ = workspace_.add<std::uint16_t>(layout_.score_entries);
-    ranges_ = workspace_.add<ScoreRange>(rows);
+    if (layout_.has_classes) {
+      cuts_ = workspace_.add<MeanCut>(rows);
+      classes_ = workspace_.add<unsigned char>(layout_.score_entries);
+    } else {
+      ranges_ = workspace_.add<ScoreRange>(rows);
+      scores_ = workspace_.add<std::uint16_t>(layout_.score_entries);
+    }
     bad_row_ = workspace_.add<std::uint32_t>(1);
     score_offsets_ = workspace_.add_constant(layout_.score_offsets);
     order_offsets_ = workspace_.add_constant(layout_.order_offsets);
@@ -62,7 +67,9 @@ class S2oPlanner final : public Planner {
     const auto scores = static_cast<double>(layout_.history_per_list) * lists;
     const auto entries = static_cast<double>(layout_.ordered_per_list) * lists;
     PlanningCost cost{.flops = 2.0 * queries + 2.0 * scores * d,
-                      .bytes = 2.0 * (queries + keys) + 2.0 * 2.0 * scores + 4.0 * entries};
+                      .bytes = 2.0 * (queries + keys) +
+                               2.0 * static_cast<double>(layout_.score_bytes()) * scores +
+                               4.0 * entries};
     if (settings_.query_guide != QueryGuide::kNone) {
       cost.flops += 2.0 * queries;
       cost.bytes += 2.0 * (queries + keys) + 4.0 * queries / d;
@@ -72,7 +79,7 @@ class S2oPlanner final : public Planner {
 
   void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
     kernels.clear(bad_row_.data(), bad_row_.size_bytes());
-    kernels.clear(ranges_.data(), ranges_.size_bytes());
+    if (!layout_.has_classes) kernels.clear(ranges_.data(), ranges_.size_bytes());
     if (settings_.query_guide != QueryGuide::kNone) {
       kernels.run(guide_args(input), input.elements());
     }
@@ -82,13 +89,19 @@ class S2oPlanner final : public Planner {
                               .heads_per_list = problem_.num_q_heads / shape_.num_lists(),
                               .softmax_scale = problem_.softmax_scale},
                 input.elements());
+    if (layout_.has_classes) {
+      kernels.run(
+          MeanCutArgs{.means = means_.data(), .k = input.k, .cuts = cuts_.data(), .shape = shape_},
+          input.elements());
+    }
     plan_next(0, input, kernels);
   }
 
   int num_batches() const override { return static_cast<int>(layout_.batches.size()); }
   void plan_next(int batch, const DeviceInput& input, PlanningKernels& kernels) const override {
     for (const ScoreBatch& scores : layout_.batches[static_cast<std::size_t>(batch)].scores) {
-      rank_keys(scores, input, kernels);
+      layout_.has_classes ? order_classes(scores, input, kernels)
+                          : rank_keys(scores, input, kernels);
     }
   }
 
@@ -162,13 +175,58 @@ class S2oPlanner final : public Planner {
                 input.elements());
   }
 
+  void order_classes(const ScoreBatch& batch, const DeviceInput& input,
+                     PlanningKernels& kernels) const {
+    kernels.run(MeanClassArgs{.means = means_.data(),
+                              .k = input.k,
+                              .cuts = cuts_.data(),
+                              .classes = classes_.data(),
+                              .bad_row = bad_row_.data(),
+                              .class_offsets = score_offsets_.data(),
+                              .classes_per_list = batch.scores_per_list,
+                              .first_offset = batch.first_offset,
+                              .shape = shape_,
+                              .first_kv_head = batch.first_kv_head,
+                              .num_batch_kv_heads = batch.num_kv_heads,
+                              .first_segment = batch.first_segment,
+                              .end_segment = batch.end_segment,
+                              .num_row_tiles = batch.num_row_tiles(shape_, kScoreRowTile),
+                              .num_key_chunks = batch.num_key_chunks(shape_, kKeyChunk)},
+                input.elements());
+    const PassArrays& history = passes_.back();
+    kernels.run(
+        ClassOrderArgs{.classes = classes_.data(),
+                       .class_offsets = score_offsets_.data(),
+                       .classes_per_list = batch.scores_per_list,
+                       .first_offset = batch.first_offset,
+                       .order = order_.data(),
+                       .order_offsets = order_offsets_.data(),
+                       .order_per_list = layout_.order_per_list,
+                       .items = history.items.data(),
+                       .item_offsets = history.item_offsets.data(),
+                       .num_tiles = header_.num_q_tiles,
+                       .tiles_per_segment =
+                           static_cast<std::int32_t>(settings_.segment_size) / header_.block_m,
+                       .heads_per_list = problem_.num_q_heads / shape_.num_lists(),
+                       .shape = shape_,
+                       .first_list = batch.first_kv_head * shape_.lists_per_kv_head,
+                       .num_batch_lists = batch.num_kv_heads * shape_.lists_per_kv_head,
+                       .first_segment = batch.first_segment,
+                       .end_segment = batch.end_segment},
+        input.elements());
+  }
+
   const Problem problem_;
   const S2oSettings settings_;
   const HistoryShape shape_;
   const S2oLayout layout_;
   PlanView header_;
-  Workspace::Array<std::uint16_t> means_, scores_;
+  Workspace::Array<std::uint16_t> means_;
+  // Of rows: scores and their ranges, or classes and their cuts.
+  Workspace::Array<std::uint16_t> scores_;
   Workspace::Array<ScoreRange> ranges_;
+  Workspace::Array<unsigned char> classes_;
+  Workspace::Array<MeanCut> cuts_;
   Workspace::Array<std::uint32_t> bad_row_;
   Workspace::Array<float> guides_;
   Workspace::Array<std::int32_t> query_order_;

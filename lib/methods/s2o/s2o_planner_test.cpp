@@ -23,13 +23,15 @@ struct Orders : testing::S2oOrders {
   std::uint32_t bad_row = 0;
 };
 
-Orders orders_on_model(const AttentionInput& input, const S2oCase& settings,
-                       std::uint64_t seed = 1) {
+Orders orders_on_model(const AttentionInput& input, const S2oCase& settings, std::uint64_t seed = 1,
+                       PlanningVariant variant = PlanningVariant::kSm80) {
   const auto planner = settings.planner(input.problem);
-  testing::ModelPlan result = testing::plan_on_model(*planner, input, seed);
+  testing::ModelPlan result = testing::plan_on_model(*planner, input, seed, variant);
   check_plan(input.problem, result.plan);
-  return {{input.problem, settings, result.plan.passes[0].gather_indices}, result.error_word};
+  return {{input.problem, settings, result.plan}, result.error_word};
 }
+
+constexpr PlanningVariant kVariants[] = {PlanningVariant::kSm80, PlanningVariant::kSm90};
 
 // Compares every row with the exact order of the CPU's scores.
 void expect_reference_order(const AttentionInput& input, const S2oCase& settings,
@@ -42,10 +44,16 @@ void expect_reference_order(const AttentionInput& input, const S2oCase& settings
 }
 
 TEST(S2oPlanningModel, orders_agree_with_the_cpu_planner_up_to_near_ties) {
-  const AttentionInput input = structured_input(Shape{700, 4, 2, 64});
-  for (const bool shared : {false, true}) {
-    const S2oCase settings{.segment_size = 128, .share_key_order_in_group = shared};
-    expect_reference_order(input, settings, orders_on_model(input, settings));
+  for (const StorageDType dtype : {StorageDType::kBF16, StorageDType::kF16}) {
+    for (const Shape& shape : {Shape{700, 4, 2, 64}, Shape{650, 6, 1, 128}}) {
+      const AttentionInput input = structured_input(shape, "mixed", dtype);
+      for (const bool shared : {false, true}) {
+        const S2oCase settings{.segment_size = 128, .share_key_order_in_group = shared};
+        for (const PlanningVariant variant : kVariants) {
+          expect_reference_order(input, settings, orders_on_model(input, settings, 1, variant));
+        }
+      }
+    }
   }
 }
 
@@ -57,8 +65,64 @@ TEST(S2oPlanningModel, small_batches_and_depth_limits_keep_the_order) {
   expect_reference_order(input, settings, full);
   settings.score_bytes = 1;  // one tile of rows at a time
   EXPECT_EQ(orders_on_model(input, settings, 7).order, full.order);
-  settings.max_depth = 200;
-  expect_reference_order(input, settings, orders_on_model(input, settings));
+  for (const PlanningVariant variant : kVariants) {
+    EXPECT_EQ(orders_on_model(input, settings, 3, variant).order, full.order);
+  }
+}
+
+// What sums up the orders of all rows, whatever batches they were planned in.
+std::vector<std::vector<std::int32_t>> rows_of(const Orders& plan) {
+  std::vector<std::vector<std::int32_t>> rows;
+  for (int list = 0; list < plan.shape.num_lists(); ++list) {
+    for (int segment = 0; segment < plan.shape.num_segments; ++segment) {
+      const auto row = plan.row(list, segment);
+      rows.emplace_back(row.begin(), row.end());
+    }
+  }
+  return rows;
+}
+
+TEST(S2oPlanningModel, orders_of_classes_do_not_depend_on_batches_and_threads) {
+  const AttentionInput input = structured_input(Shape{2300, 4, 2, 64});
+  // Rows end inside blocks of stored classes.
+  S2oCase settings{.segment_size = 128, .local_window = 100, .max_depth = 200};
+  const Orders plan = orders_on_model(input, settings);
+  ASSERT_TRUE(plan.layout.has_classes);
+  settings.score_bytes = 1;  // one tile of rows at a time
+  EXPECT_EQ(rows_of(orders_on_model(input, settings, 7)), rows_of(plan));
+  EXPECT_EQ(rows_of(orders_on_model(input, settings, 3)), rows_of(plan));
+}
+
+// More keys pass the cut than the pool of a block holds.
+TEST(S2oPlanningModel, equal_scores_beyond_the_pool_are_the_first_tokens) {
+  AttentionInput input = structured_input(Shape{20500, 1, 1, 64});
+  for (std::size_t i = 0; i < input.k.size(); ++i) input.k[i] = 1.0f;
+  const S2oCase settings{.segment_size = 10240, .max_depth = 704};
+  const Orders plan = orders_on_model(input, settings);
+  ASSERT_TRUE(plan.layout.has_classes);
+  for (int segment = 1; segment < plan.shape.num_segments; ++segment) {
+    const auto row = plan.row(0, segment);
+    ASSERT_EQ(row.size(), 704u);
+    std::vector<std::int32_t> tokens(row.begin(), row.end());
+    std::ranges::sort(tokens);  // 64 tokens have an order of their own
+    for (std::size_t i = 0; i < tokens.size(); ++i) ASSERT_EQ(tokens[i], static_cast<int>(i));
+  }
+}
+
+TEST(S2oPlanningModel, orders_with_less_room_hold_the_best_keys) {
+  const AttentionInput input = structured_input(Shape{2300, 4, 2, 64});
+  for (const std::int64_t segment_size : {128, 256}) {
+    const S2oCase settings{.segment_size = segment_size,
+                           .share_key_order_in_group = segment_size == 256,
+                           .local_window = 100,
+                           .max_depth = 200};
+    for (const PlanningVariant variant : kVariants) {
+      const Orders plan = orders_on_model(input, settings, 1, variant);
+      expect_reference_order(input, settings, plan);
+      for (const std::int32_t count : plan.counts) EXPECT_LE(count, 200);
+      EXPECT_GE(plan.counts.back(), 130);
+    }
+  }
 }
 
 // Tokens that each tile gathers, in order.
@@ -121,7 +185,8 @@ TEST(S2oPlanningModel, workspace_is_linear_in_the_sequence_from_32k_to_1m_tokens
         EXPECT_LE(planner->workspace().bytes(), kS2oBytesPerToken * seqlen * problem.num_q_heads)
             << "seqlen " << seqlen << " segment " << segment_size;
         // Tiles of a batch are those of its segments.
-        const S2oLayout layout(s2o_history_shape(problem, settings.settings()), settings.limits());
+        const HistoryShape shape = s2o_history_shape(problem, settings.settings());
+        const S2oLayout layout(shape, settings.limits());
         ASSERT_EQ(planner->num_batches(), static_cast<int>(layout.batches.size()));
         EXPECT_EQ(layout.batches.back().end_segment * segment_size, seqlen);
       }
@@ -180,11 +245,13 @@ TEST(S2oPlanningModel, equal_scores_keep_the_order_of_tokens) {
   AttentionInput input = structured_input(Shape{520, 2, 1, 64});
   for (std::size_t i = 0; i < input.k.size(); ++i) input.k[i] = 1.0f;
   const S2oCase settings{.segment_size = 256};
-  const Orders plan = orders_on_model(input, settings);
-  for (int list = 0; list < 2; ++list) {
-    for (int segment = 0; segment < plan.shape.num_segments; ++segment) {
-      const auto row = plan.row(list, segment);
-      for (std::size_t i = 0; i < row.size(); ++i) ASSERT_EQ(row[i], static_cast<int>(i));
+  for (const PlanningVariant variant : kVariants) {
+    const Orders plan = orders_on_model(input, settings, 1, variant);
+    for (int list = 0; list < 2; ++list) {
+      for (int segment = 0; segment < plan.shape.num_segments; ++segment) {
+        const auto row = plan.row(list, segment);
+        for (std::size_t i = 0; i < row.size(); ++i) ASSERT_EQ(row[i], static_cast<int>(i));
+      }
     }
   }
 }
@@ -194,6 +261,7 @@ TEST(S2oPlanningModel, scores_that_are_not_finite_name_their_row) {
   input.k[5 * 64 + 3] = std::numeric_limits<float>::infinity();
   const Orders plan = orders_on_model(input, {.segment_size = 128});
   EXPECT_EQ(~plan.bad_row, 1u);  // list 0, segment 1: the first with a history
+  EXPECT_EQ(~orders_on_model(input, {.segment_size = 128}, 1, PlanningVariant::kSm90).bad_row, 1u);
 }
 
 TEST(S2oPlanningModel, plans_have_the_items_of_the_cpu_planner) {
