@@ -55,9 +55,10 @@ struct S2oSettings {
   std::vector<float> head_taus() const;  // PassView::head_taus
 };
 
-// Keys of a history that a walk can reach; 0: all. Scores rank the mean of a tile's queries: no
-// step adds more mass than the one before, so that step d adds at most 1 / d of it, and a walk to
-// tau ends after 1 / tau steps. With tau = 0, S2O is dense attention.
+// Keys of a history that an order lists; 0: all. Where no step adds more mass than the one before,
+// step d adds at most 1 / d of it, and a walk to tau ends after 1 / tau steps. Orders follow the
+// mean query, which does not promise that for every tile: a walk that would go on ends there. With
+// tau = 0, S2O is dense attention.
 std::int64_t s2o_max_depth(const StopRule& stop, int block_n);
 
 // The parameters of the paper's method, in interface order; and reading them back.

@@ -184,13 +184,6 @@ TEST_F(CudaPrefillTest, two_gpus_give_what_one_gives) {
   }
 }
 
-TEST_F(CudaPrefillTest, a_model_that_does_not_divide_says_so) {
-  PrefillModel model{.config = testing::llama_8b_config(), .parallel = 3};
-  EXPECT_THAT(
-      message_of<UnsupportedError>([&] { make_cuda_prefill(model, 0, ""); }),
-      ::testing::AnyOf(HasSubstr("do not divide"), HasSubstr("NCCL"), HasSubstr("CUDA device(s)")));
-}
-
 TEST_F(CudaPrefillTest, portable_kernel_agrees_with_the_cpu) {
   expect_agreement(load_model(data_folder() / "tiny-llama"), book_tokens(1000), StorageDType::kBF16,
                    "sm80");
