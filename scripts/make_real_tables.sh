@@ -9,8 +9,9 @@
 # books of data/tokens and the standard library of Python, in each model's tokens.
 #
 #   --parts LIST     with commas [all]: attention (error, density and time of Q, K, V of layers), loss
-#                    (held-out loss and divergence of whole prefills), retrieval, oracles and ablation
-#                    (of S2O+; a few layers), tiled (S2O+ on the book of 131,072 tokens in the shape of
+#                    (held-out loss and divergence of whole prefills), retrieval, oracles, lengths (default
+#                    settings at 8,192, 32,768 and 131,072 tokens of the book) and ablation (of S2O and S2O+;
+#                    a few layers), tiled (S2O+ on the book of 131,072 tokens in the shape of
 #                    Llama-3.1-8B, Qwen's heads repeated), heatmaps (CPU, of the shipped capture), tables (of all
 #                    that OUT holds by then)
 #   --texts LIST     of attention and loss [book,code]
@@ -34,7 +35,7 @@ usage() {
 }
 
 smollm2="" qwen="" build="" device="" samples=50 budget=""
-parts=attention,loss,retrieval,oracles,ablation,tiled,heatmaps,tables texts=book,code
+parts=attention,loss,retrieval,oracles,lengths,ablation,tiled,heatmaps,tables texts=book,code
 out=$S2O_ROOT/results/real
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -241,6 +242,23 @@ run_folders=()
 [ -z "$smollm2" ] || attention oracles oracles "$smollm2" smollm2 book 8192 "$smollm2_layers" 17
 if has_tables; then table frontier frontier-oracles; fi
 
+if [ -n "$qwen" ]; then
+  run_folders=()
+  for length in 8192 32768; do
+    attention lengths lengths "$qwen" qwen book $length "$qwen_layers"
+  done
+  attention lengths lengths "$yarn" qwen book 131072 "$qwen_layers"
+  if has_tables; then
+    table latency lengths
+    figure latency_scaling lengths "${run_folders[@]}"
+  fi
+fi
+
+if [ -n "$smollm2" ]; then
+  run_folders=()
+  attention ablation ablation "$smollm2" smollm2 book 8192 "$smollm2_layers"
+  if has_tables; then table matched_error ablation-smollm2 --by-family; fi
+fi
 if [ -n "$qwen" ]; then
   for of in book code; do
     has_text $of || continue

@@ -2,7 +2,7 @@
 # One sweep as one Slurm job, one rank a GPU: the same results.json and results.h5 as one process writes.
 #
 #   sbatch --nodes 2 --gpus-per-node 4 --time 4:00:00 scripts/slurm_sweep.sh eval \
-#     --config configs/tables/latency.json --out results/latency
+#     --config configs/tables/ranks.json --out results/ranks
 #
 # A job that ran out of time goes on where it ended: submit the same command again. S2O names the
 # program, where it is not build/cuda/s2o.

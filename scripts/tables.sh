@@ -1,9 +1,8 @@
-# Shared by make_latency_tables.sh and make_real_tables.sh: runs, tables and figures. Source it, do not run it.
-# Uses $S2O (the program), $out (the folder of results) and $configs (default: configs/tables); sets failed=1 when a table or figure could
-# not be made, which does not keep back the others.
+# What make_real_tables.sh makes of runs: tables and figures. Source it, do not run it. Uses $S2O (the program),
+# $out (the folder of results) and $configs; sets failed=1 when a table or figure could not be made, which does
+# not keep back the others.
 
 failed=0
-configs=configs/tables
 
 # evaluate CONFIG NAME EVAL_OPTION...: results in OUT/runs/CONFIG-NAME, added to ${run_folders[@]}.
 evaluate() { run_resumed eval "$@"; }
