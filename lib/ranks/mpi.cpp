@@ -20,12 +20,14 @@ struct Launcher {
   const char* name;
   const char* rank;
   const char* size;
+  const char* local_rank;
 };
 // Slurm sets the variables of a step in its tasks only; those of the job also in a batch script.
 constexpr std::array<Launcher, 3> kLaunchers = {
-    {{"mpirun of Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"},
-     {"mpiexec or srun --mpi=pmi2", "PMI_RANK", "PMI_SIZE"},
-     {"srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"}}};
+    {{"mpirun of Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",
+      "OMPI_COMM_WORLD_LOCAL_RANK"},
+     {"mpiexec or srun --mpi=pmi2", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"},
+     {"srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"}}};
 
 std::optional<int> number_in_environment(const char* name) {
   const char* const text = std::getenv(name);
@@ -79,7 +81,10 @@ Launch find_launch() {
     const std::optional<int> rank = number_in_environment(launcher.rank);
     const std::optional<int> size = number_in_environment(launcher.size);
     if (rank && size && *size > 1) {
-      return {.launcher = launcher.name, .rank = *rank, .size = *size};
+      return {.launcher = launcher.name,
+              .rank = *rank,
+              .size = *size,
+              .local_rank = number_in_environment(launcher.local_rank)};
     }
   }
   return {};

@@ -14,6 +14,7 @@ struct Launch {
   std::string launcher = "";  // "Open MPI's mpirun", "srun", ...
   int rank = 0;
   int size = 1;
+  std::optional<int> local_rank;  // among the ranks of this host; not every launcher says it
 };
 Launch find_launch();
 

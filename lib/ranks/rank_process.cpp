@@ -150,16 +150,16 @@ class Relay {
   bool passed_on_ = false;
 };
 
-Frame place_frame(const Mpi& mpi) {
+Frame place_frame(const RankPlace& place) {
   return {.kind = FrameKind::kPlace,
-          .json = {{"rank", mpi.rank()}, {"size", mpi.size()}, {"local_rank", mpi.local_rank()}},
+          .json = {{"rank", place.rank}, {"size", place.size}, {"local_rank", place.local_rank}},
           .bytes = {}};
 }
 
 }  // namespace
 
 WorkerLink::WorkerLink(FrameSocket socket) : socket_(std::move(socket)) {
-  // Only now: MPI starts after the child exists.
+  // The child is older than what knows its place.
   const Frame frame = receive();
   place_ = {.rank = frame.json.at("rank").get<int>(),
             .size = frame.json.at("size").get<int>(),
@@ -262,8 +262,16 @@ int run_rank(const Launch& launch, const std::function<void(WorkerLink&)>& work,
   Child child = start_worker(work);
   const int pid = child.pid;
   try {
+    // A worker that knows its place opens its device while MPI starts.
+    if (launch.local_rank) {
+      child.socket.send(place_frame(
+          {.rank = launch.rank, .size = launch.size, .local_rank = *launch.local_rank}));
+    }
     Mpi mpi(launch);
-    child.socket.send(place_frame(mpi));
+    if (!launch.local_rank) {
+      child.socket.send(
+          place_frame({.rank = mpi.rank(), .size = mpi.size(), .local_rank = mpi.local_rank()}));
+    }
     if (mpi.rank() != 0) {
       const bool over = Relay(mpi, std::move(child)).run();
       if (over) mpi.finish();

@@ -215,13 +215,14 @@ EvalSummary RankLead::run(const Rows& rows) {
     const Frame& frame = arrived->frame;
     switch (frame.kind) {
       case FrameKind::kRow: {
+        queue.finished(from, std::chrono::duration<double>(Clock::now() - given[from]).count());
+        waiting.insert(from);
+        serve();  // the rank goes on while its row is stored
         JournalEntry entry = entry_from_json(frame.json, name_of(from));
         entry.row.metrics["rank"] = from;
         std::vector<float> out(frame.bytes.size() / sizeof(float));
         if (!out.empty()) std::memcpy(out.data(), frame.bytes.data(), frame.bytes.size());
         rows.add(entry.cell, entry.row, out);
-        queue.finished(from, std::chrono::duration<double>(Clock::now() - given[from]).count());
-        waiting.insert(from);
         break;
       }
       case FrameKind::kDone:

@@ -35,7 +35,7 @@ class RankWorker {
   void join(const RankJoin& join);
   // Waits for the next cell; none when all are handed out.
   std::optional<std::size_t> next();
-  // `out` may be empty. The row is rank 0's once next() returns.
+  // `out` may be empty. Rank 0 has the row once next() returns, and stores it.
   void add(std::size_t cell, const ResultRow& row, const std::vector<float>& out);
   void done(const EvalSummary& summary);
 
