@@ -15,6 +15,7 @@ Exit code 2: usage; 3: a GGUF that is broken or not supported, with what is supp
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import re
@@ -23,7 +24,7 @@ import sys
 
 try:
     import numpy as np
-    from gguf import GGMLQuantizationType, GGUFReader, TokenType
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, TokenType
     from gguf.quants import dequantize
 except ImportError as error:
     sys.exit(f"gguf_to_hf.py: {error}; install the Python package gguf (pip install gguf)")
@@ -56,6 +57,9 @@ LAYER_TENSORS = {"attn_norm": "input_layernorm",
 DERIVED_TENSORS = {"rope_freqs.weight"}
 
 
+KIND_NAMES = {int: "an integer", str: "a string", list: "a list", bool: "true or false"}
+
+
 class Metadata:
     """Key-value pairs of the file, with errors that name the key."""
 
@@ -65,6 +69,9 @@ class Metadata:
         if self.arch not in ARCHITECTURES:
             raise Refused(f"general.architecture: found '{self.arch}', supported: "
                           f"{', '.join(ARCHITECTURES)}")
+        if self.optional("split.count", int, 1) > 1:
+            raise Refused(f"split.count: one of {self.get('split.count')} files that hold the model, "
+                          "supported: one file (llama-gguf-split --merge makes it)")
 
     def get(self, key, default=None, kind=None):
         field = self.fields.get(key)
@@ -73,12 +80,36 @@ class Metadata:
                 raise Refused(f"{key}: missing")
             return default
         value = field.contents()
-        if kind is not None and not isinstance(value, kind):
-            raise Refused(f"{key}: found {str(value)[:60]!r}, expected {kind}")
+        if kind is not None and (not isinstance(value, kind) or kind is int and value is True):
+            raise Refused(f"{key}: found {str(value)[:60]!r}, expected {KIND_NAMES[kind]}")
         return value
+
+    def optional(self, key, kind, default=None):
+        return self.get(key, kind=kind) if key in self.fields else default
 
     def model(self, key, default=None, kind=None):
         return self.get(f"{self.arch}.{key}", default, kind)
+
+    def number(self, key, default=None):
+        """A positive number of the model; without a default it has to be there."""
+        value = self.model(key, default)
+        name = f"{self.arch}.{key}"
+        if value is None:
+            raise Refused(f"{name}: missing")
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not fits or not (math.isfinite(value) and value > 0):
+            raise Refused(f"{name}: found {str(value)[:60]!r}, expected a positive number")
+        return float(value)
+
+    def token_id(self, name, num_tokens):
+        """Of a special token; None without one, or where it is no token (as llama.cpp has it)."""
+        key = f"tokenizer.ggml.{name}_token_id"
+        value = self.optional(key, int)
+        if value is None or 0 <= value < num_tokens:
+            return value
+        print(f"gguf_to_hf.py: warning: {key}: found {value}, ignored, as there are {num_tokens} "
+              "tokens", file=sys.stderr)
+        return None
 
     def size(self, key, default=None):
         value = self.model(key, default, None if default is not None else int)
@@ -86,7 +117,7 @@ class Metadata:
             if len(set(value)) != 1:
                 raise Refused(f"{self.arch}.{key}: differs between layers, supported: one value")
             value = value[0]
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise Refused(f"{self.arch}.{key}: found {value!r}, expected a positive integer")
         return value
 
@@ -94,21 +125,23 @@ class Metadata:
 def rope_scaling(meta, context):
     """rope_scaling of config.json, and max_position_embeddings."""
     kind = meta.model("rope.scaling.type", "none")
-    factor = meta.model("rope.scaling.factor") or meta.model("rope.scale_linear")
-    if kind == "none" and factor not in (None, 0.0, 1.0):
+    factor = None  # 0: none
+    for key in ("rope.scale_linear", "rope.scaling.factor"):
+        if meta.model(key) not in (None, 0):
+            factor = meta.number(key)
+    if kind == "none" and factor not in (None, 1.0):
         kind = "linear"  # files from before rope.scaling.type
     if kind == "none":
         return None, context
     if kind == "linear" and factor:
-        return {"rope_type": "linear", "factor": float(factor)}, context
+        return {"rope_type": "linear", "factor": factor}, context
     if kind == "yarn" and factor:
         original = meta.size("rope.scaling.original_context_length")
-        scaling = {"rope_type": "yarn", "factor": float(factor),
+        scaling = {"rope_type": "yarn", "factor": factor,
                    "original_max_position_embeddings": original}
         for key, name in (("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")):
-            value = meta.model(f"rope.scaling.{key}")
-            if value is not None:
-                scaling[name] = float(value)
+            if meta.model(f"rope.scaling.{key}") is not None:
+                scaling[name] = meta.number(f"rope.scaling.{key}")
         for key in ("attn_factor", "yarn_attn_factor", "yarn_ext_factor"):
             if meta.model(f"rope.scaling.{key}") not in (None, 1.0):
                 raise Refused(f"{meta.arch}.rope.scaling.{key}: found "
@@ -148,12 +181,24 @@ def make_config(meta, tensors):
         if meta.model(key, 0):
             raise Refused(f"{meta.arch}.{key}: found {meta.model(key)}, supported: dense models "
                           "with full attention")
-    theta = float(meta.model("rope.freq_base", DEFAULT_THETA))
+    theta = meta.number("rope.freq_base", DEFAULT_THETA)
     scaling, positions = rope_scaling(meta, meta.size("context_length"))
+    layers = meta.size("block_count")
+    if layers > len(tensors):
+        raise Refused(f"{meta.arch}.block_count: found {layers}, more than the {len(tensors)} tensors "
+                      "of the file")
     if "rope_freqs.weight" in tensors:
+        if scaling is not None:
+            raise Refused(f"tensor 'rope_freqs.weight': beside {meta.arch}.rope.scaling of type "
+                          f"{scaling['rope_type']}, supported: one of them")
         scaling, positions = llama3_scaling(read_tensor(tensors["rope_freqs.weight"]), theta,
                                             head_dim, positions)
     architecture, model_type = ARCHITECTURES[meta.arch]
+    vocab_size = shape_of(tensors["token_embd.weight"])[0]
+    num_tokens = len(meta.get("tokenizer.ggml.tokens", kind=list))
+    if num_tokens > vocab_size:
+        raise Refused(f"tokenizer.ggml.tokens: {num_tokens} tokens, but 'token_embd.weight' has rows "
+                      f"for {vocab_size}")
     biases = "blk.0.attn_q.bias" in tensors
     if biases and meta.arch != "qwen2" and "blk.0.attn_output.bias" not in tensors:
         raise Refused(f"blk.0.attn_q.bias: a bias of q, k and v alone is not part of {meta.arch}, "
@@ -163,23 +208,22 @@ def make_config(meta, tensors):
         "model_type": model_type,
         "hidden_size": hidden,
         "intermediate_size": meta.size("feed_forward_length"),
-        "num_hidden_layers": meta.size("block_count"),
+        "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": meta.size("attention.head_count_kv", heads),
         "head_dim": head_dim,
         "hidden_act": "silu",
         "max_position_embeddings": positions,
         # fp32 in the file: the shortest decimal that gives it.
-        "rms_norm_eps": float(str(np.float32(meta.model("attention.layer_norm_rms_epsilon",
-                                                        kind=float)))),
+        "rms_norm_eps": float(str(np.float32(meta.number("attention.layer_norm_rms_epsilon")))),
         "rope_theta": theta,
         "rope_scaling": scaling,
         "attention_bias": biases and meta.arch != "qwen2",
         "mlp_bias": "blk.0.ffn_gate.bias" in tensors,
         "tie_word_embeddings": "output.weight" not in tensors,
-        "vocab_size": int(tensors["token_embd.weight"].shape[1]),
-        "bos_token_id": meta.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": meta.get("tokenizer.ggml.eos_token_id"),
+        "vocab_size": vocab_size,
+        "bos_token_id": meta.token_id("bos", num_tokens),
+        "eos_token_id": meta.token_id("eos", num_tokens),
         "dtype": "bfloat16",
     }
 
@@ -301,7 +345,10 @@ def write_weights(path, config, matched):
             projection = name.split(".")[-2]
             if config["model_type"] == "llama" and projection in heads:
                 values = half_split(values, heads[projection])
-            file.write(to_bf16(values).tobytes())
+            bits = to_bf16(values)
+            if ((bits & 0x7F80) == 0x7F80).any():
+                raise Refused(f"tensor '{tensor.name}': a value is not finite in BF16")
+            file.write(bits.tobytes())
     return offset // 2
 
 
@@ -331,6 +378,14 @@ def make_tokenizer(meta):
     types = meta.get("tokenizer.ggml.token_type", kind=list)
     if len(types) != len(pieces):
         raise Refused(f"tokenizer.ggml.token_type: {len(types)} values for {len(pieces)} tokens")
+    known, ids = {int(kind) for kind in TokenType}, {}
+    for i, (piece, piece_kind) in enumerate(zip(pieces, types)):
+        if piece_kind not in known:
+            raise Refused(f"tokenizer.ggml.token_type: found {piece_kind} for token {i}, expected one "
+                          f"of {sorted(known)}")
+        if piece_kind != TokenType.UNUSED and ids.setdefault(piece, i) != i:
+            raise Refused(f"tokenizer.ggml.tokens: {piece[:60]!r} is token {ids[piece]} and token {i}, "
+                          "expected each once")
     if kind == "gpt2":
         result = byte_level_tokenizer(meta, pieces, types)
     elif kind == "llama":
@@ -343,9 +398,11 @@ def make_tokenizer(meta):
          "normalized": False, "special": kind == TokenType.CONTROL}
         for i, (piece, kind) in enumerate(zip(pieces, types))
         if kind in (TokenType.CONTROL, TokenType.USER_DEFINED)]
-    add_bos = meta.get("tokenizer.ggml.add_bos_token")
-    if add_bos:
+    if meta.optional("tokenizer.ggml.add_bos_token", bool, False):
         bos = meta.get("tokenizer.ggml.bos_token_id", kind=int)
+        if not 0 <= bos < len(pieces):
+            raise Refused(f"tokenizer.ggml.bos_token_id: found {bos}, expected one of {len(pieces)} "
+                          "tokens, since add_bos_token is set")
         result["post_processor"] = {
             "type": "TemplateProcessing",
             "single": [{"SpecialToken": {"id": pieces[bos], "type_id": 0}},
@@ -370,7 +427,7 @@ def bpe_model(vocab, merges, **extra):
 
 
 def byte_level_tokenizer(meta, pieces, types):
-    pre = meta.get("tokenizer.ggml.pre", "gpt-2")
+    pre = meta.optional("tokenizer.ggml.pre", str, "gpt-2")
     rule = PRE_TOKENIZERS.get(pre)
     if rule is None:
         raise Refused(f"tokenizer.ggml.pre: found '{pre}', supported: {', '.join(PRE_TOKENIZERS)}")
@@ -401,8 +458,9 @@ def sentencepiece_tokenizer(meta, pieces, types):
     of best score first; bytes for what is left."""
     scores = meta.get("tokenizer.ggml.scores", kind=list)
     vocab = {piece: i for i, piece in enumerate(pieces)}
-    if len(vocab) != len(pieces) or len(scores) != len(pieces):
-        raise Refused("tokenizer.ggml.tokens: pieces that occur twice, or without a score")
+    if len(scores) != len(pieces) or not all(map(math.isfinite, scores)):
+        raise Refused(f"tokenizer.ggml.scores: {len(scores)} values, expected a finite one for each of "
+                      f"{len(pieces)} tokens")
     if not all(f"<0x{byte:02X}>" in vocab for byte in range(256)):
         raise Refused("tokenizer.ggml.tokens: SentencePiece without its 256 byte pieces, "
                       "supported: with them")
@@ -434,41 +492,146 @@ def make_tokenizer_config(meta):
     pieces = meta.get("tokenizer.ggml.tokens", kind=list)
     result = {"tokenizer_class": "PreTrainedTokenizerFast",
               "model_max_length": meta.size("context_length"),
-              "add_bos_token": bool(meta.get("tokenizer.ggml.add_bos_token", False))}
+              "add_bos_token": meta.optional("tokenizer.ggml.add_bos_token", bool, False)}
     for name, key in (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"),
                       ("pad_token", "padding")):
-        token = meta.get(f"tokenizer.ggml.{key}_token_id")
+        token = meta.optional(f"tokenizer.ggml.{key}_token_id", int)
         if token is not None and 0 <= token < len(pieces):
             result[name] = pieces[token]
-    template = meta.get("tokenizer.chat_template")
+    template = meta.optional("tokenizer.chat_template", str)
     if template:
         result["chat_template"] = template
     return result
 
 
-# ---- the folder
+# ---- the file
+
+SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+STRING, ARRAY = 8, 9
+DEFAULT_ALIGNMENT = 32
+
+
+class Header:
+    """Walks through keys and tensors before GGUFReader does, which believes every length: all of the
+    file lies in the file, nothing comes twice, and tensors follow each other without gaps, as
+    llama.cpp demands."""
+
+    def __init__(self, file, size):
+        self.file, self.size, self.where = file, size, "header"
+        self.alignment = DEFAULT_ALIGNMENT
+        self.check_start()
+        num_tensors, num_keys = self.number("<Q"), self.number("<Q")
+        self.names = set()
+        for i in range(num_keys):
+            self.where = f"key {i} of {num_keys}"
+            self.key()
+        tensors = [self.tensor(i, num_tensors) for i in range(num_tensors)]
+        start = self.padded(file.tell())
+        place = 0
+        for name, offset, num_bytes in tensors:
+            if offset != place:
+                raise Refused(f"tensor '{name}': offset is {offset}, expected {place}, where the tensor "
+                              "before it ends")
+            if start + offset + num_bytes > size:
+                raise Refused(f"cut off: tensor '{name}' ends at byte {start + offset + num_bytes}, the "
+                              f"file has {size}")
+            place = self.padded(offset + num_bytes)
+
+    def check_start(self):
+        magic = self.file.read(4)
+        if magic != b"GGUF":
+            raise Refused(f"begins with {magic!r}, expected b'GGUF'")
+        version = self.number("<I")
+        if version not in (2, 3):
+            raise Refused("big-endian, supported: little-endian" if version in (2 << 24, 3 << 24) else
+                          f"version {version} of the format, supported: 2 and 3")
+
+    def padded(self, place):
+        return -(-place // self.alignment) * self.alignment
+
+    def take(self, count):
+        begin = self.file.tell()
+        if begin + count > self.size:
+            raise Refused(f"cut off or broken: {self.where}: {count} bytes from byte {begin} on, the "
+                          f"file has {self.size}")
+        return begin + count
+
+    def number(self, code):
+        size = struct.calcsize(code)
+        self.take(size)
+        return struct.unpack(code, self.file.read(size))[0]
+
+    def string(self):
+        size = self.number("<Q")
+        self.take(size)
+        return self.file.read(size)
+
+    def name(self):
+        name = self.string().decode("utf-8", errors="backslashreplace")
+        if name in self.names:
+            raise Refused(f"{self.where}: a second '{name}'")
+        self.names.add(name)
+        return name
+
+    def key(self):
+        name = self.name()
+        self.where = f"key '{name}'"
+        kind = self.number("<I")
+        count = 1
+        if kind == ARRAY:
+            kind, count = self.number("<I"), self.number("<Q")
+        if name == "general.alignment":
+            self.alignment = self.number("<I") if (kind, count) == (4, 1) else 0
+            if self.alignment < 1 or self.alignment % 8 != 0:
+                raise Refused("general.alignment: expected a multiple of 8 as uint32")
+        elif kind in SCALAR_BYTES:
+            self.file.seek(self.take(count * SCALAR_BYTES[kind]))
+        elif kind == STRING:
+            for _ in range(count):
+                size = self.number("<Q")
+                self.file.seek(self.take(size))
+        else:
+            raise Refused(f"{self.where}: type {kind}, supported: numbers, strings, and arrays of them")
+
+    def tensor(self, i, count):
+        """(name, offset, bytes)"""
+        self.where = f"tensor {i} of {count}"
+        name = self.name()
+        self.where = f"tensor '{name}'"
+        num_dims = self.number("<I")
+        if not 1 <= num_dims <= 4:
+            raise Refused(f"{self.where}: {num_dims} dimensions, expected 1 to 4")
+        dims = [self.number("<Q") for _ in range(num_dims)]
+        kind, offset = self.number("<I"), self.number("<Q")
+        if kind not in {int(known) for known in GGML_QUANT_SIZES}:
+            raise Refused(f"{self.where}: quantisation {kind} cannot be read by this gguf package; "
+                          f"supported: {', '.join(readable_types())}")
+        block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+        if dims[0] % block != 0:
+            raise Refused(f"{self.where}: rows of {dims[0]} values, expected whole blocks of {block} "
+                          f"({GGMLQuantizationType(kind).name})")
+        return name, offset, math.prod(dims) // block * block_bytes
+
 
 def open_gguf(path):
     if not path.is_file():
         raise Refused("no such file")
     with open(path, "rb") as file:
-        magic = file.read(4)
-    if magic != b"GGUF":
-        raise Refused(f"begins with {magic!r}, expected b'GGUF'")
+        Header(file, path.stat().st_size)
     try:
         reader = GGUFReader(path)
-    except Exception as error:  # the reader checks little and fails anywhere
-        raise Refused(f"broken or cut off: {error!r}") from None
+    except Exception as error:  # the reader fails anywhere
+        raise Refused(f"broken: {error!r}") from None
     tensors = {tensor.name: tensor for tensor in reader.tensors}
-    size = path.stat().st_size
-    for tensor in tensors.values():
-        end = int(tensor.data_offset) + int(tensor.n_bytes)
-        if end > size:
-            raise Refused(f"cut off: tensor '{tensor.name}' ends at byte {end}, the file has "
-                          f"{size}")
     if "token_embd.weight" not in tensors:
         raise Refused("tensor 'token_embd.weight': missing")
+    if len(shape_of(tensors["token_embd.weight"])) != 2:
+        raise Refused("tensor 'token_embd.weight': shape is "
+                      f"{list(shape_of(tensors['token_embd.weight']))}, expected two dimensions")
     return reader, tensors
+
+
+# ---- the folder
 
 
 def convert(source, out):

@@ -14,7 +14,8 @@ import unittest
 
 try:
     import numpy as np
-    from gguf import GGMLQuantizationType, GGUFWriter
+    from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
+    from gguf.gguf_writer import GGUFValue
 except ImportError as error:
     print(f"skipped: {error}")
     sys.exit(0)
@@ -68,9 +69,10 @@ def gguf_name(name):
     raise AssertionError(name)
 
 
-def write_tokenizer(writer, vocab_size, pre="smollm", kind="gpt2"):
-    pieces = byte_characters()[:vocab_size - 4] + ["AB", "<|end|>", "<|user|>", "[PAD]"]
-    types = [NORMAL] * (vocab_size - 3) + [CONTROL, USER_DEFINED, UNUSED]
+def write_tokenizer(writer, vocab_size, pre="smollm", kind="gpt2", pieces=None):
+    pieces = pieces or byte_characters()[:vocab_size - 4] + ["AB", "<|end|>", "<|user|>", "[PAD]"]
+    types = [NORMAL] * (vocab_size - 3) + [CONTROL, USER_DEFINED]
+    types += [UNUSED] * (len(pieces) - len(types))
     writer.add_tokenizer_model(kind)
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(pieces)
@@ -81,7 +83,8 @@ def write_tokenizer(writer, vocab_size, pre="smollm", kind="gpt2"):
     writer.add_add_bos_token(False)
 
 
-def write_gguf(path, fixture, arch, *, skip=(), extra=None, tokenizer=None, scaling=None):
+def write_gguf(path, fixture, arch, *, skip=(), extra=None, tokenizer=None, scaling=None,
+               keys=None):
     config = json.loads((MODELS / fixture / "config.json").read_text())
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     head_dim = config.get("head_dim", config["hidden_size"] // heads)
@@ -101,6 +104,8 @@ def write_gguf(path, fixture, arch, *, skip=(), extra=None, tokenizer=None, scal
         (writer.add_string if isinstance(value, str) else writer.add_uint32
          if isinstance(value, int) else writer.add_float32)(f"{arch}.rope.scaling.{key}", value)
     write_tokenizer(writer, config["vocab_size"], **(tokenizer or {}))
+    for key, (value, kind) in (keys or {}).items():  # in place of those before
+        writer.kv_data[0][key] = GGUFValue(value, kind)
     for name, values in read_bf16(MODELS / fixture).items():
         target = gguf_name(name)
         if target in skip:
@@ -232,6 +237,67 @@ class GgufToHfTest(unittest.TestCase):
             self.gguf.write_bytes(whole[:size])
             with self.subTest(size=size):
                 self.expect_refused("")
+
+    def test_lengths_and_offsets_that_lie_are_refused(self):
+        write_gguf(self.gguf, "llama_untied", "llama")
+        whole = self.gguf.read_bytes()
+
+        def after(name):
+            return whole.find(name) + len(name)
+
+        tensor = after(b"token_embd.weight")  # dimensions: number, two lengths; type; offset
+        places = {"version": (4, "<I"), "tensors": (8, "<Q"), "keys": (16, "<Q"),
+                  "key length": (24, "<Q"), "string array": (after(b"ggml.tokens") + 8, "<Q"),
+                  "number array": (after(b"ggml.token_type") + 8, "<Q"),
+                  "layers": (after(b"llama.block_count") + 4, "<I"), "dimensions": (tensor, "<I"),
+                  "dimension": (tensor + 4, "<Q"), "type": (tensor + 20, "<I"),
+                  "offset": (tensor + 24, "<Q")}
+        for name, (place, code) in places.items():
+            largest = 2 ** (8 * struct.calcsize(code)) - 1
+            for value in (0, 1, 31, 2**31, largest // 2 + 1, largest - 31, largest):
+                if struct.unpack_from(code, whole, place)[0] == value:
+                    continue
+                broken = bytearray(whole)
+                struct.pack_into(code, broken, place, value)
+                self.gguf.write_bytes(broken)
+                with self.subTest(place=name, value=value):
+                    self.expect_refused("")
+
+    def test_tensors_that_overlap_or_leave_a_gap_are_refused(self):
+        write_gguf(self.gguf, "llama_untied", "llama")
+        whole = bytearray(self.gguf.read_bytes())
+        name = b"blk.0.attn_norm.weight"
+        place = whole.find(name) + len(name) + 4 + 8 + 4
+        struct.pack_into("<Q", whole, place, struct.unpack_from("<Q", whole, place)[0] - 32)
+        self.gguf.write_bytes(whole)
+        self.expect_refused("tensor 'blk.0.attn_norm.weight': offset is", "expected")
+
+    def test_values_that_cannot_be_are_named(self):
+        number, text = GGUFValueType.FLOAT32, GGUFValueType.STRING
+        for key, value, kind in (("llama.rope.freq_base", float("nan"), number),
+                                 ("llama.rope.freq_base", "x", text),
+                                 ("llama.attention.layer_norm_rms_epsilon", 0.0, number),
+                                 ("llama.rope.scaling.factor", -4.0, number),
+                                 ("llama.embedding_length", True, GGUFValueType.BOOL),
+                                 ("tokenizer.ggml.bos_token_id", "x", text),
+                                 ("tokenizer.chat_template", 3.0, number),
+                                 ("split.count", 3, GGUFValueType.UINT16)):
+            with self.subTest(key=key, value=value):
+                write_gguf(self.gguf, "llama_untied", "llama", keys={key: (value, kind)})
+                self.expect_refused(key + ": ")
+
+    def test_weights_that_are_not_finite_are_named(self):
+        write_gguf(self.gguf, "llama_untied", "llama", skip=("output_norm.weight",),
+                   extra=[("output_norm.weight", np.full(32, 3.4e38, np.float32), None)])
+        self.expect_refused("output_norm.weight", "not finite")
+
+    def test_tokens_that_occur_twice_or_have_no_row_are_named(self):
+        pieces = byte_characters()[:97] + ["AB", "<|end|>", "<|user|>", "[PAD]"]
+        write_gguf(self.gguf, "llama_untied", "llama",
+                   tokenizer={"pieces": [*pieces[:99], "<|end|>", "[PAD]"]})
+        self.expect_refused("tokenizer.ggml.tokens: '<|end|>'", "98", "99")
+        write_gguf(self.gguf, "llama_untied", "llama", tokenizer={"pieces": [*pieces, "[PAD2]"]})
+        self.expect_refused("tokenizer.ggml.tokens: 102 tokens", "101")
 
     def test_folder_that_cannot_be_written_keeps_nothing(self):
         write_gguf(self.gguf, "llama_untied", "llama")
