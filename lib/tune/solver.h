@@ -35,7 +35,9 @@ struct TuneSolution {
 // Equal marginal gain: at a price of error, every chain takes what is cheapest with its error paid
 // (exact, by dynamic programming along the chain); the price rises until the budget is met. No
 // other choice with at most that error costs less. What is left of the budget, less than what the
-// next chain would take, is then spent on single units.
-TuneSolution solve_budget(const std::vector<TuneChain>& chains, double max_error);
+// next chain would take, is then spent on single units. Takes time in proportion to units x
+// options; `num_visits`, where asked for, grows by how often an option was looked at.
+TuneSolution solve_budget(const std::vector<TuneChain>& chains, double max_error,
+                          std::size_t* num_visits = nullptr);
 
 }  // namespace s2o

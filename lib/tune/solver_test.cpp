@@ -101,17 +101,27 @@ TEST(solver, options_of_one_kind_run_together) {
   EXPECT_EQ(solution.cost, 14.0);
 }
 
+// Costs and errors in (0, 1) beside a first option without error; starts and kinds of neighbours.
+TuneChain random_chain(std::uint64_t seed, int units, int options) {
+  const CounterRandom random(seed, /*stream=*/0);
+  std::uint64_t next = 0;
+  TuneChain chain{.units = std::vector<TuneUnit>(static_cast<std::size_t>(units))};
+  for (TuneUnit& unit : chain.units) {
+    unit.push_back({1.0 + random.uniform(next++), 0.0});
+    for (int i = 1; i < options; ++i) {
+      unit.push_back({random.uniform(next++), random.uniform(next++)});
+    }
+  }
+  for (int i = 0; i < options; ++i) chain.starts.push_back(0.3 * random.uniform(next++));
+  if (seed % 2 == 1) {
+    for (int i = 0; i < options; ++i) chain.kinds.push_back(i % 3);
+  }
+  return chain;
+}
+
 TEST(solver, random_chains_come_close_to_the_best_there_is) {
   for (std::uint64_t seed = 0; seed < 50; ++seed) {
-    const CounterRandom random(seed, /*stream=*/0);
-    std::uint64_t next = 0;
-    TuneChain chain{.units = std::vector<TuneUnit>(6)};
-    for (TuneUnit& unit : chain.units) {
-      unit.push_back({1.0 + random.uniform(next++), 0.0});
-      for (int i = 0; i < 4; ++i) unit.push_back({random.uniform(next++), random.uniform(next++)});
-    }
-    for (int i = 0; i < 5; ++i) chain.starts.push_back(0.3 * random.uniform(next++));
-    if (seed % 2 == 1) chain.kinds = {0, 1, 1, 3, 1};
+    const TuneChain chain = random_chain(seed, 6, 5);
     for (double budget = 0.25; budget < 3.0; budget += 0.5) {
       const TuneSolution solution = solve_budget({chain}, budget);
       EXPECT_TRUE(solution.meets_budget);
@@ -121,6 +131,38 @@ TEST(solver, random_chains_come_close_to_the_best_there_is) {
       // Within what the last step of one chain costs.
       EXPECT_LE(solution.cost, best + 2.0) << "seed " << seed << ", budget " << budget;
     }
+  }
+}
+
+TEST(solver, what_is_best_at_a_price_is_found) {
+  for (std::uint64_t seed = 0; seed < 60; ++seed) {
+    const TuneChain chain = random_chain(seed, 5, 6);
+    for (const double price : {0.0, 0.3, 1.0, 3.0}) {
+      // The best choice at that price, by trying everything.
+      TuneChain priced = chain;
+      for (TuneUnit& unit : priced.units) {
+        for (TuneOption& option : unit) option.cost += price * option.error;
+      }
+      const double least = least_cost(priced, 1e300);
+      // A budget that the solver meets at that price: what it errs there.
+      const TuneSolution at_price = solve_budget({priced}, 1e300);
+      EXPECT_NEAR(at_price.cost, least, 1e-12);
+      const TuneSolution solution = solve_budget({chain}, at_price.error + 1e-12);
+      EXPECT_NEAR(solution.cost, least - price * at_price.error, 1e-9)
+          << "seed " << seed << ", price " << price;
+    }
+  }
+}
+
+TEST(solver, work_grows_with_the_options_and_not_with_their_square) {
+  constexpr int kUnits = 8;
+  constexpr int kOptions = 4096;  // as many as `s2o tune` takes
+  for (const std::uint64_t seed : {0u, 1u}) {
+    const TuneChain chain = random_chain(seed, kUnits, kOptions);
+    std::size_t visits = 0;
+    EXPECT_TRUE(solve_budget({chain}, 0.1, &visits).meets_budget);
+    // Three for each option at each price, and some changes of single units.
+    EXPECT_LE(visits, std::size_t{400} * kUnits * kOptions);
   }
 }
 
