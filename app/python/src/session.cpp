@@ -11,6 +11,7 @@
 #include "lib/core/error.h"
 #include "lib/core/memory.h"
 #include "lib/input/storage_bits.h"
+#include "lib/methods/tuned/tuned_file.h"
 
 namespace s2o::python {
 namespace {
@@ -133,6 +134,7 @@ std::vector<HeadSetting> groups_of(const Setting& setting, const Problem& proble
     throw ConfigError(
         "tuned.layer: not set, expected the number of the layer that q, k and v are of");
   }
+  renew_tuned_file(setting.params.get_path("path"));
   return setting.method->head_settings(setting.params, /*layer=*/-1, problem);
 }
 

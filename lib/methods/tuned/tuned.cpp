@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "lib/core/error.h"
-#include "lib/core/file_identity.h"
 #include "lib/core/log.h"
 #include "lib/methods/tuned/tuned_file.h"
 
@@ -48,7 +47,7 @@ class Tuned final : public Method {
 
   nlohmann::ordered_json row_params(const ParamSet& params) const override {
     nlohmann::ordered_json row = params.to_json();
-    row["file_id"] = file_identity(params.get_path("path")).hash;
+    row["file_id"] = load_tuned_file(params.get_path("path"))->hash;
     return row;
   }
 

@@ -193,6 +193,19 @@ Json setting_json(const TunedSetting& setting) {
   return json;
 }
 
+struct LoadedFiles {
+  struct Loaded {
+    std::filesystem::file_time_type time;
+    std::shared_ptr<const TunedFile> file;
+  };
+  std::mutex mutex;
+  std::map<std::filesystem::path, Loaded> files;
+};
+LoadedFiles& loaded_files() {
+  static LoadedFiles loaded;
+  return loaded;
+}
+
 }  // namespace
 
 std::vector<int> TunedFile::heads_at(std::int64_t seqlen, int layer) const {
@@ -254,27 +267,35 @@ std::string weights_id(const std::filesystem::path& model_folder) {
 
 TunedFile read_tuned_file(const std::filesystem::path& path) {
   try {
-    return parse(read_json_file(path), path.string());
+    TunedFile file = parse(read_json_file(path), path.string());
+    file.hash = file_identity(path).hash;
+    return file;
   } catch (const ConfigError& error) {
     throw InputError(error.what());
   }
 }
 
 std::shared_ptr<const TunedFile> load_tuned_file(const std::filesystem::path& path) {
-  struct Known {
-    std::filesystem::file_time_type time;
-    std::shared_ptr<const TunedFile> file;
-  };
-  static std::mutex mutex;
-  static std::map<std::filesystem::path, Known> known;
-  const std::lock_guard lock(mutex);
+  LoadedFiles& loaded = loaded_files();
+  const std::lock_guard lock(loaded.mutex);
+  const auto found = loaded.files.find(path);
+  if (found != loaded.files.end()) return found->second.file;
+  // Before the content: one that is newer is seen to have changed.
   std::error_code missing;  // reading it says so
   const auto time = std::filesystem::last_write_time(path, missing);
-  const auto found = known.find(path);
-  if (!missing && found != known.end() && found->second.time == time) return found->second.file;
   auto file = std::make_shared<const TunedFile>(read_tuned_file(path));
-  known[path] = {time, file};
+  loaded.files[path] = {time, file};
   return file;
+}
+
+void renew_tuned_file(const std::filesystem::path& path) {
+  LoadedFiles& loaded = loaded_files();
+  const std::lock_guard lock(loaded.mutex);
+  const auto found = loaded.files.find(path);
+  if (found == loaded.files.end()) return;
+  std::error_code missing;
+  const auto time = std::filesystem::last_write_time(path, missing);
+  if (missing || time != found->second.time) loaded.files.erase(found);
 }
 
 void write_tuned_file(const std::filesystem::path& path, const TunedFile& file) {

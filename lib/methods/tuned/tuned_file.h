@@ -49,6 +49,7 @@ struct TunedFile {
   std::string objective;           // "time" or "density"
   std::vector<TunedSetting> settings;
   std::vector<TunedLength> lengths;  // ascending
+  std::string hash = "";             // of the file that this was read from (FileIdentity::hash)
 
   // Settings of the heads of a layer at any length, [num_q_heads]. Between two measured lengths
   // settings that differ in nothing but their knob are interpolated over the logarithms of both,
@@ -65,8 +66,10 @@ std::string weights_id(const std::filesystem::path& model_folder);
 
 // InputError naming the place for anything but a whole file of this version.
 TunedFile read_tuned_file(const std::filesystem::path& path);
-// The same, read once while the file stays as it is.
+// The same, read once: a run keeps what it began with, whoever replaces the file meanwhile.
 std::shared_ptr<const TunedFile> load_tuned_file(const std::filesystem::path& path);
+// Where a process begins another run: a file that has changed since is read again.
+void renew_tuned_file(const std::filesystem::path& path);
 void write_tuned_file(const std::filesystem::path& path, const TunedFile& file);
 
 // Whether heads with these settings can be planned together: they are equal, or differ in no more

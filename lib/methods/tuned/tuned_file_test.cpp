@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+
 #include "lib/core/error.h"
 #include "lib/testing/files.h"
 
@@ -52,6 +54,29 @@ TEST(tuned_file, what_is_written_is_read) {
   EXPECT_EQ(read.settings, file.settings);
   ASSERT_EQ(read.lengths.size(), 2u);
   EXPECT_EQ(read.lengths[1].layers, file.lengths[1].layers);
+}
+
+TEST(tuned_file, a_run_keeps_what_it_began_with) {
+  const TempFolder folder;
+  const std::filesystem::path path = folder / "tuned.json";
+  TunedFile file = sample();
+  write_tuned_file(path, file);
+  const std::shared_ptr<const TunedFile> first = load_tuned_file(path);
+  file.lengths.pop_back();
+  write_tuned_file(path, file);
+  std::filesystem::last_write_time(
+      path, std::filesystem::last_write_time(path) + std::chrono::seconds(1));
+  EXPECT_EQ(load_tuned_file(path), first);
+  std::filesystem::remove(path);
+  EXPECT_EQ(load_tuned_file(path), first);
+  EXPECT_EQ(find_method("tuned").row_params(
+                *setting("tuned", {{"path", path.string()}}).params)["file_id"],
+            first->hash);
+  write_tuned_file(path, file);
+  renew_tuned_file(path);
+  const std::shared_ptr<const TunedFile> second = load_tuned_file(path);
+  EXPECT_EQ(second->lengths.size(), 1u);
+  EXPECT_NE(second->hash, first->hash);
 }
 
 TEST(tuned_file, lengths_between_interpolate_the_knob_and_keep_the_nearer_method) {
