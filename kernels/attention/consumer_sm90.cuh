@@ -286,6 +286,7 @@ class ConsumerSm90 {
   }
   S2O_DEVICE void drop_values() {
     wait_values();
+    fence_async_proxy();  // as where they are read: the copy engine may write there next
     release_values();
   }
 
@@ -316,6 +317,7 @@ class ConsumerSm90 {
   }
 
   S2O_DEVICE void drop_step(std::uint32_t flags) {
+    fence_async_proxy();
     release_keys(flags);
     drop_values();
   }

@@ -199,12 +199,14 @@ class ProducerSm90 {
 
   S2O_DEVICE void visit_steps() {
     StepInfo step = next_step();
+    // A tile without items is one step of no keys. Rows beyond the tensor are zeros: its
+    // probabilities of 0 must not meet values that are not finite.
+    if (step.count == 0) step.begin = args_.seqlen;
     std::int32_t token = fetch_token(step);
     std::uint32_t starts_tile = kStepStartsTile;
     do {
       StepInfo upcoming = next_step();
       std::int32_t upcoming_token = fetch_token(upcoming);
-      // NOTE: a tile without items is one step of no keys, for which any are loaded.
       const bool contiguous = step.count == 0 || is_contiguous(step);
       if (publish(step, starts_tile)) {  // stopped
         walker_.stopped = true;

@@ -4,6 +4,8 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "kernels/common/bf16.h"
 #include "lib/testing/head_taus.h"
@@ -205,6 +207,23 @@ TEST_P(ModelOf, fp16_matches_reference) {
     EXPECT_LE(c.out_relative_l2, 5e-4) << testing::plan_case_name(plan_case) << ' ' << c.worst;
     EXPECT_EQ(c.stat_mismatches, 0);
   }
+}
+
+// Its output is zero, whatever lies in values that nobody visits.
+TEST_P(ModelOf, tile_without_items_meets_no_values) {
+  AttentionInput input = testing::structured_input({256, 1, 1, 64});
+  std::fill_n(input.v.begin(), 128 * 64, std::numeric_limits<float>::quiet_NaN());
+  SparsePlan plan(input.problem, 128, 128);
+  PlanBuilder builder(plan);
+  builder.add(0, 1, {.begin = 128, .count = 128, .mask = MaskClass::kCausal});
+  builder.finish(plan.passes[0]);
+  const KernelResult result = run_on_model(GetParam(), input, plan, false, 1);
+  for (std::size_t i = 0; i < 128 * 64; ++i) ASSERT_EQ(result.out[i], 0.0f) << i;
+  for (std::size_t i = 128 * 64; i < result.out.size(); ++i) {
+    ASSERT_TRUE(std::isfinite(result.out[i])) << i;
+  }
+  EXPECT_EQ(result.lse[127], -std::numeric_limits<float>::infinity());
+  EXPECT_TRUE(std::isfinite(result.lse[128]));
 }
 
 TEST(Sm80ModelAccuracy, three_terms_reach_fp32) {
