@@ -135,14 +135,19 @@ class ByteBpe:
         pairs = (tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"])
         self._ranks = {pair: rank for rank, pair in enumerate(pairs)}
         self._ignore_merges = model.get("ignore_merges", False)
-        self._split = pre_tokenizer(document["pre_tokenizer"])
+        self._split = self._pre_tokenizer(document["pre_tokenizer"])
         self._letters = byte_alphabet()
         self._bytes = {letter: byte for byte, letter in self._letters.items()}
         self._cache = {}
         self.special_ids = {t["content"]: t["id"] for t in document.get("added_tokens", [])}
         self._tokens = {i: token for token, i in self._vocab.items()}
         self._special = {i: content for content, i in self.special_ids.items()}
+        if not self._tokens:
+            raise TokenizerError("model: an empty vocabulary")
         self.vocab_size = 1 + max([*self._tokens, *self._special])
+
+    def _pre_tokenizer(self, spec):
+        return pre_tokenizer(spec)
 
     def _merge(self, word):
         parts = list(word)
@@ -169,7 +174,11 @@ class ByteBpe:
             if self._ignore_merges and word in self._vocab:
                 ids = [self._vocab[word]]
             else:
-                ids = [self._vocab[part] for part in self._merge(word)]
+                parts = self._merge(word)
+                missing = [part for part in parts if part not in self._vocab]
+                if missing:
+                    raise TokenizerError(f"no token for {missing[0]!r}, a part of {piece[:40]!r}")
+                ids = [self._vocab[part] for part in parts]
             self._cache[piece] = ids
         return ids
 
@@ -186,6 +195,8 @@ class ByteBpe:
             if i in self._special:
                 out += self._special[i].encode("utf-8")
             elif i in self._tokens:
+                if not all(letter in self._bytes for letter in self._tokens[i]):
+                    raise TokenizerError(f"token {i}, {self._tokens[i]!r}, does not stand for bytes")
                 out += bytes(self._bytes[letter] for letter in self._tokens[i])
             else:
                 raise TokenizerError(f"token id {i} is in no vocabulary of {self.vocab_size}")
@@ -199,9 +210,15 @@ class FastBpe(ByteBpe):
         super().__init__(document)
         from tokenizers import Tokenizer
 
-        self._fast = Tokenizer.from_file(str(path))
+        try:
+            self._fast = Tokenizer.from_file(str(path))
+        except Exception as error:  # the package raises nothing more special
+            raise TokenizerError(f"the tokenizers package: {error}") from error
         # Plain text, as the built-in encoder has it.
         self._fast.encode_special_tokens = True
+
+    def _pre_tokenizer(self, spec):
+        return None  # that of the package, which knows more patterns
 
     def encode(self, text):
         return self._fast.encode(text, add_special_tokens=False).ids
@@ -223,11 +240,19 @@ def encode_special(tokenizer, text):
 
 def load_tokenizer(path, built_in=False):
     """The tokenizer of a tokenizer.json; `built_in` keeps the tokenizers package out."""
-    with open(path, encoding="utf-8") as file:
-        document = json.load(file)
-    if not built_in:
-        try:
-            return FastBpe(document, path)
-        except ImportError:
-            pass
-    return ByteBpe(document)
+    try:
+        with open(path, encoding="utf-8") as file:
+            document = json.load(file)
+        if not built_in:
+            try:
+                return FastBpe(document, path)
+            except ImportError:
+                pass
+        return ByteBpe(document)
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise TokenizerError(f"{path}: no JSON: {error}") from error
+    except (AttributeError, LookupError, TypeError) as error:
+        raise TokenizerError(f"{path}: expected the tokenizer.json of a byte-level BPE, found one "
+                             f"that lacks a part of it: {error!r}") from error

@@ -57,6 +57,22 @@ class TaskError(Exception):
 
 # ---- input ----
 
+def positive(text):
+    """An argument of argparse."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found '{text}', expected a positive integer")
+    return int(text)
+
+
+def read_plain_text(path):
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{path}: byte {error.start} is not UTF-8; `iconv -t utf-8` converts other "
+                        "texts") from error
+
+
 def read_token_file(path):
     """The ids of a safetensors token file."""
     data = path.read_bytes()
@@ -66,9 +82,12 @@ def read_token_file(path):
         codes = {"I32": "i", "I64": "q", "U16": "H"}
         ids = array.array(codes[info["dtype"]])
         begin, end = info["data_offsets"]
+        if 8 + size + end > len(data):
+            raise TaskError(f"{path}: cut off: input_ids end at byte {8 + size + end}, the file has "
+                            f"{len(data)}")
         ids.frombytes(data[8 + size + begin : 8 + size + end])
         return list(ids)
-    except (struct.error, KeyError, ValueError) as error:
+    except (struct.error, LookupError, TypeError, ValueError) as error:
         raise TaskError(f"{path}: no safetensors file with integer input_ids ({error})") from error
 
 
@@ -77,7 +96,7 @@ def read_text(path, tokenizer):
     if path.suffix == ".safetensors":
         special = set(tokenizer.special_ids.values())
         return tokenizer.decode([i for i in read_token_file(path) if i not in special])
-    return path.read_text(encoding="utf-8", errors="replace")
+    return read_plain_text(path)
 
 
 class Haystack:
@@ -242,6 +261,7 @@ class Builder:
     """Prompts of one tokenizer and template."""
 
     def __init__(self, tokenizer, hay, bos, template):
+        check_markers(tokenizer, template)
         self.tokenizer, self.hay = tokenizer, hay
         self.bos = [] if bos is None else [bos]
         before, self.middle = template.split("{prompt}", 1)
@@ -313,6 +333,9 @@ def find_bos(tokenizer, choice):
     if choice == "none":
         return None
     if choice != "auto":
+        if not choice.isdecimal() or int(choice) >= tokenizer.vocab_size:
+            raise TaskError(f"--bos {choice}: expected none, auto, or a token id below "
+                            f"{tokenizer.vocab_size}")
         return int(choice)
     return next((tokenizer.special_ids[name] for name in BOS_NAMES if name in tokenizer.special_ids),
                 None)
@@ -324,10 +347,20 @@ def find_template(text, system):
         return plain if system is None else with_system.replace("{system}", system)
     if system is not None:
         raise TaskError(f"--system: goes with a named template ({', '.join(TEMPLATES)})")
-    if "{prompt}" not in text or "{lead}" not in text:
+    if text.count("{prompt}") != 1 or "{lead}" not in text.split("{prompt}")[1]:
         raise TaskError(f"--template {text}: expected one of {', '.join(TEMPLATES)}, or a text with "
-                        "{prompt} and {lead}")
+                        "{prompt} and {lead} after it")
     return text.replace("\\n", "\n")
+
+
+def check_markers(tokenizer, template):
+    """What looks like a special token is one; as plain text no model would take it for one."""
+    names = re.findall(r"<\|[^|<>\s]+\|>", template)
+    unknown = [name for name in names if name not in tokenizer.special_ids]
+    if unknown:
+        known = ", ".join(itertools.islice(tokenizer.special_ids, 8)) or "none"
+        raise TaskError(f"--template: {unknown[0]} is no special token of this tokenizer, which has "
+                        f"{known}")
 
 
 def parse_arguments():
@@ -335,9 +368,10 @@ def parse_arguments():
     parser.add_argument("--tokenizer", required=True, type=pathlib.Path, help="tokenizer.json")
     parser.add_argument("--text", required=True, type=pathlib.Path,
                         help="plain text, or a .safetensors token file of the same tokenizer")
-    parser.add_argument("--lengths", required=True, help="tokens of a prompt, with commas")
+    parser.add_argument("--lengths", required=True, help="tokens of a prompt, with commas",
+                        type=lambda text: [positive(part) for part in text.split(",")])
     parser.add_argument("--tasks", default=",".join(TASKS), help="with commas [all]")
-    parser.add_argument("--samples", type=int, default=20, help="of each task and length [20]")
+    parser.add_argument("--samples", type=positive, default=20, help="of each task and length [20]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bos", default="auto", help="id of the first token, none, or auto")
     parser.add_argument("--template", default="plain",
@@ -355,12 +389,14 @@ def make_all(arguments):
     unknown = [task for task in tasks if task not in TASKS]
     if unknown:
         raise TaskError(f"--tasks {unknown[0]}: expected some of {', '.join(TASKS)}")
-    lengths = [int(length) for length in arguments.lengths.split(",")]
     tokenizer = load_tokenizer(arguments.tokenizer, arguments.built_in)
     template = find_template(arguments.template, arguments.system)
-    builder = Builder(tokenizer, Haystack(read_text(arguments.text, tokenizer), tokenizer),
-                      find_bos(tokenizer, arguments.bos), template)
-    for length, sample, task in itertools.product(lengths, range(arguments.samples), tasks):
+    hay = Haystack(read_text(arguments.text, tokenizer), tokenizer)
+    builder = Builder(tokenizer, hay, find_bos(tokenizer, arguments.bos), template)
+    if max(arguments.lengths) > len(hay.ids):
+        print(f"make_tasks: warning: {arguments.text} has {len(hay.ids)} tokens, so that prompts of "
+              f"{max(arguments.lengths)} repeat it", file=sys.stderr)
+    for length, sample, task in itertools.product(arguments.lengths, range(arguments.samples), tasks):
         yield builder.build(task, length, sample, arguments.seed)
 
 
@@ -375,8 +411,9 @@ def main():
                 count += 1
         partial.replace(arguments.out)  # whole or not at all
     except (TaskError, TokenizerError, OSError, ValueError) as error:
-        partial.unlink(missing_ok=True)
         sys.exit(f"make_tasks: {error}")
+    finally:
+        partial.unlink(missing_ok=True)  # also after Ctrl-C
     print(f"{count} prompts in {arguments.out}", file=sys.stderr)
 
 

@@ -22,7 +22,7 @@ import sys
 import sysconfig
 
 from byte_bpe import TokenizerError, load_tokenizer
-from make_tasks import TaskError, read_text
+from make_tasks import TaskError, positive, read_plain_text, read_text
 
 DATA = pathlib.Path(__file__).resolve().parent.parent / "data"
 BOOKS = ("war_and_peace", "middlemarch")
@@ -42,7 +42,7 @@ def book_texts():
 
 def plain_texts(files):
     for file in files:
-        yield file.name, file.read_text(encoding="utf-8", errors="replace")
+        yield file.name, read_plain_text(file)
 
 
 def code_texts(folders):
@@ -76,8 +76,11 @@ def write_tokens(path, ids, metadata):
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(struct.pack("<Q", len(text)) + text + data)
-    partial.replace(path)  # whole or not at all
+    try:
+        partial.write_bytes(struct.pack("<Q", len(text)) + text + data)
+        partial.replace(path)  # whole or not at all
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def parse_arguments():
@@ -88,7 +91,7 @@ def parse_arguments():
     source.add_argument("--code", nargs="*", type=pathlib.Path,
                         help="folders of sources [standard library of this Python]")
     source.add_argument("--text", nargs="+", type=pathlib.Path, help="plain text files")
-    parser.add_argument("--tokens", type=int, help="how many [all]")
+    parser.add_argument("--tokens", type=positive, help="how many [all]")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="a .safetensors file")
     return parser.parse_args()
 

@@ -180,12 +180,59 @@ class MakeTasksTest(unittest.TestCase):
                 (("--lengths", 1024, "--tasks", "niah"), "--tasks niah: expected some of"),
                 (("--lengths", 1024, "--template", "{prompt}"), "expected one of plain, chatml, llama3"),
                 (("--lengths", 1024, "--template", "{prompt}{lead}", "--system", "Be brief."), "--system"),
-                (("--lengths", "many"), "many")):
+                (("--lengths", 1024, "--template", "{lead}{prompt}"), "{lead} after it"),
+                (("--lengths", 1024, "--template", "llama3"),
+                 "<|start_header_id|> is no special token of this tokenizer, which has <|bos|>"),
+                (("--lengths", 1024, "--bos", 4096), "--bos 4096: expected none, auto"),
+                (("--lengths", "1024,many"), "--lengths: found 'many'"),
+                (("--lengths", ""), "--lengths: found ''"),
+                (("--lengths", 1024, "--samples", 0), "--samples: found '0'")):
             done = run(*arguments, "--out", out)
-            self.assertEqual(done.returncode, 1)
+            self.assertIn(done.returncode, (1, 2))
             self.assertIn(text, done.stderr)
             self.assertNotIn("Traceback", done.stderr)
             self.assertEqual(list(out.parent.glob("none.*")), [])
+
+
+class BrokenInputTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.file = pathlib.Path(folder.name) / "input"
+
+    def test_tokenizers_say_which_file_and_what_it_lacks(self):
+        vocab = '"pre_tokenizer": {"type": "ByteLevel"}, "model": {"type": "BPE", "merges": [], "vocab": '
+        for text, message in (("", "no JSON"), ("[]", "lacks a part"), ("{}", "'model'"),
+                              ('{"model": {"type": "BPE"}}', "'vocab'"),
+                              ('{"model": {"type": "WordPiece"}}', "byte-level BPE"),
+                              (f"{{{vocab} {{}}}}}}", "empty vocabulary")):
+            self.file.write_text(text)
+            for built_in in (True, False):
+                with self.subTest(text=text), self.assertRaises(byte_bpe.TokenizerError) as caught:
+                    byte_bpe.load_tokenizer(self.file, built_in)
+                self.assertIn(str(self.file), str(caught.exception))
+                self.assertIn(message, str(caught.exception))
+
+    def test_bytes_without_a_token_and_tokens_without_bytes_are_named(self):
+        self.file.write_text('{"pre_tokenizer": {"type": "ByteLevel"}, "model": {"type": "BPE", '
+                             '"merges": [], "vocab": {"a": 0, "\u4e2d": 1}}}')
+        tokenizer = byte_bpe.load_tokenizer(self.file, built_in=True)
+        with self.assertRaisesRegex(byte_bpe.TokenizerError, "no token for 'b'"):
+            tokenizer.encode("ab")
+        with self.assertRaisesRegex(byte_bpe.TokenizerError, "token 1,"):
+            tokenizer.decode([0, 1])
+
+    def test_token_files_that_are_cut_off_are_refused(self):
+        whole = TOKENS.read_bytes()
+        for size in (0, 7, 60, 5000, len(whole) - 4):
+            self.file.write_bytes(whole[:size])
+            with self.subTest(size=size), self.assertRaisesRegex(make_tasks.TaskError, str(self.file)):
+                make_tasks.read_token_file(self.file)
+
+    def test_text_that_is_not_utf8_is_refused(self):
+        self.file.write_bytes(b"caf\xe9")
+        with self.assertRaisesRegex(make_tasks.TaskError, "byte 3 is not UTF-8"):
+            make_tasks.read_plain_text(self.file)
 
 
 if __name__ == "__main__":
