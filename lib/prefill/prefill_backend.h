@@ -1,5 +1,5 @@
 // Where a whole model's prefill runs. `s2o prefill` plans, runs and measures through this interface
-// alone; lib/prefill/prefill_cpu.cpp and prefill_cuda.cpp implement it.
+// alone; lib/prefill/prefill_cpu.cpp, slice_prefill.h and parallel_prefill.h implement it.
 #pragma once
 
 #include <cstdint>
