@@ -93,7 +93,10 @@ def parse_arguments():
     source.add_argument("--text", nargs="+", type=pathlib.Path, help="plain text files")
     parser.add_argument("--tokens", type=positive, help="how many [all]")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="a .safetensors file")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.out.suffix != ".safetensors":  # the name tells readers what it is
+        parser.error(f"argument --out: found '{arguments.out}', expected a .safetensors file")
+    return arguments
 
 
 def texts_of(arguments):

@@ -64,6 +64,8 @@ class MakeTokensTest(unittest.TestCase):
             self.assertIn(message, done.stderr)
             self.assertNotIn("Traceback", done.stderr)
             self.assertFalse(self.out.exists())
+        self.assertIn("expected a .safetensors file",
+                      run("--text", text, "--out", text.with_name("b.txt")).stderr)
 
 
 if __name__ == "__main__":
