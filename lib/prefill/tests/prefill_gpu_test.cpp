@@ -456,9 +456,9 @@ TEST_F(CudaPrefillTest, what_cannot_run_is_refused_with_reasons) {
   EXPECT_THAT(message_of<UnsupportedError>([&] { make_cuda_prefill(fp32, 0, ""); }),
               HasSubstr("fp32"));
   PrefillModel odd{.config = testing::llama_8b_config()};
-  odd.config.head_dim = 96;
+  odd.config.head_dim = 80;
   EXPECT_THAT(message_of<UnsupportedError>([&] { make_cuda_prefill(odd, 0, ""); }),
-              HasSubstr("96"));
+              HasSubstr("80"));
   PrefillModel elsewhere{.config = testing::llama_8b_config(), .cublas_folder = "/nowhere"};
   EXPECT_THAT(message_of<UnsupportedError>([&] { make_cuda_prefill(elsewhere, 0, ""); }),
               AllOf(HasSubstr("/nowhere"), HasSubstr("cuBLAS")));
