@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/common/device_buffer.h"
 #include "kernels/common/cuda_stream.h"
+#include "kernels/common/device_buffer.h"
 #include "kernels/row_check/row_check.h"
 #include "lib/device/phase_timer.h"
 #include "lib/prefill/prefill_backend.h"
