@@ -7,14 +7,13 @@ From result files or folders (several are joined):
   plot.py stop_depth RESULTS... --out PREFIX       how far S2O's query tiles walk
   plot.py latency RESULTS... --out PREFIX          planning and attention time
   plot.py latency_scaling RESULTS... --out PREFIX  total time against sequence length
-  plot.py error_time RESULTS... --out PREFIX       error against total time
   plot.py divergence RESULTS... --out PREFIX       KL from dense against density and time (s2o prefill)
   plot.py loss RESULTS... --out PREFIX             held-out loss over dense, likewise
   plot.py loss_by_position RESULTS... --out PREFIX the same by position in the prompt
   plot.py gpu_scaling RESULTS... --out PREFIX      GPUs that share a model (s2o prefill --parallel)
 Labels: S is segment_size, order is key_order_sharing.
 From tables (s2o table RESULTS... --table NAME --format json):
-  plot.py matched_sparsity|matched_mse|ablations|compensation TABLE.json --out PREFIX
+  plot.py matched_sparsity|matched_mse TABLE.json --out PREFIX
   plot.py matched_error TABLE.json --out PREFIX    (also of --table latency)
 """
 

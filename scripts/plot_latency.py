@@ -1,4 +1,4 @@
-"""Figures of time: planning and attention by setting, against length, error and target."""
+"""Figures of time: planning and attention by setting, against length and target."""
 
 import matplotlib.pyplot as plt
 from matplotlib import ticker
@@ -91,46 +91,6 @@ def latency_scaling(arguments):
     return figure
 
 
-def error_time(arguments):
-    """Error against total time, one curve a method: what an error costs, planning included."""
-    rows, settings = load_settings(arguments)
-    error = arguments.metric
-    shown = [
-        s
-        for s in settings
-        if s.mean("total_latency_ms") is not None and s.mean(error) is not None
-    ]
-    lengths = sorted({s.seqlen for s in shown})
-    if not lengths:
-        raise PlotError(f"no setting has both total_latency_ms and {error}")
-    num_labels = len({s.label for s in shown})
-    figure, panels, legend = panels_over_legend(len(lengths), (num_labels + 1) // 2)
-    styles = line_styles([(s.label, s.method) for s in shown])
-    for axes, seqlen in zip(panels, lengths):
-        here = [s for s in shown if s.seqlen == seqlen and s.method != "dense"]
-        for label in dict.fromkeys(s.label for s in here):
-            curve = sorted(
-                (s.mean("total_latency_ms"), s.mean(error)) for s in here if s.label == label
-            )
-            method = next(s.method for s in here if s.label == label)
-            color, marker = method_style(method)
-            axes.plot(*zip(*curve), color=color, marker=marker, linestyle=styles[label], label=label)
-        for setting in shown:
-            if setting.method == "dense" and setting.seqlen == seqlen:
-                axes.axvline(setting.mean("total_latency_ms"), color="black", linewidth=0.8)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-        axes.set_xlabel(f"ms a layer, {seqlen:,} tokens")
-        axes.grid(True)
-        axes.set_axisbelow(True)
-        if axes.get_subplotspec().is_first_col():
-            axes.set_ylabel("relative L2 error" if error == "relative_l2" else "MSE")
-    legend_below(legend, panels)
-    set_title(figure, arguments, "Planning + attention; black line: dense. " + coverage(rows))
-    return figure
-
-
 def _matched_panels(rows):
     """[(title, x column, its values, rows)]: by target where lengths differ, else by input."""
     lengths = sorted({row["seqlen"] for row in rows})
@@ -194,6 +154,5 @@ def matched_error(arguments):
 FIGURES = {
     "latency": latency,
     "latency_scaling": latency_scaling,
-    "error_time": error_time,
     "matched_error": matched_error,
 }

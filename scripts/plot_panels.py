@@ -1,4 +1,4 @@
-"""Figures (d) and (e), and compensation."""
+"""Heads of every layer, and how far the tiles of S2O walk."""
 
 import math
 
@@ -6,99 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import ticker
 
-from plot_common import PAGE_WIDTH, load_settings, ratio_axis, set_title, side_legend
-from plot_data import PlotError, coverage, nearest_settings, read_tables
-
-COMPENSATIONS = ["none", "centroid", "blocks", "blocks_variance"]
-
-
-def _nearest_level(rows, sparsity):
-    levels = sorted({row["sparsity"] for row in rows})
-    return min(levels, key=lambda level: abs(level - sparsity))
-
-
-def ablations(arguments):
-    rows, notes, title = read_tables(arguments.inputs, "ablations")
-    changes = list(dict.fromkeys(row["change"] for row in rows))
-    changes = [change for change in changes if change != "(reference)"]
-    if not changes:
-        raise PlotError("the table holds the reference alone, no other setting")
-    levels = sorted({row["sparsity"] for row in rows if row["mse_ratio"] is not None})
-    if not levels:
-        raise PlotError("no setting reaches any sparsity of the table")
-    parameters = {}
-    for change in changes:
-        parameters.setdefault(change.split("=")[0].split(":")[0], []).append(change)
-    ordered = [change for group in parameters.values() for change in group]
-    figure, grid = plt.subplots(
-        1,
-        2,
-        figsize=(PAGE_WIDTH, 0.9 + 0.24 * len(ordered)),
-        sharey=True,
-        squeeze=False,
-    )
-    colors = plt.get_cmap("viridis")(np.linspace(0.05, 0.85, len(levels)))
-    for axes, quantity, name in (
-        (grid[0, 0], "mse_ratio", "MSE at equal sparsity / reference"),
-        (grid[0, 1], "density_ratio", "density at equal MSE / reference"),
-    ):
-        for i, level in enumerate(levels):
-            for y, change in enumerate(ordered):
-                row = next(r for r in rows if (r["change"], r["sparsity"]) == (change, level))
-                if row[quantity] is None:
-                    continue
-                offset = y + 0.6 * ((i + 0.5) / len(levels) - 0.5)
-                low, high = row[quantity + "_low"], row[quantity + "_high"]
-                if low is not None:
-                    axes.plot([low, high], [offset, offset], color=colors[i], linewidth=1)
-                label = f"sparsity {level:g}" if y == 0 else None
-                axes.plot(row[quantity], offset, "o", color=colors[i], markersize=3.5, label=label)
-        axes.axvline(1, color="#000000", linewidth=0.6, zorder=1)
-        axes.set_xscale("log")
-        ratio_axis(axes.xaxis)
-        axes.set_xlabel(name)
-        axes.grid(True, axis="x", which="both")
-        for y in np.cumsum([len(group) for group in parameters.values()])[:-1]:
-            axes.axhline(y - 0.5, color="#bbbbbb", linewidth=0.6)
-    grid[0, 0].set_yticks(range(len(ordered)), ordered)
-    grid[0, 0].invert_yaxis()
-    side_legend(grid[0, 1], grid.flat)
-    set_title(figure, arguments, f"{title}; left of 1 is better")
-    return figure
-
-
-def compensation(arguments):
-    rows, notes, title = read_tables(arguments.inputs, "compensation")
-    level = _nearest_level(rows, arguments.sparsity)
-    rows = [row for row in rows if row["sparsity"] == level and row["ratio"] is not None]
-    if not rows:
-        raise PlotError(f"no method reaches sparsity {level:g}")
-    selections = list(dict.fromkeys(row["selection"] for row in rows))
-    kinds = {name: [r["compensation"] for r in rows if r["selection"] == name] for name in selections}
-    rows.sort(key=lambda row: COMPENSATIONS.index(row["compensation"]))
-    figure, axes = plt.subplots(figsize=(PAGE_WIDTH, 0.9 + 0.3 * len(selections)))
-    colors = dict(zip(COMPENSATIONS, plt.get_cmap("viridis")(np.linspace(0.05, 0.85, 4))))
-    for row in rows:
-        kind = sorted(kinds[row["selection"]], key=COMPENSATIONS.index)
-        place = kind.index(row["compensation"]) - (len(kind) - 1) / 2
-        y = selections.index(row["selection"]) + 0.2 * place
-        color = colors[row["compensation"]]
-        if row["ratio_low"] is not None:
-            axes.plot([row["ratio_low"], row["ratio_high"]], [y, y], color=color, linewidth=1)
-        axes.plot(row["ratio"], y, "o", color=color, markersize=4, label=row["compensation"])
-    axes.set_yticks(range(len(selections)), selections)
-    axes.set_ylim(len(selections) - 0.5, -0.5)
-    for y in range(1, len(selections)):
-        axes.axhline(y - 0.5, color="#dddddd", linewidth=0.5)
-    axes.set_xscale("log")
-    ratio_axis(axes.xaxis)
-    axes.axvline(1, color="#000000", linewidth=0.6, zorder=1)
-    axes.grid(True, axis="x", which="both")
-    axes.set_xlabel(f"MSE at sparsity {level:g} / reference, with 95 % bootstrap interval")
-    side_legend(axes, [axes])
-    axes.get_legend().set_title("compensation")
-    set_title(figure, arguments, title)
-    return figure
+from plot_common import PAGE_WIDTH, load_settings, set_title
+from plot_data import PlotError, coverage, nearest_settings
 
 
 def density_by_head(arguments):
@@ -229,8 +138,6 @@ def stop_depth(arguments):
 
 
 FIGURES = {
-    "ablations": ablations,
-    "compensation": compensation,
     "density_by_head": density_by_head,
     "stop_depth": stop_depth,
 }

@@ -72,8 +72,8 @@ TEST_F(ReportCommands, json_results_have_layers_only) {
 
 TEST_F(ReportCommands, every_table_has_every_format) {
   evaluate();
-  for (const char* table : {"frontier", "matched_sparsity", "matched_mse", "matched_error",
-                            "ablations", "per_head", "latency"}) {
+  for (const char* table :
+       {"frontier", "matched_sparsity", "matched_mse", "matched_error", "per_head", "latency"}) {
     for (const char* format : {"text", "markdown", "csv", "latex", "json"}) {
       const Outcome outcome = run({"table", "run", "--table", table, "--format", format});
       EXPECT_EQ(outcome.exit_code, 0) << table << " " << format << "\n" << outcome.err;
@@ -111,7 +111,6 @@ TEST_F(ReportCommands, wrong_arguments_exit_2_and_missing_files_3) {
   for (const Case& c :
        {Case{{"table", "run", "--table", "frontire"}, 2, "did you mean 'frontier'"},
         Case{{"table", "run", "--table", "frontier", "--format", "cvs"}, 2, "did you mean 'csv'"},
-        Case{{"table", "run", "--table", "compensation"}, 2, "no method with compensation"},
         Case{{"table", "run", "--table", "latency", "--errors", "0"}, 2, "--errors 0"},
         Case{{"table", "run", "--table", "latency", "--peers", "absent.json"}, 2, "absent.json"},
         Case{{"match", "run", "--reference", "s3o"}, 2, "'streaming_llm"},

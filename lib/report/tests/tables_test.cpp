@@ -18,7 +18,7 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::ThrowsMessage;
 
-// The sample, with a second S2O setting, a compensated variant and a window for the ablations.
+// The sample, with a second S2O setting, a compensated variant and another window.
 ResultTable golden_results() {
   ResultTable table = sample_table();
   for (int layer : {0, 1}) {
@@ -105,11 +105,6 @@ TEST(PaperTable, per_head_without_vectors_says_where_they_are) {
   for (ResultRow& row : results.rows) row.per_head.clear();
   EXPECT_THAT([&] { find_paper_table("per_head").build(results, golden_options()); },
               ThrowsMessage<ConfigError>(HasSubstr("results.h5")));
-}
-
-TEST(PaperTable, compensation_without_compensated_rows_is_an_error) {
-  EXPECT_THAT([] { find_paper_table("compensation").build(sample_table(), sample_options()); },
-              ThrowsMessage<ConfigError>(HasSubstr("no method with compensation")));
 }
 
 TEST(PaperTable, unknown_table_suggests_the_nearest) {
