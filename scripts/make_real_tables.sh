@@ -19,7 +19,10 @@
 #   --device DEVICE  cuda or cpu [cuda where there is one]. On the CPU, Qwen needs days: use SmolLM2
 #   --samples N      prompts of each task and length [50]
 #   --budget SECONDS for each run of s2o; what is missing then is computed by the next call [none]
-#   OUT              [results/real]
+#   OUT              [results/real]. It belongs to the models that it was begun with.
+#
+# Exit codes: 0 done, 1 something is missing (a run cut off by --budget, a cell or a figure that failed; it
+# says which), 2 usage, others as of s2o.
 #
 # Tables: OUT/tables/*.{txt,md,csv,tex,json}; figures: OUT/figures/*.{pdf,png}; captures, the largest
 # files by far: OUT/captures.
@@ -29,30 +32,62 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/tables.sh"
 configs=configs/real
 
-usage() {
-  sed -n '2,/^set/p' "${BASH_SOURCE[0]}" | sed -n 's/^# \{0,1\}//p' >&2
+refuse() {
+  echo "make_real_tables.sh: $*; --help explains" >&2
   exit 2
 }
 
-smollm2="" qwen="" build="" device="" samples=50 budget=""
-parts=attention,loss,retrieval,oracles,lengths,ablation,tiled,heatmaps,tables texts=book,code
-out=$S2O_ROOT/results/real
+smollm2="" qwen="" build="" device="" samples=50 budget="" out=""
+all_parts=attention,loss,retrieval,oracles,lengths,ablation,tiled,heatmaps,tables all_texts=book,code
+parts=$all_parts texts=$all_texts
 while [ $# -gt 0 ]; do
   case "$1" in
-    --smollm2) smollm2=$(realpath "${2:?--smollm2 needs a folder}"); shift 2 ;;
-    --qwen) qwen=$(realpath "${2:?--qwen needs a folder}"); shift 2 ;;
-    --parts) parts=${2:?--parts needs a list}; shift 2 ;;
-    --texts) texts=${2:?--texts needs a list}; shift 2 ;;
-    --build) build=$(realpath "${2:?--build needs a folder}"); shift 2 ;;
-    --device) device=${2:?--device needs cuda or cpu}; shift 2 ;;
-    --samples) samples=${2:?--samples needs a number}; shift 2 ;;
-    --budget) budget=${2:?--budget needs seconds}; shift 2 ;;
-    -*) usage ;;
-    /*) out=$1; shift ;;
-    *) out=$invoked_from/$1; shift ;;
+    --smollm2 | --qwen | --parts | --texts | --build | --device | --samples | --budget)
+      [ -n "${2:-}" ] || refuse "$1: a value is missing"
+      declare "${1#--}=$2"
+      shift 2
+      ;;
+    -h | --help) sed -n '2,/^set/p' "${BASH_SOURCE[0]}" | sed -n 's/^# \{0,1\}//p'; exit 0 ;;
+    -*) refuse "$1: no such option" ;;
+    *)
+      [ -z "$out" ] || refuse "$1: a second OUT beside $out"
+      out=$1
+      shift
+      ;;
   esac
 done
-if [ -z "$smollm2$qwen" ]; then usage; fi
+
+# model_folder OPTION FOLDER
+model_folder() {
+  local file
+  for file in config.json tokenizer.json; do
+    [ -f "$2/$file" ] || refuse "$1 $2: no $file there, expected a Hugging Face folder"
+  done
+  realpath -- "$2"
+}
+# some_of OPTION LIST KNOWN
+some_of() {
+  local item
+  for item in ${2//,/ }; do
+    [[ ,$3, == *,$item,* ]] || refuse "$1: found '$item', expected some of $3"
+  done
+}
+# at_least_1 OPTION NUMBER
+at_least_1() { [[ $2 =~ ^[1-9][0-9]{0,8}$ ]] || refuse "$1: found '$2', expected a positive number"; }
+
+[ -n "$smollm2$qwen" ] || refuse "no model: name --smollm2 FOLDER, --qwen FOLDER or both"
+[ -z "$smollm2" ] || smollm2=$(model_folder --smollm2 "$smollm2")
+[ -z "$qwen" ] || qwen=$(model_folder --qwen "$qwen")
+some_of --parts "$parts" $all_parts
+some_of --texts "$texts" $all_texts
+at_least_1 --samples "$samples"
+[ -z "$budget" ] || at_least_1 --budget "$budget"
+if [ -n "$build" ]; then
+  [ -f "$build/s2o" ] && [ -x "$build/s2o" ] || refuse "--build $build: no program s2o there"
+  build=$(realpath -- "$build")
+fi
+case "$device" in cpu | cuda | "") ;; *) refuse "--device: found '$device', expected cuda or cpu" ;; esac
+case "$out" in "") out=$S2O_ROOT/results/real ;; /*) ;; *) out=$invoked_from/$out ;; esac
 if [ -z "$device" ]; then
   device=cpu
   if s2o_has_gpu; then device=cuda; fi
@@ -65,8 +100,22 @@ if [ -n "$budget" ]; then
   program=$S2O
   S2O=within_budget
 fi
-# A signal ends a run of s2o with its results written; the next call goes on.
-within_budget() { timeout --signal=INT --kill-after=30 "$budget" "$program" "$@"; }
+# A signal ends a run of s2o with its results written; the next call goes on. In the foreground, so that
+# Ctrl-C reaches it.
+within_budget() { timeout --foreground --signal=INT --kill-after=30 "$budget" "$program" "$@"; }
+
+# check_model NAME FOLDER: what OUT holds was computed with this model.
+check_model() {
+  local known=$out/models/$1.sha256 now
+  # The beginning of the weights names and sizes them all, and holds some.
+  now=$({ cat "$2/config.json"; head -qc 1000000 "$2"/model*.safetensors; } | sha256sum | cut -d ' ' -f 1)
+  [ -s "$known" ] || echo "$now" >"$known"
+  [ "$(cat "$known")" = "$now" ] || refuse "--$1 $2: not the model that $out was begun with; name another OUT"
+}
+if [ "$parts" != tables ]; then
+  [ -z "$smollm2" ] || check_model smollm2 "$smollm2"
+  [ -z "$qwen" ] || check_model qwen "$qwen"
+fi
 
 has_part() { [[ ,$parts, == *,$1,* ]]; }
 has_text() { [[ ,$texts, == *,$1,* ]]; }
@@ -90,7 +139,7 @@ text() {
     --tokens "$3" --out "$text"
 }
 
-# with_yarn MODEL: the same weights for four times the length, in $yarn.
+# with_yarn MODEL: the same weights for 131,072 tokens, in $yarn; a model that reaches so far is left as it is.
 with_yarn() {
   yarn=$out/models/$(basename "$1")-yarn
   mkdir -p "$yarn"
@@ -100,19 +149,32 @@ with_yarn() {
 import json, sys
 config = json.load(open(sys.argv[1]))
 length = config["max_position_embeddings"]
-config["rope_scaling"] = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": length}
-config["max_position_embeddings"] = 4 * length
+if length < 131072:
+    key = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
+    rope = config.get(key) or {}
+    found = rope.get("rope_type", rope.get("type", "default"))
+    if found != "default":
+        sys.exit(f"{sys.argv[1]}: {key} of type {found} for {length} tokens, expected none, or 131072 tokens")
+    config[key] = {"rope_type": "yarn", "factor": 131072 / length, "original_max_position_embeddings": length}
+    if "rope_theta" in rope:
+        config[key]["rope_theta"] = rope["rope_theta"]
+    config["max_position_embeddings"] = 131072
 json.dump(config, open(sys.argv[2], "w"), indent=2)
 PYTHON
 }
 
-# capture_layers MODEL TEXT SEQLEN LAYERS NAME: Q, K and V of these layers in $captured.
+# capture_layers MODEL TEXT SEQLEN LAYERS NAME: Q, K and V of these layers in $captured; fails where --budget
+# cut it off.
 capture_layers() {
+  local status=0
   captured=$out/captures/$5.safetensors
-  [ -s "$captured" ] && return
+  if [ -s "$captured" ]; then return 0; fi
   echo "capture: $5" >&2
   "$S2O" capture --device "$device" --model "$1" --tokens "$2" --seqlen "$3" --layers "$4" \
-    --out "$captured"
+    --out "$captured" || status=$?
+  [ "$status" -ne 0 ] || return 0
+  cut_off "$status" "capture of $5"
+  return 1
 }
 
 # attention PART CONFIG MODEL NAME KIND SEQLEN LAYERS [SOME_OF_THEM]: results in NAME-KIND-SEQLEN.
@@ -121,7 +183,7 @@ attention() {
   captured=$out/captures/$name.safetensors
   if has_part "$1"; then
     text "$3" "$5" "$6"
-    capture_layers "$3" "$text" "$6" "$7" "$name"
+    capture_layers "$3" "$text" "$6" "$7" "$name" || return 0
     echo "$2: $name" >&2
   fi
   run_if "$1" evaluate "$2" "$name" --device "$device" --set "inputs=[{\"source\": \"dump\",
@@ -144,9 +206,16 @@ retrieval() {
   local tasks=$out/text/$4-tasks.jsonl
   if has_part retrieval; then
     text "$2" book 131072
-    [ -s "$tasks" ] || python3 scripts/make_tasks.py --tokenizer "$2/tokenizer.json" --text "$text" \
-      --tasks niah_single,niah_multi_key,niah_multi_value,variable_tracking --lengths "$3" \
-      --samples "$samples" --template chatml --system "$5" --out "$tasks"
+    if [ ! -s "$tasks" ]; then
+      python3 scripts/make_tasks.py --tokenizer "$2/tokenizer.json" --text "$text" \
+        --tasks niah_single,niah_multi_key,niah_multi_value,variable_tracking --lengths "$3" \
+        --samples "$samples" --template chatml --system "$5" --out "$tasks"
+    fi
+    local lengths=${3//[^,]/} found
+    found=$(wc -l <"$tasks")
+    [ "$found" -eq $(((${#lengths} + 1) * 4 * samples)) ] ||
+      refuse "--samples $samples: $tasks holds $found prompts of another number; name another OUT, or" \
+        "remove that file and $out/runs/$1-$4"
     echo "retrieval: $4" >&2
   fi
   run_if retrieval prefill "$1" "$4" --device "$device" --set "model=\"$2\"" \
@@ -184,14 +253,9 @@ attention_tables() {
 # loss_tables NAME: density and time at equal divergence and at equal loss, and every setting.
 loss_tables() {
   has_tables || return 0
-  local on format
+  local on
   table end_to_end "loss-$1"
-  for on in kl_from_dense held_out_loss; do
-    for format in text:txt markdown:md csv:csv latex:tex json:json; do
-      "$S2O" match "${run_folders[@]}" --on "$on" --format "${format%:*}" \
-        >"$out/tables/matched_$on-$1.${format#*:}" || failed=1
-    done
-  done
+  for on in kl_from_dense held_out_loss; do match_on "$on" "matched_$on-$1"; done
   for on in divergence loss loss_by_position; do figure "$on" "$on-$1" "${run_folders[@]}"; done
 }
 
@@ -279,13 +343,16 @@ if [ -n "$qwen" ]; then
   tiled=$out/captures/$name.safetensors
   if has_part tiled; then
     text "$yarn" book 131072
-    capture_layers "$yarn" "$text" 131072 "$qwen_layers" qwen-book-131072
-    [ -s "$tiled" ] || python3 scripts/tile_heads.py "$captured" "$tiled" --num-q-heads 32 \
-      --num-kv-heads 8
-    echo "tiled: $name" >&2
+    if capture_layers "$yarn" "$text" 131072 "$qwen_layers" qwen-book-131072; then
+      [ -s "$tiled" ] || python3 scripts/tile_heads.py "$captured" "$tiled" --num-q-heads 32 \
+        --num-kv-heads 8
+      echo "tiled: $name" >&2
+    fi
   fi
-  run_if tiled evaluate tiled "$name" --device "$device" --set "inputs=[{\"source\": \"dump\",
-    \"path\": \"$tiled\", \"name\": \"$name\", \"layers\": [$qwen_layers]}]"
+  if ! has_part tiled || [ -s "$tiled" ]; then
+    run_if tiled evaluate tiled "$name" --device "$device" --set "inputs=[{\"source\": \"dump\",
+      \"path\": \"$tiled\", \"name\": \"$name\", \"layers\": [$qwen_layers]}]"
+  fi
   if has_part tiled || has_part tables; then peers llama_shape 131072 32 8 128; fi
   if has_tables; then table matched_error "matched_error-$name" "${peer_options[@]}"; fi
 fi
@@ -297,6 +364,10 @@ if has_part heatmaps; then
     "$S2O" heatmap --config configs/real/heatmap.json --layer "$layer" --pixels 320 \
       --out "$out/figures/heatmap-$layer.png" || failed=1
   done
+fi
+if has_part tables && ! compgen -G "$out/runs/*/results.json" >/dev/null; then
+  echo "no results in $out/runs to make tables of; other parts compute them: $all_parts" >&2
+  failed=1
 fi
 echo "tables:  $out/tables" >&2
 echo "figures: $out/figures" >&2
