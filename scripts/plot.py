@@ -92,9 +92,21 @@ def parse_arguments():
             parser.error(f"--knob {knob}: expected METHOD=PARAM")
     if not 0 < arguments.sparsity < 1:
         parser.error(f"--sparsity {arguments.sparsity}: expected a number between 0 and 1")
+    if os.path.isdir(arguments.out) or not os.path.basename(arguments.out):
+        parser.error(f"--out {arguments.out}: a folder, expected the beginning of file names")
     arguments.knobs = dict(knob.split("=") for knob in arguments.knob)
     arguments.methods = [name for name in arguments.methods.split(",") if name]
     return arguments
+
+
+def save(figure, path, **options):
+    """Whole or not at all."""
+    try:
+        figure.savefig(path + ".new", **options)
+        os.replace(path + ".new", path)
+    finally:
+        if os.path.exists(path + ".new"):
+            os.remove(path + ".new")
 
 
 def main():
@@ -106,10 +118,13 @@ def main():
         if folder:
             os.makedirs(folder, exist_ok=True)
         # No dates: equal results give equal files.
-        figure.savefig(arguments.out + ".pdf", metadata={"CreationDate": None})
-        figure.savefig(arguments.out + ".png", dpi=200)
+        save(figure, arguments.out + ".pdf", format="pdf", metadata={"CreationDate": None})
+        save(figure, arguments.out + ".png", format="png", dpi=200)
     except PlotError as error:
-        print(f"plot.py: error: {error}", file=sys.stderr)
+        inputs = ", ".join(arguments.inputs)
+        named = any(name in str(error) for name in arguments.inputs)
+        print(f"plot.py {arguments.figure}: error: {'' if named else inputs + ': '}{error}",
+              file=sys.stderr)
         return 2
     except OSError as error:
         print(f"plot.py: error: {error.filename}: {error.strerror}", file=sys.stderr)

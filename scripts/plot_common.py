@@ -47,13 +47,12 @@ def in_paper_order(items, methods, method_of):
     return sorted(kept, key=lambda item: rank[method_of(item)])
 
 
-def load_settings(arguments, needs=None):
-    """(rows, settings) of the result files; `needs` is a part that only results.h5 holds."""
-    rows = read_rows(arguments.inputs)
-    if needs and not any(row.get(needs) is not None for row in rows):
-        raise PlotError(
-            f"{', '.join(arguments.inputs)}: no {needs} in these results; it is in results.h5"
-        )
+def load_settings(arguments, needs=None, command="eval"):
+    """(rows, settings) of what s2o eval or prefill wrote; `needs` is (a part of a row that only
+    results.h5 holds, whose rows have it)."""
+    rows = read_rows(arguments.inputs, command)
+    if needs and not any(row.get(needs[0]) is not None for row in rows):
+        raise PlotError(f"no {needs[0]} in these results: {needs[1]} have it, in results.h5")
     rows = in_paper_order(rows, arguments.methods, lambda row: row["method"])
     return rows, group_settings(rows, arguments.knobs)
 

@@ -132,7 +132,9 @@ def _draw_ratios(axes, rows, labelled, levels, level, reference):
 
 def _matched_figure(arguments, table, level, quantity, words):
     """Left: the quantity itself; right: its ratio to the reference with its bootstrap interval."""
-    rows, notes, title = read_tables(arguments.inputs, table)
+    keys = ("seqlen", "label", "method", quantity, "units", "total_units", "ratio", "ratio_low",
+            "ratio_high", "ratio_units")
+    rows, notes, title = read_tables(arguments.inputs, table, keys)
     if level not in rows[0]:
         level, words = "mse", dict(words, x="MSE")  # --mse gave the levels
     rows = in_paper_order(rows, arguments.methods, lambda row: row["method"])

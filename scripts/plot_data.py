@@ -18,16 +18,35 @@ def _load_json(path):
         raise PlotError(f"{path}: no JSON: {error}") from error
 
 
+# Keys that every row has, and the one that says which command made it.
+ROW_KEYS = {"method": str, "params": dict, "seqlen": int}
+KINDS = {"eval": "input", "prefill": "prompt"}
+
+
+def _check_rows(path, rows, keys):
+    if not isinstance(rows, list):
+        raise PlotError(f"{path}: rows: expected a list, found {type(rows).__name__}")
+    for i, row in enumerate(rows):
+        for key, kind in keys.items():
+            found = row.get(key) if isinstance(row, dict) else None
+            if not isinstance(found, kind):
+                raise PlotError(f"{path}: rows[{i}]: '{key}': found {json.dumps(found)}, expected "
+                                f"{kind.__name__}")
+
+
 def _read_json_results(path):
     document = _load_json(path)
     if not isinstance(document, dict) or "rows" not in document:
-        raise PlotError(f"{path}: no 'rows': expected the results.json of s2o eval")
+        raise PlotError(f"{path}: no 'rows': expected the results.json of s2o eval or prefill")
+    _check_rows(path, document["rows"], ROW_KEYS)
     return document["rows"]
 
 
 def _read_hdf5_results(path):
-    import h5py  # only here: JSON needs no HDF5
-
+    try:
+        import h5py  # only here: JSON needs no HDF5
+    except ImportError as error:
+        raise PlotError(f"{path}: {error}; install python3-h5py, or name results.json") from error
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -42,6 +61,9 @@ def _read_hdf5_results(path):
                 columns[name] = [v.rstrip(b"\0").decode("utf-8") for v in values]
             else:
                 columns[name] = [None if v != v else v.item() for v in values]
+        for name in (*ROW_KEYS, "error"):
+            if name not in columns:
+                raise PlotError(f"{path}: table: no column '{name}'")
         rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
         for i, row in enumerate(rows):
             row["params"] = json.loads(row["params"])
@@ -55,8 +77,9 @@ def _read_hdf5_results(path):
     return rows
 
 
-def read_rows(paths):
-    """Rows of result files or folders (results.h5 before results.json) that did not fail."""
+def read_rows(paths, command=None):
+    """Rows of result files or folders (results.h5 before results.json) that did not fail; only those
+    that s2o eval or s2o prefill made, if `command` says so: their columns mean different things."""
     rows = []
     for path in paths:
         if os.path.isdir(path):
@@ -69,24 +92,36 @@ def read_rows(paths):
         rows += _read_hdf5_results(path) if is_hdf5 else _read_json_results(path)
     usable = [row for row in rows if not row.get("error")]
     if not usable:
-        raise PlotError(f"{', '.join(paths)}: no usable rows ({len(rows)} rows, all failed)")
-    return usable
+        why = "all failed" if rows else "none was computed"
+        raise PlotError(f"{', '.join(paths)}: no usable rows ({len(rows)} rows, {why})")
+    if command is None:
+        return usable
+    made = [row for row in usable if KINDS[command] in row]
+    if not made:
+        raise PlotError(f"{', '.join(paths)}: no rows of s2o {command} ({len(usable)} of others)")
+    return made
 
 
-def read_tables(paths, name):
-    """Rows and notes of the table `name` in files written by `s2o match|table --format json`."""
+def read_tables(paths, name, keys):
+    """Rows and notes of the table `name` in files written by `s2o match|table --format json`; every row
+    has these keys."""
     rows, notes, title = [], [], ""
     for path in paths:
         document = _load_json(path)
-        if not isinstance(document, dict) or "tables" not in document:
+        if not isinstance(document, dict) or not isinstance(document.get("tables"), list):
             raise PlotError(
                 f"{path}: no 'tables': expected the output of s2o table --table {name} --format json"
             )
-        tables = [table for table in document["tables"] if table["name"] == name]
+        tables = [table for table in document["tables"] if table.get("name") == name]
         if not tables:
-            known = ", ".join(table["name"] for table in document["tables"])
+            known = ", ".join(str(table.get("name")) for table in document["tables"]) or "none"
             raise PlotError(f"{path}: no table '{name}', it holds {known}")
         for table in tables:
+            missing = [key for key in ("rows", "notes", "title") if key not in table]
+            missing += [f"rows[{i}]['{key}']" for i, row in enumerate(table.get("rows", ()))
+                        for key in keys if key not in row]
+            if missing:
+                raise PlotError(f"{path}: table '{name}': {missing[0]} is missing")
             rows += table["rows"]
             notes += table["notes"]
             title = table["title"]
@@ -97,6 +132,11 @@ def read_tables(paths, name):
 
 def find_knobs(rows, overrides):
     """The parameter that traces each method's curve: the one with the most values."""
+    for method, knob in overrides.items():
+        known = {key for row in rows if row["method"] == method for key in row["params"]}
+        if knob not in known:
+            raise PlotError(f"--knob {method}={knob}: the results of {method} have "
+                            f"{', '.join(sorted(known)) or 'no parameters'}")
     knobs = {}
     for method in dict.fromkeys(row["method"] for row in rows):
         values = {}

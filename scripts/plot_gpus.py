@@ -35,7 +35,7 @@ def _curves(rows):
 
 def gpu_scaling(arguments):
     """Results of `s2o prefill` with --parallel 1, 2, ..., one line a setting and length."""
-    rows, _ = load_settings(arguments)
+    rows, _ = load_settings(arguments, command="prefill")
     curves = {key: points for key, points in _curves(rows).items() if len(points) > 1}
     if not curves:
         raise PlotError("no setting was prefilled on different numbers of GPUs (--parallel)")

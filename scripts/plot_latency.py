@@ -25,7 +25,7 @@ def latency(arguments):
     shown = nearest_settings(timed, arguments.sparsity)
     backends = ", ".join(sorted({str(row.get("backend")).upper() for row in rows}))
     groups = sorted({setting.seqlen for setting in shown})
-    height = 0.6 + 0.14 * len({s.label for s in shown})
+    height = max(1.2, 0.6 + 0.14 * len({s.label for s in shown}))
     figure, grid = plt.subplots(
         len(groups), 1, figsize=(PAGE_WIDTH, height * len(groups)), squeeze=False
     )
@@ -111,7 +111,8 @@ def _matched_panels(rows):
 
 def matched_error(arguments):
     """Speed-up over dense at equal error: against the error, or against length where lengths differ."""
-    rows, notes, title = read_tables(arguments.inputs, "matched_error")
+    keys = ("input", "seqlen", "on", "target", "method", "speedup_vs_dense", "units", "total_units")
+    rows, notes, title = read_tables(arguments.inputs, "matched_error", keys)
     rows = in_paper_order(rows, arguments.methods, lambda row: row["method"])
     rows = [row for row in rows if row["speedup_vs_dense"] is not None]
     if not rows:

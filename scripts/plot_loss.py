@@ -20,9 +20,10 @@ TARGET = 0.01  # nats: by position, the setting of each method nearest to it is 
 def _load(arguments):
     """Settings of prefills without an answer, and the dense rows by prompt."""
     paths = [os.path.join(p, "results.json") if os.path.isdir(p) else p for p in arguments.inputs]
-    rows = [row for row in read_rows(paths) if row.get("held_out_loss") is not None]
-    if not rows:
-        raise PlotError("no held-out loss in the results: expected those of s2o prefill")
+    rows = read_rows(paths, "prefill")
+    rows = [row for row in rows if None not in (row.get("held_out_loss"), row.get("dense_loss"))]
+    if not any(row["method"] != "dense" for row in rows):
+        raise PlotError("no held-out loss of a sparse method beside that of dense in the results")
     settings = [s for s in group_settings(rows, arguments.knobs) if s.method != "dense"]
     for row in rows:
         row["loss_increase"] = row["held_out_loss"] - row["dense_loss"]
@@ -123,6 +124,8 @@ def loss_by_position(arguments):
         label = f"{setting.full_label()} ({setting.mean('compute_density'):.3f})"
         axes.plot(ends, [sums[e] / counts[e] for e in ends], linestyle=styles[setting.label],
                   label=label, **curve_look(setting.method))
+    if not axes.has_data():
+        raise PlotError("no rows of dense on the same prompts in the results, to subtract by position")
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value / 1024:g}K"))
     axes.set_xlabel("up to this position")

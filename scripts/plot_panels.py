@@ -11,7 +11,7 @@ from plot_data import PlotError, coverage, nearest_settings
 
 
 def density_by_head(arguments):
-    rows, settings = load_settings(arguments, needs="per_head")
+    rows, settings = load_settings(arguments, needs=("per_head", "sparse methods"))
     shown = []
     for setting in nearest_settings(settings, arguments.sparsity):
         part = setting.restricted(lambda row: len(row.get("per_head", {}).get("compute_density", ())))
@@ -84,7 +84,7 @@ def _tile_depths(row):
 
 
 def stop_depth(arguments):
-    rows, settings = load_settings(arguments, needs="stop_steps")
+    rows, settings = load_settings(arguments, needs=("stop_steps", "s2o and s2o_plus"))
     shown = []
     for setting in nearest_settings(settings, arguments.sparsity):
         part = setting.restricted(lambda row: len(row.get("stop_steps", ())))

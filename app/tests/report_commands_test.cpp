@@ -156,9 +156,8 @@ TEST_F(ReportCommands, plot_draws_result_files_and_tables) {
   EXPECT_EQ(plot("matched_sparsity table.json --out m"), 0) << read_file(folder_ / "plot.err");
   write_file(folder_ / "latency.json",
              run({"table", "run", "--table", "latency", "--format", "json"}).out);
-  EXPECT_EQ(plot("error_time run --out e"), 0) << read_file(folder_ / "plot.err");
   EXPECT_EQ(plot("matched_error latency.json --out t"), 0) << read_file(folder_ / "plot.err");
-  for (const char* name : {"f.pdf", "f.png", "s.png", "m.png", "e.png", "t.png"})
+  for (const char* name : {"f.pdf", "f.png", "s.png", "m.png", "t.png"})
     EXPECT_TRUE(exists(name)) << name;
   EXPECT_EQ(plot("matched_mse table.json --out x"), 2);
   EXPECT_THAT(read_file(folder_ / "plot.err"), HasSubstr("no table 'matched_mse'"));
