@@ -9,6 +9,7 @@
 #include <limits>
 #include <map>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "kernels/common/parallel.h"
@@ -53,6 +54,7 @@ std::vector<TunedSetting> expand_methods(const TuneOptions& options) {
   const Method& dense = find_method("dense");
   std::vector<TunedSetting> settings = {
       {&dense, std::make_shared<const ParamSet>(dense.info().params)}};
+  std::set<std::string> known = {settings.front().text()};
   for (const std::string& text : options.methods) {
     const std::string path = "--method " + text;
     Json entry = {{"name", text}};
@@ -75,9 +77,7 @@ std::vector<TunedSetting> expand_methods(const TuneOptions& options) {
     if (options.target == TuneTarget::kMass) leave_out_compensation(info, path, entry);
     for (ParamSet& params : expand_settings(method, entry, path)) {
       TunedSetting setting = {&method, std::make_shared<const ParamSet>(std::move(params))};
-      if (std::find(settings.begin(), settings.end(), setting) == settings.end()) {
-        settings.push_back(std::move(setting));
-      }
+      if (known.insert(setting.text()).second) settings.push_back(std::move(setting));
     }
   }
   if (settings.size() == 1) throw ConfigError("--method: expected one that is not dense");
@@ -169,11 +169,16 @@ class Tuner {
   void merge_older(TunedFile& file) const {
     if (!effects_.empty()) file.context["effects"] = effects_;
     if (!older_) return;
+    std::map<std::string, int> known;
+    for (const TunedSetting& setting : file.settings) {
+      known.try_emplace(setting.text(), static_cast<int>(known.size()));
+    }
     std::vector<int> numbers;  // of the older settings
     for (const TunedSetting& setting : older_->settings) {
-      const auto known = std::find(file.settings.begin(), file.settings.end(), setting);
-      numbers.push_back(static_cast<int>(known - file.settings.begin()));
-      if (known == file.settings.end()) file.settings.push_back(setting);
+      const auto [number, is_new] =
+          known.try_emplace(setting.text(), static_cast<int>(file.settings.size()));
+      if (is_new) file.settings.push_back(setting);
+      numbers.push_back(number->second);
     }
     for (TunedLength length : older_->lengths) {
       const bool is_new = std::ranges::any_of(

@@ -172,13 +172,10 @@ TunedFile parse(const Json& document, const std::string& name) {
 }
 
 // Do they differ in no more than the knob?
-bool are_of_one_sweep(const TunedSetting& a, const TunedSetting& b) {
-  const std::string& knob = a.method->info().knob;
-  if (a.method != b.method || knob.empty()) return false;
-  Json of_a = a.params->to_json();
-  const Json of_b = b.params->to_json();
-  of_a[knob] = of_b[knob];
-  return of_a == of_b;
+// The same for settings of one sweep; empty for a method without a knob.
+std::string sweep_text(const TunedSetting& setting) {
+  const std::string& knob = setting.method->info().knob;
+  return knob.empty() ? "" : setting.text({knob});
 }
 
 // A number whose differences are those of a knob: knobs go over decades, and end at 0.
@@ -208,6 +205,12 @@ LoadedFiles& loaded_files() {
 
 }  // namespace
 
+std::string TunedSetting::text(const std::vector<std::string>& left_out) const {
+  Json json = setting_json(*this);
+  for (const std::string& name : left_out) json.erase(name);
+  return json_text(json);
+}
+
 std::vector<int> TunedFile::heads_at(std::int64_t seqlen, int layer) const {
   const auto at = [layer](const TunedLength& length) -> const std::vector<int>& {
     return length.layers.at(static_cast<std::size_t>(layer));
@@ -220,6 +223,7 @@ std::vector<int> TunedFile::heads_at(std::int64_t seqlen, int layer) const {
   const TunedLength& low = *(above - 1);
   const auto log = [](std::int64_t length) { return std::log(static_cast<double>(length)); };
   const double share = (log(seqlen) - log(low.seqlen)) / (log(above->seqlen) - log(low.seqlen));
+  std::vector<std::string> sweeps;  // of the settings, once a head asks
   std::vector<int> heads;
   for (std::size_t head = 0; head < at(low).size(); ++head) {
     const int first = at(low)[head];
@@ -227,11 +231,13 @@ std::vector<int> TunedFile::heads_at(std::int64_t seqlen, int layer) const {
     int best = share < 0.5 ? first : second;
     const TunedSetting& from = settings[static_cast<std::size_t>(first)];
     const TunedSetting& to = settings[static_cast<std::size_t>(second)];
-    if (first != second && are_of_one_sweep(from, to)) {
+    const std::string sweep = first == second ? "" : sweep_text(from);
+    if (!sweep.empty() && sweep == sweep_text(to)) {
+      if (sweeps.empty()) std::ranges::transform(settings, std::back_inserter(sweeps), sweep_text);
       const double wanted = (1.0 - share) * log_knob(from) + share * log_knob(to);
       double nearest = std::numeric_limits<double>::infinity();
       for (std::size_t i = 0; i < settings.size(); ++i) {
-        if (!are_of_one_sweep(settings[i], from)) continue;
+        if (sweeps[i] != sweep) continue;
         const double distance = std::abs(log_knob(settings[i]) - wanted);
         if (distance < nearest) best = static_cast<int>(i);
         nearest = std::min(nearest, distance);
@@ -334,21 +340,12 @@ void write_tuned_file(const std::filesystem::path& path, const TunedFile& file) 
   target.commit();
 }
 
-bool plan_together(const TunedSetting& a, const TunedSetting& b) {
-  if (a.method != b.method) return false;
-  const MethodInfo& info = a.method->info();
-  Json first = a.params->to_json();
-  Json second = b.params->to_json();
-  for (const std::string& name : info.params_by_head) first[name] = second[name];
-  return first == second;
-}
-
 std::vector<int> kinds_of(const std::vector<TunedSetting>& settings) {
+  std::map<std::string, int> first;  // setting of each kind
   std::vector<int> kinds;
   for (const TunedSetting& setting : settings) {
-    const auto alike = std::ranges::find_if(
-        settings, [&](const TunedSetting& other) { return plan_together(other, setting); });
-    kinds.push_back(static_cast<int>(alike - settings.begin()));
+    const std::string text = setting.text(setting.method->info().params_by_head);
+    kinds.push_back(first.try_emplace(text, static_cast<int>(kinds.size())).first->second);
   }
   return kinds;
 }

@@ -29,8 +29,10 @@ struct TunedSetting {
   const Method* method = nullptr;
   std::shared_ptr<const ParamSet> params;
 
+  // The method and its parameters, some left out; equal for settings that differ in those alone.
+  std::string text(const std::vector<std::string>& left_out = {}) const;
   bool operator==(const TunedSetting& other) const {
-    return method == other.method && params->to_json() == other.params->to_json();
+    return method == other.method && text() == other.text();
   }
 };
 
@@ -72,11 +74,8 @@ std::shared_ptr<const TunedFile> load_tuned_file(const std::filesystem::path& pa
 void renew_tuned_file(const std::filesystem::path& path);
 void write_tuned_file(const std::filesystem::path& path, const TunedFile& file);
 
-// Whether heads with these settings can be planned together: they are equal, or differ in no more
-// than the knob of a method that takes it by head.
-bool plan_together(const TunedSetting& a, const TunedSetting& b);
-
-// A number for each setting, the same for those that can be planned together.
+// A number for each setting, the same for those that heads can be planned together with: they are
+// equal, or differ in no more than what the method takes by head.
 std::vector<int> kinds_of(const std::vector<TunedSetting>& settings);
 
 // Runs of neighbouring heads that can be planned together, as few as head_slice() allows.

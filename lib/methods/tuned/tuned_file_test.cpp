@@ -146,13 +146,13 @@ TEST(tuned_file, neighbours_that_differ_in_what_heads_may_run_together) {
   }
   EXPECT_TRUE(groups[1].head_params.empty());
   EXPECT_TRUE(group_heads(settings, {2, 2, 2, 2}, 2)[0].head_params.empty());
-  EXPECT_TRUE(
-      plan_together(settings[1], setting("s2o_plus", {{"tau", 0.01}, {"reach_per_tau", 16.0}})));
-  EXPECT_FALSE(
-      plan_together(settings[1], setting("s2o_plus", {{"tau", 0.1}, {"local_window", 256}})));
-  EXPECT_FALSE(plan_together(settings[1], setting("s2o", {{"tau", 0.1}})));
-  EXPECT_FALSE(plan_together(setting("xattention", {{"threshold", 0.9}}),
-                             setting("xattention", {{"threshold", 0.8}})));
+  EXPECT_THAT(kinds_of({settings[1], setting("s2o_plus", {{"tau", 0.01}, {"reach_per_tau", 16.0}}),
+                        setting("s2o_plus", {{"tau", 0.1}, {"local_window", 256}}),
+                        setting("s2o", {{"tau", 0.1}}), settings[2]}),
+              ElementsAre(0, 0, 2, 3, 0));
+  EXPECT_THAT(kinds_of({setting("xattention", {{"threshold", 0.9}}),
+                        setting("xattention", {{"threshold", 0.8}})}),
+              ElementsAre(0, 1));
 }
 
 TEST(tuned_file, a_file_that_is_broken_says_where) {
