@@ -237,7 +237,8 @@ CurveSet build_curves(const ResultTable& table, const CurveOptions& options) {
   }
   if (set.methods.empty()) {
     throw ConfigError(fmt::format(
-        "the results hold no sparse method with {} and compute_density ({} rows, {} usable: {})",
+        "the results hold no sparse method with {} and compute_density ({} rows, {} usable: {}); "
+        "it is measured by `s2o eval`",
         options.error, table.rows.size(), rows.size(), holdings_text(rows)));
   }
   set.units.assign(units.begin(), units.end());
@@ -256,8 +257,9 @@ const MethodCurves& find_curves(const CurveSet& set, const std::string& referenc
   }
   if (found.size() == 1) return *found.front();
   if (found.empty()) {
-    throw ConfigError(fmt::format("reference '{}': not among the results; there are {}", reference,
-                                  join(labels)));
+    throw ConfigError(
+        fmt::format("reference '{}': not among the results; --reference takes one of {}", reference,
+                    join(labels)));
   }
   for (const MethodCurves* curves : found) {
     if (curves->has_default_params) return *curves;

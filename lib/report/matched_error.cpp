@@ -9,6 +9,7 @@
 #include "lib/core/text.h"
 #include "lib/report/cost_at_error.h"
 #include "lib/report/latency_sections.h"
+#include "lib/report/retrieval_cells.h"
 
 namespace s2o {
 namespace {
@@ -264,6 +265,31 @@ std::vector<std::string> notes_of(const std::vector<MatchedErrorGroup>& groups,
   return notes;
 }
 
+// There is nothing to compare: says why.
+[[noreturn]] void refuse(const ResultTable& table, const ErrorMetric& metric,
+                         const CurveOptions& options) {
+  const std::vector<RetrievalCell> cells = metric.on == ErrorOn::kAccuracy
+                                               ? retrieval_cells(table, options)
+                                               : std::vector<RetrievalCell>{};
+  std::vector<std::string> dense;
+  for (const RetrievalCell& cell : cells) {
+    if (cell.method != "dense") continue;
+    dense.push_back(fmt::format("{} of {} tokens {} of {}", cell.task, cell.seqlen,
+                                cell.exact.successes, cell.exact.trials));
+  }
+  if (!cells.empty()) {
+    throw ConfigError(fmt::format(
+        "accuracy: no task of the results has a sparse method beside dense attention that answers "
+        "half of the prompts (dense: {}), so that there is nothing to lose",
+        dense.empty() ? "not run" : join(dense)));
+  }
+  throw ConfigError(
+      fmt::format("the results hold no sparse method with {} and a density ({} rows); it is "
+                  "measured by `s2o {}`{}",
+                  metric.name, table.rows.size(), metric.is_of_attention ? "eval" : "prefill",
+                  metric.on == ErrorOn::kAccuracy ? " on a prompt file" : ""));
+}
+
 }  // namespace
 
 std::vector<MatchedErrorGroup> match_errors(std::vector<UnitSetting> settings,
@@ -313,12 +339,7 @@ Report matched_error_report(const ResultTable& table, ErrorOn on, const MatchOpt
   }
   const std::vector<MatchedErrorGroup> groups =
       match_errors(std::move(settings), targets, options.peers);
-  if (groups.empty()) {
-    throw ConfigError(
-        fmt::format("the results hold no sparse method with {} and a density ({} "
-                    "rows); it is measured by `s2o {}`",
-                    metric.name, table.rows.size(), metric.is_of_attention ? "eval" : "prefill"));
-  }
+  if (groups.empty()) refuse(table, metric, options.curves);
   Report report;
   for (const MatchedErrorGroup& group : groups) {
     for (const Quantity& quantity : quantities_of(groups, options.peers)) {

@@ -66,7 +66,7 @@ std::vector<RetrievalCell> retrieval_cells(const ResultTable& table, const Curve
   }
   std::vector<RetrievalCell> cells;
   for (const auto& [key, part] : parts) {
-    for (const Setting& setting : group_settings(part, options)) {
+    for (const Setting& setting : group_settings(part, RowKind::kPrefill, options)) {
       if (std::optional<RetrievalCell> cell = make_cell(setting)) cells.push_back(std::move(*cell));
     }
   }
@@ -104,6 +104,10 @@ ReportTable retrieval_table(const std::vector<RetrievalCell>& cells) {
                      {"time_to_first_token_ms", "", false, true}},
                     {},
                     {}};
+  const bool many_models =
+      std::any_of(cells.begin(), cells.end(),
+                  [&cells](const RetrievalCell& cell) { return cell.model != cells[0].model; });
+  if (many_models) table.columns.insert(table.columns.begin(), {"model", "", true});
   for (const RetrievalCell& cell : cells) {
     table.rows.push_back({text_cell(cell.task), integer_cell(cell.seqlen), text_cell(cell.label),
                           integer_cell(cell.exact.trials), text_cell(proportion_text(cell.exact)),
@@ -111,6 +115,8 @@ ReportTable retrieval_table(const std::vector<RetrievalCell>& cells) {
                           integer_cell(cell.tokens.trials), text_cell(proportion_text(cell.tokens)),
                           fixed_cell(cell.compute_density, 3), number_cell(cell.kl_from_dense),
                           number_cell(cell.time_to_first_token_ms, 4)});
+    std::vector<ReportCell>& row = table.rows.back();
+    if (many_models) row.insert(row.begin(), text_cell(cell.model));
   }
   table.notes = {
       "exact: samples of which every answer token has the largest logit, all tokens before it "

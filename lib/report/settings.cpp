@@ -28,11 +28,11 @@ struct Grouping {
   std::vector<int> ranks;  // of each setting's method
 };
 
-Grouping group_rows(const ResultTable& table, const CurveOptions& options) {
+Grouping group_rows(const ResultTable& table, RowKind kind, const CurveOptions& options) {
   Grouping grouping;
   std::map<std::string, std::size_t> index;
   for (const ResultRow& row : table.rows) {
-    if (row.error) continue;
+    if (row.kind != kind || row.error) continue;
     const std::string key = fmt::format("{}\n{}\n{}\n{}\n{}\n{}", row.seqlen, row.backend,
                                         row.kernel, gpus_of(row), row.method, row.params.dump());
     const auto [place, is_new] = index.try_emplace(key, grouping.settings.size());
@@ -64,8 +64,9 @@ std::string Setting::full_label() const {
   return knob_value.is_null() ? label : label + " " + params_label(params, {knob});
 }
 
-std::vector<Setting> group_settings(const ResultTable& table, const CurveOptions& options) {
-  Grouping grouping = group_rows(table, options);
+std::vector<Setting> group_settings(const ResultTable& table, RowKind kind,
+                                    const CurveOptions& options) {
+  Grouping grouping = group_rows(table, kind, options);
   std::map<std::string, std::size_t> first_appearance;
   for (std::size_t i = 0; i < grouping.settings.size(); ++i) {
     first_appearance.try_emplace(grouping.settings[i].label, i);

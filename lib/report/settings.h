@@ -26,9 +26,11 @@ struct Setting {
   std::string full_label() const;
 };
 
-// Rows with an error are left out. Ordered by seqlen, backend, methods.def, first appearance of the
-// label, then from dense to sparse.
-std::vector<Setting> group_settings(const ResultTable& table, const CurveOptions& options);
+// Rows of another kind, whose columns mean other things, and rows with an error are left out.
+// Ordered by seqlen, backend, methods.def, first appearance of the label, then from dense to
+// sparse.
+std::vector<Setting> group_settings(const ResultTable& table, RowKind kind,
+                                    const CurveOptions& options);
 
 // Over the rows that have the metric; empty when none has it.
 std::optional<double> mean_metric(const Setting& setting, const std::string& metric);

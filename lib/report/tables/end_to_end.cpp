@@ -101,7 +101,7 @@ Report build_end_to_end(const ResultTable& table, const MatchOptions& options) {
     view.columns.insert(view.columns.end(), kParallelColumns.begin(), kParallelColumns.end());
   }
   for (const auto& [key, part] : parts) {
-    const std::vector<Setting> settings = group_settings(part, options.curves);
+    const std::vector<Setting> settings = group_settings(part, RowKind::kPrefill, options.curves);
     for (const Setting& setting : settings) {
       view.rows.push_back(row_of(setting));
       if (is_parallel) add_parallel_cells(setting, settings, view.rows.back());

@@ -8,8 +8,8 @@ namespace s2o {
 namespace {
 
 Report build_frontier(const ResultTable& table, const MatchOptions& options) {
-  const std::vector<Setting> settings = group_settings(table, options.curves);
-  require_settings(settings, table, "usable rows");
+  const std::vector<Setting> settings = group_settings(table, RowKind::kAttention, options.curves);
+  require_settings(settings, table, "usable rows of `s2o eval`");
   ReportTable frontier{"frontier",
                        "Error against compute density",
                        {{"seqlen", ""},

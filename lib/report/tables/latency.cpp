@@ -148,7 +148,7 @@ void add_matched_errors(Report& report, const ResultTable& table, const MatchOpt
 }
 
 Report build_latency(const ResultTable& table, const MatchOptions& options) {
-  const std::vector<Setting> settings = group_settings(table, options.curves);
+  const std::vector<Setting> settings = group_settings(table, RowKind::kAttention, options.curves);
   Report report;
   add_section(report, latency_table(settings, options.peers, options.curves, table.rows.size()));
   add_matched_errors(report, table, options);

@@ -127,7 +127,7 @@ ReportTable stop_table(const std::vector<Setting>& settings) {
 Report build_per_head(const ResultTable& table, const MatchOptions& options) {
   const double sparsity = options.sparsity[options.sparsity.size() / 2];
   const std::vector<Setting> settings =
-      nearest_settings(group_settings(table, options.curves), 1.0 - sparsity);
+      nearest_settings(group_settings(table, RowKind::kAttention, options.curves), 1.0 - sparsity);
   ReportTable density = density_table(settings);
   if (density.rows.empty()) {
     throw ConfigError(

@@ -162,6 +162,17 @@ TEST(MatchedErrorReport, results_without_the_error_say_what_measures_it) {
               ThrowsMessage<ConfigError>(HasSubstr("--errors")));
 }
 
+TEST(MatchedErrorReport, tasks_that_dense_fails_are_named) {
+  ResultTable table;
+  for (const char* method : {"dense", "s2o"}) table.rows.push_back(needle_row(method, 0, 2));
+  for (ResultRow& row : table.rows) row.metrics["compute_density"] = 0.2;
+  EXPECT_THAT([&] { matched_error_report(table, ErrorOn::kAccuracy, sample_options()); },
+              ThrowsMessage<ConfigError>(HasSubstr("niah of 1024 tokens 0 of 1")));
+  table.rows.erase(table.rows.begin());
+  EXPECT_THAT([&] { matched_error_report(table, ErrorOn::kAccuracy, sample_options()); },
+              ThrowsMessage<ConfigError>(HasSubstr("dense: not run")));
+}
+
 TEST(MatchedErrorReport, units_that_miss_the_target_are_counted) {
   MatchOptions options = sample_options();
   options.errors = {0.1};

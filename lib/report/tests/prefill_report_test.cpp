@@ -77,6 +77,22 @@ TEST(retrieval_cells, counts_samples_and_tokens) {
   EXPECT_EQ(cells[1].tokens.trials, 28);
 }
 
+TEST(retrieval_cells, models_are_named_where_there_are_several) {
+  ResultTable table = sample_prefill();
+  const std::size_t columns = retrieval_table(retrieval_cells(table, {})).columns.size();
+  for (const auto rows = table.rows; const ResultRow& row : rows) {
+    table.rows.push_back(row);
+    table.rows.back().prefill.model = "qwen";
+  }
+  const ReportTable of_two = retrieval_table(retrieval_cells(table, {}));
+  ASSERT_EQ(of_two.columns.size(), columns + 1);
+  EXPECT_EQ(of_two.columns[0].name, "model");
+  ASSERT_EQ(of_two.rows.size(), 4u);
+  EXPECT_EQ(of_two.rows[0][0].text, "qwen");
+  EXPECT_EQ(of_two.rows[3][0].text, "tiny-llama");
+  EXPECT_EQ(of_two.rows[3].size(), of_two.columns.size());
+}
+
 TEST(prefill_table, text_has_blocks_for_texts_and_one_table_of_tasks) {
   const std::string text = render_prefill_results(sample_prefill(), ReportFormat::kText);
   EXPECT_THAT(text, HasSubstr("book, 2000 tokens (tiny-llama; attention_ref)"));

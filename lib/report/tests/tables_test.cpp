@@ -69,6 +69,22 @@ void expect_golden(const std::string& name, const std::string& text) {
   EXPECT_EQ(text, golden.str()) << path;
 }
 
+// Beside rows of prefills a table of attention is what it is without them, and the other way round.
+TEST(PaperTable, rows_of_the_other_command_change_nothing) {
+  for (const PaperTable* table : all_paper_tables()) {
+    SCOPED_TRACE(table->name);
+    ResultTable alone = results_for(*table);
+    ResultTable both = alone;
+    const ResultTable prefills = sample_prefill();
+    const ResultTable other =
+        alone.rows.front().kind == RowKind::kPrefill ? golden_results() : prefills;
+    both.rows.insert(both.rows.end(), other.rows.begin(), other.rows.end());
+    EXPECT_EQ(render_report(table->build(both, golden_options()), ReportFormat::kText),
+              render_report(table->build(alone, golden_options()), ReportFormat::kText));
+    EXPECT_THROW(table->build(other, golden_options()), ConfigError);
+  }
+}
+
 TEST(PaperTable, text_of_every_table_is_golden) {
   for (const PaperTable* table : all_paper_tables()) {
     const Report report = table->build(results_for(*table), golden_options());
