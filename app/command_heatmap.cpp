@@ -102,8 +102,7 @@ void add_heatmap_command(CLI::App& app, int& exit_code) {
       app, "heatmap", "Draw one head's attention map beside the tiles that each method visits",
       "s2o heatmap --config quickstart --layer 20 --head 0 --out heatmap.png\n"
       "  s2o heatmap --tuned tuned.json --out tuned.png");
-  CLI::Option* const config =
-      command->add_option("--config", options->config, "Config file, or its name in configs/");
+  command->add_option("--config", options->config, "Config file, or its name in configs/");
   CLI::Option* const tuned = command->add_option(
       "--tuned", options->tuned,
       "Draw a file of s2o tune instead: the setting of every head of every layer");

@@ -3,107 +3,36 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
-#include <charconv>
 #include <cmath>
 #include <limits>
 #include <map>
 #include <optional>
-#include <set>
 #include <utility>
 
 #include "kernels/common/parallel.h"
 #include "lib/core/error.h"
 #include "lib/core/log.h"
 #include "lib/core/printable.h"
-#include "lib/core/strict_json.h"
-#include "lib/eval/cells.h"
 #include "lib/tune/measure.h"
 #include "lib/tune/solver.h"
+#include "lib/tune/tune_options.h"
 
 namespace s2o {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr std::array kTargetNames = {"loss", "relative_l2", "mass"};
 // Budgets tried until the whole model meets a target of loss: errors add up only nearly.
 constexpr int kMaxTries = 5;          // for each granularity
 constexpr double kCloseEnough = 0.9;  // of the target
 constexpr double kAim = 0.95;         // of the target, where the next budget is meant to lead
 constexpr double kSameBudget = 0.99;  // budgets nearer than this are one
 
-const char* target_name(const TuneOptions& options) {
-  return kTargetNames[static_cast<std::size_t>(options.target)];
-}
-
-// A target of mass is about keys that are visited, not about what stands in for the others.
-void leave_out_compensation(const MethodInfo& info, const std::string& path, Json& entry) {
-  constexpr const char* kName = "compensation";
-  if (std::ranges::find(info.params, kName, &ParamSpec::name) == info.params.end()) return;
-  if (!entry.contains(kName)) entry[kName] = "none";
-  if (entry[kName] != "none") {
-    throw ConfigError(
-        fmt::format("{}: compensation: found {}, expected none: --target mass counts visited keys",
-                    path, json_text(entry[kName])));
-  }
-}
-
-// Settings of the methods asked for; the first is dense, which nothing is lost by.
-std::vector<TunedSetting> expand_methods(const TuneOptions& options) {
-  const Method& dense = find_method("dense");
-  std::vector<TunedSetting> settings = {
-      {&dense, std::make_shared<const ParamSet>(dense.info().params)}};
-  std::set<std::string> known = {settings.front().text()};
-  for (const std::string& text : options.methods) {
-    const std::string path = "--method " + text;
-    Json entry = {{"name", text}};
-    if (text.starts_with("{")) {
-      try {
-        entry = parse_strict_json(text);
-      } catch (const JsonTextError& error) {
-        throw ConfigError(fmt::format("{}: {}", path, error.what()));
-      }
-    }
-    if (!entry.contains("name") || !entry["name"].is_string()) {
-      throw ConfigError(path + ": expected a method, or {\"name\": ..., parameters}");
-    }
-    const Method& method = find_method_at(entry["name"].get<std::string>(), path);
-    const MethodInfo& info = method.info();
-    if (&method == &find_method("tuned") || info.is_oracle) {
-      throw ConfigError(fmt::format("{}: {} cannot be tuned", path, info.name));
-    }
-    if (!info.knob.empty() && !entry.contains(info.knob)) entry[info.knob] = info.knob_sweep;
-    if (options.target == TuneTarget::kMass) leave_out_compensation(info, path, entry);
-    for (ParamSet& params : expand_settings(method, entry, path)) {
-      TunedSetting setting = {&method, std::make_shared<const ParamSet>(std::move(params))};
-      if (known.insert(setting.text()).second) settings.push_back(std::move(setting));
-    }
-  }
-  if (settings.size() == 1) throw ConfigError("--method: expected one that is not dense");
-  return settings;
-}
-
-const TuneOptions& checked(const TuneOptions& options) {
-  if (options.seqlens.empty()) throw ConfigError("--seqlen: expected at least one length");
-  if (options.tokens.empty()) throw ConfigError("--tokens: expected at least one file");
-  if (options.by != "best" && options.by != "head" && options.by != "layer" &&
-      options.by != "model") {
-    throw ConfigError(
-        fmt::format("--by: found '{}', expected best, head, layer or model", options.by));
-  }
-  if (options.objective != "time" && options.objective != "density") {
-    throw ConfigError(
-        fmt::format("--objective: found '{}', expected time or density", options.objective));
-  }
-  return options;
-}
-
 class Tuner {
  public:
   explicit Tuner(const TuneOptions& options)
-      : options_(checked(options)),
-        settings_(expand_methods(options)),
+      : options_(checked_options(options)),
+        settings_(settings_to_try(options)),
         measurer_(options, settings_, [this](const std::string& what) { step(what); }) {
     if (options.extend) take_older();
     measurer_.prepare();
@@ -139,7 +68,7 @@ class Tuner {
     return measurer_.probes(text, layer, setting);
   }
   const ModelOutcome& dense() const { return measurer_.dense(); }
-  Json target() const { return {{target_name(options_), options_.value}}; }
+  Json target() const { return {{target_name(options_.target), options_.value}}; }
 
   void take_older() {
     older_ = read_tuned_file(options_.out);
@@ -349,7 +278,7 @@ class Tuner {
       log_warning(
           "{}={} at {} tokens: nothing meets it at less cost than dense, all heads stay dense; the "
           "best that one setting for all heads is measured to reach is {:.4g}",
-          target_name(options_), options_.value, measurer_.seqlen(), best_of_one_setting());
+          target_name(options_.target), options_.value, measurer_.seqlen(), best_of_one_setting());
     }
     return std::move(best.length);
   }
@@ -428,7 +357,7 @@ class Tuner {
     log_warning(
         "{}={} at {} tokens: no setting that was tried meets it, the best has a KL of {:.4g}; "
         "all heads stay dense",
-        target_name(options_), options_.value, measurer_.seqlen(), least);
+        target_name(options_.target), options_.value, measurer_.seqlen(), least);
     TuneSolution none;  // every head dense
     none.choice = {{0}};
     TunedLength length = length_of(none);
@@ -446,26 +375,6 @@ class Tuner {
 };
 
 }  // namespace
-
-void parse_tune_target(const std::string& text, const std::string& path, TuneOptions& options) {
-  const std::size_t sign = text.find('=');
-  const std::string name = text.substr(0, sign);
-  const auto known = std::ranges::find(kTargetNames, name);
-  const char* const begin =
-      text.data() + std::min(text.size(), sign == std::string::npos ? text.size() : sign + 1);
-  const char* const end = text.data() + text.size();
-  const auto parsed = std::from_chars(begin, end, options.value);
-  const double most = name == "loss" ? 100.0 : 1.0;
-  if (known == kTargetNames.end() || begin == end || parsed.ec != std::errc() ||
-      parsed.ptr != end || !(options.value > 0.0 && options.value <= most)) {
-    throw ConfigError(
-        fmt::format("{}: found '{}', expected loss=NATS (above 0, at most 100), relative_l2=SHARE "
-                    "or mass=SHARE "
-                    "(above 0, at most 1), such as loss=0.01",
-                    path, text));
-  }
-  options.target = static_cast<TuneTarget>(known - kTargetNames.begin());
-}
 
 TunedFile tune(const TuneOptions& options) { return Tuner(options).run(); }
 
