@@ -27,7 +27,8 @@ try:
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, TokenType
     from gguf.quants import dequantize
 except ImportError as error:
-    sys.exit(f"gguf_to_hf.py: {error}; install the Python package gguf (pip install gguf)")
+    sys.exit(f"gguf_to_hf.py: {error}; install the Python package gguf: python3 -m venv venv && "
+             "venv/bin/pip install gguf, then venv/bin/python in place of python3")
 
 
 class Refused(Exception):

@@ -49,9 +49,10 @@ std::int64_t ConfigFields::positive(const char* key, std::optional<std::int64_t>
 float ConfigFields::real(const char* key, std::optional<float> fallback, float above) const {
   const nlohmann::json* value = find(key);
   if (value == nullptr && fallback) return *fallback;
+  constexpr float kMax = std::numeric_limits<float>::max();
   const bool fits = value != nullptr && value->is_number() && value->get<double>() > above &&
-                    value->get<double>() <= std::numeric_limits<float>::max();
-  if (!fits) wrong(key, fmt::format("a number > {}", above));
+                    value->get<double>() <= kMax;
+  if (!fits) wrong(key, fmt::format("a number > {} and <= {}", above, kMax));
   return value->get<float>();
 }
 

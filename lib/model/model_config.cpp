@@ -149,6 +149,18 @@ void read_heads(const ConfigFields& fields, const Family& family, ModelConfig& c
   }
 }
 
+// Absurd parameters would show as NaN far from here, or as a model that knows no positions.
+void check_rope(const ModelConfig& config, const std::string& file) {
+  const RopeFrequencies frequencies = rope_frequencies(config.rope, config.head_dim, 1);
+  for (const float frequency : frequencies.inverse) {
+    if (std::isnormal(frequency) && frequency > 0.0f) continue;
+    throw InputError(fmt::format(
+        "{}: rope type {}, theta {} and factor {} turn a rotary pair by {} a token, expected a "
+        "number above 0 that fp32 holds",
+        file, rope_type_name(config.rope.type), config.rope.theta, config.rope.factor, frequency));
+  }
+}
+
 }  // namespace
 
 ModelConfig read_model_config(const std::filesystem::path& folder) {
@@ -156,8 +168,12 @@ ModelConfig read_model_config(const std::filesystem::path& folder) {
   std::error_code ignored;  // what cannot be asked here fails with a message when it is opened
   const auto status = std::filesystem::status(folder, ignored);
   if (std::filesystem::status_known(status) && !std::filesystem::is_directory(status)) {
-    throw InputError(fmt::format("{}: no such folder, expected a model directory with config.json",
-                                 folder.string()));
+    const bool is_file = std::filesystem::is_regular_file(status);
+    throw InputError(fmt::format("{}: {}, expected a model directory with config.json{}",
+                                 folder.string(), is_file ? "a file" : "no such folder",
+                                 is_file && folder.extension() == ".gguf"
+                                     ? "; scripts/gguf_to_hf.py makes one of a GGUF file"
+                                     : ""));
   }
   const nlohmann::json root = read_json_object(file);
   const ConfigFields fields(root, file.string() + ": ");
@@ -180,6 +196,7 @@ ModelConfig read_model_config(const std::filesystem::path& folder) {
   refuse_unsupported(fields);
   config.sliding_window = read_sliding_window(fields, config);
   config.rope = read_rope_config(fields, config.max_position_embeddings);
+  check_rope(config, file.string());
   return config;
 }
 

@@ -49,6 +49,28 @@ TEST(ModelConfig, read_shipped_model_has_documented_sizes) {
   EXPECT_FALSE(config.qk_norm);
 }
 
+TEST(ModelConfig, rope_that_fp32_does_not_hold_is_named) {
+  for (const double factor : {1e-40, 1e38}) {
+    const std::string message = message_of<InputError>([factor] {
+      read_edited("llama_tied", [factor](json& c) {
+        c.erase("rope_parameters");
+        c["rope_theta"] = 1e4;
+        c["rope_scaling"] = {{"rope_type", "linear"}, {"factor", factor}};
+      });
+    });
+    EXPECT_THAT(message, HasSubstr("config.json: rope type linear, theta 10000 and factor"));
+  }
+}
+
+TEST(ModelConfig, gguf_file_is_told_how_it_becomes_a_folder) {
+  const TempFolder folder;
+  write_file(folder.path() / "model.gguf", "GGUF");
+  EXPECT_THAT(
+      message_of<InputError>([&folder] { read_model_config(folder.path() / "model.gguf"); }),
+      HasSubstr("model.gguf: a file, expected a model directory with config.json; scripts/"
+                "gguf_to_hf.py"));
+}
+
 TEST(ModelConfig, read_trailing_slash_keeps_name) {
   EXPECT_EQ(read_model_config(data_folder() / "tiny-llama/").name, "tiny-llama");
 }
@@ -367,7 +389,7 @@ TEST(ModelConfig, read_folder_or_file_missing_is_named) {
               HasSubstr("config.json"));
   EXPECT_THAT(
       message_of<InputError>([&] { read_model_config(data_folder() / "tiny-llama/config.json"); }),
-      HasSubstr("no such folder"));
+      HasSubstr("config.json: a file"));
 }
 
 TEST(ModelConfig, read_broken_json_names_place) {
