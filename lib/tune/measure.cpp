@@ -110,13 +110,15 @@ void TuneMeasurer::enter_length(std::int64_t seqlen) {
         logit_rows({.name = text.name, .tokens = text.tokens}, options_.logit_positions);
     text.dense_logits.clear();
     std::vector<std::size_t> missing;  // settings that some layer misses
+    std::vector<bool> is_listed(settings_.size());
     ProbeRequest request;
     for (int layer = 0; layer < id_.num_layers; ++layer) {
       bool is_missing = false;
       for (std::size_t i = 0; i < settings_.size(); ++i) {
         if (journal_->probes(seqlen, t, layer, names_[i]) != nullptr) continue;
         is_missing = true;
-        if (std::ranges::find(missing, i) == missing.end()) missing.push_back(i);
+        if (!is_listed[i]) missing.push_back(i);
+        is_listed[i] = true;
       }
       if (is_missing) request.layers.push_back(layer);
     }
