@@ -1,9 +1,11 @@
 """What the figures of plot.py share: how methods look, page width, axes, legends, titles."""
 
+import sys
+
 import matplotlib.pyplot as plt
 from matplotlib import ticker
 
-from plot_data import PlotError, group_settings, read_rows
+from plot_data import PlotError, gaps_text, group_settings, read_rows
 
 PAGE_WIDTH = 7.0  # inches: two columns of a paper
 
@@ -54,7 +56,15 @@ def load_settings(arguments, needs=None, command="eval"):
     if needs and not any(row.get(needs[0]) is not None for row in rows):
         raise PlotError(f"no {needs[0]} in these results: {needs[1]} have it, in results.h5")
     rows = in_paper_order(rows, arguments.methods, lambda row: row["method"])
-    return rows, group_settings(rows, arguments.knobs)
+    settings = group_settings(rows, arguments.knobs)
+    warn_about_gaps(settings)
+    return rows, settings
+
+
+def warn_about_gaps(settings):
+    gaps = gaps_text(settings)
+    if gaps:
+        print(f"plot.py: warning: {gaps}", file=sys.stderr)
 
 
 def line_styles(labelled):

@@ -228,6 +228,21 @@ def group_settings(rows, overrides):
     return list(settings.values())
 
 
+def gaps_text(settings):
+    """Which settings were not measured on all that others of their length were, so that their means are
+    not comparable: after an interrupted run, or where results of different layers are joined. "" if none."""
+    units, lengths = [], {}
+    for setting in settings:
+        units.append({(row.get("input", row.get("prompt")), row.get("layer")) for row in setting.rows})
+        lengths.setdefault(setting.seqlen, set()).update(units[-1])
+    gaps = [f"{setting.full_label()} at {setting.seqlen:,} tokens ({len(own)} of {len(lengths[setting.seqlen])})"
+            for setting, own in zip(settings, units) if own != lengths[setting.seqlen]]
+    if not gaps:
+        return ""
+    more = f" and {len(gaps) - 3} more" if len(gaps) > 3 else ""
+    return f"means over fewer inputs or layers than others: {', '.join(gaps[:3])}{more}"
+
+
 def nearest_settings(settings, sparsity):
     """Of each label, the setting whose mean density is nearest to 1 - sparsity."""
     nearest = {}

@@ -11,6 +11,7 @@ from plot_common import (
     line_styles,
     panels_over_legend,
     set_title,
+    warn_about_gaps,
 )
 from plot_data import PlotError, group_settings, read_rows
 
@@ -25,6 +26,7 @@ def _load(arguments):
     if not any(row["method"] != "dense" for row in rows):
         raise PlotError("no held-out loss of a sparse method beside that of dense in the results")
     settings = [s for s in group_settings(rows, arguments.knobs) if s.method != "dense"]
+    warn_about_gaps(settings)
     for row in rows:
         row["loss_increase"] = row["held_out_loss"] - row["dense_loss"]
         if row.get("attention_ms") is not None and row.get("planning_ms") is not None:

@@ -84,6 +84,14 @@ class PlotTest(unittest.TestCase):
                           {"s2o": "foo"})
         self.expect_error("--knob foo=tau", plot_data.find_knobs, rows, {"foo": "tau"})
 
+    def test_settings_that_lack_layers_are_named(self):
+        rows = [eval_row("s2o", 0.5, tau=0.1), eval_row("s2o", 0.7, tau=0.2), eval_row("dense", 1.0)]
+        self.assertEqual(plot_data.gaps_text(plot_data.group_settings(rows, {})), "")
+        rows += [dict(row, layer=2) for row in rows[:2]]
+        text = plot_data.gaps_text(plot_data.group_settings(rows, {}))
+        self.assertIn("dense at 1,024 tokens (1 of 2)", text)
+        self.assertNotIn("s2o", text)
+
     def plot(self, *arguments):
         done = subprocess.run([PLOT, "-W", "error::UserWarning", ROOT / "scripts/plot.py", *arguments],
                               capture_output=True, text=True, check=False)
