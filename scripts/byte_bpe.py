@@ -4,7 +4,7 @@ load_tokenizer(path) gives an object with encode(text) -> ids, decode(ids) -> te
 special_ids and vocab_size. Where the `tokenizers` package is installed it does the encoding; else
 ByteBpe below, which reads the same file: vocabulary, merges, added tokens, and the pre-tokenizers
 that byte-level models use (Split, Digits, ByteLevel, in a Sequence). Anything else is an error, not
-a guess.
+a guess. Bytes that a vocabulary lacks are left out, as the package does, with a warning.
 """
 
 import json
@@ -138,6 +138,8 @@ class ByteBpe:
         self._split = self._pre_tokenizer(document["pre_tokenizer"])
         self._letters = byte_alphabet()
         self._bytes = {letter: byte for byte, letter in self._letters.items()}
+        self._absent = [chr(byte) for byte, letter in self._letters.items()
+                        if byte < 128 and letter not in self._vocab]
         self._cache = {}
         self.special_ids = {t["content"]: t["id"] for t in document.get("added_tokens", [])}
         self._tokens = {i: token for token, i in self._vocab.items()}
@@ -174,19 +176,28 @@ class ByteBpe:
             if self._ignore_merges and word in self._vocab:
                 ids = [self._vocab[word]]
             else:
-                parts = self._merge(word)
+                known = "".join(letter for letter in word if letter in self._vocab)
+                parts = self._merge(known)
                 missing = [part for part in parts if part not in self._vocab]
                 if missing:
-                    raise TokenizerError(f"no token for {missing[0]!r}, a part of {piece[:40]!r}")
+                    raise TokenizerError(f"merges: {missing[0]!r} is no token")
                 ids = [self._vocab[part] for part in parts]
             self._cache[piece] = ids
         return ids
 
     def encode(self, text):
         """Ids of plain text; special tokens in it are text like any other."""
+        self._warn_about_absent(text)
         if self._nfc:
             text = unicodedata.normalize("NFC", text)
         return [i for piece in self._split([text]) for i in self._ids_of(piece)]
+
+    def _warn_about_absent(self, text):
+        found = [character for character in self._absent if character in text]
+        if found:
+            self._absent = [character for character in self._absent if character not in found]
+            print(f"byte_bpe: warning: the vocabulary has no token for {found[0]!r}; it is left out",
+                  file=sys.stderr)
 
     def decode(self, ids):
         """The text of ids; bytes that are no UTF-8 are replaced."""
@@ -221,6 +232,7 @@ class FastBpe(ByteBpe):
         return None  # that of the package, which knows more patterns
 
     def encode(self, text):
+        self._warn_about_absent(text)
         return self._fast.encode(text, add_special_tokens=False).ids
 
 
