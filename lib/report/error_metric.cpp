@@ -132,14 +132,15 @@ std::vector<UnitSetting> of_accuracy(const ResultTable& table, const CurveOption
   for (const RetrievalCell& cell : cells) {
     const RetrievalCell* dense = dense_cell(cells, cell);
     if (cell.method == "dense" || dense == nullptr || dense_fails(*dense)) continue;
-    if (!cell.compute_density) continue;
+    const std::optional<double> lost = accuracy_lost(cell, *dense);
+    if (!lost || !cell.compute_density) continue;
     UnitSetting& setting = settings.emplace_back(named_setting(cell.method, cell.params, options));
     setting.seqlen = cell.seqlen;
     setting.backend = cell.backend;
     setting.kernel = cell.kernel;
     setting.group = cell.model;
     setting.unit = cell.task;
-    setting.error = dense->exact.value - cell.exact.value;
+    setting.error = *lost;
     setting.compute_density = *cell.compute_density;
     setting.total_ms = cell.attention_and_planning_ms;
     if (dense->attention_and_planning_ms && setting.total_ms && *setting.total_ms > 0.0) {

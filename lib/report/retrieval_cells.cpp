@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <utility>
 
 namespace s2o {
 namespace {
@@ -27,11 +28,13 @@ std::optional<RetrievalCell> make_cell(const Setting& setting) {
   double correct = 0.0;
   double tokens = 0.0;
   std::int64_t samples = 0;
+  std::map<std::string, bool> exact_by_prompt;
   for (const ResultRow* row : setting.rows) {
     const std::optional<double> match = row_metric(*row, "exact_match");
     if (!match) continue;
     ++samples;
     exact += *match;
+    exact_by_prompt[row->input] = *match > 0.0;
     correct += row_metric(*row, "answer_correct").value_or(0.0);
     tokens += row_metric(*row, "answer_tokens").value_or(0.0);
   }
@@ -46,6 +49,7 @@ std::optional<RetrievalCell> make_cell(const Setting& setting) {
                        .backend = setting.backend,
                        .kernel = setting.kernel,
                        .exact = wilson_interval(static_cast<std::int64_t>(exact), samples),
+                       .exact_by_prompt = std::move(exact_by_prompt),
                        .tokens = wilson_interval(static_cast<std::int64_t>(correct),
                                                  static_cast<std::int64_t>(tokens)),
                        .compute_density = mean_metric(setting, "compute_density"),
@@ -83,6 +87,19 @@ const RetrievalCell* dense_cell(const std::vector<RetrievalCell>& cells,
 }
 
 bool dense_fails(const RetrievalCell& dense) { return dense.exact.value < 0.5; }
+
+std::optional<double> accuracy_lost(const RetrievalCell& cell, const RetrievalCell& dense) {
+  int lost = 0;
+  int prompts = 0;
+  for (const auto& [prompt, is_exact] : cell.exact_by_prompt) {
+    const auto found = dense.exact_by_prompt.find(prompt);
+    if (found == dense.exact_by_prompt.end()) continue;
+    ++prompts;
+    lost += static_cast<int>(found->second) - static_cast<int>(is_exact);
+  }
+  if (prompts == 0) return std::nullopt;
+  return static_cast<double>(lost) / prompts;
+}
 
 bool is_above_dense(const RetrievalCell& cell, const RetrievalCell& dense) {
   return cell.exact.value > dense.exact.high;

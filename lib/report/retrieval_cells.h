@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -22,7 +23,8 @@ struct RetrievalCell {
   std::string label;  // "s2o tau=0.01"
   std::string backend;
   std::string kernel;
-  Proportion exact;   // samples whose whole answer was predicted
+  Proportion exact;  // samples whose whole answer was predicted
+  std::map<std::string, bool> exact_by_prompt;
   Proportion tokens;  // answer tokens predicted; those of one sample depend on each other
   std::optional<double> compute_density;
   std::optional<double> time_to_first_token_ms;
@@ -39,6 +41,9 @@ const RetrievalCell* dense_cell(const std::vector<RetrievalCell>& cells, const R
 // The model itself answers fewer than half of the prompts: what a method does to such a task says
 // little about the method.
 bool dense_fails(const RetrievalCell& dense);
+// Accuracy of dense minus that of the cell, over the prompts that both were scored on: after a run
+// that was cut off they are not all. Empty where there are none.
+std::optional<double> accuracy_lost(const RetrievalCell& cell, const RetrievalCell& dense);
 // Above the Wilson interval of dense. Leaving keys out does not help a model that often: to be
 // explained before it is believed.
 bool is_above_dense(const RetrievalCell& cell, const RetrievalCell& dense);

@@ -155,6 +155,17 @@ TEST(MatchErrors, on_accuracy_units_are_tasks_that_dense_answers) {
   EXPECT_NEAR(*cell_of(groups[0], "s2o", 1).least_density.value, 0.2, 1e-9);
 }
 
+TEST(MatchErrors, accuracy_is_compared_on_the_prompts_that_both_have) {
+  ResultTable table;
+  for (int i = 0; i < 3; ++i) {
+    table.rows.push_back(needle_row("dense", i, i == 0 ? 2 : 7));
+    if (i < 2) table.rows.push_back(needle_row("s2o", i, i == 0 ? 2 : 7));
+  }
+  for (ResultRow& row : table.rows) row.metrics["compute_density"] = 0.2;
+  const auto groups = groups_of(table, ErrorOn::kAccuracy, {0.01});
+  EXPECT_TRUE(cell_of(groups[0], "s2o").least_density.value) << "it answers what dense answers";
+}
+
 TEST(MatchedErrorReport, results_without_the_error_say_what_measures_it) {
   EXPECT_THAT([] { matched_error_report(two_layers(), ErrorOn::kHeldOutLoss, sample_options()); },
               ThrowsMessage<ConfigError>(HasSubstr("s2o prefill")));
