@@ -22,9 +22,12 @@ import pathlib
 import struct
 import sys
 
-import torch
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+try:
+    import torch
+    from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+except ImportError as error:
+    sys.exit(f"dump_qkv.py needs torch and transformers ({error})")
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 NAMES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}

@@ -33,6 +33,8 @@ def read_header(file):
         header = json.loads(file.read(length))
     except ValueError as error:
         sys.exit(f"{file.name}: no safetensors file ({error})")
+    if not isinstance(header, dict):
+        sys.exit(f"{file.name}: no safetensors file, its header is no object")
     return header, 8 + length
 
 
@@ -60,21 +62,37 @@ def heads_to_copy(q_heads, kv_heads, new_q_heads, new_kv_heads):
     return q, kv
 
 
+def numbers(text):
+    return [int(part) for part in text.split(",")]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("capture")
     parser.add_argument("out")
     parser.add_argument("--num-q-heads", type=int, required=True)
     parser.add_argument("--num-kv-heads", type=int, required=True)
-    parser.add_argument("--layers", help="with commas [all]")
+    parser.add_argument("--layers", type=numbers, help="with commas [all]")
     arguments = parser.parse_args()
     if min(arguments.num_q_heads, arguments.num_kv_heads) < 1 or arguments.num_q_heads % arguments.num_kv_heads:
         parser.error("--num-q-heads: a multiple of --num-kv-heads, which is at least 1")
+    try:
+        tile(arguments)
+    except OSError as error:
+        sys.exit(f"{error.filename or arguments.out}: {error.strerror}")
+    except (LookupError, TypeError, ValueError, ZeroDivisionError) as error:
+        sys.exit(f"{arguments.capture}: its header is not that of a capture: {error!r}")
+    finally:
+        if os.path.exists(arguments.out + ".new"):
+            os.remove(arguments.out + ".new")
+
+
+def tile(arguments):
     with open(arguments.capture, "rb") as source:
         header, data = read_header(source)
         layers = layers_of(header, arguments.capture)
         if arguments.layers:
-            wanted = [int(layer) for layer in arguments.layers.split(",")]
+            wanted = arguments.layers
             missing = [layer for layer in wanted if layer not in layers]
             if missing:
                 sys.exit(f"{arguments.capture}: no layer {missing[0]}; there are {sorted(layers)}")
@@ -104,7 +122,6 @@ def main():
                 while left > 0:
                     piece = source.read(min(left, PIECE))
                     if not piece:
-                        os.remove(unfinished)
                         sys.exit(f"{arguments.capture}: ends {left} bytes before its tensors do")
                     target.write(piece)
                     left -= len(piece)

@@ -63,10 +63,16 @@ class TileHeadsTest(unittest.TestCase):
     def test_what_is_no_capture_is_named(self):
         broken = pathlib.Path(self.folder.name) / "broken.safetensors"
         broken.write_bytes(CAPTURE.read_bytes()[:100000])
-        for path, words in ((broken, "bytes before its tensors do"), (__file__, "no safetensors file")):
+        hollow = broken.with_name("hollow.safetensors")
+        header = b'{"layer.0.q":{},"layer.0.k":{},"layer.0.v":{}}'
+        hollow.write_bytes(len(header).to_bytes(8, "little") + header)
+        for path, words in ((broken, "bytes before its tensors do"), (__file__, "no safetensors file"),
+                            (hollow, "not that of a capture"),
+                            (broken.with_name("none.safetensors"), "No such file")):
             done = run(path, self.out, "--num-q-heads", 8, "--num-kv-heads", 4)
             self.assertEqual(done.returncode, 1)
             self.assertIn(words, done.stderr)
+            self.assertNotIn("Traceback", done.stderr)
             self.assertFalse(self.out.exists())
         done = run(CAPTURE, self.out, "--num-q-heads", 8, "--num-kv-heads", 4, "--layers", "7")
         self.assertIn("no layer 7; there are [11, 20, 25]", done.stderr)
