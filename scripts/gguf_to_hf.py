@@ -10,7 +10,7 @@ dequantised to fp32 and rounded to BF16, so the folder holds the quantised model
 label figures so. Files are written under temporary names and renamed at the end, config.json last;
 OUT_FOLDER must not hold a model yet.
 
-Exit code 2: usage; 3: a GGUF that is broken or not supported, with what is supported.
+Exit code 2: usage; 3: a GGUF that is broken or not supported, with what is supported; 130: interrupted.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import math
 import os
 import pathlib
 import re
+import signal
 import struct
 import sys
 
@@ -674,8 +675,13 @@ def main():
     parser.add_argument("gguf", type=pathlib.Path)
     parser.add_argument("out", type=pathlib.Path, help="folder; must not hold a model yet")
     args = parser.parse_args()
+    # As Ctrl-C, so that what was begun is removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         convert(args.gguf, args.out)
+    except KeyboardInterrupt:
+        print(f"{args.out}: interrupted; nothing was written", file=sys.stderr)
+        sys.exit(130)
     except Refused as error:
         print(f"{args.gguf}: {error}", file=sys.stderr)
         sys.exit(3)
