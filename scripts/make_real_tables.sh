@@ -78,6 +78,10 @@ at_least_1() { [[ $2 =~ ^[1-9][0-9]{0,8}$ ]] || refuse "$1: found '$2', expected
 [ -n "$smollm2$qwen" ] || refuse "no model: name --smollm2 FOLDER, --qwen FOLDER or both"
 [ -z "$smollm2" ] || smollm2=$(model_folder --smollm2 "$smollm2")
 [ -z "$qwen" ] || qwen=$(model_folder --qwen "$qwen")
+# Token files have the name of the folder.
+if [ "$(basename "$smollm2")" = "$(basename "$qwen")" ]; then
+  refuse "--smollm2 $smollm2, --qwen $qwen: two folders of one name, expected different names"
+fi
 some_of --parts "$parts" $all_parts
 some_of --texts "$texts" $all_texts
 at_least_1 --samples "$samples"

@@ -72,6 +72,7 @@ class MakeRealTablesTest(unittest.TestCase):
                                 (("--device", "gpu"), "--device: found 'gpu'"),
                                 (("--samples", "0"), "--samples: found '0'"), (("--budget", "x"), "--budget: found 'x'"),
                                 (("--qwen", "nowhere"), "--qwen nowhere: no config.json there"),
+                                (("--qwen", self.model), "two folders of one name"),
                                 (("--build", self.folder), "no program s2o there"),
                                 (("a", "b"), "b: a second OUT beside a")):
             with self.subTest(arguments=arguments):
