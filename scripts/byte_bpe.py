@@ -73,7 +73,10 @@ def compile_pattern(pattern):
             in_brackets = pattern[i] == "["
         out.append(pattern[i])
         i += 1
-    return re.compile("".join(out))
+    try:
+        return re.compile("".join(out))
+    except re.error as error:
+        raise TokenizerError(f"pattern {pattern!r}: {error}") from error
 
 
 def isolate(pattern, text):
@@ -142,6 +145,11 @@ class ByteBpe:
                         if byte < 128 and letter not in self._vocab]
         self._cache = {}
         self.special_ids = {t["content"]: t["id"] for t in document.get("added_tokens", [])}
+        for names, where in ((self._vocab, "model.vocab"), (self.special_ids, "added_tokens")):
+            for name, i in names.items():
+                if not isinstance(name, str) or not isinstance(i, int) or i < 0:
+                    raise TokenizerError(f"{where}: found {name!r} with id {i!r}, expected a string and "
+                                         "a number")
         self._tokens = {i: token for token, i in self._vocab.items()}
         self._special = {i: content for content, i in self.special_ids.items()}
         if not self._tokens:

@@ -207,7 +207,10 @@ class BrokenInputTest(unittest.TestCase):
         for text, message in (("", "no JSON"), ("[]", "lacks a part"), ("{}", "'model'"),
                               ('{"model": {"type": "BPE"}}', "'vocab'"),
                               ('{"model": {"type": "WordPiece"}}', "byte-level BPE"),
-                              (f"{{{vocab} {{}}}}}}", "empty vocabulary")):
+                              (f"{{{vocab} {{}}}}}}", "empty vocabulary"),
+                              (f'{{{vocab} {{"a": "x"}}}}}}', "model.vocab: found 'a' with id 'x'"),
+                              (f'{{{vocab} {{"a": 0}}}}, "added_tokens": [{{"content": 3, "id": 1}}]}}',
+                               "added_tokens: found 3 with id 1")):
             self.file.write_text(text)
             for built_in in (True, False):
                 with self.subTest(text=text), self.assertRaises(byte_bpe.TokenizerError) as caught:
