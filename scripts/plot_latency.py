@@ -113,6 +113,9 @@ def matched_error(arguments):
     """Speed-up over dense at equal error: against the error, or against length where lengths differ."""
     keys = ("input", "seqlen", "on", "target", "method", "speedup_vs_dense", "units", "total_units")
     rows, notes, title = read_tables(arguments.inputs, "matched_error", keys)
+    errors = sorted({row["on"] for row in rows})
+    if len(errors) > 1:
+        raise PlotError(f"the tables compare on {' and '.join(errors)}, expected one error for a figure")
     rows = in_paper_order(rows, arguments.methods, lambda row: row["method"])
     rows = [row for row in rows if row["speedup_vs_dense"] is not None]
     if not rows:

@@ -115,13 +115,16 @@ class PlotTest(unittest.TestCase):
                 self.assertEqual(done.returncode, 0, done.stderr)
                 for suffix in (".pdf", ".png"):
                     pathlib.Path(out + suffix).unlink()
-        for arguments, text in ((("latency_scaling", one), "two"), (("stop_depth", one), "no stop_steps"),
+        other = self.write({"tables": [{"name": "matched_error", "title": "T", "notes": [],
+                                        "rows": [dict(table_row("s2o", 2.0), on="mse")]}]}, "other.json")
+        for arguments, text in ((("matched_error", table, other), "mse and relative_l2"),
+                                (("latency_scaling", one), "two"), (("stop_depth", one), "no stop_steps"),
                                 (("loss", dense), "no held-out loss of a sparse method"),
                                 (("loss_by_position", sparse), "no rows of dense"),
                                 (("frontier", sparse), "no rows of s2o eval"),
                                 (("frontier", one, "--out", str(self.folder)), "a folder")):
             with self.subTest(arguments=arguments):
-                done = self.plot(arguments[0], arguments[1], "--out", out, *arguments[2:])
+                done = self.plot("--out", out, *arguments)
                 self.assertEqual(done.returncode, 2)
                 self.assertIn(text, done.stderr)
         self.assertEqual(list(self.folder.glob("figure*")), [])
