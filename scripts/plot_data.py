@@ -228,6 +228,13 @@ def group_settings(rows, overrides):
     return list(settings.values())
 
 
+def check_one_model(rows):
+    """Losses and times of different models have no common mean."""
+    models = sorted({str(row.get("model")) for row in rows})
+    if len(models) > 1:
+        raise PlotError(f"results of {' and '.join(models)}, expected one model for a figure")
+
+
 def gaps_text(settings):
     """Which settings were not measured on all that others of their length were, so that their means are
     not comparable: after an interrupted run, or where results of different layers are joined. "" if none."""

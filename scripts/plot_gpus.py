@@ -10,7 +10,7 @@ from plot_common import (
     panels_over_legend,
     set_title,
 )
-from plot_data import PlotError
+from plot_data import PlotError, check_one_model
 
 
 def _mean(values):
@@ -36,6 +36,7 @@ def _curves(rows):
 def gpu_scaling(arguments):
     """Results of `s2o prefill` with --parallel 1, 2, ..., one line a setting and length."""
     rows, _ = load_settings(arguments, command="prefill")
+    check_one_model(rows)
     curves = {key: points for key, points in _curves(rows).items() if len(points) > 1}
     if not curves:
         raise PlotError("no setting was prefilled on different numbers of GPUs (--parallel)")

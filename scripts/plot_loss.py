@@ -13,7 +13,7 @@ from plot_common import (
     set_title,
     warn_about_gaps,
 )
-from plot_data import PlotError, group_settings, read_rows
+from plot_data import PlotError, check_one_model, group_settings, read_rows
 
 TARGET = 0.01  # nats: by position, the setting of each method nearest to it is shown
 
@@ -26,7 +26,11 @@ def _load(arguments):
     if not any(row["method"] != "dense" for row in rows):
         raise PlotError("no held-out loss of a sparse method beside that of dense in the results")
     settings = [s for s in group_settings(rows, arguments.knobs) if s.method != "dense"]
+    check_one_model(rows)
     warn_about_gaps(settings)
+    if len({s.seqlen for s in settings}) > 1:  # a curve is of one length
+        for setting in settings:
+            setting.label += f", {setting.seqlen:,} tokens"
     for row in rows:
         row["loss_increase"] = row["held_out_loss"] - row["dense_loss"]
         if row.get("attention_ms") is not None and row.get("planning_ms") is not None:
