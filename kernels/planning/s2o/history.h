@@ -42,6 +42,44 @@ struct HistoryShape {
   }
 };
 
+// Rows that are ranked together: segments [first_segment, end_segment) of all lists of some KV
+// heads. What a product finds of their keys, scores or classes, lies list after list, each row at
+// its own offset into a list.
+struct RowBatch {
+  std::int32_t first_kv_head = 0;
+  std::int32_t num_kv_heads = 0;
+  std::int32_t first_segment = 0;
+  std::int32_t end_segment = 0;
+  std::int64_t first_offset = 0;   // of first_segment
+  std::int64_t keys_per_list = 0;  // with the padding of rows
+
+  S2O_ANYWHERE std::int32_t num_rows(const HistoryShape& shape) const {
+    return num_kv_heads * shape.lists_per_kv_head * (end_segment - first_segment);
+  }
+  // Row of a block, the longest first.
+  struct Row {
+    std::int32_t list, segment;
+  };
+  S2O_ANYWHERE Row row(const HistoryShape& shape, std::int32_t block) const {
+    const std::int32_t num_lists = num_kv_heads * shape.lists_per_kv_head;
+    return {first_kv_head * shape.lists_per_kv_head + block % num_lists,
+            end_segment - 1 - block / num_lists};
+  }
+  // Where a row of the list begins whose offset this is.
+  S2O_ANYWHERE std::int64_t place(const HistoryShape& shape, std::int32_t list,
+                                  std::int64_t offset) const {
+    return (list - first_kv_head * shape.lists_per_kv_head) * keys_per_list + offset - first_offset;
+  }
+
+  // Of the rows of a KV head, and of the keys of its longest history.
+  S2O_ANYWHERE std::int32_t num_row_tiles(const HistoryShape& shape, std::int32_t row_tile) const {
+    return ((end_segment - first_segment) * shape.lists_per_kv_head + row_tile - 1) / row_tile;
+  }
+  S2O_ANYWHERE std::int32_t num_key_chunks(const HistoryShape& shape, std::int32_t chunk) const {
+    return static_cast<std::int32_t>((shape.history_length(end_segment - 1) + chunk - 1) / chunk);
+  }
+};
+
 // The order of a row is a counting sort by rounded score in two stages. Stage one splits the row
 // into kCoarseClasses: the sharp class, which holds the best keys, and shares of the rest that grow
 // with their depth. Stage two splits the sharp class into kFineClasses. Inside a class keys keep

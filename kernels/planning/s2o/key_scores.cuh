@@ -19,12 +19,10 @@ struct ScoreRows {
   S2O_DEVICE void describe(int r, const Args& args, int kv_head, int row) {
     largest_[r] = kMinusInfinityPair;
     smallest_[r] = kInfinityPair;
-    const std::int64_t list =
-        list_of(args, kv_head, row) - args.first_kv_head * args.shape.lists_per_kv_head;
-    const std::int64_t offset =
-        list * args.scores_per_list - args.first_offset +
-        load_global(args.score_offsets + row / args.shape.lists_per_kv_head);
-    target_[r] = static_cast<std::uint32_t>(offset / 8);
+    const std::int64_t place =
+        args.batch.place(args.shape, list_of(args, kv_head, row),
+                         load_global(args.row_offsets + row / args.shape.lists_per_kv_head));
+    target_[r] = static_cast<std::uint32_t>(place / 8);
   }
 
   // Keys beyond `end` go to the padding of the row. A score that is not finite, or too large for

@@ -54,9 +54,8 @@ S2O_DEVICE ClassedRow classed_row(const MeanClassArgs& args, int kv_head, int ro
   const int own = row % args.shape.lists_per_kv_head;
   const int list = kv_head * args.shape.lists_per_kv_head + own;
   const MeanCut& cut = args.cuts[list * args.shape.num_segments + segment];
-  const std::int64_t batch_list = list - args.first_kv_head * args.shape.lists_per_kv_head;
-  return {.classes = args.classes + batch_list * args.classes_per_list +
-                     load_global(args.class_offsets + segment) - args.first_offset,
+  return {.classes = args.classes +
+                     args.batch.place(args.shape, list, load_global(args.row_offsets + segment)),
           .scale = pair_of(load_global(&cut.scale)),
           .shift = pair_of(load_global(&cut.shift) + 1024.0f),
           .lowest = kClassBase + 0x00010001u * load_global(&cut.lowest),

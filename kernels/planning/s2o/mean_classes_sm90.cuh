@@ -26,12 +26,11 @@ struct MeanClassGrid {
 // their means than they save at the end.
 inline MeanClassGrid mean_class_grid(const MeanClassArgs& args, int head_dim, const AddedBy& by) {
   const HistoryShape& shape = args.shape;
-  const int tiles =
-      ceil_div((args.end_segment - args.first_segment) * shape.lists_per_kv_head, kMeanRows);
-  const auto longest = static_cast<int>(shape.history_length(args.end_segment - 1));
-  const std::int64_t blocks = std::int64_t{args.num_batch_kv_heads} * tiles;
+  const int tiles = args.batch.num_row_tiles(shape, kMeanRows);
+  const std::int64_t blocks = std::int64_t{args.batch.num_kv_heads} * tiles;
   int chunk = 16384;
-  while (chunk > 512 && blocks * ceil_div(longest, chunk) < 2 * by.num_multiprocessors()) {
+  while (chunk > 512 &&
+         blocks * args.batch.num_key_chunks(shape, chunk) < 2 * by.num_multiprocessors()) {
     chunk /= 2;
   }
   const auto rows = static_cast<std::int64_t>(shape.num_segments) * shape.lists_per_kv_head;
@@ -40,7 +39,7 @@ inline MeanClassGrid mean_class_grid(const MeanClassArgs& args, int head_dim, co
           .k = by.tensor_map(mapped_heads(args.k, shape.num_kv_heads, shape.seqlen, head_dim),
                              kMeanKeys),
           .num_row_tiles = tiles,
-          .num_key_chunks = ceil_div(longest, chunk),
+          .num_key_chunks = args.batch.num_key_chunks(shape, chunk),
           .chunk_keys = chunk};
 }
 
@@ -62,9 +61,10 @@ class MeanClassesSm90 {
     // Blocks in flight share a chunk of keys; long histories first.
     const int tile = grid.num_row_tiles - 1 - block_index() % grid.num_row_tiles;
     const int chunk = block_index() / grid.num_row_tiles % grid.num_key_chunks;
-    kv_head_ = args.first_kv_head + block_index() / grid.num_row_tiles / grid.num_key_chunks;
-    first_row_ = args.first_segment * args.shape.lists_per_kv_head + tile * kMeanRows;
-    end_row_ = min_of(first_row_ + kMeanRows, args.end_segment * args.shape.lists_per_kv_head);
+    const RowBatch& batch = args.batch;
+    kv_head_ = batch.first_kv_head + block_index() / grid.num_row_tiles / grid.num_key_chunks;
+    first_row_ = batch.first_segment * args.shape.lists_per_kv_head + tile * kMeanRows;
+    end_row_ = min_of(first_row_ + kMeanRows, batch.end_segment * args.shape.lists_per_kv_head);
     first_key_ = chunk * grid.chunk_keys;
     num_tiles_ = tiles_of(end_row_ - 1);
   }
@@ -173,7 +173,7 @@ struct MeanClassesSm90Kernel {
   }
   static Grid grid(const MeanClassArgs& args, const Added& added) {
     return {.blocks =
-                std::int64_t{args.num_batch_kv_heads} * added.num_row_tiles * added.num_key_chunks,
+                std::int64_t{args.batch.num_kv_heads} * added.num_row_tiles * added.num_key_chunks,
             .shared_bytes = sizeof(SharedMeanClasses<kHeadDim>)};
   }
   S2O_DEVICE static void run(const MeanClassArgs& args, const Added& added) {

@@ -48,11 +48,14 @@ class MeanProduct {
   S2O_DEVICE explicit MeanProduct(const Args& args)
       : args_(args), s_(*reinterpret_cast<Shared*>(shared_memory())) {
     // Blocks of the same keys are neighbours, so that the L2 cache holds these keys.
-    const int row_tile = block_index() % args.num_row_tiles;
-    const int chunk = block_index() / args.num_row_tiles % args.num_key_chunks;
-    kv_head_ = args.first_kv_head + block_index() / args.num_row_tiles / args.num_key_chunks;
-    first_row_ = args.first_segment * args.shape.lists_per_kv_head + row_tile * kScoreRowTile;
-    end_row_ = args.end_segment * args.shape.lists_per_kv_head;
+    const RowBatch& batch = args.batch;
+    const int num_row_tiles = batch.num_row_tiles(args.shape, kScoreRowTile);
+    const int num_key_chunks = batch.num_key_chunks(args.shape, kKeyChunk);
+    const int row_tile = block_index() % num_row_tiles;
+    const int chunk = block_index() / num_row_tiles % num_key_chunks;
+    kv_head_ = batch.first_kv_head + block_index() / num_row_tiles / num_key_chunks;
+    first_row_ = batch.first_segment * args.shape.lists_per_kv_head + row_tile * kScoreRowTile;
+    end_row_ = batch.end_segment * args.shape.lists_per_kv_head;
     first_key_ = chunk * kKeyChunk;
     end_key_ = min_of(first_key_ + kKeyChunk, row_end(first_row_ + kScoreRowTile - 1));
     const std::int64_t key = kv_head_ * args.shape.seqlen + key_of_slot(thread_index() / kChunks);
@@ -259,9 +262,10 @@ struct MeanProductKernel {
   static constexpr int kThreads = kScoreThreads;
   static constexpr int kMinBlocks = 3;
   static Grid grid(const typename Rows::Args& args) {
-    return {
-        .blocks = std::int64_t{args.num_batch_kv_heads} * args.num_row_tiles * args.num_key_chunks,
-        .shared_bytes = sizeof(SharedScores<kHeadDim>)};
+    return {.blocks = std::int64_t{args.batch.num_kv_heads} *
+                      args.batch.num_row_tiles(args.shape, kScoreRowTile) *
+                      args.batch.num_key_chunks(args.shape, kKeyChunk),
+            .shared_bytes = sizeof(SharedScores<kHeadDim>)};
   }
   S2O_DEVICE static void run(const typename Rows::Args& args) {
     MeanProduct<Element, kHeadDim, Rows>(args).run();

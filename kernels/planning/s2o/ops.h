@@ -26,25 +26,18 @@ struct ScoreRange {
   std::uint32_t smallest_complement;
 };
 
-// Scores of the rows of some KV heads and segments ("a batch"), as fp16.
+// Scores of the rows of a batch, as fp16.
 struct KeyScoreArgs {
   const void* means = nullptr;      // as in MeanQueryArgs
   const void* k = nullptr;          // [num_kv_heads, seqlen, head_dim], 16-bit
-  std::uint16_t* scores = nullptr;  // [lists of the batch][scores_per_list]
+  std::uint16_t* scores = nullptr;  // [lists of the batch][batch.keys_per_list]
   ScoreRange* ranges = nullptr;     // [num_lists, num_segments], zero at the start
   // Zero, or the complement of list * num_segments + segment of the first row with a score that is
   // not finite.
   std::uint32_t* bad_row = nullptr;
-  const std::int64_t* score_offsets = nullptr;  // [num_segments], into a list, multiples of 64
-  std::int64_t scores_per_list = 0;
-  std::int64_t first_offset = 0;  // score_offsets[first_segment]
+  const std::int64_t* row_offsets = nullptr;  // [num_segments], into a list, multiples of 64
   HistoryShape shape;
-  std::int32_t first_kv_head = 0;
-  std::int32_t num_batch_kv_heads = 0;
-  std::int32_t first_segment = 0;
-  std::int32_t end_segment = 0;
-  std::int32_t num_row_tiles = 0;   // of kScoreRowTile rows of a KV head in the batch
-  std::int32_t num_key_chunks = 0;  // of kKeyChunk keys of the longest history
+  RowBatch batch;
 };
 inline constexpr int kScoreRowTile = 64;
 inline constexpr int kKeyChunk = 1024;
@@ -53,17 +46,12 @@ inline constexpr int kKeyChunk = 1024;
 struct RankArgs {
   const std::uint16_t* scores = nullptr;  // as in KeyScoreArgs
   const ScoreRange* ranges = nullptr;
-  const std::int64_t* score_offsets = nullptr;
-  std::int64_t scores_per_list = 0;
-  std::int64_t first_offset = 0;
+  const std::int64_t* row_offsets = nullptr;
   std::int32_t* order = nullptr;                // [num_lists, order_per_list], tokens
   const std::int64_t* order_offsets = nullptr;  // [num_segments], into a list
   std::int64_t order_per_list = 0;
   HistoryShape shape;
-  std::int32_t first_list = 0;
-  std::int32_t num_batch_lists = 0;
-  std::int32_t first_segment = 0;
-  std::int32_t end_segment = 0;
+  RowBatch batch;
 };
 
 // Where orders list a part of their histories, no scores leave the product but classes, a byte
@@ -99,8 +87,8 @@ struct MeanCutArgs {
   HistoryShape shape;
 };
 
-// Classes of the rows of some KV heads and segments ("a batch"). Bytes of kStoredBlock keys lie as
-// the product leaves them: key 8 j + 2 q + i, j < 8, q < 4, i < 2, is byte 16 q + 2 j + i.
+// Classes of the rows of a batch. Bytes of kStoredBlock keys lie as the product leaves them: key
+// 8 j + 2 q + i, j < 8, q < 4, i < 2, is byte 16 q + 2 j + i.
 inline constexpr int kStoredBlock = 64;
 S2O_ANYWHERE constexpr std::uint32_t key_of_stored(std::uint32_t byte) {
   return (byte & ~63u) | (byte >> 1 & 7u) << 3 | (byte >> 4 & 3u) << 1 | (byte & 1u);
@@ -109,28 +97,19 @@ struct MeanClassArgs {
   const void* means = nullptr;       // as in MeanQueryArgs
   const void* k = nullptr;           // [num_kv_heads, seqlen, head_dim], 16-bit
   const MeanCut* cuts = nullptr;     // as in MeanCutArgs
-  unsigned char* classes = nullptr;  // [lists of the batch][classes_per_list]
+  unsigned char* classes = nullptr;  // [lists of the batch][batch.keys_per_list]
   // Zero, or the complement of list * num_segments + segment of the first row with a score that is
   // not finite, or not in fp16.
   std::uint32_t* bad_row = nullptr;
-  const std::int64_t* class_offsets = nullptr;  // [num_segments], into a list, multiples of 64
-  std::int64_t classes_per_list = 0;
-  std::int64_t first_offset = 0;  // class_offsets[first_segment]
+  const std::int64_t* row_offsets = nullptr;  // [num_segments], into a list, multiples of 64
   HistoryShape shape;
-  std::int32_t first_kv_head = 0;
-  std::int32_t num_batch_kv_heads = 0;
-  std::int32_t first_segment = 0;
-  std::int32_t end_segment = 0;
-  std::int32_t num_row_tiles = 0;   // of kScoreRowTile rows of a KV head in the batch
-  std::int32_t num_key_chunks = 0;  // of kKeyChunk keys of the longest history
+  RowBatch batch;
 };
 
 // Visiting order of the rows of a batch.
 struct ClassOrderArgs {
   const unsigned char* classes = nullptr;  // as in MeanClassArgs
-  const std::int64_t* class_offsets = nullptr;
-  std::int64_t classes_per_list = 0;
-  std::int64_t first_offset = 0;
+  const std::int64_t* row_offsets = nullptr;
   std::int32_t* order = nullptr;                // [num_lists, order_per_list], tokens
   const std::int64_t* order_offsets = nullptr;  // [num_segments], into a list
   std::int64_t order_per_list = 0;
@@ -141,10 +120,7 @@ struct ClassOrderArgs {
   std::int32_t tiles_per_segment = 1;
   std::int32_t heads_per_list = 1;
   HistoryShape shape;
-  std::int32_t first_list = 0;
-  std::int32_t num_batch_lists = 0;
-  std::int32_t first_segment = 0;
-  std::int32_t end_segment = 0;
+  RowBatch batch;
 };
 
 }  // namespace s2o

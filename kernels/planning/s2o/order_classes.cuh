@@ -52,14 +52,13 @@ class OrderClasses {
  public:
   S2O_DEVICE explicit OrderClasses(const ClassOrderArgs& args)
       : args_(args), s_(*reinterpret_cast<SharedOrder*>(shared_memory())) {
-    // Long rows first.
-    segment_ = args.end_segment - 1 - block_index() / args.num_batch_lists;
-    const int batch_list = block_index() % args.num_batch_lists;
-    list_ = args.first_list + batch_list;
+    const RowBatch::Row row = args.batch.row(args.shape, block_index());
+    segment_ = row.segment;
+    list_ = row.list;
     length_ = static_cast<int>(args.shape.history_length(segment_));
     room_ = static_cast<int>(args.shape.order_length(segment_));
-    classes_ = args.classes + batch_list * args.classes_per_list +
-               load_global(args.class_offsets + segment_) - args.first_offset;
+    classes_ = args.classes +
+               args.batch.place(args.shape, list_, load_global(args.row_offsets + segment_));
     order_ = opaque(args.order + list_ * args.order_per_list +
                     load_global(args.order_offsets + segment_));
     const int tiles = ceil_div(length_, kOrderTile);
@@ -274,8 +273,7 @@ struct OrderClassesKernel {
   static constexpr int kThreads = kOrderThreads;
   static constexpr int kMinBlocks = 2;
   static Grid grid(const ClassOrderArgs& args) {
-    return {.blocks = std::int64_t{args.num_batch_lists} * (args.end_segment - args.first_segment),
-            .shared_bytes = sizeof(SharedOrder)};
+    return {.blocks = args.batch.num_rows(args.shape), .shared_bytes = sizeof(SharedOrder)};
   }
   S2O_DEVICE static void run(const ClassOrderArgs& args) { OrderClasses(args).run(); }
 };

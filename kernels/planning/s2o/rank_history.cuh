@@ -39,15 +39,12 @@ class RankHistory {
  public:
   S2O_DEVICE explicit RankHistory(const RankArgs& args)
       : s_(*reinterpret_cast<SharedRank*>(shared_memory())) {
-    // Long rows first.
-    const int segment = args.end_segment - 1 - block_index() / args.num_batch_lists;
-    const int batch_list = block_index() % args.num_batch_lists;
-    const int list = args.first_list + batch_list;
+    const auto [list, segment] = args.batch.row(args.shape, block_index());
     length_ = static_cast<int>(args.shape.history_length(segment));
     order_length_ = static_cast<int>(args.shape.order_length(segment));
     sharp_ = static_cast<int>(sharp_depth(length_, order_length_));
-    scores_ = args.scores + batch_list * args.scores_per_list +
-              load_global(args.score_offsets + segment) - args.first_offset;
+    scores_ =
+        args.scores + args.batch.place(args.shape, list, load_global(args.row_offsets + segment));
     order_ =
         opaque(args.order + list * args.order_per_list + load_global(args.order_offsets + segment));
     const std::uint32_t* range = &args.ranges[list * args.shape.num_segments + segment].largest;
@@ -373,8 +370,7 @@ struct RankHistoryKernel {
   static constexpr int kThreads = kRankThreads;
   static constexpr int kMinBlocks = 2;
   static Grid grid(const RankArgs& args) {
-    return {.blocks = std::int64_t{args.num_batch_lists} * (args.end_segment - args.first_segment),
-            .shared_bytes = sizeof(SharedRank)};
+    return {.blocks = args.batch.num_rows(args.shape), .shared_bytes = sizeof(SharedRank)};
   }
   S2O_DEVICE static void run(const RankArgs& args) { RankHistory(args).run(); }
 };

@@ -55,14 +55,6 @@ HistoryShape s2o_history_shape(const Problem& problem, const S2oSettings& settin
   return shape;
 }
 
-std::int32_t ScoreBatch::num_row_tiles(const HistoryShape& shape, int row_tile) const {
-  return ceil_div<std::int32_t>(
-      static_cast<std::int64_t>(end_segment - first_segment) * shape.lists_per_kv_head, row_tile);
-}
-std::int32_t ScoreBatch::num_key_chunks(const HistoryShape& shape, int key_chunk) const {
-  return ceil_div<std::int32_t>(shape.history_length(end_segment - 1), key_chunk);
-}
-
 bool has_listed_orders(const HistoryShape& shape) {
   std::int64_t listed = 0;
   std::int64_t keys = 0;
@@ -79,11 +71,10 @@ bool has_listed_orders(const HistoryShape& shape) {
 S2oLayout::S2oLayout(const HistoryShape& shape, const PlannerLimits& limits,
                      const std::vector<std::int32_t>& kept_fractions)
     : has_classes(has_listed_orders(shape)) {
-  score_offsets.assign(1, 0);
+  row_offsets.assign(1, 0);
   for (std::int64_t segment = 0; segment < shape.num_segments; ++segment) {
     const std::int64_t length = shape.history_length(segment);
-    score_offsets.push_back(score_offsets.back() +
-                            ceil_div(length, kScoreAlignment) * kScoreAlignment);
+    row_offsets.push_back(row_offsets.back() + ceil_div(length, kScoreAlignment) * kScoreAlignment);
     history_per_list += length;
     ordered_per_list += shape.order_length(segment);
   }
@@ -115,7 +106,7 @@ void S2oLayout::add_order_batches(const HistoryShape& shape, std::int64_t limit,
     }
     const std::int64_t before = std::reduce(entries.begin(), entries.end());
     if (before > 0 && before + std::reduce(lengths.begin(), lengths.end()) > limit * num_lists) {
-      batches.push_back({.first_segment = segment, .end_segment = segment, .scores = {}});
+      batches.push_back({.first_segment = segment, .end_segment = segment, .rows = {}});
       std::ranges::fill(entries, 0);
     }
     order_offsets.push_back(entries[0]);
@@ -141,8 +132,8 @@ void S2oLayout::add_score_batches(const HistoryShape& shape, std::int64_t limit,
   const auto step =
       static_cast<std::int32_t>(std::max<std::int64_t>(kScoreRowTile / shape.lists_per_kv_head, 1));
   const auto entries = [&](std::int32_t first, std::int32_t end) {
-    return (score_offsets[static_cast<std::size_t>(end)] -
-            score_offsets[static_cast<std::size_t>(first)]) *
+    return (row_offsets[static_cast<std::size_t>(end)] -
+            row_offsets[static_cast<std::size_t>(first)]) *
            shape.lists_per_kv_head;
   };
   for (std::int32_t first = batch.first_segment; first < batch.end_segment;) {
@@ -156,13 +147,13 @@ void S2oLayout::add_score_batches(const HistoryShape& shape, std::int64_t limit,
     const auto at_once = static_cast<std::int32_t>(
         std::clamp<std::int64_t>(limit / of_kv_head, 1, shape.num_kv_heads));
     for (std::int32_t kv_head = 0; kv_head < shape.num_kv_heads; kv_head += at_once) {
-      batch.scores.push_back({.first_kv_head = kv_head,
-                              .num_kv_heads = std::min(at_once, shape.num_kv_heads - kv_head),
-                              .first_segment = first,
-                              .end_segment = end,
-                              .first_offset = score_offsets[static_cast<std::size_t>(first)],
-                              .scores_per_list = of_kv_head / shape.lists_per_kv_head});
-      score_entries = std::max(score_entries, of_kv_head * batch.scores.back().num_kv_heads);
+      batch.rows.push_back({.first_kv_head = kv_head,
+                            .num_kv_heads = std::min(at_once, shape.num_kv_heads - kv_head),
+                            .first_segment = first,
+                            .end_segment = end,
+                            .first_offset = row_offsets[static_cast<std::size_t>(first)],
+                            .keys_per_list = of_kv_head / shape.lists_per_kv_head});
+      score_entries = std::max(score_entries, of_kv_head * batch.rows.back().num_kv_heads);
     }
     first = end;
   }

@@ -23,25 +23,11 @@ inline constexpr std::int64_t kS2oBytesPerToken = 528;
 // Checks the settings against the problem.
 HistoryShape s2o_history_shape(const Problem& problem, const S2oSettings& settings);
 
-// Rows whose scores, or classes in their place, are in memory together: segments [first_segment,
-// end_segment) of all lists of some KV heads.
-struct ScoreBatch {
-  std::int32_t first_kv_head = 0;
-  std::int32_t num_kv_heads = 0;
-  std::int32_t first_segment = 0;
-  std::int32_t end_segment = 0;
-  std::int64_t first_offset = 0;     // score offset of first_segment
-  std::int64_t scores_per_list = 0;  // of the batch
-
-  std::int32_t num_row_tiles(const HistoryShape& shape, int row_tile) const;
-  std::int32_t num_key_chunks(const HistoryShape& shape, int key_chunk) const;
-};
-
 // Segments [first_segment, end_segment) of all lists, whose orders are in memory together.
 struct OrderBatch {
   std::int32_t first_segment = 0;
   std::int32_t end_segment = 0;
-  std::vector<ScoreBatch> scores;
+  std::vector<RowBatch> rows;  // whose scores, or classes in their place, are in memory together
 };
 
 // Whether classes (MeanClassArgs) take the place of scores. What they list is found and sorted in
@@ -51,8 +37,9 @@ inline constexpr double kListedShare = 0.75;  // of the keys, at most
 bool has_listed_orders(const HistoryShape& shape);
 
 struct S2oLayout {
-  bool has_classes = false;                 // a byte a key in place of scores
-  std::vector<std::int64_t> score_offsets;  // [num_segments + 1], into a list, multiples of 64
+  bool has_classes = false;  // a byte a key in place of scores
+  // Of scores or classes [num_segments + 1], into a list, multiples of 64.
+  std::vector<std::int64_t> row_offsets;
   // [num_segments], into a list of the segment's batch; of the first list, where lists differ.
   std::vector<std::int64_t> order_offsets;
   std::vector<std::int64_t> list_offsets;  // [num_lists, num_segments], into all orders

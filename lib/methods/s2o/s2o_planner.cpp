@@ -29,7 +29,7 @@ class S2oPlanner final : public Planner {
       scores_ = workspace_.add<std::uint16_t>(layout_.score_entries);
     }
     bad_row_ = workspace_.add<std::uint32_t>(1);
-    score_offsets_ = workspace_.add_constant(layout_.score_offsets);
+    row_offsets_ = workspace_.add_constant(layout_.row_offsets);
     order_offsets_ = workspace_.add_constant(layout_.order_offsets);
     order_ = workspace_.add<std::int32_t>(layout_.order_per_list * shape_.num_lists());
 
@@ -99,9 +99,8 @@ class S2oPlanner final : public Planner {
 
   int num_batches() const override { return static_cast<int>(layout_.batches.size()); }
   void plan_next(int batch, const DeviceInput& input, PlanningKernels& kernels) const override {
-    for (const ScoreBatch& scores : layout_.batches[static_cast<std::size_t>(batch)].scores) {
-      layout_.has_classes ? order_classes(scores, input, kernels)
-                          : rank_keys(scores, input, kernels);
+    for (const RowBatch& rows : layout_.batches[static_cast<std::size_t>(batch)].rows) {
+      layout_.has_classes ? order_classes(rows, input, kernels) : rank_keys(rows, input, kernels);
     }
   }
 
@@ -141,64 +140,42 @@ class S2oPlanner final : public Planner {
             .kind = settings_.query_guide};
   }
 
-  void rank_keys(const ScoreBatch& batch, const DeviceInput& input,
-                 PlanningKernels& kernels) const {
+  void rank_keys(const RowBatch& batch, const DeviceInput& input, PlanningKernels& kernels) const {
     kernels.run(KeyScoreArgs{.means = means_.data(),
                              .k = input.k,
                              .scores = scores_.data(),
                              .ranges = ranges_.data(),
                              .bad_row = bad_row_.data(),
-                             .score_offsets = score_offsets_.data(),
-                             .scores_per_list = batch.scores_per_list,
-                             .first_offset = batch.first_offset,
+                             .row_offsets = row_offsets_.data(),
                              .shape = shape_,
-                             .first_kv_head = batch.first_kv_head,
-                             .num_batch_kv_heads = batch.num_kv_heads,
-                             .first_segment = batch.first_segment,
-                             .end_segment = batch.end_segment,
-                             .num_row_tiles = batch.num_row_tiles(shape_, kScoreRowTile),
-                             .num_key_chunks = batch.num_key_chunks(shape_, kKeyChunk)},
+                             .batch = batch},
                 input.elements());
     kernels.run(RankArgs{.scores = scores_.data(),
                          .ranges = ranges_.data(),
-                         .score_offsets = score_offsets_.data(),
-                         .scores_per_list = batch.scores_per_list,
-                         .first_offset = batch.first_offset,
+                         .row_offsets = row_offsets_.data(),
                          .order = order_.data(),
                          .order_offsets = order_offsets_.data(),
                          .order_per_list = layout_.order_per_list,
                          .shape = shape_,
-                         .first_list = batch.first_kv_head * shape_.lists_per_kv_head,
-                         .num_batch_lists = batch.num_kv_heads * shape_.lists_per_kv_head,
-                         .first_segment = batch.first_segment,
-                         .end_segment = batch.end_segment},
+                         .batch = batch},
                 input.elements());
   }
 
-  void order_classes(const ScoreBatch& batch, const DeviceInput& input,
+  void order_classes(const RowBatch& batch, const DeviceInput& input,
                      PlanningKernels& kernels) const {
     kernels.run(MeanClassArgs{.means = means_.data(),
                               .k = input.k,
                               .cuts = cuts_.data(),
                               .classes = classes_.data(),
                               .bad_row = bad_row_.data(),
-                              .class_offsets = score_offsets_.data(),
-                              .classes_per_list = batch.scores_per_list,
-                              .first_offset = batch.first_offset,
+                              .row_offsets = row_offsets_.data(),
                               .shape = shape_,
-                              .first_kv_head = batch.first_kv_head,
-                              .num_batch_kv_heads = batch.num_kv_heads,
-                              .first_segment = batch.first_segment,
-                              .end_segment = batch.end_segment,
-                              .num_row_tiles = batch.num_row_tiles(shape_, kScoreRowTile),
-                              .num_key_chunks = batch.num_key_chunks(shape_, kKeyChunk)},
+                              .batch = batch},
                 input.elements());
     const PassArrays& history = passes_.back();
     kernels.run(
         ClassOrderArgs{.classes = classes_.data(),
-                       .class_offsets = score_offsets_.data(),
-                       .classes_per_list = batch.scores_per_list,
-                       .first_offset = batch.first_offset,
+                       .row_offsets = row_offsets_.data(),
                        .order = order_.data(),
                        .order_offsets = order_offsets_.data(),
                        .order_per_list = layout_.order_per_list,
@@ -209,10 +186,7 @@ class S2oPlanner final : public Planner {
                            static_cast<std::int32_t>(settings_.segment_size) / header_.block_m,
                        .heads_per_list = problem_.num_q_heads / shape_.num_lists(),
                        .shape = shape_,
-                       .first_list = batch.first_kv_head * shape_.lists_per_kv_head,
-                       .num_batch_lists = batch.num_kv_heads * shape_.lists_per_kv_head,
-                       .first_segment = batch.first_segment,
-                       .end_segment = batch.end_segment},
+                       .batch = batch},
         input.elements());
   }
 
@@ -230,7 +204,7 @@ class S2oPlanner final : public Planner {
   Workspace::Array<std::uint32_t> bad_row_;
   Workspace::Array<float> guides_;
   Workspace::Array<std::int32_t> query_order_;
-  Workspace::Array<std::int64_t> score_offsets_, order_offsets_;
+  Workspace::Array<std::int64_t> row_offsets_, order_offsets_;
   Workspace::Array<std::int32_t> order_;
   struct PassArrays {
     Workspace::Array<PlanItem> items;
