@@ -320,10 +320,7 @@ if [ -n "$qwen" ]; then
     attention lengths lengths "$qwen" qwen book $length "$qwen_layers"
   done
   attention lengths lengths "$yarn" qwen book 131072 "$qwen_layers"
-  if has_tables; then
-    table latency lengths
-    figure latency_scaling lengths "${run_folders[@]}"
-  fi
+  if has_tables; then table latency lengths; fi
 fi
 
 if [ -n "$smollm2" ]; then
