@@ -6,7 +6,6 @@ From result files or folders (several are joined):
   plot.py density_by_head RESULTS... --out PREFIX  compute density of every layer and head
   plot.py stop_depth RESULTS... --out PREFIX       how far S2O's query tiles walk
   plot.py latency RESULTS... --out PREFIX          planning and attention time
-  plot.py latency_scaling RESULTS... --out PREFIX  total time against sequence length
   plot.py divergence RESULTS... --out PREFIX       KL from dense against density and time (s2o prefill)
   plot.py loss RESULTS... --out PREFIX             held-out loss over dense, likewise
   plot.py loss_by_position RESULTS... --out PREFIX the same by position in the prompt

@@ -7,7 +7,6 @@ from plot_common import (
     PAGE_WIDTH,
     in_paper_order,
     legend_below,
-    line_styles,
     load_settings,
     method_style,
     panels_over_legend,
@@ -54,39 +53,6 @@ def latency(arguments):
         figure,
         arguments,
         f"Setting nearest to sparsity {arguments.sparsity:g} (density in brackets); {coverage(rows)}",
-    )
-    return figure
-
-
-def latency_scaling(arguments):
-    """Total time against sequence length, one line a method."""
-    rows, settings = load_settings(arguments)
-    timed = [s for s in settings if s.mean("total_latency_ms") is not None]
-    lengths = sorted({s.seqlen for s in timed})
-    if len(lengths) < 2:
-        raise PlotError("latencies at one sequence length only; a scaling needs two")
-    shown = nearest_settings(timed, arguments.sparsity)
-    labels = list(dict.fromkeys((s.method, s.label) for s in shown))
-    figure, (axes,), legend = panels_over_legend(1, (len(labels) + 1) // 2)
-    styles = line_styles([(label, method) for method, label in labels])
-    for method, label in labels:
-        points = sorted(
-            (s.seqlen, s.mean("total_latency_ms")) for s in shown if s.label == label
-        )
-        if len(points) < 2:
-            continue
-        color, marker = method_style(method)
-        axes.plot(*zip(*points), color=color, marker=marker, linestyle=styles[label], label=label)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xticks(lengths, [f"{n // 1024}K" for n in lengths])
-    axes.set_xlabel("sequence length, tokens")
-    axes.set_ylabel("planning + attention, ms a layer")
-    axes.grid(True)
-    axes.set_axisbelow(True)
-    legend_below(legend, [axes])
-    set_title(
-        figure, arguments, f"Setting nearest to sparsity {arguments.sparsity:g}; {coverage(rows)}"
     )
     return figure
 
@@ -157,6 +123,5 @@ def matched_error(arguments):
 
 FIGURES = {
     "latency": latency,
-    "latency_scaling": latency_scaling,
     "matched_error": matched_error,
 }
