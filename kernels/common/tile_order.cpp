@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <numeric>
 
+#include "kernels/common/ceil_div.h"
+
 namespace s2o {
 
 std::vector<std::int32_t> tile_launch_order(const Problem& problem, const PlanView& plan,
@@ -17,7 +19,10 @@ std::vector<std::int32_t> tile_launch_order(const Problem& problem, const PlanVi
     }
   }
   const std::int64_t kv_head_bytes = 2 * problem.seqlen * problem.head_dim * 2;  // K and V, 16-bit
-  const std::int64_t kv_heads_per_group = std::max<std::int64_t>(l2_bytes / 2 / kv_head_bytes, 1);
+  const std::int64_t fitting = std::max<std::int64_t>(l2_bytes / 2 / kv_head_bytes, 1);
+  // Groups of about one size: a last one of few tiles could not even out what blocks still hold.
+  const std::int64_t num_groups = ceil_div(problem.num_kv_heads, fitting);
+  const std::int64_t kv_heads_per_group = ceil_div(problem.num_kv_heads, num_groups);
   const std::int64_t tiles_per_kv_head = num_tiles / problem.num_kv_heads;
   const auto group = [&](std::int32_t tile) {
     return tile / tiles_per_kv_head / kv_heads_per_group;

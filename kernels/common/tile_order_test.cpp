@@ -39,6 +39,23 @@ TEST(TileLaunchOrder, groups_kv_heads_and_starts_heavy_tiles_first) {
   EXPECT_EQ(tile_launch_order(kProblem, plan, pass, 64 << 20)[7], 7 * 32 + 31);
 }
 
+// Five KV heads of 2 MiB each, of which four would fit: three and two.
+TEST(TileLaunchOrder, groups_are_of_about_one_size) {
+  constexpr Problem kProblem{
+      .seqlen = 4096, .num_q_heads = 5, .num_kv_heads = 5, .head_dim = 128, .softmax_scale = 0.1f};
+  PlanView plan;
+  plan.num_plan_heads = 5;
+  plan.num_q_tiles = 1;
+  const std::vector<PlanItem> items = {
+      {.count = 1}, {.count = 2}, {.count = 4}, {.count = 8}, {.count = 16}};
+  const std::vector<std::int64_t> offsets = {0, 1, 2, 3, 4, 5};
+  PassView pass;
+  pass.items = items.data();
+  pass.item_offsets = offsets.data();
+  EXPECT_EQ(tile_launch_order(kProblem, plan, pass, 16 << 20),
+            (std::vector<std::int32_t>{2, 1, 0, 4, 3}));
+}
+
 // 5 keys and 7 are of one size, 8 are more, 3 less.
 TEST(TileLaunchOrder, tiles_of_about_the_same_length_go_by_position) {
   constexpr Problem kProblem{
