@@ -30,6 +30,7 @@
 #include "kernels/attention/traits_sm90.cuh"
 #include "kernels/device/mbarrier_test_sm90.cuh"
 #include "kernels/device/online_softmax.cuh"
+#include "kernels/device/store_sm90.cuh"
 #include "kernels/device/wgmma_sm90.cuh"
 
 namespace s2o::device {
@@ -48,6 +49,7 @@ class ConsumerSm90 {
 
   S2O_DEVICE void run() {
     if (warpgroup_ == 1) allow_other();  // warpgroup 0 begins
+    clear_outputs();
     visit_steps();
   }
 
@@ -87,16 +89,13 @@ class ConsumerSm90 {
         barrier_test(&s_.k_full[k_count_ % kStages], static_cast<int>(k_count_ / kStages % 2));
     return there ? load_shared(shared_address(&s_.steps[k_count_ % kRing].flags)) : 0;
   }
-  // Gives the K buffer back; the place of its step and keys, which stay beyond that (kRing).
-  S2O_DEVICE unsigned release_keys(std::uint32_t flags) {
-    const unsigned ring = k_count_ % kRing;
-    if (kEarlyStop && (flags & kStepStoppable) != 0 &&
-        thread_index_again() == Traits::kProducerThreads) {
-      s_.stopped_tile[ring] = stopped_ != 0 ? static_cast<std::int32_t>(tile_count_) + 1 : 0;
+  // Gives the K buffer back, with word of a stop.
+  S2O_DEVICE void release_keys() {
+    if (kEarlyStop && stopped_ != 0 && thread_index_again() == Traits::kProducerThreads) {
+      s_.stopped_tile[k_count_ % kRing] = static_cast<std::int32_t>(tile_count_) + 1;
     }
     give_back(&s_.k_empty[k_count_ % kStages]);
     ++k_count_;
-    return ring;
   }
   S2O_DEVICE void wait_values() const {
     barrier_wait(&s_.v_full[v_count_ % kStages], static_cast<int>(v_count_ / kStages % 2));
@@ -119,8 +118,8 @@ class ConsumerSm90 {
 
   // Asked for on rare paths alone: read anew, the index keeps no register there.
   S2O_DEVICE static int row_of(int i) {
-    const int thread = thread_index_again() - Traits::kProducerThreads;
-    return thread / 32 * 16 + accumulator_position(lane_of(thread), 2 * i).row;
+    const unsigned thread = static_cast<unsigned>(thread_index_again()) - Traits::kProducerThreads;
+    return static_cast<int>(thread / 32 * 16 + thread % 32 / 4) + 8 * i;
   }
   S2O_DEVICE static int column_of() {
     return accumulator_position(lane_of(thread_index_again()), 0).column;
@@ -143,6 +142,14 @@ class ConsumerSm90 {
         rows_.normaliser[i] = column_of() == 0 ? 1.0f : 0.0f;  // one lane of the quad
       }
     }
+    if constexpr (kPvSkip) {
+      clear_outputs();  // there may be no product with values
+    } else {
+      forget_registers(acc_);
+      accumulate_ = 0;
+    }
+  }
+  S2O_DEVICE void clear_outputs() {
 #pragma unroll
     for (int n = 0; n < kValueTiles; ++n) {
 #pragma unroll
@@ -162,8 +169,8 @@ class ConsumerSm90 {
     stopped_ = 0;
     small_steps_ = 0;
   }
-  S2O_DEVICE void change_tile() {
-    if (tile_count_ > 0) store_tile();
+  S2O_DEVICE void change_tile(bool met) {
+    if (tile_count_ > 0) store_tile(met);
     start_tile();
   }
 
@@ -181,18 +188,21 @@ class ConsumerSm90 {
       if (opens_tile) {
         enter_tile();
       } else if ((flags & stopped_) != 0) {  // loaded before the producer knew
-        drop_step(flags);
+        drop_step();
         flags = wait_step();
         continue;
       }
       if ((flags & kStepGathered) != 0) fence_async_proxy();
       multiply_keys(logits);
+      std::uint32_t first_columns[2];
+      look_at_mask(flags, first_columns);
       warpgroup_wait<1>();
       pin_registers(acc_);  // the last product with V is done, says the wait
-      if (opens_tile) change_tile();
+      if (opens_tile) change_tile(false);
       warpgroup_wait<0>();
       pin_registers(logits);
-      if (!prepare_step(flags, release_keys(flags), logits)) {
+      release_keys();
+      if (!prepare_step(flags, first_columns, logits)) {
         count_step(flags, true);
         drop_values();
         flags = wait_step();
@@ -216,16 +226,21 @@ class ConsumerSm90 {
         if ((waiting & kStepGathered) != 0) fence_async_proxy();
         multiply_values(p);
         allow_other();
-        if constexpr (kEarlyStop) post_gain();
+        if constexpr (kEarlyStop) {
+          wait_queries();  // a loop, as below: it holds the shuffles behind the products
+          post_gain();
+        }
+        std::uint32_t columns[2];
+        look_at_mask(flags, columns);
         warpgroup_wait<1>();
         pin_registers(logits);
-        const unsigned ring = release_keys(flags);
+        release_keys();
         if (starts_tile) {
           finish_values(p, true);
-          change_tile();
-          waiting = 0;  // nothing is decided about it any more
+          change_tile(kOrdered);  // they took their turn together
+          waiting = 0;            // nothing is decided about it any more
         }
-        if (!prepare_step(flags, ring, logits)) {
+        if (!prepare_step(flags, columns, logits)) {
           finish_values(p, !starts_tile);
           count_step(flags, true);
           drop_values();
@@ -275,7 +290,7 @@ class ConsumerSm90 {
       }
     }
     ++tile_count_;
-    if (tile_count_ > 0) store_tile();
+    if (tile_count_ > 0) store_tile(false);
   }
   // Waits for the product of p and V; both are free then. V is given back `once`.
   S2O_DEVICE void finish_values(std::uint32_t (&p)[kTileN / 16][4], bool once) {
@@ -290,11 +305,12 @@ class ConsumerSm90 {
     release_values();
   }
 
-  // Masks the logits of the step at `ring`. False: the step adds nothing (PV skip).
-  S2O_DEVICE bool prepare_step(std::uint32_t flags, unsigned ring, float (&logits)[kKeyTiles][4]) {
+  // Masks the logits of a step. False: the step adds nothing (PV skip).
+  S2O_DEVICE bool prepare_step(std::uint32_t flags, const std::uint32_t (&columns)[2],
+                               float (&logits)[kKeyTiles][4]) {
     if ((flags & (kStepMasked | kStepMaySkip)) == 0) [[likely]]
       return true;
-    if ((flags & kStepMasked) != 0) mask_logits(flags, ring, logits);
+    if ((flags & kStepMasked) != 0) hide_columns(columns, logits);
     return !kPvSkip || (flags & kStepMaySkip) == 0 || !may_skip_values() ||
            !step_adds_nothing(logits);
   }
@@ -316,9 +332,9 @@ class ConsumerSm90 {
     stopped_ |= any_lane(stop) ? kStepStoppable : 0;
   }
 
-  S2O_DEVICE void drop_step(std::uint32_t flags) {
+  S2O_DEVICE void drop_step() {
     fence_async_proxy();
-    release_keys(flags);
+    release_keys();
     drop_values();
   }
 
@@ -330,33 +346,44 @@ class ConsumerSm90 {
                                shared_address(s_.k[k_count_ % kStages]), logits);
   }
   S2O_DEVICE void multiply_values(std::uint32_t (&p)[kTileN / 16][4]) {
-    multiply_values_sm90<Traits>(shared_address(s_.v[v_count_ % kStages]), p, acc_);
+    multiply_values_sm90<Traits>(shared_address(s_.v[v_count_ % kStages]), p, acc_,
+                                 kPvSkip ? 1 : accumulate_);
+    accumulate_ = 1;
   }
 
   // ---- softmax ----
 
-  S2O_DEVICE void mask_logits(std::uint32_t flags, unsigned ring,
-                              float (&logits)[kKeyTiles][4]) const {
+  // The columns of this lane's two rows that see their key, of a masked step whose keys have not
+  // been given back. Found while products run, before the logits are there.
+  S2O_DEVICE void look_at_mask(std::uint32_t flags, std::uint32_t (&columns)[2]) const {
+    if ((flags & kStepMasked) == 0) [[likely]]
+      return;
+    const unsigned ring = k_count_ % kRing;
     const PublishedStep& step = s_.steps[ring];
-    const bool contiguous = (flags & kStepGathered) == 0;
     const auto mask = static_cast<MaskClass>(flags >> 8 & 0xffu);
     const int valid_columns = step.count - column_of();
-    const VisibleKeys visible[2] = {visible_keys(mask, description().row_position[row_of(0)],
-                                                 args_.window_sink, args_.window_size),
-                                    visible_keys(mask, description().row_position[row_of(1)],
-                                                 args_.window_sink, args_.window_size)};
-    std::uint32_t columns[2];  // that are visible
-    if (contiguous) {
-      const int first_token = static_cast<int>(step.begin) + column_of();
+    if (mask == MaskClass::kNone) {  // not every column holds a key
+      columns[0] = columns[1] = lane_columns_below(valid_columns);
+    } else {
+      VisibleKeys visible[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        columns[i] = visible_lane_columns(visible[i], first_token, valid_columns);
+        visible[i] = visible_keys(mask, description().row_position[row_of(i)], args_.window_sink,
+                                  args_.window_size);
       }
-    } else {
-      visible_gathered_columns<2 * kKeyTiles>(visible, s_.keys[ring] + column_of(), valid_columns,
-                                              columns);
+      if ((flags & kStepGathered) != 0) {
+        visible_gathered_columns<2 * kKeyTiles>(visible, s_.keys[ring] + column_of(), valid_columns,
+                                                columns);
+      } else {
+        const int first_token = static_cast<int>(step.begin) + column_of();
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          columns[i] = mask == MaskClass::kWindow
+                           ? visible_lane_columns(visible[i], first_token, valid_columns)
+                           : causal_lane_columns(visible[i].last, first_token, valid_columns);
+        }
+      }
     }
-    hide_columns(columns, logits);
   }
 
   S2O_DEVICE void softmax(std::uint32_t flags, float (&logits)[kKeyTiles][4],
@@ -379,9 +406,10 @@ class ConsumerSm90 {
     }
   }
 
-  // Once the largest keys have been seen, maxima rarely move: then there is nothing to do.
+  // Once the largest keys have been seen, maxima rarely move: then there is nothing to do. Nor is
+  // there before the first product.
   S2O_DEVICE void rescale(const float (&correction)[2]) {
-    if (!any_lane(correction[0] != 1.0f || correction[1] != 1.0f)) return;
+    if (accumulate_ == 0 || !any_lane(correction[0] != 1.0f || correction[1] != 1.0f)) return;
     scale_rows(correction, acc_);
   }
 
@@ -441,62 +469,104 @@ class ConsumerSm90 {
   // ---- output ----
 
   // Divides the rows of the tile before this one by their normaliser and writes them and lse in
-  // original order (attention.h), then gives its queries back.
-  S2O_DEVICE void store_tile() {
+  // original order (attention.h), and gives its queries back. `met`: the warps of this warpgroup
+  // have met since its last product with keys.
+  S2O_DEVICE void store_tile(bool met) {
     const TileDescription<Traits>& tile = last_description();
     float inverse[2], lse[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const float normaliser = quad_sum(rows_.normaliser[i]);
-      const float maximum = rows_.maximum[i];
-      const bool empty = maximum == kNegativeInfinity;
-      lse[i] = empty ? kNegativeInfinity : maximum * kLn2 + log_natural(normaliser);
-      inverse[i] = empty ? 0.0f : 1.0f / normaliser;
-      const std::int32_t row = tile.row_index[row_of(i)];
-      if (row < 0) continue;
-      const std::int64_t first = static_cast<std::int64_t>(row) * Traits::kHeadDim + column_of();
-      if (args_.resume_out != nullptr && !empty) {
-        const float earlier = args_.lse[row] * kLog2E;
-        add_resumed_row(args_.resume_out + first, exp2_fast(earlier - maximum), i, acc_);
-      }
-      if (args_.out_fp32 != nullptr) store_row(args_.out_fp32 + first, inverse[i], i, acc_);
+      lse[i] = (rows_.maximum[i] + log2_fast(normaliser)) * kLn2;  // -inf if nothing was visited
+      inverse[i] = normaliser > 0.0f ? reciprocal_fast(normaliser) : 0.0f;
     }
-    if (args_.out_fp32 == nullptr) store_rows_16(tile, inverse);
+    const std::int32_t rows[2] = {tile.row_index[row_of(0)], tile.row_index[row_of(1)]};
+    if (args_.resume_out != nullptr) join_resumed_rows(rows);
     sync_warp();  // every lane has read the lse of its rows
+    if (column_of() == 0) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const std::int32_t row = tile.row_index[row_of(i)];
-      if (row >= 0 && column_of() == 0) args_.lse[row] = lse[i];
+      for (int i = 0; i < 2; ++i) {
+        if (rows[i] >= 0) args_.lse[rows[i]] = lse[i];
+      }
     }
     if (warpgroup_ == 0 && thread_ == 0) args_.stats[tile.plan_tile] = stats_;
+    if (args_.out_fp32 != nullptr) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        if (rows[i] >= 0) store_row(args_.out_fp32 + first_of_lane(rows[i]), inverse[i], i, acc_);
+      }
+      give_back_queries();
+    } else {
+      if (!met) sync_named(kStoreBarrier + warpgroup_, 128);
+      store_rows_16(tile, inverse);
+    }
+  }
+  // Of the last tile, and its description with them.
+  S2O_DEVICE void give_back_queries() const {
     give_back(&s_.q_empty[(tile_count_ - 1) % kQueryBuffers]);
+  }
+  S2O_DEVICE static std::int64_t first_of_lane(std::int32_t row) {
+    return static_cast<std::int64_t>(row) * Traits::kHeadDim + column_of();
+  }
+  S2O_DEVICE void join_resumed_rows(const std::int32_t (&rows)[2]) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const std::int32_t row = rows[i];
+      if (row < 0 || rows_.maximum[i] == kNegativeInfinity) continue;
+      const float earlier = args_.lse[row] * kLog2E;
+      add_resumed_row(args_.resume_out + first_of_lane(row), exp2_fast(earlier - rows_.maximum[i]),
+                      i, acc_);
+    }
   }
 
   // Rows in 16 bit by way of the tile's own queries, which nobody reads any more: a warp then
   // writes whole rows instead of 16 bytes of each of eight.
   S2O_DEVICE void store_rows_16(const TileDescription<Traits>& tile, const float (&inverse)[2]) {
-    constexpr int kChunks = Traits::kHeadDim / kChunkElements;
+    constexpr unsigned kChunks = Traits::kHeadDim / kChunkElements;
     constexpr int kRowsAtOnce = 32 / kChunks;
-    unsigned char* const rows = s_.q[(tile_count_ - 1) % kQueryBuffers];
-    sync_named(kStoreBarrier + warpgroup_, 128);  // its last product has read them
-    store_fragments_16<Element>(rows, Traits::kTileM, row_of(0), column_of() * 2, inverse, acc_);
+    constexpr int kPasses = 16 / kRowsAtOnce;
+    const unsigned thread = static_cast<unsigned>(thread_index_again()) - Traits::kProducerThreads;
+    const unsigned lane = thread % 32;
+    const unsigned warp_row = thread / 32 * 16;
+    const std::uint32_t rows =
+        shared_address(s_.q[(tile_count_ - 1) % kQueryBuffers]) + warp_row * kPanelRowBytes;
+    store_fragments_16<Element>(rows, Traits::kTileM, static_cast<int>(lane), inverse, acc_);
     sync_warp();
-    const int lane = lane_of(thread_index_again());
-    const int first_row = row_of(0) - lane / 4 + lane / kChunks;
-    const int chunk = lane % kChunks;
+    const unsigned row = lane / kChunks;
+    const unsigned chunk = lane % kChunks;
+    // Rows of later passes differ in other bits of the address than this one's.
+    const std::uint32_t source = rows + chunk / 8 * (Traits::kTileM * kPanelRowBytes) +
+                                 row * kPanelRowBytes + ((chunk % 8) ^ row) * kChunkBytes;
+    const auto words_of = [&](int pass) {
+      const unsigned added = static_cast<unsigned>(pass * kRowsAtOnce);
+      return load_shared_16((source ^ (added % 8 * kChunkBytes)) + added * kPanelRowBytes);
+    };
+    auto* const out = static_cast<std::uint16_t*>(args_.out_16) + chunk * kChunkElements;
+    if (tile.first_row >= 0) {
+      std::uint16_t* const target =
+          out + static_cast<std::int64_t>(tile.first_row + static_cast<int>(warp_row + row)) *
+                    Traits::kHeadDim;
+      Words4 words[kPasses];
 #pragma unroll
-    for (int i = 0; i < 16 / kRowsAtOnce; ++i) {
-      const int row = first_row + i * kRowsAtOnce;
-      const std::int32_t index = tile.row_index[row];
-      const Words4 words =
-          load_shared_16(shared_address(rows + swizzled_chunk_offset(Traits::kTileM, row, chunk)));
-      if (index < 0) continue;
-      store_words<4>(static_cast<std::uint16_t*>(args_.out_16) +
-                         static_cast<std::int64_t>(index) * Traits::kHeadDim +
-                         chunk * kChunkElements,
-                     words);
+      for (int pass = 0; pass < kPasses; ++pass) words[pass] = words_of(pass);
+      fence_async_proxy();  // the next queries may come by the copy engine
+      give_back_queries();
+#pragma unroll
+      for (int pass = 0; pass < kPasses; ++pass) {
+        store_words<4>(target + pass * kRowsAtOnce * Traits::kHeadDim, words[pass]);
+      }
+      return;
     }
-    fence_async_proxy();  // the next queries may come by the copy engine
+#pragma unroll 1
+    for (int pass = 0; pass < kPasses; ++pass) {
+      const std::int32_t index =
+          tile.row_index[static_cast<int>(warp_row + row) + pass * kRowsAtOnce];
+      const Words4 words = words_of(pass);
+      if (index < 0) continue;
+      store_words<4>(out + static_cast<std::int64_t>(index) * Traits::kHeadDim, words);
+    }
+    fence_async_proxy();
+    give_back_queries();
   }
 
   const AttentionKernelArgs& args_;
@@ -513,6 +583,7 @@ class ConsumerSm90 {
   unsigned reductions_ = 0;
   std::uint32_t stopped_ = 0;  // kStepStoppable once this tile has stopped
   unsigned tile_count_ = ~0u;  // tiles entered, less one
+  int accumulate_ = 1;         // 0 before the first product with values of a tile
   int small_steps_ = 0;
 };
 

@@ -4,6 +4,7 @@
 
 #include "kernels/attention/steps.cuh"
 #include "kernels/device/online_softmax.cuh"
+#include "kernels/device/store_sm90.cuh"
 #include "kernels/device/wgmma_sm90.cuh"
 
 namespace s2o::device {
@@ -79,20 +80,23 @@ S2O_DEVICE void store_row(float* out, float scale, int i, const float (&acc)[kTi
     store_global_pair(out + n * 8, acc[n][2 * i] * scale, acc[n][2 * i + 1] * scale);
   }
 }
-// Puts both rows, scaled and in 16 bit, into a swizzled tile of num_rows rows in shared memory;
-// `row` is the first of the two, `lane_bytes` where its first column begins.
+// Puts the 16 rows of a warp, scaled and in 16 bit, into a swizzled tile of num_rows rows in shared
+// memory; `first` is the address of their first.
 template <class Element, int kTiles>
-S2O_DEVICE void store_fragments_16(unsigned char* tile, int num_rows, int row, int lane_bytes,
+S2O_DEVICE void store_fragments_16(std::uint32_t first, int num_rows, int lane,
                                    const float (&scale)[2], const float (&acc)[kTiles][4]) {
+  const MatrixPosition source = ldmatrix_a_source(static_cast<unsigned>(lane));
+  const std::uint32_t address = swizzled_lane_address(first, source.row, source.column);
 #pragma unroll
-  for (int n = 0; n < kTiles; ++n) {
+  for (int n = 0; n < kTiles; n += 2) {
+    std::uint32_t words[4];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      unsigned char* const target =
-          tile + swizzled_chunk_offset(num_rows, row + 8 * i, n) + lane_bytes;
-      *reinterpret_cast<std::uint32_t*>(target) =
-          pack_pair<Element>(acc[n][2 * i] * scale[i], acc[n][2 * i + 1] * scale[i]);
+    for (int m = 0; m < 4; ++m) {
+      const float(&tile)[4] = acc[n + m / 2];
+      const int i = m % 2;
+      words[m] = pack_pair<Element>(tile[2 * i] * scale[i], tile[2 * i + 1] * scale[i]);
     }
+    store_matrix_x4(swizzled_step_address(address, num_rows, 0, n), words);
   }
 }
 

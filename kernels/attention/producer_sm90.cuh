@@ -68,21 +68,25 @@ class ProducerSm90 {
 
   // ---- the next tile ----
 
-  // Its parts, in the order in which they are asked for.
+  // What is known of it, in the order in which it is asked for.
   enum class Ahead : std::uint8_t { kNothing, kOrder, kSharedOrder, kTile, kPlaces, kItem };
   struct NextTile {
     Ahead known = Ahead::kNothing;  // the last part asked for
     std::int32_t order = 0;         // thread 0: place in tile_order
     std::int32_t plan_tile = -1;    // -1: none is left
-    std::int32_t position = 0;      // of this thread's row
+    std::int32_t plan_head = 0;
+    std::int32_t position = 0;  // of this thread's row
     std::int64_t items_begin = 0;
-    std::int64_t items_end = 0;
+    std::int32_t num_items = 0;
   };
 
+  S2O_DEVICE std::int32_t claim() const {
+    return thread_index() == 0 ? atomic_add(args_.next_tile, 1) : 0;
+  }
   // Asks for the next part. Everyone must meet between two calls.
   S2O_DEVICE void look_ahead() {
     if (next_.known == Ahead::kNothing) {
-      if (thread_index() == 0) next_.order = atomic_add(args_.next_tile, 1);
+      next_.order = claim();
       next_.known = Ahead::kOrder;
     } else if (next_.known == Ahead::kOrder) {
       if (thread_index() == 0) s_.next_order = next_.order;
@@ -94,16 +98,19 @@ class ProducerSm90 {
     } else if (next_.known == Ahead::kTile) {
       next_.known = Ahead::kPlaces;
       if (next_.plan_tile < 0) return;
-      if (thread_index() < Traits::kTileM) {
-        next_.position =
-            tile_row_position(args_, next_.plan_tile / args_.num_q_tiles,
-                              next_.plan_tile % args_.num_q_tiles, Traits::kTileM, thread_index());
-      }
       next_.items_begin = load_global(args_.pass.item_offsets + next_.plan_tile);
-      next_.items_end = tile_items_end(args_.pass, next_.plan_tile);
+      next_.num_items = static_cast<std::int32_t>(tile_items_end(args_.pass, next_.plan_tile) -
+                                                  next_.items_begin);
+      next_.plan_head = static_cast<std::int32_t>(static_cast<unsigned>(next_.plan_tile) /
+                                                  static_cast<unsigned>(args_.num_q_tiles));
+      if (thread_index() < Traits::kTileM) {
+        next_.position = tile_row_position(args_, next_.plan_head,
+                                           next_.plan_tile - next_.plan_head * args_.num_q_tiles,
+                                           Traits::kTileM, thread_index());
+      }
     } else if (next_.known == Ahead::kPlaces) {
       next_.known = Ahead::kItem;
-      if (next_.plan_tile >= 0 && next_.items_begin < next_.items_end) {
+      if (next_.plan_tile >= 0 && next_.num_items > 0) {
         prefetch_global(args_.pass.items + next_.items_begin);
       }
     }
@@ -115,70 +122,96 @@ class ProducerSm90 {
     }
   }
   // Not long before the end of a tile, so that no block keeps a tile that others could begin.
-  S2O_DEVICE bool is_time_to_look_ahead() const {
-    if (next_.known != Ahead::kNothing) return next_.known != Ahead::kItem;
+  S2O_DEVICE bool is_near_end() const {
     return walker_.num_items - walker_.index <= kLookAheadSteps &&
            (walker_.current.count - walker_.offset <= kLookAheadSteps * kTileN ||
             (kEarlyStop && walker_.current.stoppable()));
+  }
+  // Whether the item after the one that is walked has few steps, if it exists.
+  S2O_DEVICE bool next_item_is_short() const {
+    return walker_.num_items - walker_.index <= 1 ||
+           walker_.ahead.count <= kLookAheadSteps * kTileN ||
+           (kEarlyStop && walker_.ahead.stoppable());
+  }
+  // After a step was loaded. A tile that begins near its end has fewer steps than there are parts:
+  // then the tile after the next is claimed too, except near the end of the launch, where blocks
+  // even out.
+  S2O_DEVICE void look_ahead_in_time(bool first_step) {
+    const bool near_end = is_near_end();
+    const bool claims = first_step && near_end &&
+                        s_.next_order < args_.num_tiles - args_.num_tiles / 8 &&
+                        next_item_is_short();
+    if (next_.known != Ahead::kItem && (near_end || next_.known != Ahead::kNothing)) look_ahead();
+    if (claims) claimed_order_ = claim();
   }
 
   // Waits until the Q buffer was given back, then loads the tile.
   S2O_DEVICE void load_tile() {
     const int buffer = tile_count_ % kQueryBuffers;
     if (warp_index() == 0) {
+      if (claimed_order_ >= 0 && lane_index() == 0) s_.next_order = claimed_order_;
       barrier_wait(&s_.q_empty[buffer], (tile_count_ / kQueryBuffers + 1) % 2);
     }
     sync_producers();
     TileDescription<Traits>& tile = description();
-    const std::int32_t plan_tile = next_.plan_tile;
-    plan_head_ = plan_tile / args_.num_q_tiles;
-    kv_head_ = plan_head_ / args_.plan_heads_per_kv_head;
-    const int tile_index = plan_tile % args_.num_q_tiles;
+    plan_head_ = next_.plan_head;
+    const int tile_index = next_.plan_tile - plan_head_ * args_.num_q_tiles;
+    const bool consecutive = args_.pack == 1 && args_.pass.query_order == nullptr;
+    if (consecutive && thread_index() == 0) {
+      load_boxes<Traits::kTileM>(&s_.q_full[buffer], shared_address(s_.q[buffer]), &maps_.q,
+                                 tile_index * Traits::kTileM, plan_head_);
+    }
+    kv_head_ = static_cast<int>(static_cast<unsigned>(plan_head_) /
+                                static_cast<unsigned>(args_.plan_heads_per_kv_head));
+    const int num_rows = rows_in_tile(args_, tile_index, Traits::kTileM);
     if (thread_index() < Traits::kTileM) {
       const TileRowMap row = tile_row_at(args_, plan_head_, tile_index, Traits::kTileM,
                                          thread_index(), next_.position);
       tile.row_index[thread_index()] = row.index;
       tile.source_row[thread_index()] = row.index < 0 ? 0 : row.index;
       tile.row_position[thread_index()] = row.position;
-    }
-    const int num_rows = rows_in_tile(args_, tile_index, Traits::kTileM);
-    if (thread_index() == 0) {
-      tile.plan_tile = plan_tile;
-      tile.num_rows = num_rows;
-      tile.total_plan_steps = 0;
-      if constexpr (kEarlyStop) {
-        tile.inverse_tau = 1.0f / max_of(args_.pass.tau_of(plan_head_, args_.stop), 1e-30f);
+      if (thread_index() == 0) {
+        tile.plan_tile = next_.plan_tile;
+        tile.num_rows = num_rows;
+        tile.first_position = row.position;
+        tile.first_row = consecutive && num_rows == Traits::kTileM ? row.index : -1;
+        tile.total_plan_steps = 0;
+        if constexpr (kEarlyStop) {
+          tile.inverse_tau = 1.0f / max_of(args_.pass.tau_of(plan_head_, args_.stop), 1e-30f);
+        }
       }
     }
-    sync_producers();  // rows are known
-    const bool consecutive = args_.pack == 1 && args_.pass.query_order == nullptr;
-    if (!consecutive) {
-      RowCopier<Traits::kTileM, Traits::kHeadDim, 4>(shared_address(s_.q[buffer]),
-                                                     thread_index_again())
-          .gather(args_.q, tile.source_row);
-      barrier_arrive_after_copies(&s_.q_full[buffer]);
-    } else {
-      barrier_arrive(&s_.q_full[buffer]);
+    if constexpr (kPvSkip) {
+      sync_producers();
+      const int steps = plan_steps_of_thread(args_, next_.plan_tile, Traits::kProducerThreads);
+      if (steps > 0) atomic_add(&tile.total_plan_steps, steps);
     }
+    if (consecutive) {
+      barrier_arrive(&s_.q_full[buffer]);
+    } else {
+      gather_queries(tile, num_rows, buffer);
+    }
+    walker_.start(args_.pass, next_.items_begin, next_.items_begin + next_.num_items);
+    next_.known = Ahead::kNothing;
+    if (claimed_order_ >= 0) {
+      claimed_order_ = -1;
+      next_.known = Ahead::kSharedOrder;
+      look_ahead();
+    }
+  }
+  S2O_DEVICE void gather_queries(TileDescription<Traits>& tile, int num_rows, int buffer) {
+    sync_producers();  // rows are known
+    RowCopier<Traits::kTileM, Traits::kHeadDim, 4>(shared_address(s_.q[buffer]),
+                                                   thread_index_again())
+        .gather(args_.q, tile.source_row);
+    barrier_arrive_after_copies(&s_.q_full[buffer]);
     if (warp_index() == 0) {
       const int first = smallest_position(tile.row_position, num_rows);
-      if (lane_index() == 0) tile.first_position = first;
-    }
-    if constexpr (kPvSkip) {
-      const int steps = plan_steps_of_thread(args_, plan_tile, Traits::kProducerThreads);
-      if (steps > 0) atomic_add(&tile.total_plan_steps, steps);
-      sync_producers();
-    }
-    if (thread_index() == 0) {
-      if (consecutive) {
-        load_boxes<Traits::kTileM>(&s_.q_full[buffer], shared_address(s_.q[buffer]), &maps_.q,
-                                   tile_index * Traits::kTileM, plan_head_);
-      } else {
+      if (lane_index() == 0) {
+        tile.first_position = first;
         barrier_arrive(&s_.q_full[buffer]);
       }
     }
-    walker_.start(args_.pass, next_.items_begin, next_.items_end);
-    next_.known = Ahead::kNothing;
   }
 
   // ---- steps ----
@@ -203,25 +236,30 @@ class ProducerSm90 {
     // probabilities of 0 must not meet values that are not finite.
     if (step.count == 0) step.begin = args_.seqlen;
     std::int32_t token = fetch_token(step);
-    std::uint32_t starts_tile = kStepStartsTile;
+    StepInfo upcoming{};
+    std::int32_t upcoming_token = -1;
+    const auto look_at_upcoming = [&] {
+      upcoming = next_step();
+      upcoming_token = fetch_token(upcoming);
+    };
+    bool first = true;
     do {
-      StepInfo upcoming = next_step();
-      std::int32_t upcoming_token = fetch_token(upcoming);
+      // The first keys of a tile are asked for before anything about the second step.
+      if (!first) look_at_upcoming();
       const bool contiguous = step.count == 0 || is_contiguous(step);
-      if (publish(step, starts_tile)) {  // stopped
+      const bool dropped = publish(step, first ? kStepStartsTile : 0u);
+      if (dropped) {
         walker_.stopped = true;
-        if (upcoming.count > 0 && upcoming.stoppable()) {
-          upcoming = next_step();
-          upcoming_token = fetch_token(upcoming);
-        }
+        if (upcoming.count > 0 && upcoming.stoppable()) look_at_upcoming();
       } else {
         load_keys(step, contiguous, token);
+        if (first) look_at_upcoming();
         load_values();
         waiting_ = {contiguous ? static_cast<std::int32_t>(step.begin) : kGathered, kv_head_};
         ++k_count_;
-        if (is_time_to_look_ahead()) look_ahead();
+        look_ahead_in_time(first);
       }
-      starts_tile = 0;
+      first = false;
       step = upcoming;
       token = upcoming_token;
     } while (step.count > 0);
@@ -329,6 +367,7 @@ class ProducerSm90 {
   StepWalker walker_;
   NextTile next_;
   WaitingValues waiting_{kNothing, 0};
+  std::int32_t claimed_order_ = -1;  // of the tile after the next, if claimed; thread 0 knows it
   int plan_head_ = 0;
   int kv_head_ = 0;
   int tile_count_ = 0;    // tiles taken by this block

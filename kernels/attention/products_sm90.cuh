@@ -25,11 +25,11 @@ S2O_DEVICE void multiply_keys_sm90(std::uint32_t queries, std::uint32_t keys,
   warpgroup_commit();
 }
 
-// acc += P V.
+// acc += P V, or acc = P V where `accumulate` is 0.
 template <class Traits>
 S2O_DEVICE void multiply_values_sm90(std::uint32_t values,
                                      std::uint32_t (&p)[Traits::kTileN / 16][4],
-                                     float (&acc)[Traits::kHeadDim / 8][4]) {
+                                     float (&acc)[Traits::kHeadDim / 8][4], int accumulate = 1) {
   const std::uint64_t v =
       warpgroup_descriptor(values, Traits::kTileN * kPanelRowBytes, 8 * kPanelRowBytes);
   pin_registers(acc);
@@ -37,7 +37,7 @@ S2O_DEVICE void multiply_values_sm90(std::uint32_t values,
 #pragma unroll
   for (int step = 0; step < Traits::kTileN / 16; ++step) {
     warpgroup_multiply_transposed<typename Traits::Element>(
-        acc, p[step], descriptor_at(v, step * 16 * kPanelRowBytes));
+        acc, p[step], descriptor_at(v, step * 16 * kPanelRowBytes), step > 0 ? 1 : accumulate);
   }
   warpgroup_commit();
 }

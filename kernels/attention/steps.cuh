@@ -103,18 +103,22 @@ S2O_HOST_DEVICE VisibleKeys visible_keys(MaskClass mask, std::int32_t position,
 // The columns of an accumulator row that a lane holds are 0, 1, 8, 9, 16, ... after its first
 // (layout.cuh); bit 2 n + c of a word stands for column 8 n + c of them. Those below `limit`:
 S2O_HOST_DEVICE constexpr std::uint32_t lane_columns_below(int limit) {
-  if (limit <= 0) return 0;
-  const int rest = limit % 8;
-  const int count = limit / 8 * 2 + (rest < 2 ? rest : 2);
+  const unsigned columns = limit < 0 ? 0u : static_cast<unsigned>(limit);
+  const unsigned rest = columns % 8;
+  const unsigned count = columns / 8 * 2 + (rest < 2 ? rest : 2);
   return count >= 32 ? 0xffffffffu : (1u << count) - 1u;
 }
-// The columns that see their key, where column i holds token first + i if i < count, else nothing.
+// The columns that see their key, where column i holds token first + i if i < count, else nothing:
+// without a window, and with one.
+S2O_HOST_DEVICE constexpr std::uint32_t causal_lane_columns(std::int32_t last, std::int32_t first,
+                                                            int count) {
+  const int to_last = last - first;
+  return lane_columns_below(to_last < count ? to_last + 1 : count);
+}
 S2O_HOST_DEVICE constexpr std::uint32_t visible_lane_columns(const VisibleKeys& visible,
                                                              std::int32_t first, int count) {
-  const int to_last = visible.last - first;
-  const int end = to_last < count ? to_last + 1 : count;
   const int hidden = visible.window_before < first ? 0 : visible.window_before - first + 1;
-  return lane_columns_below(end) &
+  return causal_lane_columns(visible.last, first, count) &
          (lane_columns_below(visible.sink - first) | ~lane_columns_below(hidden));
 }
 

@@ -26,9 +26,11 @@ S2O_HOST_DEVICE constexpr TuningSm90 tuning_sm90(int head_dim, int tile_m, int t
   // The compiler gives three warpgroups 168 registers a thread, 504 together. A consumer holds 64
   // logits, 64 outputs and 32 packed probabilities; it spills below 208. The producer takes the
   // rest: its gathers at 131,072 tokens reached 497 TFLOP/s with 88 registers, 468 with 72, for
-  // with few registers a copy waits until the one before has read its address.
-  tuning.producer_registers = tile_m == 128 ? 88 : 104;
-  tuning.consumer_registers = tile_m == 128 ? 208 : 240;
+  // with few registers a copy waits until the one before has read its address. Smaller tiles leave
+  // it more.
+  const bool full = tile_m == 128 && tile_n == 128 && head_dim == 128;
+  tuning.producer_registers = full ? 88 : 104;
+  tuning.consumer_registers = full ? 208 : tile_m == 128 ? 200 : 240;
   // Taking turns keeps the softmax of one warpgroup under the products of the other.
   tuning.ordered_issue = tile_m == 128;
   return tuning;
@@ -48,9 +50,8 @@ struct TraitsSm90 {
   static constexpr int kTileN = kTileNValue;
   static constexpr TuningSm90 kTuning = tuning_sm90(kHeadDim, kTileM, kTileN);
   static constexpr int kStages = kTuning.stages;
-  // Descriptions of steps outlive the K buffer that they came with: the mask is applied after the
-  // buffer was given back, and the next one is written before a buffer is free. kStages + 2 would
-  // do.
+  // Descriptions of steps are written before a buffer is free, and tokens of gathered keys outlive
+  // the K buffer that they came with: values follow a step later. kStages + 2 would do.
   static constexpr int kRing = 2 * kStages;
   static constexpr int kConsumerWarpgroups = kTileM / 64;
   static constexpr int kConsumerWarps = 4 * kConsumerWarpgroups;
@@ -80,8 +81,9 @@ struct alignas(16) PublishedStep {
 template <class Traits>
 struct TileDescription {
   std::int32_t plan_tile;
-  std::int32_t num_rows;                                // rows of the tile that exist
-  std::int32_t first_position;                          // smallest position
+  std::int32_t num_rows;        // rows of the tile that exist
+  std::int32_t first_position;  // smallest position
+  std::int32_t first_row;  // row of q of the first one, if all exist and follow each other; else -1
   std::int32_t total_plan_steps;                        // only with the PV skip
   float inverse_tau;                                    // 1 / max(tau, 1e-30) of the plan head
   alignas(16) std::int32_t source_row[Traits::kTileM];  // row of q to copy: row_index or any

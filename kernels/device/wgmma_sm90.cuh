@@ -31,6 +31,15 @@ S2O_DEVICE void pin_registers(float (&d)[kTiles][4]) {
     for (int e = 0; e < 4; ++e) asm volatile("" : "+f"(d[j][e])::"memory");
   }
 }
+// Says that the values are not needed any more: from here on they are undefined.
+template <int kTiles>
+S2O_DEVICE void forget_registers(float (&d)[kTiles][4]) {
+#pragma unroll
+  for (int j = 0; j < kTiles; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) asm volatile("" : "=f"(d[j][e]));
+  }
+}
 template <int kSteps>
 S2O_DEVICE void pin_registers(std::uint32_t (&a)[kSteps][4]) {
 #pragma unroll
@@ -73,7 +82,7 @@ S2O_DEVICE void set_register_limit_down() {
                "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {" S2O_REGISTERS_64 "}, " \
                "{%32, %33, %34, %35}, %36, p, 1, 1, 1;}" \
                : S2O_ACCUMULATORS_64 \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1) : "memory")
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate) : "memory")
 #define S2O_ACCUMULATORS_128 \
   "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), \
   "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]), \
@@ -106,7 +115,7 @@ S2O_DEVICE void set_register_limit_down() {
                "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" S2O_REGISTERS_128 "}, " \
                "{%64, %65, %66, %67}, %68, p, 1, 1, 1;}" \
                : S2O_ACCUMULATORS_128 \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1) : "memory")
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate) : "memory")
 #define S2O_ACCUMULATORS_256 \
   S2O_ACCUMULATORS_128, \
   "+f"(d[16][0]), "+f"(d[16][1]), "+f"(d[16][2]), "+f"(d[16][3]), \
@@ -159,11 +168,11 @@ S2O_DEVICE void warpgroup_multiply(float (&d)[kTiles][4], std::uint64_t a, std::
   }
 }
 
-// d += a b: a [64, 16] in registers (layout of mma.m16n8k16 per warp), b [16, columns] given by an
-// MN-major descriptor.
+// d = a b (+ d): a [64, 16] in registers (layout of mma.m16n8k16 per warp), b [16, columns] given
+// by an MN-major descriptor.
 template <class Element, int kTiles>
 S2O_DEVICE void warpgroup_multiply_transposed(float (&d)[kTiles][4], std::uint32_t (&a)[4],
-                                              std::uint64_t b) {
+                                              std::uint64_t b, int accumulate) {
   static_assert(kTiles == 8 || kTiles == 16);
   if constexpr (kTiles == 8 && Element::kIsBf16) {
     S2O_PRODUCT_REGISTERS_64("bf16");
@@ -199,6 +208,8 @@ void warpgroup_wait() {
 inline void fence_async_proxy() {}
 template <int kTiles>
 void pin_registers(float (&)[kTiles][4]) {}
+template <int kTiles>
+void forget_registers(float (&)[kTiles][4]) {}
 template <int kSteps>
 void pin_registers(std::uint32_t (&)[kSteps][4]) {}
 template <int kCount>
@@ -293,8 +304,9 @@ void warpgroup_multiply(float (&d)[kTiles][4], std::uint64_t a, std::uint64_t b,
   simt::warpgroup_product("wgmma.shared", args, model_warpgroup_product<Element>);
 }
 template <class Element, int kTiles>
-void warpgroup_multiply_transposed(float (&d)[kTiles][4], std::uint32_t (&a)[4], std::uint64_t b) {
-  auto* args = new ModelProduct{&d[0][0], a, 0, b, 1, kTiles};
+void warpgroup_multiply_transposed(float (&d)[kTiles][4], std::uint32_t (&a)[4], std::uint64_t b,
+                                   int accumulate) {
+  auto* args = new ModelProduct{&d[0][0], a, 0, b, accumulate, kTiles};
   simt::warpgroup_product("wgmma.registers", args, model_warpgroup_product<Element>);
 }
 
