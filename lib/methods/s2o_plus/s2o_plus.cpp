@@ -27,7 +27,7 @@ std::vector<ParamSpec> plus_specs() {
   specs.push_back(ParamSpec::real("floor_per_tau", 0.0625,
                                   "ranking rows leaves out keys of less weight than this times tau",
                                   0.0, 1.0));
-  specs.push_back(ParamSpec::real("reach_per_tau", 4.0,
+  specs.push_back(ParamSpec::real("reach_per_tau", 8.0,
                                   "from 32,768 tokens on, ranking rows looks as far back as a head "
                                   "reads: probes lose at most this times tau, up to .01; 0 looks "
                                   "everywhere",
