@@ -24,6 +24,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+Json describe_config_methods() { return describe_methods(true); }
+
 Json describe_prefill_columns() {
   Json items = Json::array();
   for (const MetricColumn& column : prefill_columns()) {
@@ -91,7 +93,7 @@ struct Topic {
 
 const std::vector<Topic>& all_topics() {
   static const std::vector<Topic> kTopics = {
-      {"methods", "Methods", describe_methods, {"name", "knob", "summary"}},
+      {"methods", "Methods", describe_config_methods, {"name", "knob", "summary"}},
       {"metrics", "Metrics", describe_metrics, {"name", "unit", "per_head", "summary"}},
       {"prefill_columns",
        "Columns of s2o prefill",
@@ -184,7 +186,7 @@ int run_list(const ListOptions& options) {
   for (const Topic& topic : topics) {
     Json items = topic.describe();
     if (!options.method.empty()) {
-      items = Json::array({describe_method(find_method(options.method))});
+      items = Json::array({describe_method(find_method(options.method), true)});
       blocks.push_back(render_method(items[0]));
     } else {
       blocks.push_back(render_text(topic.title, items, topic.text_columns));

@@ -2,9 +2,10 @@
 
 #include <array>
 #include <cmath>
+#include <vector>
 
 #include "lib/config/params.h"
-#include "lib/methods/method.h"
+#include "lib/methods/setting.h"
 
 namespace s2o {
 namespace {
@@ -16,11 +17,12 @@ Json limit_json(const ParamSpec& spec, double value) {
   return spec.type == ParamType::kInt ? Json(static_cast<std::int64_t>(value)) : Json(value);
 }
 
-Json describe_params(const MethodInfo& info) {
+Json describe_params(std::vector<ParamSpec> specs) {
   constexpr std::array kTypeNames = {"bool", "int", "real", "choice", "path"};
-  const Json defaults = ParamSet(info.params).to_json();
+  for (ParamSpec& spec : specs) spec.is_implied = false;  // a default to be shown
+  const Json defaults = ParamSet(specs).to_json();
   Json params = Json::array();
-  for (const ParamSpec& spec : info.params) {
+  for (const ParamSpec& spec : specs) {
     params.push_back({{"name", spec.name},
                       {"type", kTypeNames[static_cast<std::size_t>(spec.type)]},
                       {"default", defaults[spec.name]},
@@ -34,7 +36,7 @@ Json describe_params(const MethodInfo& info) {
 
 }  // namespace
 
-nlohmann::ordered_json describe_method(const Method& method) {
+nlohmann::ordered_json describe_method(const Method& method, bool of_configs) {
   const MethodInfo& info = method.info();
   return {{"name", info.name},
           {"knob", info.knob},
@@ -43,12 +45,12 @@ nlohmann::ordered_json describe_method(const Method& method) {
           {"source", info.source},
           {"is_oracle", info.is_oracle},
           {"knob_sweep", info.knob_sweep},
-          {"params", describe_params(info)}};
+          {"params", describe_params(of_configs ? setting_specs(info) : info.params)}};
 }
 
-nlohmann::ordered_json describe_methods() {
+nlohmann::ordered_json describe_methods(bool of_configs) {
   Json items = Json::array();
-  for (const Method* method : all_methods()) items.push_back(describe_method(*method));
+  for (const Method* method : all_methods()) items.push_back(describe_method(*method, of_configs));
   return items;
 }
 

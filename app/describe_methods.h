@@ -8,9 +8,10 @@
 namespace s2o {
 
 // {name, knob, summary, title, source, is_oracle, knob_sweep, params}, where params are
-// {name, type, default, min, max, choices, help}.
-nlohmann::ordered_json describe_method(const Method& method);
+// {name, type, default, min, max, choices, help}: those of the method, or with `of_configs` those
+// of setting_specs(), which the Python module does not take.
+nlohmann::ordered_json describe_method(const Method& method, bool of_configs);
 // A list of them, in the order of methods.def.
-nlohmann::ordered_json describe_methods();
+nlohmann::ordered_json describe_methods(bool of_configs);
 
 }  // namespace s2o

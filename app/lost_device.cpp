@@ -54,6 +54,7 @@ class LostBackend final : public Backend {
     refuse(reason_);
   }
   const DenseReference& reference() const override { refuse(reason_); }
+  void set_compute(const std::optional<QuantiseRule>&) override { refuse(reason_); }
   void run(const SparsePlan&, const TimingConfig&, AttentionRun&) override { refuse(reason_); }
   std::vector<ErrorSums> error_sums() override { refuse(reason_); }
   const std::vector<float>& out() override { refuse(reason_); }

@@ -1,9 +1,11 @@
 // Times the attention kernels on a CUDA device: dense, runs of 128 keys, and gathers with and
 // without early stop or folded columns, by seqlen and density. Effective TFLOP/s count the unmasked
 // pairs executed, 4 * head_dim FLOP each, so that kinds compare. Inputs are normal random numbers:
-// times only, no error figure comes from here.
+// times only, no error figure comes from here. `fp8` takes Q, K and V in 8 bits (quantise.h); what
+// making those costs stands beside.
 //
 //   bench_attention --seqlen 16384,131072 --density 0.1 --kinds dense,blocks,gather
+//   bench_attention --seqlen 32768,131072 --kernels sm90 --compute stored,fp8 --kinds dense,gather
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
@@ -36,6 +38,8 @@ namespace s2o {
 namespace {
 
 constexpr int kBlock = 128;
+constexpr const char* kStored = "stored";
+constexpr const char* kFp8 = "fp8";
 constexpr const char* kKinds =
     "dense, blocks, gather, gather_sorted, gather_stop (a decision after each step, none stops), "
     "gather_fold (the rest of the history in folded columns of 128 keys)";
@@ -46,6 +50,7 @@ struct Options {
   std::vector<std::string> kinds = {"dense",         "blocks",      "gather",
                                     "gather_sorted", "gather_stop", "gather_fold"};
   std::vector<std::string> kernels = {"sm90", "sm80"};
+  std::vector<std::string> computes = {kStored};
   std::string dtype = "bf16";
   int num_q_heads = 32;
   int num_kv_heads = 8;
@@ -286,13 +291,14 @@ double error_of(const std::vector<float>& out, const Inputs& inputs, const Spars
 class PlanRun {
  public:
   PlanRun(const CudaDevice& device, const DeviceInput& input, const SparsePlan& plan,
-          OutputType output)
+          OutputType output, std::optional<QuantiseRule> quantise)
       : dtype_(input.dtype),
         plan_(input.problem, PlanPointers(plan).view(), device.info.l2_bytes),
         buffers_(input.problem, plan_.plan().header, output),
-        attention_(device.info, device.attention, input, plan_.plan(), buffers_.output(),
-                   scratch_) {}
+        attention_(device.info, device.attention, input, plan_.plan(), buffers_.output(), scratch_,
+                   /*fp32_accuracy=*/false, quantise) {}
 
+  void enqueue_quantise(CudaStream stream) { attention_.enqueue_quantise(stream); }
   void enqueue(CudaStream stream) { attention_.enqueue(stream); }
   void poison(CudaStream stream) { buffers_.poison(stream); }
   std::vector<float> out() const { return buffers_.read_out(dtype_); }
@@ -311,19 +317,24 @@ class Bench {
   explicit Bench(const Options& options) : options_(options) {}
 
   void run() {
-    fmt::print("{:<6}{:<15}{:>8}{:>9}{:>10}{:>10}{:>10}{:>10}{:>9}{:>9}{:>11}\n", "kernel", "kind",
-               "seqlen", "density", "ms", "p10", "p90", "TFLOP/s", "/dense", "MHz", "error");
+    fmt::print("{:<6}{:<15}{:<7}{:>8}{:>9}{:>10}{:>10}{:>10}{:>10}{:>9}{:>9}{:>11}\n", "kernel",
+               "kind", "compute", "seqlen", "density", "ms", "p10", "p90", "TFLOP/s", "/dense",
+               "MHz", "error");
     for (const std::int64_t seqlen : options_.seqlens) {
       const Inputs inputs = make_inputs(options_, seqlen);
       for (const std::string& kernel : options_.kernels) {
         const CudaDevice device = open_cuda_device(0, kernel);
         const DeviceInputCopy copy(inputs.problem, inputs.dtype, inputs.q.data(), inputs.k.data(),
                                    inputs.v.data());
-        double dense_rate = 0.0;
+        std::map<std::string, double> dense_rates;  // by compute
         for (const std::string& kind : options_.kinds) {
           for (const double density :
                kind == "dense" ? std::vector<double>{1.0} : options_.densities) {
-            measure(device, copy.input(), inputs, kernel, kind, density, dense_rate);
+            double stored_ms = 0.0;
+            for (const std::string& compute : options_.computes) {
+              measure(device, copy.input(), inputs, kernel, kind, density, compute,
+                      dense_rates[compute], stored_ms);
+            }
           }
         }
       }
@@ -337,16 +348,19 @@ class Bench {
  private:
   void measure(const CudaDevice& device, const DeviceInput& input, const Inputs& inputs,
                const std::string& kernel, const std::string& kind, double density,
-               double& dense_rate) {
+               const std::string& compute, double& dense_rate, double& stored_ms) {
     const Problem& problem = inputs.problem;
     const SparsePlan plan = make_plan(options_, problem, kind, density);
-    PlanRun attention(device, input, plan, options_.check ? OutputType::kFp32 : OutputType::kInput);
+    const std::optional<QuantiseRule> quantise =
+        compute == kFp8 ? std::optional(QuantiseRule{}) : std::nullopt;
+    PlanRun attention(device, input, plan, options_.check ? OutputType::kFp32 : OutputType::kInput,
+                      quantise);
     // What the early stop or the folds cost: the same steps without them run in between, since the
     // clock drifts with the heat of the chip by more than a small difference.
     std::optional<PlanRun> fixed;
     if (kind == "gather_stop" || kind == "gather_fold") {
       fixed.emplace(device, input, make_plan(options_, problem, "gather", density),
-                    OutputType::kInput);
+                    OutputType::kInput, quantise);
     }
     const Stream stream;
     PhaseTimer timer(stream.get());
@@ -360,6 +374,14 @@ class Bench {
       timer.end();
       return timer.total_milliseconds();
     };
+    std::vector<double> quantise_ms;
+    for (int i = 0; quantise && i < options_.warmup + options_.repeats; ++i) {
+      timer.begin(Phase::kPlanning);
+      attention.enqueue_quantise(stream.get());
+      timer.end();
+      if (i >= options_.warmup) quantise_ms.push_back(timer.total_milliseconds());
+    }
+    if (quantise && fixed) fixed->enqueue_quantise(stream.get());
     for (int i = 0; i < options_.warmup; ++i) {
       attention.enqueue(stream.get());
       if (fixed) fixed->enqueue(stream.get());
@@ -381,11 +403,18 @@ class Bench {
     const double rate = 4e-9 * problem.head_dim * pairs / timing.median;
     if (kind == "dense") dense_rate = rate;
     const double error = options_.check ? error_of(attention.out(), inputs, plan) : -1.0;
+    const double quantise_median = quantise ? timing_of(quantise_ms).median : 0.0;
+    if (!quantise) stored_ms = timing.median;
     fmt::print(
-        "{:<6}{:<15}{:>8}{:>9.4f}{:>10.3f}{:>10.3f}{:>10.3f}{:>10.1f}{:>9.3f}{:>9.0f}{:>11}{}\n",
-        kernel, kind, problem.seqlen, pair_density, timing.median, timing.p10, timing.p90, rate,
-        dense_rate > 0.0 ? rate / dense_rate : 0.0, clock,
+        "{:<6}{:<15}{:<7}{:>8}{:>9.4f}{:>10.3f}{:>10.3f}{:>10.3f}{:>10.1f}{:>9.3f}{:>9.0f}{:>11}{}{"
+        "}"
+        "\n",
+        kernel, kind, compute, problem.seqlen, pair_density, timing.median, timing.p10, timing.p90,
+        rate, dense_rate > 0.0 ? rate / dense_rate : 0.0, clock,
         options_.check ? fmt::format("{:.2e}", error) : "-",
+        quantise ? fmt::format("  {:.2f} x stored, quantised in {:.3f} ms",
+                               stored_ms / timing.median, quantise_median)
+                 : "",
         fixed ? fmt::format("  {:.3f} ms without, {:+.3f} ms ({:+.1f} %)", fixed_median,
                             timing.median - fixed_median,
                             100.0 * (timing.median / fixed_median - 1.0))
@@ -394,6 +423,7 @@ class Bench {
     rows_.push_back(
         {{"kernel", kernel},
          {"kind", kind},
+         {"compute", compute},
          {"dtype", options_.dtype},
          {"seqlen", problem.seqlen},
          {"num_q_heads", problem.num_q_heads},
@@ -406,6 +436,8 @@ class Bench {
          {"tflops", rate},
          {"ratio_to_dense", dense_rate > 0.0 ? rate / dense_rate : 0.0},
          {"ms_without", fixed ? nlohmann::ordered_json(fixed_median) : nlohmann::ordered_json()},
+         {"quantise_ms",
+          quantise ? nlohmann::ordered_json(quantise_median) : nlohmann::ordered_json()},
          {"sm_clock_mhz", clock},
          {"workspace_bytes", attention.workspace_bytes()}});
   }
@@ -421,6 +453,9 @@ int run_bench(int argc, char** argv) {
   app.add_option("--density", options.densities, "Share of keys of sparse kinds")->delimiter(',');
   app.add_option("--kinds", options.kinds, kKinds)->delimiter(',');
   app.add_option("--kernels", options.kernels, "sm90, sm80")->delimiter(',');
+  app.add_option("--compute", options.computes, "stored, fp8")
+      ->delimiter(',')
+      ->check(CLI::IsMember({kStored, kFp8}));
   app.add_option("--dtype", options.dtype)->check(CLI::IsMember({"bf16", "fp16"}));
   app.add_option("--q-heads", options.num_q_heads);
   app.add_option("--kv-heads", options.num_kv_heads);

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/attention/quantise_rule.h"
 #include "kernels/common/plan_view.h"
 #include "kernels/common/problem.h"
 
@@ -25,5 +26,9 @@ void attention_ref(const Problem& problem, const PlanView& plan, const float* q,
                    const float* v, float* out, float* lse, TileStats* stats);
 void attention_ref(const Problem& problem, const PlanView& plan, const float* q, const float* k,
                    const float* v, double* out, double* lse, TileStats* stats);
+// Attention of quantised Q, K and V with probabilities of 8 bits (quantise.h).
+void attention_quantised_ref(const Problem& problem, const PlanView& plan, const float* q,
+                             const float* k, const float* v, QuantiseRule rule, float* out,
+                             float* lse, TileStats* stats);
 
 }  // namespace s2o

@@ -18,6 +18,9 @@ struct AttentionOutput {
   std::uint16_t* out_16 = nullptr;  // [num_q_heads, seqlen, head_dim]: what a model would store
   float* lse = nullptr;             // [num_q_heads, seqlen]
   TileStats* stats = nullptr;       // [num_passes, num_plan_heads, num_q_tiles]
+  // Scales of quantised input, to be checked later (num_head_scales() in quantised_input.h); null:
+  // they lie in scratch.
+  float* head_scales = nullptr;
 };
 
 enum class OutputType : std::uint8_t {

@@ -13,7 +13,9 @@
 
 #include "kernels/attention/attention.h"
 #include "kernels/attention/fold_columns.h"
+#include "kernels/attention/quantise.h"
 #include "kernels/common/ceil_div.h"
+#include "kernels/common/e4m3.h"
 #include "kernels/common/parallel.h"
 
 namespace s2o {
@@ -58,8 +60,14 @@ template <class Scalar>
 class AttentionRef {
  public:
   AttentionRef(const Problem& problem, const PlanView& plan, const Inputs& inputs, Scalar* out,
-               Scalar* lse, TileStats* stats)
-      : problem_(problem), plan_(plan), inputs_(inputs), out_(out), lse_(lse), stats_(stats) {}
+               Scalar* lse, TileStats* stats, bool codes = false)
+      : problem_(problem),
+        plan_(plan),
+        inputs_(inputs),
+        out_(out),
+        lse_(lse),
+        stats_(stats),
+        codes_(codes) {}
 
   void run() {
     for (int p = 0; p < plan_.num_passes; ++p) run_pass(p);
@@ -304,7 +312,11 @@ class AttentionRef {
       ++state.stats.pv_skipped;
       return;
     }
-    softmax_step(state);
+    if (codes_) {
+      softmax_of_codes(state);
+    } else {
+      softmax_step(state);
+    }
     state.acc.noalias() += state.logits * v;
   }
 
@@ -344,6 +356,33 @@ class AttentionRef {
       state.step_sum[i] = row.sum();
       state.row_sum[i] = state.row_sum[i] * rescale + state.step_sum[i];
       state.row_max[i] = new_max;
+      if (rescale != Scalar(1)) state.acc.row(r) *= rescale;
+    }
+  }
+
+  // As softmax_step with probabilities that are codes (quantise.h); row maxima are octaves.
+  static void softmax_of_codes(TileState<Scalar>& state) {
+    constexpr Scalar kLn2 = std::numbers::ln2_v<Scalar>;
+    const Scalar one = std::exp2(Scalar(-kLogOfLargestCode));
+    for (std::int64_t r = 0; r < state.logits.rows(); ++r) {
+      const auto i = static_cast<std::size_t>(r);
+      auto row = state.logits.row(r).array();
+      row = (row * (8 / kLn2)).floor();
+      // A maximum that is an octave, or an lse that steps go on from.
+      const Scalar before = std::ceil(state.row_max[i] / kLn2 - Scalar(1e-4));
+      const Scalar octave = std::max(before, std::ceil(row.maxCoeff() / 8));
+      if (octave == kMinusInfinity<Scalar>) {  // nothing visible so far
+        row.setZero();
+        state.step_sum[i] = Scalar(0);
+        continue;
+      }
+      row = (row + (kLargestCode - 8 * octave)).max(Scalar(0)).unaryExpr([one](Scalar code) {
+        return static_cast<Scalar>(e4m3_to_float(static_cast<std::uint8_t>(code))) * one;
+      });
+      const Scalar rescale = std::exp(state.row_max[i] - octave * kLn2);
+      state.step_sum[i] = row.sum();
+      state.row_sum[i] = state.row_sum[i] * rescale + state.step_sum[i];
+      state.row_max[i] = octave * kLn2;
       if (rescale != Scalar(1)) state.acc.row(r) *= rescale;
     }
   }
@@ -393,6 +432,7 @@ class AttentionRef {
   Scalar* out_;
   Scalar* lse_;
   TileStats* stats_;
+  const bool codes_;
   std::vector<BlockSums> block_sums_;
 };
 
@@ -406,6 +446,17 @@ void attention_ref(const Problem& problem, const PlanView& plan, const float* q,
 void attention_ref(const Problem& problem, const PlanView& plan, const float* q, const float* k,
                    const float* v, double* out, double* lse, TileStats* stats) {
   AttentionRef<double>(problem, plan, {.q = q, .k = k, .v = v}, out, lse, stats).run();
+}
+
+void attention_quantised_ref(const Problem& problem, const PlanView& plan, const float* q,
+                             const float* k, const float* v, QuantiseRule rule, float* out,
+                             float* lse, TileStats* stats) {
+  const QuantisedValues values = quantise_ref(problem, q, k, v, rule, has_wide_values(plan));
+  AttentionRef<float>(problem, plan,
+                      {.q = values.q.data(), .k = values.k.data(), .v = values.v.data()}, out, lse,
+                      stats, /*codes=*/true)
+      .run();
+  for (std::size_t row = 0; row < values.lse_shift.size(); ++row) lse[row] += values.lse_shift[row];
 }
 
 }  // namespace s2o

@@ -5,6 +5,7 @@
 #include <numbers>
 
 #include "kernels/attention/attention_kernels.h"
+#include "kernels/attention/attention_quantised.h"
 #include "kernels/common/error.h"
 
 namespace s2o {
@@ -101,6 +102,22 @@ TileShape choose_tile(AttentionKernel kernel, const Problem& problem, const Plan
     shape.pv_terms = 3;
   }
   return shape;
+}
+
+TileShape choose_quantised_tile(AttentionKernel kernel, const Problem& problem,
+                                const PlanView& plan) {
+  if (kernel != AttentionKernel::kSm90) {
+    unsupported(kernel, "compute is fp8, supported is stored; fp8 needs attention_sm90");
+  }
+  if (problem.head_dim != 128) {
+    unsupported(kernel, "compute fp8 with head_dim " + std::to_string(problem.head_dim) +
+                            ", supported is 128");
+  }
+  if (plan.block_n % 128 != 0) {
+    unsupported(kernel, "compute fp8 with block_n " + std::to_string(plan.block_n) +
+                            ", supported are multiples of 128");
+  }
+  return choose_tile(kernel, problem, plan, /*fp32_accuracy=*/false);
 }
 
 AttentionKernelArgs kernel_args(const Problem& problem, const PlanView& plan) {

@@ -1,8 +1,12 @@
 #include <algorithm>
+#include <cmath>
 #include <string>
+#include <vector>
 
 #include "kernels/attention/attention_kernels.h"
+#include "kernels/attention/attention_quantised.h"
 #include "kernels/attention/prepared_attention.h"
+#include "kernels/attention/quantise.h"
 #include "kernels/common/plan_bounds.h"
 #include "kernels/common/tensor_map_cuda.h"
 
@@ -30,10 +34,33 @@ int arrays_of_sums(const FoldRule& fold) {
 
 }  // namespace
 
+void check_head_scales(const Problem& problem, const float* scales) {
+  std::vector<float> found(static_cast<std::size_t>(num_head_scales(problem)));
+  cuda_check(cudaMemcpy(found.data(), scales, found.size() * sizeof(float), cudaMemcpyDeviceToHost),
+             "download scales of heads");
+  QuantisedInput heads;
+  place_head_scales(problem, found.data(), heads);
+  const auto check = [](const float* of_heads, int num_heads, const char* tensor,
+                        const std::string& fault) {
+    for (int head = 0; head < num_heads; ++head) {
+      if (std::isfinite(of_heads[head])) continue;
+      throw UnsupportedError("compute fp8: head " + std::to_string(head) + " of " + tensor +
+                             ": the largest size is " + fault);
+    }
+  };
+  check(heads.key_scale, problem.num_kv_heads, "k",
+        "not finite, or beyond the supported " + std::to_string(static_cast<int>(kLargestSpread)) +
+            " times the root mean square");
+  check(heads.value_scale, problem.num_kv_heads, "v", "not finite");
+  check(heads.query_check, problem.num_q_heads, "q",
+        "not finite, or so large that a unit of the integer product is a logit of " +
+            std::to_string(kLargestLogitScale));
+}
+
 PreparedAttention::PreparedAttention(const DeviceInfo& device, AttentionKernel kernel,
                                      const DeviceInput& input, const DevicePlan& plan,
                                      const AttentionOutput& output, AttentionScratch& scratch,
-                                     bool fp32_accuracy)
+                                     bool fp32_accuracy, std::optional<QuantiseRule> quantise)
     // The three-term product exists in the portable kernel only, which runs on every device.
     : kernel_(fp32_accuracy ? AttentionKernel::kSm80
                             : kernel_with_head_dim(kernel, input.problem.head_dim)),
@@ -42,19 +69,40 @@ PreparedAttention::PreparedAttention(const DeviceInfo& device, AttentionKernel k
       plan_(plan),
       output_(output),
       scratch_(scratch),
-      tile_(choose_tile(kernel_, input.problem, plan.header, fp32_accuracy)) {
+      tile_(quantise ? choose_quantised_tile(kernel_, input.problem, plan.header)
+                     : choose_tile(kernel_, input.problem, plan.header, fp32_accuracy)),
+      quantise_(quantise) {
   check_plan_header(input.problem, plan.header);
   check_output(output);
   reserve_scratch();
-  if (kernel_ != AttentionKernel::kSm90) return;
-  const Problem& problem = input.problem;
-  const auto map_of = [&](const void* base, int num_heads, int box_rows) {
-    return make_tensor_map(device::mapped_heads(base, num_heads, problem.seqlen, problem.head_dim),
-                           input.dtype == KernelDType::kBf16, box_rows);
+  if (kernel_ == AttentionKernel::kSm90) make_maps(input.dtype);
+}
+
+void PreparedAttention::make_maps(KernelDType dtype) {
+  const Problem& problem = input_.problem;
+  const bool bf16 = dtype == KernelDType::kBf16;
+  // Maps count 16 bits: two of the 8-bit numbers.
+  const int columns = quantise_ ? problem.head_dim / 2 : problem.head_dim;
+  const auto map_of = [&](const void* base, int num_heads, int num_columns, int box_rows) {
+    return make_tensor_map(device::mapped_heads(base, num_heads, problem.seqlen, num_columns), bf16,
+                           box_rows);
   };
-  maps_ = {.q = map_of(input.q, problem.num_q_heads, tile_.tile_m),
-           .keys = {.k = map_of(input.k, problem.num_kv_heads, tile_.tile_n),
-                    .v = map_of(input.v, problem.num_kv_heads, tile_.tile_n)}};
+  const void* const q = quantise_ ? static_cast<const void*>(quantised_.q) : input_.q;
+  const void* const k = quantise_ ? static_cast<const void*>(quantised_.k) : input_.k;
+  maps_.q = map_of(q, problem.num_q_heads, columns, tile_.tile_m);
+  maps_.keys.k = map_of(k, problem.num_kv_heads, columns, tile_.tile_n);
+  if (!quantise_ || wide_values()) {
+    maps_.keys.v = map_of(quantise_ ? static_cast<const void*>(quantised_.v_rows) : input_.v,
+                          problem.num_kv_heads, problem.head_dim, tile_.tile_n);
+    return;
+  }
+  const std::int64_t keys = quantised_padding(problem.seqlen) / 2;
+  maps_.keys.v = make_tensor_map({.base = quantised_.v_columns,
+                                  .num_heads = problem.num_kv_heads,
+                                  .num_rows = problem.head_dim,
+                                  .num_columns = keys,
+                                  .head_stride = problem.head_dim * keys},
+                                 bf16, problem.head_dim);
 }
 
 void PreparedAttention::reserve_scratch() {
@@ -74,6 +122,17 @@ void PreparedAttention::reserve_scratch() {
     reserve(scratch_.state, input_.problem.row_offset(input_.problem.num_q_heads, 0),
             "output in fp32");
   }
+  if (quantise_) {
+    PlanView view = header;
+    view.passes = plan_.passes.data();
+    const bool wide_values = has_wide_values(view);
+    reserve(scratch_.quantised, quantised_bytes(input_.problem, wide_values),
+            "Q, K and V in 8 bits");
+    quantised_ = place_quantised(input_.problem, wide_values, scratch_.quantised.data());
+    if (output_.head_scales != nullptr) {
+      place_head_scales(input_.problem, output_.head_scales, quantised_);
+    }
+  }
   if (!folds()) return;
   const std::int64_t elements =
       num_block_sums(input_.problem, header) * arrays_of_sums(header.fold);
@@ -85,7 +144,18 @@ void PreparedAttention::reserve_scratch() {
 void PreparedAttention::launch_pass(const AttentionKernelArgs& args, CudaStream stream) const {
   const bool bf16 = input_.dtype == KernelDType::kBf16;
   const int d = input_.problem.head_dim;
-  if (kernel_ == AttentionKernel::kSm90) {
+  if (quantise_) {
+    QuantisedKernelArgs quantised{args};
+    quantised.q = quantised_.q;
+    quantised.k = quantised_.k;
+    quantised.v = wide_values() ? static_cast<const void*>(quantised_.v_rows)
+                                : static_cast<const void*>(quantised_.v_columns);
+    quantised.logit_scale = quantised_.logit_scale;
+    quantised.lse_shift = quantised_.lse_shift;
+    quantised.value_scale = quantised_.value_scale;
+    (wide_values() ? launch_attention_sm90_wide_values : launch_attention_sm90_quantised)(
+        quantised, maps_, input_.dtype, tile_, num_multiprocessors_, stream);
+  } else if (kernel_ == AttentionKernel::kSm90) {
     (bf16 ? launch_attention_sm90_bf16 : launch_attention_sm90_fp16)(args, maps_, d, tile_,
                                                                      num_multiprocessors_, stream);
   } else {
@@ -111,6 +181,14 @@ void PreparedAttention::launch_fold(const AttentionKernelArgs& args, int num_set
   const bool bf16 = input_.dtype == KernelDType::kBf16;
   (bf16 ? launch_fold_bf16 : launch_fold_fp16)(args, view, num_sets, input_.problem.head_dim,
                                                tile_.tile_m, stream);
+}
+
+void PreparedAttention::enqueue_quantise(CudaStream stream) const {
+  if (quantise_) launch_quantise(input_, *quantise_, quantised_, stream);
+}
+
+void PreparedAttention::check_quantised() const {
+  if (quantise_) check_head_scales(input_.problem, quantised_.key_scale);
 }
 
 void PreparedAttention::enqueue(CudaStream stream) const {

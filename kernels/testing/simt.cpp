@@ -364,13 +364,13 @@ void mbarrier_arrive_after_copies(const void* barrier) {
   Block* const owner = &block();
   const OpPtr op = make_op([owner, barrier] { owner->arrive(barrier, 1, 0, 0); });
   CopyState& copies = owner->copies();
-  for (const std::vector<OpPtr>& group : copies.groups) {
+  // Those that have happened need no tracking; the others stay for waits.
+  const auto track = [&op](std::vector<OpPtr>& group) {
+    std::erase_if(group, [](const OpPtr& copy) { return copy->done; });
     op->before.insert(op->before.end(), group.begin(), group.end());
-  }
-  op->before.insert(op->before.end(), copies.open.begin(), copies.open.end());
-  // Later arrivals need not track these copies again.
-  copies.groups.clear();
-  copies.open.clear();
+  };
+  for (std::vector<OpPtr>& group : copies.groups) track(group);
+  track(copies.open);
   owner->enqueue(op);
 }
 bool mbarrier_test(const void* barrier, int parity) {

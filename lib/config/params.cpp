@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -177,13 +178,20 @@ ParamSpec ParamSpec::path(std::string name, std::string help) {
 }
 
 ParamSet::ParamSet(const std::vector<ParamSpec>& specs) {
-  for (const ParamSpec& spec : specs) values_.emplace_back(spec.name, spec.value);
+  for (const ParamSpec& spec : specs) {
+    if (!spec.is_implied) values_.emplace_back(spec.name, spec.value);
+  }
 }
 
 void ParamSet::set(const std::vector<ParamSpec>& specs, const std::string& name,
                    const nlohmann::json& value, const std::string& path) {
   const ParamSpec& spec = find_spec(specs, name, path);
   ParamValue parsed = parse_value(spec, value, path + "." + name);
+  if (spec.is_implied) {
+    std::erase_if(values_, [&name](const auto& held) { return held.first == name; });
+    if (parsed != spec.value) values_.emplace_back(name, std::move(parsed));
+    return;
+  }
   for (auto& [key, stored] : values_) {
     if (key == name) stored = std::move(parsed);
   }
@@ -207,6 +215,11 @@ const std::string& ParamSet::get_choice(const std::string& name) const {
 const std::string& ParamSet::get_path(const std::string& name) const { return get_choice(name); }
 bool ParamSet::is_set(const std::string& name) const {
   return !std::holds_alternative<std::monostate>(at(name));
+}
+
+bool ParamSet::contains(const std::string& name) const {
+  return std::any_of(values_.begin(), values_.end(),
+                     [&name](const auto& held) { return held.first == name; });
 }
 
 nlohmann::ordered_json ParamSet::to_json() const {

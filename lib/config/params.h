@@ -25,6 +25,8 @@ struct ParamSpec {
   double max = std::numeric_limits<double>::infinity();
   std::vector<std::string> choices;   // for kChoice
   std::vector<std::int64_t> allowed;  // for kInt: the values there are; empty: all of the range
+  // Part of a ParamSet, and so of results, only where it is not the default.
+  bool is_implied = false;
 
   static ParamSpec boolean(std::string name, bool value, std::string help);
   static ParamSpec integer(std::string name, std::int64_t value, std::string help, double min = 0,
@@ -43,7 +45,8 @@ struct ParamSpec {
   static ParamSpec path(std::string name, std::string help);
 };
 
-// Values of one setting, complete (every spec has an entry), in the order of the specs.
+// Values of one setting, complete (every spec that is not implied has an entry), in the order of
+// the specs.
 class ParamSet {
  public:
   // Defaults of the specs.
@@ -61,7 +64,8 @@ class ParamSet {
   double get_real(const std::string& name) const;
   const std::string& get_choice(const std::string& name) const;
   const std::string& get_path(const std::string& name) const;
-  bool is_set(const std::string& name) const;  // false only for a null optional
+  bool is_set(const std::string& name) const;    // false only for a null optional
+  bool contains(const std::string& name) const;  // false for an implied one at its default
 
   nlohmann::ordered_json to_json() const;
 

@@ -4,6 +4,8 @@ namespace s2o {
 
 void enqueue_planned(DevicePlanner& planner, PlanningVariant variant, const DeviceInput& input,
                      const PreparedAttention& attention, CudaStream stream, PhaseTimer& timer) {
+  timer.enter(Phase::kPlanning);
+  attention.enqueue_quantise(stream);
   for (int batch = 0; batch < planner.num_batches(); ++batch) {
     timer.enter(Phase::kPlanning);
     planner.plan_batch(batch, input, stream, variant);

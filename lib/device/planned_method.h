@@ -60,10 +60,14 @@ class PlannedMethod {
   void attend(const DeviceInput& input, AttentionOutput output, AttentionScratch& scratch,
               CudaStream stream);
 
-  // Waits; InputError naming the row where a score was not finite.
+  // Waits; InputError naming the row where a score was not finite, UnsupportedError naming the head
+  // that cannot be quantised.
   void check(CudaStream stream) const;
   // Waits, and counts what was enqueued last. `input` is as it was then.
   CountedRun count(const DeviceInput& input, CudaStream stream);
+
+  // Attention in 8 bits: its operands lie in scratch between enqueue_quantise and attention.
+  bool quantises() const;
 
   // Device memory of plans and of planning, but for scratch of others.
   std::int64_t plan_bytes() const;
@@ -87,6 +91,7 @@ class PlannedMethod {
   std::optional<SparsePlan> host_plan_;
   std::optional<DevicePlanCopy> copied_;  // host_plan_ on the device
   DeviceBuffer<TileStats> stats_;         // of what was enqueued last
+  DeviceBuffer<float> head_scales_;       // likewise, of quantised input
   std::int64_t workspace_bytes_ = 0;
 };
 

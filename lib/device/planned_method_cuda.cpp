@@ -9,6 +9,7 @@
 #include "lib/device/planned_attention.h"
 #include "lib/device/planned_method.h"
 #include "lib/input/storage_bits.h"
+#include "lib/methods/setting.h"
 
 namespace s2o {
 namespace {
@@ -86,6 +87,8 @@ PlannedMethod::PlannedMethod(const CudaDevice& device, const Problem& problem, S
 }
 PlannedMethod::~PlannedMethod() = default;
 
+bool PlannedMethod::quantises() const { return quantise_rule(params_).has_value(); }
+
 const char* PlannedMethod::planner() const {
   if (planner_ != nullptr) return "cuda";
   return method_.info().reads_input ? "cpu" : "none";
@@ -128,7 +131,12 @@ PreparedAttention PlannedMethod::prepare(const DeviceInput& input, AttentionOutp
                     static_cast<std::size_t>(header.num_q_tiles),
                 "tile statistics");
   output.stats = stats_.data();
-  PreparedAttention attention(device_.info, device_.attention, input, plan, output, scratch);
+  if (quantises()) {
+    head_scales_.resize(static_cast<std::size_t>(num_head_scales(problem_)), "scales of heads");
+    output.head_scales = head_scales_.data();
+  }
+  PreparedAttention attention(device_.info, device_.attention, input, plan, output, scratch,
+                              /*fp32_accuracy=*/false, quantise_rule(params_));
   workspace_bytes_ = attention.workspace_bytes();
   return attention;
 }
@@ -142,11 +150,13 @@ void PlannedMethod::enqueue(const DeviceInput& input, AttentionOutput output,
   if (planner_ == nullptr) {
     plan(input, scratch, stream);
     const PreparedAttention attention = prepare(input, output, scratch);
+    attention.enqueue_quantise(stream);
     enter(Phase::kAttention);
     attention.enqueue(stream);
     return;
   }
   const PreparedAttention attention = prepare(input, output, scratch);
+  attention.enqueue_quantise(stream);
   for (int batch = 0; batch < planner_->num_batches(); ++batch) {
     enter(Phase::kPlanning);
     planner_->plan_batch(batch, input, stream, device_.planning);
@@ -165,11 +175,14 @@ void PlannedMethod::plan(const DeviceInput& input, AttentionScratch& scratch, Cu
 
 void PlannedMethod::attend(const DeviceInput& input, AttentionOutput output,
                            AttentionScratch& scratch, CudaStream stream) {
-  prepare(input, output, scratch).enqueue(stream);
+  const PreparedAttention attention = prepare(input, output, scratch);
+  attention.enqueue_quantise(stream);
+  attention.enqueue(stream);
 }
 
 void PlannedMethod::check(CudaStream stream) const {
   cuda_check(cudaStreamSynchronize(stream), "wait for attention");
+  if (head_scales_.size() > 0) check_head_scales(problem_, head_scales_.data());
   if (planner_ == nullptr) return;
   try {
     planner_->check();

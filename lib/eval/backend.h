@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/attention/quantise_rule.h"
 #include "kernels/error_sum/error_sum.h"
 #include "lib/config/run_config.h"
 #include "lib/input/attention_input.h"
@@ -21,6 +22,8 @@ struct AttentionRun {
   std::vector<float> lse;            // [num_q_heads, seqlen]
   std::vector<TileStats> stats;      // [num_passes, num_plan_heads, num_q_tiles]
   std::vector<double> attention_ms;  // one per repeat
+  std::vector<double> quantise_ms;   // one per repeat of run(), where that quantised; plan_ms of
+                                     // plan_and_run() includes it
   std::int64_t workspace_bytes = 0;  // beyond q, k, v, out and lse
 };
 
@@ -58,6 +61,9 @@ class Backend {
   virtual void run_reference(const SparsePlan& plan, const TimingConfig& timing,
                              AttentionRun& result) = 0;
   virtual const DenseReference& reference() const = 0;
+  // How the runs that follow compute: in 8 bits, or as the inputs are stored. UnsupportedError
+  // where the kernel cannot.
+  virtual void set_compute(const std::optional<QuantiseRule>& rule) = 0;
   // Runs the plan as often as `timing` says. Before each run, out and lse hold NaN everywhere, so
   // that a row that the kernel forgets cannot pass for a result.
   virtual void run(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) = 0;

@@ -30,11 +30,14 @@ class CpuBackend final : public Backend {
   void set_input(const AttentionInput& input) override {
     input_ = &input;
     heads_.reset();
+    quantise_.reset();
   }
   void set_heads(const std::optional<HeadRange>& q_heads) override {
     heads_ = q_heads;
     if (q_heads) slice_ = head_slice(*input_, *q_heads);
   }
+
+  void set_compute(const std::optional<QuantiseRule>& rule) override { quantise_ = rule; }
 
   void run_reference(const SparsePlan& plan, const TimingConfig& timing,
                      AttentionRun& result) override {
@@ -67,8 +70,14 @@ class CpuBackend final : public Backend {
       result.lse.assign(rows, nan);
       result.stats.assign(plan.passes.size() * static_cast<std::size_t>(plan.num_tiles()), {});
       const auto begin = std::chrono::steady_clock::now();
-      attention_ref(problem, pointers.view(), input.q.data(), input.k.data(), input.v.data(),
-                    out_.data() + first, result.lse.data(), result.stats.data());
+      if (quantise_) {
+        attention_quantised_ref(problem, pointers.view(), input.q.data(), input.k.data(),
+                                input.v.data(), *quantise_, out_.data() + first, result.lse.data(),
+                                result.stats.data());
+      } else {
+        attention_ref(problem, pointers.view(), input.q.data(), input.k.data(), input.v.data(),
+                      out_.data() + first, result.lse.data(), result.stats.data());
+      }
       const auto end = std::chrono::steady_clock::now();
       result.attention_ms.push_back(std::chrono::duration<double, std::milli>(end - begin).count());
     }
@@ -78,6 +87,7 @@ class CpuBackend final : public Backend {
   const AttentionInput* input_ = nullptr;
   std::optional<HeadRange> heads_;
   AttentionInput slice_;  // of these heads
+  std::optional<QuantiseRule> quantise_;
   DenseReference reference_;
   std::vector<float> out_;  // [num_q_heads, seqlen, head_dim]
 };

@@ -76,6 +76,7 @@ class CudaBackend final : public Backend {
   void set_input(const AttentionInput& input) override {
     input_ = nullptr;
     set_heads(std::nullopt);
+    quantise_.reset();
     reference_ = {};
     if (input.dtype == StorageDType::kF32) {
       throw UnsupportedError(
@@ -106,6 +107,8 @@ class CudaBackend final : public Backend {
     result.lse = reference_.lse;
   }
   const DenseReference& reference() const override { return reference_; }
+
+  void set_compute(const std::optional<QuantiseRule>& rule) override { quantise_ = rule; }
 
   void run(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) override {
     execute(plan, timing, result);
@@ -173,8 +176,14 @@ class CudaBackend final : public Backend {
   PreparedAttention prepare(const DevicePlan& plan, bool fp32_accuracy = false) {
     const DeviceInput input = device_input();
     on_.buffers.emplace(input.problem, plan.header, OutputType::kFp32);
-    return {on_.device.info,       on_.device.attention, input,        plan,
-            on_.buffers->output(), on_.scratch,          fp32_accuracy};
+    return {on_.device.info,
+            on_.device.attention,
+            input,
+            plan,
+            on_.buffers->output(),
+            on_.scratch,
+            fp32_accuracy,
+            fp32_accuracy ? std::nullopt : quantise_};
   }
   DevicePlanCopy plan_on_device(const SparsePlan& plan) const {
     return {device_input().problem, PlanPointers(plan).view(), info_.l2_bytes};
@@ -204,17 +213,22 @@ class CudaBackend final : public Backend {
     const DevicePlanCopy copy = plan_on_device(plan);
     const PreparedAttention attention = prepare(copy.plan());
     const auto run = [&] {
-      on_.timer.begin(Phase::kAttention);
+      on_.timer.begin(Phase::kPlanning);
+      attention.enqueue_quantise(on_.stream.get());
+      on_.timer.enter(Phase::kAttention);
       attention.enqueue(on_.stream.get());
       on_.timer.end();
       on_.stream.synchronize();
+      attention.check_quantised();
     };
     for (int i = 0; i < timing.warmup; ++i) run();
     result.attention_ms.clear();
+    result.quantise_ms.clear();
     for (int i = 0; i < timing.repeats; ++i) {
       start_cold();
       run();
       result.attention_ms.push_back(on_.timer.milliseconds(Phase::kAttention));
+      if (quantise_) result.quantise_ms.push_back(on_.timer.milliseconds(Phase::kPlanning));
     }
     result.lse = on_.buffers->read_lse();
     result.stats = on_.buffers->read_stats();
@@ -236,6 +250,7 @@ class CudaBackend final : public Backend {
       on_.timer.end();
       on_.stream.synchronize();
       planner.check();
+      attention.check_quantised();
     };
     for (int i = 0; i < timing.warmup; ++i) plan_and_run();
     std::vector<double> plan_ms;
@@ -266,7 +281,8 @@ class CudaBackend final : public Backend {
   std::optional<HeadRange> heads_;
   DeviceBuffer<float> gathered_;  // [num_q_heads, seqlen, head_dim] of runs of some heads each
   DenseReference reference_;      // without `out`, which stays on the device
-  std::vector<float> out_;        // [num_q_heads, seqlen, head_dim], filled when asked for
+  std::optional<QuantiseRule> quantise_;  // of the runs of the input
+  std::vector<float> out_;                // [num_q_heads, seqlen, head_dim], filled when asked for
   std::string lost_;
 };
 

@@ -5,7 +5,7 @@
 #include "lib/config/params.h"
 #include "lib/config/run_config.h"
 #include "lib/input/synthetic.h"
-#include "lib/methods/method.h"
+#include "lib/methods/setting.h"
 
 namespace s2o {
 namespace {
@@ -154,7 +154,7 @@ Json method_entries(const Json& extra) {
   known.push_back(&find_method("tuned"));
   for (const Method* method : known) {
     const MethodInfo& info = method->info();
-    methods.push_back(params_entry("name", info.name, info.summary, info.params, extra));
+    methods.push_back(params_entry("name", info.name, info.summary, setting_specs(info), extra));
   }
   return methods;
 }

@@ -231,6 +231,12 @@ TEST(MethodSettings, values_that_contradict_each_other_name_their_place) {
   EXPECT_NE(refusal("flash_prefill", R"({"compensation": "centroid"})"), "");
   EXPECT_EQ(refusal("minference", R"({"last_q": 18446744073709551615})"),
             "here.last_q: found 18446744073709551615, expected a value <= 9223372036854775807");
+  EXPECT_EQ(refusal("dense", R"({"compute": "fp8", "smooth_k": [true, false]})"), "");
+  EXPECT_EQ(refusal("dense", R"({"rotate_qk": false})"),
+            "here.rotate_qk: found with \"compute\": \"stored\", expected \"fp8\" where it "
+            "is set");
+  EXPECT_EQ(refusal("s2o", R"({"compute": "int8"})"),
+            "here.compute: unknown value 'int8'; expected one of: stored, fp8");
 }
 
 std::string method_name(const ::testing::TestParamInfo<const Method*>& method) {

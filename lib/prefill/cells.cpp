@@ -10,6 +10,7 @@
 #include "lib/core/error.h"
 #include "lib/core/text.h"
 #include "lib/eval/cells.h"
+#include "lib/methods/setting.h"
 #include "lib/methods/tuned/tuned_file.h"
 #include "lib/model/model_shapes.h"
 #include "lib/sources/source.h"
@@ -185,9 +186,10 @@ class SettingExpander {
     const JsonReader reader(change, path, keys_of(change));
     const std::string name = reader.get_string("name", setting.method->info().name);
     const Method& method = find_method_at(name, path);
-    ParamSet params = &method == setting.method ? setting.params : ParamSet(method.info().params);
+    const std::vector<ParamSpec> specs = setting_specs(method.info());
+    ParamSet params = &method == setting.method ? setting.params : ParamSet(specs);
     for (const auto& [key, value] : change.items()) {
-      if (key != "name") params.set(method.info().params, key, value, path);
+      if (key != "name") params.set(specs, key, value, path);
     }
     check_settings(method, params, path);
     const auto shared = std::make_shared<const ParamSet>(std::move(params));

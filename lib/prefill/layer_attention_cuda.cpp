@@ -117,10 +117,11 @@ void LayerAttention::enqueue(std::size_t layer, const DeviceInput& input, PhaseT
   for (std::size_t g = 0; g < groups.size(); ++g) {
     groups[g].setting->planned->use_scratch(planning_scratch_[g].data());
   }
-  const bool in_batches = std::any_of(groups.begin(), groups.end(), [](const Group& group) {
-    return group.setting->planned->num_batches() > 1;
+  // Batches of plans, and 8-bit operands, lie in memory that the next group of heads takes.
+  const bool in_turn = std::any_of(groups.begin(), groups.end(), [](const Group& group) {
+    return group.setting->planned->num_batches() > 1 || group.setting->planned->quantises();
   });
-  if (groups.size() == 1 || in_batches) {
+  if (groups.size() == 1 || in_turn) {
     for (const Group& group : groups) {
       group.setting->planned->enqueue(head_slice(input, group.q_heads), output_of(group.q_heads),
                                       scratch_, stream_, &timer);

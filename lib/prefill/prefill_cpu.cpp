@@ -15,6 +15,7 @@
 #include "lib/core/memory.h"
 #include "lib/core/text.h"
 #include "lib/eval/backend_cpu.h"
+#include "lib/methods/setting.h"
 #include "lib/metrics/mean_mass.h"
 #include "lib/model/logits.h"
 #include "lib/model/model_shapes.h"
@@ -131,7 +132,7 @@ class PlannedAttention {
     const auto planned = Clock::now();
     Attended done;
     std::vector<TileStats> stats;
-    attend(plan, input, out, done.lse, stats);
+    attend(plan, input, out, done.lse, stats, quantise_rule(*heads.params));
     const auto attended = Clock::now();
     done.planner = is_fixed ? "none" : "cpu";
     if (wanted_ != nullptr) done.work = count_work(input.problem, plan, stats).total;
@@ -175,12 +176,19 @@ class PlannedAttention {
   }
 
   static void attend(const SparsePlan& plan, const AttentionInput& input, std::vector<float>& out,
-                     std::vector<float>& lse, std::vector<TileStats>& stats) {
+                     std::vector<float>& lse, std::vector<TileStats>& stats,
+                     const std::optional<QuantiseRule>& quantise = {}) {
     const Problem& problem = input.problem;
     lse.resize(static_cast<std::size_t>(problem.num_q_heads * problem.seqlen));
     stats.resize(plan.passes.size() * static_cast<std::size_t>(plan.num_tiles()));
-    attention_ref(problem, PlanPointers(plan).view(), input.q.data(), input.k.data(),
-                  input.v.data(), out.data(), lse.data(), stats.data());
+    const PlanPointers pointers(plan);
+    if (quantise) {
+      attention_quantised_ref(problem, pointers.view(), input.q.data(), input.k.data(),
+                              input.v.data(), *quantise, out.data(), lse.data(), stats.data());
+    } else {
+      attention_ref(problem, pointers.view(), input.q.data(), input.k.data(), input.v.data(),
+                    out.data(), lse.data(), stats.data());
+    }
   }
 
   // An oracle plans from the dense result; other methods must not see it.

@@ -55,6 +55,9 @@ ParamColumns::ParamColumns(const ResultTable& table) {
     for (const auto& [name, value] : row.params.items()) {
       if (!reference.contains(name) || reference[name] != value) shown.insert(name);
     }
+    for (const auto& [name, value] : reference.items()) {  // implied where it is left out
+      if (!row.params.contains(name)) shown.insert(name);
+    }
   }
 }
 

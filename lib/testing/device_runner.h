@@ -1,9 +1,11 @@
 // Runs plans on the first CUDA device. Tests only, CUDA builds only.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "kernels/attention/attention_output.h"
+#include "kernels/attention/quantise_rule.h"
 #include "kernels/testing/row_reference.h"
 #include "lib/device/cuda_device.h"
 #include "lib/testing/compare.h"
@@ -29,8 +31,9 @@ struct DeviceInputs {
 struct DeviceRunOptions {
   OutputType output = OutputType::kFp32;
   bool fp32_accuracy = false;
+  std::optional<QuantiseRule> quantise = {};
 };
-// Copies input and plan, poisons the outputs, runs, reads.
+// Copies input and plan, poisons the outputs, quantises, runs, reads.
 KernelResult run_on_device(const CudaDevice& device, const AttentionInput& input,
                            const SparsePlan& plan, const DeviceRunOptions& options = {});
 

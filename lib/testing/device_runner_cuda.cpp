@@ -47,10 +47,13 @@ KernelResult run_on_device(const CudaDevice& device, const AttentionInput& input
   AttentionBuffers buffers(input.problem, plan_copy.plan().header, options.output);
   AttentionScratch scratch;
   const PreparedAttention attention(device.info, device.attention, q_k_v.input(), plan_copy.plan(),
-                                    buffers.output(), scratch, options.fp32_accuracy);
+                                    buffers.output(), scratch, options.fp32_accuracy,
+                                    options.quantise);
   buffers.poison(stream.get());
+  attention.enqueue_quantise(stream.get());
   attention.enqueue(stream.get());
   stream.synchronize();
+  attention.check_quantised();
   return {.out = buffers.read_out(bits.dtype()),
           .lse = buffers.read_lse(),
           .stats = buffers.read_stats()};

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/attention/kernel_choice.h"
+#include "kernels/attention/quantise_rule.h"
 #include "kernels/common/dtype.h"
 #include "lib/testing/compare.h"
 
@@ -21,5 +22,9 @@ KernelResult run_on_model(AttentionKernel kernel, const AttentionInput& input,
                           const SparsePlan& plan, bool fp32_accuracy, std::uint64_t seed);
 KernelResult run_on_model(AttentionKernel kernel, const AttentionInput& input, const PlanView& plan,
                           bool fp32_accuracy, std::uint64_t seed, bool output_16 = false);
+
+// Of bf16 input in 8 bits (quantised_input.h), tiles of 128 queries; plans without folded columns.
+KernelResult run_quantised_on_model(const AttentionInput& input, const SparsePlan& plan,
+                                    QuantiseRule rule, std::uint64_t seed);
 
 }  // namespace s2o::testing

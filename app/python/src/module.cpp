@@ -311,7 +311,7 @@ NB_MODULE(_core, m) {
     const nb::gil_scoped_release released;
     return cache_bytes();
   });
-  m.def("methods_json", [] { return describe_methods().dump(); });
+  m.def("methods_json", [] { return describe_methods(false).dump(); });
   m.def("devices", [] { return list_backend(list_devices()); });
   m.def("kernels", [] { return list_backend(list_kernels()); });
   m.def("version", [] { return version_text(); });

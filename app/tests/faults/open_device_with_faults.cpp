@@ -26,6 +26,7 @@ class FaultyBackend final : public Backend {
     inner_->run_reference(plan, timing, result);
   }
   const DenseReference& reference() const override { return inner_->reference(); }
+  void set_compute(const std::optional<QuantiseRule>& rule) override { inner_->set_compute(rule); }
   void run(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) override {
     inner_->run(plan, timing, result);
   }

@@ -58,6 +58,7 @@ class SpoilingBackend : public Backend {
     out_ = inner_->out();
   }
   const DenseReference& reference() const override { return inner_->reference(); }
+  void set_compute(const std::optional<QuantiseRule>& rule) override { inner_->set_compute(rule); }
   void run(const SparsePlan& plan, const TimingConfig& timing, AttentionRun& result) override {
     inner_->run(plan, timing, result);
     out_ = inner_->out();
@@ -197,6 +198,20 @@ TEST(expand_cells, what_determines_the_numbers_is_in_the_id) {
   EXPECT_EQ(id(config), before);
   config.dtype = "bf16";
   EXPECT_NE(id(config), before);
+}
+
+TEST(evaluate, attention_in_8_bits_has_an_error_and_its_rows_say_so) {
+  RunConfig config = two_inputs();
+  config.methods = Json::parse(R"([{"name": "dense", "compute": ["fp8", "stored"]}])");
+  const EvalCells cells = expand_cells(config);
+  RecordingSink sink;
+  evaluate(cells, *make_cpu_backend(), {}, sink);
+  ASSERT_EQ(sink.rows.size(), 4u);
+  EXPECT_EQ(sink.rows[0].params, Json({{"compute", "fp8"}}));
+  EXPECT_EQ(sink.rows[1].params, Json::object());
+  EXPECT_GT(sink.rows[0].metrics.at("relative_l2").value(), 1e-4);
+  EXPECT_LT(sink.rows[0].metrics.at("relative_l2").value(), 0.05);
+  EXPECT_EQ(sink.rows[1].metrics.at("relative_l2").value(), 0.0);
 }
 
 TEST(evaluate, metric_out_of_its_range_is_null_and_the_row_stays) {
