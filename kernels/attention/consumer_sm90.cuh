@@ -9,18 +9,21 @@
 // of the tile before, whose output is stored while the products of the other warpgroup run. A tile
 // of a few steps would otherwise wait for both ends of the pipeline.
 //
-// Early stop: the gains of step j are summed and posted under the products of the next round, and
-// collected after the softmax of step j + 1: by then the other warpgroup, half a round later, has
-// posted too. If the tile stops, the probabilities of step j + 1 are dropped: result and counters
-// are those of a stop right after step j, and half a step of work per tile is lost. Sums are
-// restored, not rescaled: relative to the maximum of a dropped step, probabilities of steps to come
-// could be too small for fp16. The producer learns of the stop with the next K buffer that it gets
-// back.
+// Early stop: the gains of step j are posted at the end of its round, found among the packing of
+// its probabilities, and read in the next round behind its products: by then the other warpgroup,
+// half a round later, has posted too, and nobody waits. The decision is found among the maxima of
+// step j + 1. If the tile stops, that step is dropped before its exponentials: result and counters
+// are those of a stop right after step j. Maxima are restored: relative to that of a dropped step,
+// probabilities of steps to come could be too small for fp16. The producer learns of the stop with
+// the next K buffer that it gets back.
 //
-// Gains are summed as integers in units of tau: one instruction sums a warp, one shared atomic the
-// tile, and the order of summation does not matter. Means and maxima take the same few
-// instructions, and steps that nothing is decided after are summed and collected like others: code
-// to jump over would cost as much.
+// What lies between the products is one chain of waits that two warpgroups hardly hide: there, code
+// of the early stop costs by its latency. It stands among instructions that do not need it.
+//
+// Gains are summed as integers in units of tau: one instruction sums a warp, one the warps, whose
+// sums a lane each reads, and the order of summation does not matter. All lanes then know the
+// decision, in uniform registers. Means and maxima take the same few instructions, and steps that
+// nothing is decided after are summed and read like others: code to jump over would cost as much.
 #pragma once
 
 #include "kernels/attention/fragments_sm90.cuh"
@@ -83,20 +86,22 @@ class ConsumerSm90 {
     barrier_wait(&s_.k_full[k_count_ % kStages], static_cast<int>(k_count_ / kStages % 2));
     return load_shared(shared_address(&s_.steps[k_count_ % kRing].flags));
   }
-  // Its flags if it is there; 0 if not, or if it has none.
-  S2O_DEVICE std::uint32_t look_at_step() const {
-    const bool there =
-        barrier_test(&s_.k_full[k_count_ % kStages], static_cast<int>(k_count_ / kStages % 2));
-    return there ? load_shared(shared_address(&s_.steps[k_count_ % kRing].flags)) : 0;
-  }
   // Gives the K buffer back, with word of a stop.
   S2O_DEVICE void release_keys() {
-    if (kEarlyStop && stopped_ != 0 && thread_index_again() == Traits::kProducerThreads) {
-      s_.stopped_tile[k_count_ % kRing] = static_cast<std::int32_t>(tile_count_) + 1;
+    if constexpr (kEarlyStop) {
+      if (stopped_ != 0) [[unlikely]] {
+        wait_for_nothing();  // or else all of this would run, predicated, in every step
+        if (thread_index_again() == Traits::kProducerThreads) {
+          s_.stopped_tile[k_count_ % kRing] = static_cast<std::int32_t>(tile_count_) + 1;
+        }
+      }
     }
     give_back(&s_.k_empty[k_count_ % kStages]);
     ++k_count_;
   }
+  // A loop that ends at once, which the assembler moves neither waits for products nor shuffles
+  // over.
+  S2O_DEVICE void wait_for_nothing() const { barrier_wait(&s_.open, 1); }
   S2O_DEVICE void wait_values() const {
     barrier_wait(&s_.v_full[v_count_ % kStages], static_cast<int>(v_count_ / kStages % 2));
   }
@@ -208,15 +213,21 @@ class ConsumerSm90 {
         flags = wait_step();
         continue;
       }
-      softmax(flags, logits, correction);
+      float first_reference[2];
+      softmax_maxima(logits, args_.scale_log2, rows_, first_reference, correction);
+      softmax(flags, logits, first_reference, correction);
       count_step(flags, false);
       rescale(correction);
       pack_probabilities<Element>(logits, p);
+      if constexpr (kEarlyStop) post(gains_of_warp());
       std::uint32_t waiting = flags;  // of the step whose probabilities wait
       bool has_p = true;
       flags = wait_step();
       for (;;) {
-        if ((flags & (stopped_ | kStepEndsLaunch)) != 0 && (flags & kStepStartsTile) == 0) break;
+        // The vote tells the compiler that lanes agree (platform_cuda.cuh).
+        const bool leaves =
+            (flags & (stopped_ | kStepEndsLaunch)) != 0 && (flags & kStepStartsTile) == 0;
+        if (kEarlyStop ? agreed(leaves) : leaves) break;
         const bool starts_tile = (flags & kStepStartsTile) != 0;
         if (starts_tile) enter_tile();
         if ((flags & kStepGathered) != 0) fence_async_proxy();
@@ -226,10 +237,8 @@ class ConsumerSm90 {
         if ((waiting & kStepGathered) != 0) fence_async_proxy();
         multiply_values(p);
         allow_other();
-        if constexpr (kEarlyStop) {
-          wait_queries();  // a loop, as below: it holds the shuffles behind the products
-          post_gain();
-        }
+        std::uint32_t posted = 0;
+        if constexpr (kEarlyStop) posted = wait_posted();
         std::uint32_t columns[2];
         look_at_mask(flags, columns);
         warpgroup_wait<1>();
@@ -248,41 +257,50 @@ class ConsumerSm90 {
           flags = wait_step();
           break;
         }
+        float reference[2];
         const RowPair before = rows_;
-        softmax(flags, logits, correction);
-        pin_registers(logits);
-        // NOTE: a loop: the assembler would move a wait for products that stands behind straight
-        // code to its front, and nothing would run under them. Decisions do not wait for keys: the
-        // loop that stands before them returns at once.
-        std::uint32_t next;
+        softmax_maxima(logits, args_.scale_log2, rows_, reference, correction);
         if constexpr (kEarlyStop) {
-          wait_queries();
-          next = look_at_step();
+          decide(waiting, warp_sum(posted));
+          if ((flags & stopped_) != 0) {  // loaded before the decision
+            rows_ = before;
+            finish_values(p, true);
+            drop_values();
+            has_p = false;
+            flags = wait_step();
+            break;
+          }
+        }
+        softmax(flags, logits, reference, correction);
+        pin_registers(logits);
+        // Asked here, it shortens the end of a round. Without early stop that costs 0.5 %.
+        const bool rescales = kEarlyStop && must_rescale(correction);
+        // NOTE: a loop: the assembler would move a wait for products that stands behind straight
+        // code to its front, and nothing would run under them.
+        std::uint32_t next = 0;
+        if constexpr (kEarlyStop) {
+          wait_for_nothing();
         } else {
           next = wait_step();
         }
         finish_values(p, !starts_tile);
         if constexpr (kEarlyStop) {
-          const std::uint32_t gains = collect();
-          pack_probabilities<Element>(logits, p);
-          decide(waiting, gains);
-          if ((flags & stopped_) != 0) {  // the decision came too late for this step
-            rows_ = before;
-            drop_values();
-            has_p = false;
-            flags = next == 0 ? wait_step() : next;
-            break;
-          }
-          rescale(correction);
+          if (rescales) scale_rows(correction, acc_);
         } else {
           rescale(correction);
-          pack_probabilities<Element>(logits, p);
+        }
+        pack_probabilities<Element>(logits, p);
+        if constexpr (kEarlyStop) {
+          const std::uint32_t gains = gains_of_warp();
+          next = wait_step();
+          post(gains);
         }
         count_step(flags, false);
         waiting = flags;
-        flags = kEarlyStop && next == 0 ? wait_step() : next;
+        flags = next;
       }
       if (has_p) {
+        if constexpr (kEarlyStop) wait_posted();
         wait_values();
         if ((waiting & kStepGathered) != 0) fence_async_proxy();
         multiply_values(p);
@@ -322,14 +340,13 @@ class ConsumerSm90 {
     if (skipped) stats_.pv_skipped += ends;
   }
 
-  // Decides about the rest of the tile by the gains of its rows after the step of `flags`, which
-  // lane 0 knows.
+  // Decides about the rest of the tile by the gains of its rows after the step of `flags`.
   S2O_DEVICE void decide(std::uint32_t flags, std::uint32_t gains) {
     const bool decides = (flags & kStepDecides) != 0;  // no jump: most steps do
     if (decides) small_steps_ = gains < kGainOfTau ? small_steps_ + 1 : 0;
-    const bool stop =
-        decides && small_steps_ >= args_.stop.patience && stats_.stop_steps >= args_.stop.min_steps;
-    stopped_ |= any_lane(stop) ? kStepStoppable : 0;
+    const bool stop = decides & (small_steps_ >= args_.stop.patience) &
+                      (stats_.stop_steps >= args_.stop.min_steps);
+    stopped_ |= stop ? kStepStoppable : 0;
   }
 
   S2O_DEVICE void drop_step() {
@@ -387,10 +404,8 @@ class ConsumerSm90 {
   }
 
   S2O_DEVICE void softmax(std::uint32_t flags, float (&logits)[kKeyTiles][4],
-                          float (&correction)[2]) {
+                          const float (&reference)[2], const float (&correction)[2]) {
     float step_sum[2] = {0.0f, 0.0f};
-    float reference[2];
-    softmax_maxima(logits, args_.scale_log2, rows_, reference, correction);
     softmax_columns<0, kKeyTiles>(logits, args_.scale_log2, reference, step_sum);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -412,31 +427,31 @@ class ConsumerSm90 {
     if (accumulate_ == 0 || !any_lane(correction[0] != 1.0f || correction[1] != 1.0f)) return;
     scale_rows(correction, acc_);
   }
+  // The same question without a jump, for where it is asked among exponentials.
+  S2O_DEVICE bool must_rescale(const float (&correction)[2]) const {
+    return any_lane((accumulate_ != 0) & ((correction[0] != 1.0f) | (correction[1] != 1.0f)));
+  }
 
   // ---- decisions of the whole tile ----
 
-  // Puts this warp's value, the same in all lanes, into the next decision; `collect` sees those of
-  // all consumer warps. Only lane 0 touches shared memory: barriers order what one thread does.
-  S2O_DEVICE void post(std::uint32_t value, bool maximum) {
-    if (thread_ % 32 == 0) {
-      constexpr unsigned kPlaces = SharedSm90<Traits>::kReductions;
-      std::uint32_t* const place = &s_.reduction[reductions_ % kPlaces];
-      if (maximum) {
-        atomic_max(place, value);
-      } else {
-        atomic_add(place, value);
-      }
-      // The last but one decision was read by all before they posted to the last, and this place
-      // is next used after all have posted here.
-      if (thread_ == 0 && warpgroup_ == 0) s_.reduction[(reductions_ + 2) % kPlaces] = 0;
-      barrier_arrive(&s_.reduced);
-    }
+  // Where this lane finds the value of the consumer warp of its number, and nothing beyond the
+  // last.
+  S2O_DEVICE std::uint32_t posted_place() const {
+    return shared_address(s_.posted[decisions_ % 2]) + static_cast<std::uint32_t>(thread_ % 32 * 4);
   }
-  // Waits for all warps; the reduced value in lane 0, the largest number in the others.
-  S2O_DEVICE std::uint32_t collect() {
-    barrier_wait(&s_.reduced, reductions_ % 2);
-    const unsigned place = reductions_++ % SharedSm90<Traits>::kReductions;
-    return thread_ % 32 == 0 ? load_shared(shared_address(&s_.reduction[place])) : ~0u;
+  // Puts this warp's value, the same in all lanes, into the next decision. The lane that writes is
+  // the one that arrives.
+  S2O_DEVICE void post(std::uint32_t value) {
+    store_and_arrive(posted_place(), value, &s_.all_posted,
+                     thread_ % 32 == warpgroup_ * 4 + thread_ / 32);
+  }
+  // Waits for all warps; what each lane found. Before a warp posts anew it meets (give_back): all
+  // of its lanes have read these then.
+  S2O_DEVICE std::uint32_t wait_posted() {
+    barrier_wait(&s_.all_posted, decisions_ % 2);
+    const std::uint32_t value = load_shared(posted_place());
+    ++decisions_;
+    return value;
   }
 
   S2O_DEVICE void start_gains() {
@@ -444,8 +459,8 @@ class ConsumerSm90 {
     const float unit = gain_unit(args_, description().inverse_tau, num_rows);
     gain_unit_ = row_of(thread_ % 2) < num_rows ? unit : 0.0f;
   }
-  S2O_DEVICE void post_gain() {
-    post(warp_gains(args_, rows_, plan_step_mass_, gain_unit_, thread_ % 2 != 0), false);
+  S2O_DEVICE std::uint32_t gains_of_warp() const {
+    return warp_gains(args_, rows_, plan_step_mass_, gain_unit_, thread_ % 2 != 0);
   }
 
   S2O_DEVICE bool may_skip_values() const {
@@ -462,8 +477,8 @@ class ConsumerSm90 {
         excess = max_of(excess, step_maximum - running);
       }
     }
-    post(warp_maximum(ordered_bits(excess)), true);
-    return ordered_float(first_lane(collect())) + args_.pv_skip_threshold <= 0.0f;
+    post(warp_maximum(ordered_bits(excess)));
+    return ordered_float(warp_maximum(wait_posted())) + args_.pv_skip_threshold <= 0.0f;
   }
 
   // ---- output ----
@@ -580,7 +595,7 @@ class ConsumerSm90 {
   float gain_unit_ = 0.0f;
   unsigned k_count_ = 0;  // K buffers consumed
   unsigned v_count_ = 0;
-  unsigned reductions_ = 0;
+  unsigned decisions_ = 0;
   std::uint32_t stopped_ = 0;  // kStepStoppable once this tile has stopped
   unsigned tile_count_ = ~0u;  // tiles entered, less one
   int accumulate_ = 1;         // 0 before the first product with values of a tile

@@ -19,9 +19,14 @@ S2O_DEVICE void init_barriers_sm90(SharedSm90<Traits>& s) {
     barrier_init(&s.v_full[stage], Traits::kFillArrivals);
     barrier_init(&s.v_empty[stage], Traits::kConsumerWarps);
   }
-  barrier_init(&s.reduced, Traits::kConsumerWarps);
+  barrier_init(&s.all_posted, Traits::kConsumerWarps);
+  barrier_init(&s.open, 1);
   for (std::int32_t& tile : s.stopped_tile) tile = 0;
-  for (std::uint32_t& value : s.reduction) value = 0;
+  if constexpr (Traits::kDecision != StepDecision::kNone) {
+    for (std::uint32_t(&place)[32] : s.posted) {
+      for (std::uint32_t& value : place) value = 0;
+    }
+  }
   barrier_init_fence();
 }
 

@@ -103,7 +103,8 @@ struct SharedSm90 {
   Barrier q_full[kQueryBuffers], q_empty[kQueryBuffers];
   Barrier k_full[Traits::kStages], k_empty[Traits::kStages];
   Barrier v_full[Traits::kStages], v_empty[Traits::kStages];
-  Barrier reduced;  // all consumer warps have put their part of one decision into `reduction`
+  Barrier all_posted;  // all consumer warps have put their part of one decision into `posted`
+  Barrier open;        // no arrivals: waits for its parity 1 return at once
 
   PublishedStep steps[Traits::kRing];
   alignas(16)
@@ -114,9 +115,10 @@ struct SharedSm90 {
   // 1 + count of the tile if it had stopped when the keys of this place in the ring were given
   // back.
   std::int32_t stopped_tile[Traits::kRing];
-  // Sum or maximum over the consumer warps, of one decision after another; 0 before its first.
-  static constexpr unsigned kReductions = 4;
-  std::uint32_t reduction[kReductions];
+  // What each consumer warp puts into one decision after another. Two places: a warp writes to the
+  // next but one after all have written to the next, which they do once they have read this one.
+  // One word a lane that reads them: 0 beyond the last warp.
+  std::uint32_t posted[2][32];
 };
 
 }  // namespace s2o::device
