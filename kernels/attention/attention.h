@@ -26,7 +26,7 @@ void attention_ref(const Problem& problem, const PlanView& plan, const float* q,
                    const float* v, float* out, float* lse, TileStats* stats);
 void attention_ref(const Problem& problem, const PlanView& plan, const float* q, const float* k,
                    const float* v, double* out, double* lse, TileStats* stats);
-// Attention of quantised Q, K and V with probabilities of 8 bits (quantise.h).
+// Attention of quantised Q, K and V with probabilities that are codes (quantise.h).
 void attention_quantised_ref(const Problem& problem, const PlanView& plan, const float* q,
                              const float* k, const float* v, QuantiseRule rule, float* out,
                              float* lse, TileStats* stats);

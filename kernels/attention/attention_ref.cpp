@@ -14,6 +14,7 @@
 #include "kernels/attention/attention.h"
 #include "kernels/attention/fold_columns.h"
 #include "kernels/attention/quantise.h"
+#include "kernels/common/bf16.h"
 #include "kernels/common/ceil_div.h"
 #include "kernels/common/e4m3.h"
 #include "kernels/common/parallel.h"
@@ -56,11 +57,14 @@ struct TileState {
   TileStats stats;
 };
 
+// Numbers whose bits probabilities are (quantise.h).
+enum class Codes : std::uint8_t { kNone, kE4m3, kFp16 };
+
 template <class Scalar>
 class AttentionRef {
  public:
   AttentionRef(const Problem& problem, const PlanView& plan, const Inputs& inputs, Scalar* out,
-               Scalar* lse, TileStats* stats, bool codes = false)
+               Scalar* lse, TileStats* stats, Codes codes = Codes::kNone)
       : problem_(problem),
         plan_(plan),
         inputs_(inputs),
@@ -312,7 +316,7 @@ class AttentionRef {
       ++state.stats.pv_skipped;
       return;
     }
-    if (codes_) {
+    if (codes_ != Codes::kNone) {
       softmax_of_codes(state);
     } else {
       softmax_step(state);
@@ -361,24 +365,30 @@ class AttentionRef {
   }
 
   // As softmax_step with probabilities that are codes (quantise.h); row maxima are octaves.
-  static void softmax_of_codes(TileState<Scalar>& state) {
+  void softmax_of_codes(TileState<Scalar>& state) const {
     constexpr Scalar kLn2 = std::numbers::ln2_v<Scalar>;
-    const Scalar one = std::exp2(Scalar(-kLogOfLargestCode));
+    const bool wide = codes_ == Codes::kFp16;
+    const Scalar codes_an_octave = wide ? 1024 : 8;
+    const Scalar largest_code = wide ? kLargestWideCode : kLargestCode;
+    const Scalar one = std::exp2(Scalar(wide ? -kLogOfLargestWideCode : -kLogOfLargestCode));
+    const auto probability = [&](Scalar code) {
+      const float number = wide ? fp16_to_float(static_cast<std::uint16_t>(code))
+                                : e4m3_to_float(static_cast<std::uint8_t>(code));
+      return static_cast<Scalar>(number) * one;
+    };
     for (std::int64_t r = 0; r < state.logits.rows(); ++r) {
       const auto i = static_cast<std::size_t>(r);
       auto row = state.logits.row(r).array();
-      row = (row * (8 / kLn2)).floor();
+      row = (row * (codes_an_octave / kLn2)).floor();
       // A maximum that is an octave, or an lse that steps go on from.
       const Scalar before = std::ceil(state.row_max[i] / kLn2 - Scalar(1e-4));
-      const Scalar octave = std::max(before, std::ceil(row.maxCoeff() / 8));
+      const Scalar octave = std::max(before, std::ceil(row.maxCoeff() / codes_an_octave));
       if (octave == kMinusInfinity<Scalar>) {  // nothing visible so far
         row.setZero();
         state.step_sum[i] = Scalar(0);
         continue;
       }
-      row = (row + (kLargestCode - 8 * octave)).max(Scalar(0)).unaryExpr([one](Scalar code) {
-        return static_cast<Scalar>(e4m3_to_float(static_cast<std::uint8_t>(code))) * one;
-      });
+      row = (row + (largest_code - codes_an_octave * octave)).max(Scalar(0)).unaryExpr(probability);
       const Scalar rescale = std::exp(state.row_max[i] - octave * kLn2);
       state.step_sum[i] = row.sum();
       state.row_sum[i] = state.row_sum[i] * rescale + state.step_sum[i];
@@ -432,7 +442,7 @@ class AttentionRef {
   Scalar* out_;
   Scalar* lse_;
   TileStats* stats_;
-  const bool codes_;
+  const Codes codes_;
   std::vector<BlockSums> block_sums_;
 };
 
@@ -451,10 +461,11 @@ void attention_ref(const Problem& problem, const PlanView& plan, const float* q,
 void attention_quantised_ref(const Problem& problem, const PlanView& plan, const float* q,
                              const float* k, const float* v, QuantiseRule rule, float* out,
                              float* lse, TileStats* stats) {
-  const QuantisedValues values = quantise_ref(problem, q, k, v, rule, has_wide_values(plan));
+  const bool wide = has_wide_values(plan);
+  const QuantisedValues values = quantise_ref(problem, q, k, v, rule, wide);
   AttentionRef<float>(problem, plan,
                       {.q = values.q.data(), .k = values.k.data(), .v = values.v.data()}, out, lse,
-                      stats, /*codes=*/true)
+                      stats, wide ? Codes::kFp16 : Codes::kE4m3)
       .run();
   for (std::size_t row = 0; row < values.lse_shift.size(); ++row) lse[row] += values.lse_shift[row];
 }

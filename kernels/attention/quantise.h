@@ -20,6 +20,10 @@
 // exponentials to e4m3 has .026. The normaliser, the lse and gains of the early stop are sums of
 // these p. Below 2^-15 of the largest they are 0.
 //
+// With values in fp16 probabilities are such numbers in fp16, between .96 and 1.02 times
+// 2^(y - octave + kLogOfLargestWideCode), standard deviation .018, and 0 below 2^-14.75:
+//   p = fp16 number of the bits max(floor(1024 (y - octave)) + kLargestWideCode, 0)
+//
 // A head whose largest |k'| is more than kLargestSpread times their root mean square is refused:
 // one key would leave the others without bits. Real heads have about 5.
 #pragma once
@@ -35,6 +39,8 @@ namespace s2o {
 inline constexpr float kLargestSpread = 16.0f;
 inline constexpr int kLargestCode = 126;  // bits of 448
 inline constexpr float kLogOfLargestCode = 8.75f;
+inline constexpr int kLargestWideCode = 15104;            // bits of .875
+inline constexpr float kLogOfLargestWideCode = -0.1925f;  // by the line -.25: .0575 above its mean
 // Logits in base 2 per unit of the integer product that codes are made for: a key that is one such
 // step of a thousand behind another then has no weight.
 inline constexpr float kLargestLogitScale = 0.0625f;

@@ -1,11 +1,12 @@
 // A consumer warpgroup of the kernel over quantised input: 64 query rows of the tile.
 //
 // Per step: S = Q K(j)^T is issued, then O += P V(j-1); maxima of step j are taken when S is there.
-// Its probabilities are codes of integers without exponentials (quantise.h). With values in e4m3
-// they are made when O is there, which moves to sums in fp32; with values in fp16 while it is
-// multiplied. How tiles follow each other, the early stop and the PV skip are as in the kernel over
-// 16-bit input (consumer_sm90.cuh).
+// Its probabilities are codes of integers without exponentials (quantise.h), made while O is
+// multiplied. With values in e4m3 it moves to sums in fp32. How tiles follow each other, the early
+// stop and the PV skip are as in the kernel over 16-bit input (consumer_sm90.cuh).
 #pragma once
+
+#include <type_traits>
 
 #include "kernels/attention/fragments_sm90.cuh"
 #include "kernels/attention/gains_sm90.cuh"
@@ -41,7 +42,9 @@ class QuantisedConsumer {
   static constexpr bool kWideValues = Traits::kWideValues;
   static constexpr int kQueryBuffers = QuantisedShared<Traits>::kQueryBuffers;
   static constexpr int kTurnBarrier = 2;  // named barriers 2, 3: turn of warpgroup 0, 1
+  using Rows = CodeRows<std::conditional_t<kWideValues, Fp16Codes, E4m3Codes>>;
   using Logits = std::uint32_t[16][4];
+  using Halves = std::uint32_t[8][4];
   using Probabilities = std::uint32_t[Traits::kPackedSteps][4];
 
   S2O_DEVICE const QuantisedTile<Traits>& description() const {
@@ -77,8 +80,8 @@ class QuantisedConsumer {
     if (thread() % 32 == 0) barrier_arrive(empty);
   }
   // Waits for the next entry of the K pipeline, whose K buffer is then full; its flags.
-  S2O_DEVICE std::uint32_t wait_step() const {
-    barrier_wait(&s_.k_full[keys_.stage], keys_.parity);
+  S2O_DEVICE std::uint32_t wait_step(int no_parity = 0) const {
+    barrier_wait(&s_.k_full[keys_.stage], keys_.parity + no_parity);
     return load_shared(shared_address(&s_.steps[ring()].flags));
   }
   // Its flags if it is there; 0 if not, or if it has none.
@@ -130,8 +133,7 @@ class QuantisedConsumer {
     has_sums_ = false;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      rows_.step[i] = code_step(description().logit_scale[row_of(i)]);
-      rows_.offset[i] = rows_.step[i] >> 2;
+      rows_.start(i, description().logit_scale[row_of(i)]);
       normaliser_[i] = 0.0f;
       sums_scale_[i] = 1.0f;
       if (args_.resume_out == nullptr) continue;
@@ -142,9 +144,10 @@ class QuantisedConsumer {
       const float lse = args_.lse[index];
       if (lse == kNegativeInfinity) continue;
       const float logit = resumed_logit(description(), row_of(i), lse);
-      rows_.offset[i] = code_offset(octave_above(logit), rows_.step[i]);
+      rows_.resume(i, logit);
       // Lanes of a quad hold parts of a sum, or the same product.
-      normaliser_[i] = !kWideValues || column_of() == 0 ? exp2_fast(logit - logit_of_one(i)) : 0.0f;
+      normaliser_[i] =
+          !kWideValues || column_of() == 0 ? exp2_fast(logit - rows_.logit_of_one(i)) : 0.0f;
     }
 #pragma unroll
     for (int n = 0; n < kValueTiles; ++n) {
@@ -155,9 +158,9 @@ class QuantisedConsumer {
     for (float& product : products_[0]) product = 0.0f;
   }
 
-  S2O_DEVICE void wait_queries() const {
+  S2O_DEVICE void wait_queries(int no_parity = 0) const {
     barrier_wait(&s_.q_full[tile_count_ % kQueryBuffers],
-                 static_cast<int>(tile_count_ / kQueryBuffers % 2));
+                 static_cast<int>(tile_count_ / kQueryBuffers % 2) + no_parity);
   }
   // The first step of a tile is there: so are its queries.
   S2O_DEVICE void enter_tile() {
@@ -204,7 +207,9 @@ class QuantisedConsumer {
         continue;
       }
       const bool rises = raise_rows(logits, correction);
-      make_probabilities(logits, step_sum, p);
+      Halves halves;
+      make_codes(logits, step_sum, halves);
+      make_probabilities(halves, p);
       add_step(flags, step_sum, rises, correction);
       count_step(flags, false);
       std::uint32_t waiting = flags;  // of the step whose probabilities wait
@@ -239,25 +244,18 @@ class QuantisedConsumer {
           flags = wait_step();
           break;
         }
-        const CodeRows before = rows_;
+        const Rows before = rows_;
         // NOTE: the branch keeps the wait for V behind the maxima.
         const bool rises = raise_rows(logits, correction);
         std::uint32_t next;
-        if constexpr (kWideValues) {
-          Probabilities pairs;
-          pair_codes(logits, rows_, pairs);
-          pin_registers(pairs);
-          // NOTE: a loop, as in consumer_sm90.cuh: the assembler would move the wait for V before
-          // straight code.
-          if constexpr (kEarlyStop) wait_queries();
-          next = kEarlyStop ? look_at_step() : wait_step();
-          finish_values(p, !starts_tile);
-          wide_probabilities(pairs, step_sum, p);
-        } else {
-          finish_values(p, !starts_tile);  // p is packed anew
-          make_probabilities(logits, step_sum, p);
-          next = wait_step();
-        }
+        Halves halves;
+        // NOTE: a loop, as in consumer_sm90.cuh: the assembler would move the wait for V before
+        // straight code. What it waits for depends on the codes, or they would move behind it.
+        const int no_parity = any_lane(make_codes(logits, step_sum, halves)) ? 1 : 0;  // 0
+        if constexpr (kEarlyStop) wait_queries(no_parity);
+        next = kEarlyStop ? look_at_step() : wait_step(no_parity);
+        finish_values(p, !starts_tile);
+        make_probabilities(halves, p);
         if constexpr (kEarlyStop) {
           const std::uint32_t gains = collect();
           decide(waiting, gains);
@@ -384,17 +382,24 @@ class QuantisedConsumer {
     std::int32_t largest[2];
     largest_sums(logits, largest);
     if (!exceeds_codes(rows_, largest)) return false;
-    raise_octaves(largest, rows_, correction);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) correction[i] = rows_.raise(i, largest_of_quad(largest[i]));
     return true;
   }
-  S2O_DEVICE void make_probabilities(const Logits& logits, float (&step_sum)[2],
-                                     Probabilities& p) const {
+  // Never true, which depends on all codes.
+  S2O_DEVICE bool make_codes(const Logits& logits, float (&step_sum)[2], Halves& halves) const {
     if constexpr (kWideValues) {
-      Probabilities pairs;
-      pair_codes(logits, rows_, pairs);
-      wide_probabilities(pairs, step_sum, p);
+      code_wide_logits(logits, rows_, step_sum, halves);
+      return step_sum[0] + step_sum[1] < 0.0f;
     } else {
-      code_logits(logits, rows_, p);
+      return (code_logits(logits, rows_, halves) & kNoBit) != 0;
+    }
+  }
+  S2O_DEVICE static void make_probabilities(const Halves& halves, Probabilities& p) {
+    if constexpr (kWideValues) {
+      double_halves(halves, p);
+    } else {
+      join_halves(halves, p);
     }
   }
   // The step counts: sums and outputs follow their octaves.
@@ -467,14 +472,11 @@ class QuantisedConsumer {
     largest_sums(logits, largest);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      std::int32_t all = larger(largest[i], shuffle_xor(largest[i], 1));
-      all = larger(all, shuffle_xor(all, 2));
-      const bool no_key = rows_.offset[i] == rows_.step[i] >> 2;
+      const std::int32_t all = largest_of_quad(largest[i]);
       if (row_of(i) >= description().num_rows) continue;
       if (all == static_cast<std::int32_t>(kHiddenSum)) continue;
       const float logit = static_cast<float>(all) * description().logit_scale[row_of(i)];
-      const auto octave = static_cast<float>(octave_of(rows_.offset[i]));
-      excess = max_of(excess, no_key ? 0.0f : min_of(logit - octave, 0.0f));
+      excess = max_of(excess, rows_.has_key(i) ? min_of(logit - rows_.octave(i), 0.0f) : 0.0f);
     }
     post(warp_maximum(ordered_bits(excess)), true);
     return ordered_float(first_lane(collect())) + args_.pv_skip_threshold <= 0.0f;
@@ -494,7 +496,8 @@ class QuantisedConsumer {
           kWideValues ? quad_sum(normaliser_[i]) : normaliser_[i] + products_[0][2 * i];
       const bool empty = normaliser == 0.0f;
       lse[i] = empty ? kNegativeInfinity
-                     : logit_of_one(i) * kLn2 + tile.lse_shift[row_of(i)] + log_natural(normaliser);
+                     : rows_.logit_of_one(i) * kLn2 + tile.lse_shift[row_of(i)] +
+                           log_natural(normaliser);
       inverse[i] = empty ? 0.0f : tile.value_scale / normaliser;
       const std::int32_t row = tile.row_index[row_of(i)];
       if (row < 0) continue;
@@ -502,7 +505,7 @@ class QuantisedConsumer {
       if (args_.resume_out != nullptr && !empty) {
         const float earlier = resumed_logit(tile, row_of(i), args_.lse[row]);
         add_resumed_row(args_.resume_out + first,
-                        exp2_fast(earlier - logit_of_one(i)) / tile.value_scale, i, acc_);
+                        exp2_fast(earlier - rows_.logit_of_one(i)) / tile.value_scale, i, acc_);
       }
       if (args_.out_fp32 != nullptr) store_row(args_.out_fp32 + first, inverse[i], i, acc_);
     }
@@ -522,11 +525,6 @@ class QuantisedConsumer {
   // An lse in base 2, of logits as the kernel sees them.
   S2O_DEVICE static float resumed_logit(const QuantisedTile<Traits>& tile, int row, float lse) {
     return (lse - tile.lse_shift[row]) * kLog2E;
-  }
-  // Of a probability of 1 in the present octave.
-  S2O_DEVICE float logit_of_one(int i) const {
-    return static_cast<float>(octave_of(rows_.offset[i])) - kLogOfLargestCode -
-           (kWideValues ? kLogOfWideCodes : 0.0f);
   }
   // Products of kSummedSteps steps move to sums in fp32; the next one starts afresh.
   S2O_DEVICE void sum_products() {
@@ -595,7 +593,7 @@ class QuantisedConsumer {
   const int warpgroup_;  // consumer warpgroup, from 0
   const int thread_;     // in the warpgroup
   float acc_[kValueTiles][4];
-  CodeRows rows_;
+  Rows rows_;
   float normaliser_[2];   // sum of probabilities: this lane's part, or up to the last sum_products
   float products_[1][4];  // e4m3: sums of probabilities since, of the rows at 0 and 2
   float plan_step_mass_[2] = {0.0f, 0.0f};

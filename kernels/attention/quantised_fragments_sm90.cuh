@@ -87,107 +87,149 @@ S2O_DEVICE void largest_sums(const std::uint32_t (&logits)[16][4], std::int32_t 
   }
 }
 
-// What makes codes (quantise.h) of a lane's two rows: code = (logit * step >> 32) + offset, where
-// 2^32 in `step` is one code a unit of the logit.
-struct CodeRows {
-  std::int32_t step[2];
-  std::int32_t offset[2];  // kLargestCode - 8 octave; step / 4 before the first visible key
-};
-// From logits in base 2 a unit. Bounds: a hidden logit stays below all others, and offsets of rows
-// without a visible key between the two; steps so small tell no keys apart anyway.
-S2O_DEVICE std::int32_t code_step(float scale_log2) {
-  constexpr float kUnit = 34359738368.0f;  // 8 * 2^32
-  return static_cast<std::int32_t>(max_of(1024.0f, min_of(scale_log2 * kUnit, 2147483520.0f)));
-}
-S2O_DEVICE std::int32_t octave_of(std::int32_t offset) { return (kLargestCode - offset) >> 3; }
 S2O_DEVICE std::int32_t octave_above(float logit) {
   const float bounded = max_of(-1e6f, min_of(1e6f, logit));
   const auto octave = static_cast<std::int32_t>(bounded);
   return octave + (static_cast<float>(octave) < bounded ? 1 : 0);
 }
-// Offset of an octave, but none that a row without visible keys could not have.
-S2O_DEVICE std::int32_t code_offset(std::int32_t octave, std::int32_t step) {
-  const std::int32_t offset = kLargestCode - 8 * octave;
-  const std::int32_t highest = step >> 2;
-  return offset < highest ? offset : highest;
+// Over the four lanes that hold a row.
+S2O_DEVICE std::int32_t largest_of_quad(std::int32_t largest) {
+  largest = larger(largest, shuffle_xor(largest, 1));
+  return larger(largest, shuffle_xor(largest, 2));
 }
 
-// Whether a row of this warp has a logit above what its codes reach.
-S2O_DEVICE bool exceeds_codes(const CodeRows& rows, const std::int32_t (&largest)[2]) {
-  return any_lane(multiply_high(largest[0], rows.step[0], rows.offset[0]) > kLargestCode ||
-                  multiply_high(largest[1], rows.step[1], rows.offset[1]) > kLargestCode);
-}
-// Then octaves rise to the largest logits; what earlier sums and outputs must be scaled by.
-S2O_DEVICE void raise_octaves(std::int32_t (&largest)[2], CodeRows& rows, float (&correction)[2]) {
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-#pragma unroll
-    for (int mask = 1; mask <= 2; mask *= 2) {
-      largest[i] = larger(largest[i], shuffle_xor(largest[i], mask));
-    }
-    const std::int32_t octave = (multiply_high(largest[i], rows.step[i], 0) + 7) >> 3;
-    const std::int32_t offset = kLargestCode - 8 * octave;
-    const std::int32_t before = rows.offset[i];
-    rows.offset[i] = offset < before ? offset : before;
-    correction[i] = exp2_fast(static_cast<float>(rows.offset[i] - before) * 0.125f);
+// What makes codes (quantise.h) of a lane's two rows: code = (max(logit, lowest) - lowest) * step,
+// of which the upper bits are kept. The octave is at `highest`, up to a rounding to whole logits,
+// which `lowest` shares: nothing is lost between octaves.
+template <class Format>
+struct CodeRows {
+  std::int32_t step[2];
+  std::int32_t lowest[2];   // logit of code 0; kNoKey before the first visible key
+  std::int32_t highest[2];  // of the largest code
+
+  static constexpr std::int32_t kNoKey = -(1 << 30);  // above hidden logits, below all others
+
+  // A row without keys so far; `scale`: logits in base 2 a unit.
+  S2O_DEVICE void start(int i, float scale) {
+    // Rounding moves no logit by more than 1/64: products of 128 bytes are below 2^21.
+    step[i] =
+        static_cast<std::int32_t>(max_of(4.0f, min_of(scale * Format::kOctave, 8388608.0f)) + 0.5f);
+    lowest[i] = kNoKey;
+    highest[i] = kNoKey + range(i);
   }
+  // One whose largest logit, in base 2, is this.
+  S2O_DEVICE void resume(int i, float logit) {
+    highest[i] = at_octave(i, octave_above(logit));
+    lowest[i] = highest[i] - range(i);
+  }
+  S2O_DEVICE bool has_key(int i) const { return lowest[i] != kNoKey; }
+  S2O_DEVICE float octave(int i) const { return scaled(i, highest[i]); }
+  S2O_DEVICE float logit_of_one(int i) const { return scaled(i, lowest[i]) + Format::kLogOfOne; }
+  S2O_DEVICE bool exceeded_by(int i, std::int32_t logit) const { return logit > highest[i]; }
+  // To the octave of the row's largest logit, unless it is there; what earlier sums and outputs
+  // must be scaled by.
+  S2O_DEVICE float raise(int i, std::int32_t largest) {
+    if (largest <= highest[i]) return 1.0f;
+    const std::int32_t before = lowest[i];
+    resume(i, scaled(i, largest));
+    return exp2_fast(scaled(i, before) - scaled(i, lowest[i]));
+  }
+  // Bits of the whole are lost in both terms, not in their sum.
+  S2O_DEVICE std::uint32_t code(int i, std::uint32_t logit) const {
+    const std::int32_t bounded = larger(static_cast<std::int32_t>(logit), lowest[i]);
+    return multiply_add(static_cast<std::uint32_t>(bounded), static_cast<std::uint32_t>(step[i]),
+                        0u - static_cast<std::uint32_t>(lowest[i] * step[i]));
+  }
+
+ private:
+  S2O_DEVICE float scaled(int i, std::int32_t logit) const {
+    return static_cast<float>(logit) * (static_cast<float>(step[i]) * (1.0f / Format::kOctave));
+  }
+  S2O_DEVICE std::int32_t range(int i) const {
+    return static_cast<std::int32_t>(Format::kLargest *
+                                     reciprocal_fast(static_cast<float>(step[i])));
+  }
+  S2O_DEVICE std::int32_t at_octave(int i, std::int32_t octave) const {
+    const float unit = Format::kOctave * reciprocal_fast(static_cast<float>(step[i]));
+    const float logit = static_cast<float>(octave) * unit;
+    // Two more than the floats' rounding may take: codes never pass the largest.
+    return static_cast<std::int32_t>(max_of(-4e8f, min_of(4e8f, logit))) + 2;
+  }
+};
+// Codes of 32 bits that end in a fraction of 24 or 16.
+struct E4m3Codes {
+  static constexpr float kOctave = 134217728.0f;  // 8 codes
+  static constexpr float kLargest = kLargestCode * 16777216.0f;
+  static constexpr float kLogOfOne =
+      kLargestCode / 8.0f - kLogOfLargestCode;  // octaves from code 0 to that of 1
+};
+struct Fp16Codes {
+  static constexpr float kOctave = 67108864.0f;  // 1024 codes
+  static constexpr float kLargest = kLargestWideCode * 65536.0f;
+  static constexpr float kLogOfOne = kLargestWideCode / 1024.0f - kLogOfLargestWideCode;
+};
+
+// Whether a row of this warp has a logit above what its codes reach.
+template <class Rows>
+S2O_DEVICE bool exceeds_codes(const Rows& rows, const std::int32_t (&largest)[2]) {
+  return any_lane(rows.exceeded_by(0, largest[0]) || rows.exceeded_by(1, largest[1]));
 }
 
 // Probabilities in e4m3, 32 columns a fragment. A lane's columns of two neighbouring tiles become
-// neighbours: the keys of a tile of values follow each other in that order (quantised_place).
-S2O_DEVICE void code_logits(const std::uint32_t (&logits)[16][4], const CodeRows& rows,
-                            std::uint32_t (&p)[4][4]) {
+// neighbours: the keys of a tile of values follow each other in that order (quantised_place). In
+// the lower halves of two words for each: registers that a product reads must be written after the
+// product before it, and join_halves does that. Returns bits of which kNoBit is never set.
+inline constexpr std::uint32_t kNoBit = 0x8000u;
+S2O_DEVICE std::uint32_t code_logits(const std::uint32_t (&logits)[16][4],
+                                     const CodeRows<E4m3Codes>& rows,
+                                     std::uint32_t (&halves)[8][4]) {
+  std::uint32_t bits = 0;
 #pragma unroll
-  for (int row = 0; row < 2; ++row) {
+  for (int n = 0; n < 16; ++n) {
 #pragma unroll
-    for (int step = 0; step < 4; ++step) {
+    for (int i = 0; i < 2; ++i) {
+      const std::uint32_t pair =
+          upper_bytes(rows.code(i, logits[n][2 * i]), rows.code(i, logits[n][2 * i + 1]));
+      halves[n / 2][n % 2 * 2 + i] = pair;
+      bits |= pair;
+    }
+  }
+  return bits;
+}
+S2O_DEVICE void join_halves(const std::uint32_t (&halves)[8][4], std::uint32_t (&p)[4][4]) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        std::int32_t codes[4];
+  for (int step = 0; step < 4; ++step) {
 #pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          const std::uint32_t logit = logits[4 * step + half * 2 + c / 2][2 * row + c % 2];
-          codes[c] =
-              multiply_high(static_cast<std::int32_t>(logit), rows.step[row], rows.offset[row]);
-        }
-        p[step][half * 2 + row] = pack_four_bytes(codes[0], codes[1], codes[2], codes[3]);
-      }
+    for (int e = 0; e < 4; ++e) {
+      const std::uint32_t(&tiles)[4] = halves[step * 2 + e / 2];
+      p[step][e] = lower_halves(tiles[e % 2], tiles[2 + e % 2]);
     }
   }
 }
 
-// The codes alone, two neighbouring columns a word, 16 columns a fragment.
-S2O_DEVICE void pair_codes(const std::uint32_t (&logits)[16][4], const CodeRows& rows,
-                           std::uint32_t (&pairs)[8][4]) {
+// Halves of probabilities in fp16, 16 columns a fragment, and the sums of those halves.
+S2O_DEVICE void code_wide_logits(const std::uint32_t (&logits)[16][4],
+                                 const CodeRows<Fp16Codes>& rows, float (&sum)[2],
+                                 std::uint32_t (&halves)[8][4]) {
 #pragma unroll
-  for (int n = 0; n < 16; ++n) {
-#pragma unroll
-    for (int row = 0; row < 2; ++row) {
-      std::int32_t codes[2];
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        codes[c] = multiply_high(static_cast<std::int32_t>(logits[n][2 * row + c]), rows.step[row],
-                                 rows.offset[row]);
-      }
-      pairs[n / 2][n % 2 * 2 + row] = pack_two_halves(codes[0], codes[1]);
-    }
-  }
-}
-// Their probabilities in fp16, times 2^-8, and the sums of those: seven bits further up, the bits
-// of a number in e4m3 are those of a number in fp16, below the smallest normal ones too.
-inline constexpr float kLogOfWideCodes = -8.0f;
-S2O_DEVICE void wide_probabilities(const std::uint32_t (&pairs)[8][4], float (&sum)[2],
-                                   std::uint32_t (&p)[8][4]) {
-#pragma unroll
-  for (int row = 0; row < 2; ++row) {
+  for (int i = 0; i < 2; ++i) {
     SumOfHalves even, odd;  // tiles
 #pragma unroll
     for (int n = 0; n < 16; ++n) {
-      const int e = n % 2 * 2 + row;
-      p[n / 2][e] = pairs[n / 2][e] << 7;
-      (n % 2 == 0 ? even : odd).add(p[n / 2][e]);
+      const std::uint32_t pair =
+          upper_halves(rows.code(i, logits[n][2 * i]), rows.code(i, logits[n][2 * i + 1]));
+      (n % 2 == 0 ? even : odd).add(pair);
+      halves[n / 2][n % 2 * 2 + i] = pair;
     }
-    sum[row] = even.total() + odd.total();
+    sum[i] = even.total() + odd.total();
+  }
+}
+// The whole ones, written after the product before them.
+S2O_DEVICE void double_halves(const std::uint32_t (&halves)[8][4], std::uint32_t (&p)[8][4]) {
+#pragma unroll
+  for (int step = 0; step < 8; ++step) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) p[step][e] = doubled_halves(halves[step][e]);
   }
 }
 

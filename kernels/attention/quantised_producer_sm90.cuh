@@ -140,7 +140,8 @@ class QuantisedProducer {
       tile.plan_tile = plan_tile;
       tile.num_rows = num_rows;
       tile.total_plan_steps = 0;
-      tile.value_scale = load_global(args_.value_scale + kv_head_);
+      // Products take probabilities twice their size then (double_halves).
+      tile.value_scale = load_global(args_.value_scale + kv_head_) * (kWideValues ? 0.5f : 1.0f);
       if constexpr (kEarlyStop) {
         tile.inverse_tau = 1.0f / max_of(args_.pass.tau_of(plan_head_, args_.stop), 1e-30f);
       }

@@ -45,10 +45,10 @@ struct QuantisedTraits {
   // Arrivals that fill a buffer: each producer thread, and thread 0 once more for its bulk copies
   // and for what it wrote about the step.
   static constexpr int kFillArrivals = kProducerThreads + 1;
-  // A consumer holds 64 logits, 64 outputs and 16 or 32 packed probabilities; the producer takes
-  // the rest of 504 for its gathers.
-  static constexpr int kProducerRegisters = 88;
-  static constexpr int kConsumerRegisters = kTileM == 128 ? 208 : 240;
+  // A consumer holds 64 logits or 32 codes, 64 outputs and 16 or 32 packed probabilities; the
+  // producer takes the rest of 504 for its gathers.
+  static constexpr int kProducerRegisters = kWide ? 88 : 72;
+  static constexpr int kConsumerRegisters = kTileM == 64 ? 240 : kWide ? 208 : 216;
   // Two warpgroups take turns at multiplying keys, so that one makes exponentials while the other
   // waits for its products.
   static constexpr bool kTurns = kConsumerWarpgroups == 2;

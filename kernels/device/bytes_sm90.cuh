@@ -83,28 +83,29 @@ S2O_DEVICE void multiply_e4m3_registers(float (&d)[16][4], float (&sums)[4],
 }
 // clang-format on
 
-// The upper half of a b, plus c.
-S2O_DEVICE std::int32_t multiply_high(std::int32_t a, std::int32_t b, std::int32_t c) {
-  std::int32_t d;
-  asm("mad.hi.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+// a b + c, which the compiler leaves as one instruction.
+S2O_DEVICE std::uint32_t multiply_add(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  std::uint32_t d;
+  asm("mad.lo.u32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
   return d;
 }
-// Four integers as bytes, saturating at 0 and 255; the first in the lowest byte.
-S2O_DEVICE std::uint32_t pack_four_bytes(std::int32_t a, std::int32_t b, std::int32_t c,
-                                         std::int32_t d) {
-  std::uint32_t packed;
-  asm("{.reg .b32 upper;\n"
-      "cvt.pack.sat.u8.s32.b32 upper, %4, %3, 0;\n"
-      "cvt.pack.sat.u8.s32.b32 %0, %2, %1, upper;}"
-      : "=r"(packed)
-      : "r"(a), "r"(b), "r"(c), "r"(d));
-  return packed;
+// The upper bytes of two words in the lower half of one, whose other half is any; the lower halves
+// of two.
+S2O_DEVICE std::uint32_t upper_bytes(std::uint32_t a, std::uint32_t b) {
+  return __byte_perm(a, b, 0x0073);
 }
-// Two integers as halves of a word, saturating at 0 and 65,535; the first in the lower one.
-S2O_DEVICE std::uint32_t pack_two_halves(std::int32_t a, std::int32_t b) {
-  std::uint32_t packed;
-  asm("cvt.pack.sat.u16.s32 %0, %2, %1;" : "=r"(packed) : "r"(a), "r"(b));
-  return packed;
+S2O_DEVICE std::uint32_t lower_halves(std::uint32_t a, std::uint32_t b) {
+  return __byte_perm(a, b, 0x5410);
+}
+// The upper halves of two words; the first in the lower one.
+S2O_DEVICE std::uint32_t upper_halves(std::uint32_t a, std::uint32_t b) {
+  return __byte_perm(a, b, 0x7632);
+}
+// A pair in fp16, times two.
+S2O_DEVICE std::uint32_t doubled_halves(std::uint32_t pair) {
+  std::uint32_t result;
+  asm("add.rn.f16x2 %0, %1, %1;" : "=r"(result) : "r"(pair));
+  return result;
 }
 // Sum of a few pairs in fp16 that are not negative.
 class SumOfHalves {
@@ -126,21 +127,20 @@ S2O_DEVICE void store_shared_word(std::uint32_t address, std::uint32_t value) {
 
 #else
 
-inline std::int32_t multiply_high(std::int32_t a, std::int32_t b, std::int32_t c) {
-  return static_cast<std::int32_t>(static_cast<std::int64_t>(a) * b >> 32) + c;
+inline std::uint32_t multiply_add(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  return a * b + c;
 }
-inline std::uint32_t pack_four_bytes(std::int32_t a, std::int32_t b, std::int32_t c,
-                                     std::int32_t d) {
-  const auto byte = [](std::int32_t value) {
-    return static_cast<std::uint32_t>(larger(0, value < 255 ? value : 255));
-  };
-  return byte(a) | byte(b) << 8 | byte(c) << 16 | byte(d) << 24;
+inline std::uint32_t upper_bytes(std::uint32_t a, std::uint32_t b) {
+  return a >> 24 | (b >> 24) << 8 | 0x80ff0000u;
 }
-inline std::uint32_t pack_two_halves(std::int32_t a, std::int32_t b) {
-  const auto half = [](std::int32_t value) {
-    return static_cast<std::uint32_t>(larger(0, value < 65535 ? value : 65535));
-  };
-  return half(a) | half(b) << 16;
+inline std::uint32_t lower_halves(std::uint32_t a, std::uint32_t b) {
+  return (a & 0xffffu) | b << 16;
+}
+inline std::uint32_t doubled_halves(std::uint32_t pair) {
+  return pack_pair<Fp16>(2.0f * unpack_low<Fp16>(pair), 2.0f * unpack_high<Fp16>(pair));
+}
+inline std::uint32_t upper_halves(std::uint32_t a, std::uint32_t b) {
+  return a >> 16 | (b & 0xffff0000u);
 }
 class SumOfHalves {
  public:

@@ -51,6 +51,20 @@ TEST(QuantisedAttention, sparse_plan_is_near_the_same_plan_in_fp32) {
       0.06);
 }
 
+TEST(QuantisedAttention, gathered_values_keep_16_bits) {
+  const AttentionInput input = testing::structured_input({600, 2, 1, 64});
+  DenseReference none;
+  const auto is_wide = [&](const char* name) {
+    const Method& method = find_method(name);
+    const SparsePlan plan = method.plan_cpu({input, none}, ParamSet(method.info().params));
+    return has_wide_values(PlanPointers(plan).view());
+  };
+  EXPECT_FALSE(is_wide("dense"));
+  EXPECT_FALSE(is_wide("xattention"));
+  EXPECT_TRUE(is_wide("pbs_attn"));
+  EXPECT_TRUE(is_wide("s2o"));
+}
+
 TEST(QuantisedAttention, mean_of_keys_costs_nothing_once_it_is_subtracted) {
   AttentionInput input = testing::structured_input({500, 2, 1, 64});
   const double before = dense_error(input, {.smooth_k = true, .rotate_qk = false});
