@@ -116,9 +116,8 @@ struct RowProfile {
 
 // Tokens that profiles are made of, at equal distances.
 inline constexpr int kProfileTokens = 256;
-S2O_ANYWHERE constexpr std::int64_t profile_token(std::int64_t i, std::int64_t count,
-                                                  std::int64_t seqlen) {
-  return (2 * i + 1) * seqlen / (2 * count);
+S2O_ANYWHERE constexpr std::int64_t profile_token(std::int64_t i, std::int64_t seqlen) {
+  return seqlen < kProfileTokens ? i : (2 * i + 1) * seqlen / (2 * kProfileTokens);
 }
 
 struct RowProfileArgs {

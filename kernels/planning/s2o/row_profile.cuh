@@ -9,7 +9,7 @@
 
 namespace s2o::device {
 
-inline constexpr int kProfileThreads = 512;
+inline constexpr int kProfileThreads = 1024;
 
 // Power of two at the size of a quarter of x: values of deviation x fall where e4m3 is finest.
 S2O_DEVICE float quarter_power(float x) {
@@ -37,13 +37,13 @@ class RowProfiles {
     const int chunk = thread_index() % kChunks;
     const int lane = thread_index() / kChunks;
     const auto at = [&](const void* x, int index, int i) {
-      return load_global_16(head(x, index) + token(i, count) * kHeadDim + chunk * 8);
+      return load_global_16(head(x, index) + profile_token(i, args_.seqlen) * kHeadDim + chunk * 8);
     };
     const Words4 origin = load_global_16(head(args_.k, kv_head) + chunk * 8);
     float sum[8] = {};
     float square[8] = {};
     float query[8] = {};
-#pragma unroll 8  // loads in flight: two blocks of threads run, and wait for memory
+#pragma unroll 4  // loads in flight: few blocks of threads run, and wait for memory
     for (int i = lane; i < count; i += kLanes) {
       const Words4 words = at(args_.k, kv_head, i);
 #pragma unroll
@@ -53,15 +53,16 @@ class RowProfiles {
         square[e] = fused(x, x, square[e]);
       }
     }
-    for (int h = 0; h < args_.group_size; ++h) {
-#pragma unroll 8
-      for (int i = lane; i < count; i += kLanes) {
-        const Words4 words = at(args_.q, kv_head * args_.group_size + h, i);
+    // Of the group's heads one after the other, without a loop that would wait for each.
+    const int queries = (count - lane + kLanes - 1) / kLanes * args_.group_size;
+    const int heads = args_.group_size;
+#pragma unroll 6
+    for (int i = 0; i < queries; ++i) {
+      const Words4 words = at(args_.q, kv_head * heads + i % heads, lane + i / heads * kLanes);
 #pragma unroll
-        for (int e = 0; e < 8; ++e) {
-          const float x = element(words, e);
-          query[e] = fused(x, x, query[e]);
-        }
+      for (int e = 0; e < 8; ++e) {
+        const float x = element(words, e);
+        query[e] = fused(x, x, query[e]);
       }
     }
 #pragma unroll
@@ -75,6 +76,7 @@ class RowProfiles {
     float deviation = 0.0f;
     if (d < kHeadDim) {
       float total[3] = {0.0f, 0.0f, 0.0f};
+#pragma unroll 8
       for (int l = 0; l < kLanes; ++l) {
 #pragma unroll
         for (int x = 0; x < 3; ++x) total[x] += s_.sums[x][l][d];
@@ -104,9 +106,6 @@ class RowProfiles {
 
   S2O_DEVICE const std::uint16_t* head(const void* x, int index) const {
     return static_cast<const std::uint16_t*>(x) + index * args_.seqlen * kHeadDim;
-  }
-  S2O_DEVICE std::int64_t token(int i, int count) const {
-    return profile_token(i, count, args_.seqlen);
   }
   S2O_DEVICE static float half_bits_to_float(std::uint16_t bits) {
     return unpack_low<Element>(bits);

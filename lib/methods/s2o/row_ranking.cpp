@@ -77,7 +77,7 @@ RowRanking::Profile RowRanking::make_profile(int kv_head) const {
   Eigen::VectorXd square = Eigen::VectorXd::Zero(d);
   Eigen::VectorXd query = Eigen::VectorXd::Zero(d);
   for (std::int64_t i = 0; i < count; ++i) {
-    const std::int64_t token = profile_token(i, count, problem.seqlen);
+    const std::int64_t token = profile_token(i, problem.seqlen);
     mean += keys.row(token).cast<double>().transpose();
     for (int h = 0; h < problem.group_size(); ++h) {
       const Rows q(input_.q_head(kv_head * problem.group_size() + h), problem.seqlen, d);
@@ -87,7 +87,7 @@ RowRanking::Profile RowRanking::make_profile(int kv_head) const {
   mean /= static_cast<double>(count);
   query /= static_cast<double>(count * problem.group_size());
   for (std::int64_t i = 0; i < count; ++i) {
-    const std::int64_t token = profile_token(i, count, problem.seqlen);
+    const std::int64_t token = profile_token(i, problem.seqlen);
     square += (keys.row(token).cast<double>().transpose() - mean).cwiseAbs2();
   }
   const Eigen::VectorXf deviation = (square / static_cast<double>(count)).cwiseSqrt().cast<float>();
