@@ -56,7 +56,7 @@ class ProducerSm90 {
   static constexpr int kQueryBuffers = SharedSm90<Traits>::kQueryBuffers;
   static constexpr bool kEarlyStop = Traits::kDecision == StepDecision::kEarlyStop;
   static constexpr bool kPvSkip = Traits::kDecision == StepDecision::kPvSkip;
-  using KeyCopier = RowCopier<kTileN, Traits::kHeadDim, 4>;
+  using KeyCopier = RowCopier<kTileN, Traits::kHeadDim, 4, kEarlyStop>;
   static constexpr int kRowsPerWarp = KeyCopier::kRowsPerWarp;
 
   S2O_DEVICE static void sync_producers() {
@@ -201,8 +201,8 @@ class ProducerSm90 {
   }
   S2O_DEVICE void gather_queries(TileDescription<Traits>& tile, int num_rows, int buffer) {
     sync_producers();  // rows are known
-    RowCopier<Traits::kTileM, Traits::kHeadDim, 4>(shared_address(s_.q[buffer]),
-                                                   thread_index_again())
+    RowCopier<Traits::kTileM, Traits::kHeadDim, 4, kEarlyStop>(shared_address(s_.q[buffer]),
+                                                               thread_index_again())
         .gather(args_.q, tile.source_row);
     barrier_arrive_after_copies(&s_.q_full[buffer]);
     if (warp_index() == 0) {
@@ -244,6 +244,12 @@ class ProducerSm90 {
     };
     bool first = true;
     do {
+      if constexpr (kEarlyStop) {
+        if (!first) {
+          visit_gathered(step, token);
+          if (step.count == 0) break;
+        }
+      }
       // The first keys of a tile are asked for before anything about the second step.
       if (!first) look_at_upcoming();
       const bool contiguous = step.count == 0 || is_contiguous(step);
@@ -263,6 +269,71 @@ class ProducerSm90 {
       step = upcoming;
       token = upcoming_token;
     } while (step.count > 0);
+  }
+
+  // Steps of one item of gathered keys, but for those next to its ends, are all alike: most steps
+  // of long lists. A producer is never idle then, so they have a loop of their own, of half the
+  // instructions. `step` is the one to load; so it is afterwards, of no keys if none is left.
+  S2O_DEVICE void visit_gathered(StepInfo& step, std::int32_t& token) {
+    if (waiting_.row != kGathered || step.kind() != ItemKind::kGather || step.count != kTileN ||
+        step.item != walker_.index || args_.block_n != kTileN) {
+      return;
+    }
+    const bool may_stop = kEarlyStop && step.stoppable();
+    int left = (walker_.current.count - walker_.offset) / kTileN;
+    if (next_.known != Ahead::kItem) {
+      if (next_.known != Ahead::kNothing) return;
+      if (walker_.num_items - walker_.index <= kLookAheadSteps) {  // look_ahead_in_time
+        left = may_stop ? 0 : left - kLookAheadSteps - 1;
+      }
+    }
+    if (left <= 0) return;
+    const std::uint32_t flags = annotated_flags<kTileN>(
+        step, args_.pass, description().first_position, kPvSkip, kEarlyStop);
+    const std::int32_t* tokens =
+        args_.pass.gather_indices + step.begin + warp_index() * kRowsPerWarp + lane_index();
+    const std::int64_t head = kv_head_ * args_.seqlen * (Traits::kHeadDim * 2);
+    int steps = 0;
+    bool dropped = false;
+    do {
+      tokens += kTileN;
+      const std::int32_t upcoming = lane_index() < kRowsPerWarp ? load_global(tokens) : -1;
+      const unsigned stage = k_count_ % kStages;
+      const unsigned ring = k_count_ % kRing;
+      if (warp_index() == 0) {
+        if (lane_index() == 0) {
+          s_.steps[ring].count = kTileN;
+          s_.steps[ring].flags = flags;
+        }
+        barrier_wait(&s_.k_empty[stage], (k_count_ / kStages + 1) % 2);
+      }
+      sync_producers();
+      if (lane_index() < kRowsPerWarp) {
+        s_.keys[ring][warp_index() * kRowsPerWarp + lane_index()] = token;
+      }
+      if (may_stop && s_.stopped_tile[(k_count_ - kStages) % kRing] == tile_count_ + 1) {
+        dropped = true;
+        break;
+      }
+      sync_warp();
+      gather_rows(&s_.k_full[stage], shared_address(s_.k[stage]),
+                  static_cast<const unsigned char*>(args_.k) + head, s_.keys[ring]);
+      const unsigned v_stage = v_count_ % kStages;
+      barrier_wait(&s_.v_empty[v_stage], static_cast<int>((v_count_ / kStages + 1) % 2));
+      gather_rows(&s_.v_full[v_stage], shared_address(s_.v[v_stage]),
+                  static_cast<const unsigned char*>(args_.v) + head,
+                  s_.keys[(k_count_ - 1) % kRing]);
+      ++v_count_;
+      ++k_count_;
+      token = upcoming;
+    } while (++steps < left);
+    step.begin += steps * kTileN;
+    walker_.offset += steps * kTileN;
+    if (dropped) {
+      walker_.stopped = true;
+      step = next_step();
+      token = fetch_token(step);
+    }
   }
 
   // Writes what consumers must know about the step and waits for its K buffer. True if the tile had
@@ -336,10 +407,14 @@ class ProducerSm90 {
 
   S2O_DEVICE void gather_keys(Barrier* full, std::uint32_t target, const void* tensor, int kv_head,
                               const std::int32_t* keys) {
-    KeyCopier(target, thread_index())
-        .gather(static_cast<const unsigned char*>(tensor) +
-                    kv_head * args_.seqlen * (Traits::kHeadDim * 2),
-                keys);
+    gather_rows(
+        full, target,
+        static_cast<const unsigned char*>(tensor) + kv_head * args_.seqlen * (Traits::kHeadDim * 2),
+        keys);
+  }
+  S2O_DEVICE static void gather_rows(Barrier* full, std::uint32_t target, const unsigned char* rows,
+                                     const std::int32_t* keys) {
+    KeyCopier(target, thread_index()).gather(rows, keys);
     barrier_arrive_after_copies(full);
     if (thread_index() == 0) barrier_arrive(full);
   }

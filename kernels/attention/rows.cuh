@@ -74,8 +74,9 @@ S2O_DEVICE void copy_rows_async(std::uint32_t tile, const void* base, const std:
 
 // Copies of whole rows by the warps of a block into a swizzled tile of kRows rows. A lane copies
 // one 16-byte chunk of consecutive rows, so that it reads four indices at once, the swizzle of a
-// row is a constant, and an address costs one multiply-add.
-template <int kRows, int kHeadDim, int kWarps>
+// row is a constant, and an address costs one multiply-add. kEager: indices of a whole batch are
+// read before its first copy, and no register is held between batches for where a row goes.
+template <int kRows, int kHeadDim, int kWarps, bool kEager = false>
 struct RowCopier {
   static constexpr int kRowBytes = kHeadDim * 2;
   static constexpr int kChunks = chunk_lanes(kHeadDim);
@@ -101,6 +102,16 @@ struct RowCopier {
     return target + static_cast<std::uint32_t>((row + batch + i) * kPanelRowBytes) +
            (place ^ static_cast<std::uint32_t>(i)) * kChunkBytes;
   }
+  // The same in two parts, of a batch and of a row in it: i rows on, its chunk swizzled by one
+  // exclusive or, for tiles start at a multiple of a row and batches at one of their rows.
+  S2O_DEVICE std::uint32_t target_of(int batch) const {
+    return target + static_cast<std::uint32_t>((row + batch) * kPanelRowBytes) +
+           place * kChunkBytes;
+  }
+  S2O_DEVICE static std::uint32_t target_in(std::uint32_t first, int i) {
+    return (first ^ static_cast<std::uint32_t>(i * kChunkBytes)) +
+           static_cast<std::uint32_t>(i * kPanelRowBytes);
+  }
   S2O_DEVICE bool is_idle() const { return kIdleLanes && chunk_offset >= kRowBytes; }
 
   // Row r comes from row indices[r] of `base`; `indices` in shared memory, none negative.
@@ -109,6 +120,10 @@ struct RowCopier {
     const auto* const source = opaque(static_cast<const unsigned char*>(base) + chunk_offset);
 #pragma unroll 1  // more rows at once would not fit the registers
     for (int batch = 0; batch < kRowsPerLane; batch += kBatch) {
+      if constexpr (kEager) {
+        copy_batch(batch, source, indices);
+        continue;
+      }
 #pragma unroll
       for (int four = 0; four < kBatch; four += 4) {
         const Words4 from = load_shared_16(shared_address(indices + row + batch + four));
@@ -118,6 +133,20 @@ struct RowCopier {
                         source + static_cast<std::uint64_t>(from.word[i]) * kRowBytes);
         }
       }
+    }
+  }
+  S2O_DEVICE void copy_batch(int batch, const unsigned char* source,
+                             const std::int32_t* indices) const {
+    const std::uint32_t first = target_of(batch);
+    Words4 from[kBatch / 4];
+#pragma unroll
+    for (int four = 0; four < kBatch / 4; ++four) {
+      from[four] = load_shared_16(shared_address(indices + row + batch + four * 4));
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      copy_async_16(target_in(first, i),
+                    source + static_cast<std::uint64_t>(from[i / 4].word[i % 4]) * kRowBytes);
     }
   }
   // Row r comes from row r of `base`.
