@@ -57,8 +57,6 @@ AttentionKernel kernel_with_head_dim(AttentionKernel kernel, int head_dim) {
   return has_head_dim(kernel, head_dim) ? kernel : AttentionKernel::kSm80;
 }
 
-bool folds_columns(int head_dim) { return is_common_head_dim(head_dim); }
-
 TileShape choose_tile(AttentionKernel kernel, const Problem& problem, const PlanView& plan,
                       bool fp32_accuracy) {
   check_problem(kernel, problem);

@@ -21,9 +21,6 @@ const char* attention_kernel_name(AttentionKernel kernel);
 // on every device.
 AttentionKernel kernel_with_head_dim(AttentionKernel kernel, int head_dim);
 
-// Whether kernels append folded columns to plans of this head_dim.
-bool folds_columns(int head_dim);
-
 // Tile of one kernel instance.
 struct TileShape {
   int tile_m = 0;    // query rows, equal to the plan's block_m

@@ -5,13 +5,12 @@
 //                  segments than 128 tokens and devices without warpgroup products
 //   local_window   the tokens just before the segment are visited in place, unranked
 //   compensation   the unvisited history enters as folded columns
-//                  (kernels/attention/fold_columns.h); auto: only up to 16,384 tokens, beyond which
-//                  they cost more than they gain on real models, and at head_dim 64 and 128
+//                  (kernels/attention/fold_columns.h), at head_dim 64 and 128; off: on real models
+//                  they cost more time than the pairs they save (results/ablation.md)
 //   pass1_order    "natural": the own segment runs in natural order and is merged with the permuted
 //                  history pass by log-sum-exp, so that a query order costs no density in pass 1
 //
 // Cost of ranking by rows: half of the dimensions of Q K' in e4m3, an eighth of dense attention.
-#include "kernels/attention/kernel_choice.h"
 #include "lib/methods/common/block_selection.h"
 #include "lib/methods/s2o/s2o.h"
 
@@ -34,22 +33,13 @@ std::vector<ParamSpec> plus_specs() {
                                   0.0, 1e6));
   specs.push_back(ParamSpec::integer(
       "local_window", 128, "tokens before the segment that are always visited", 0, 1 << 24));
-  specs.push_back(ParamSpec::choice("compensation", "auto",
-                                    {"auto", "none", "centroid", "blocks", "blocks_variance"},
+  specs.push_back(ParamSpec::choice("compensation", "none",
+                                    {"none", "centroid", "blocks", "blocks_variance"},
                                     "what stands in for the unvisited history"));
   specs.push_back(ParamSpec::integer("fold_block", 128, "key slots per folded column", 1, 1 << 20));
   specs.push_back(ParamSpec::choice("pass1_order", "natural", {"natural", "permuted"},
                                     "row order of the pass over the own segment"));
   return specs;
-}
-
-// Folded columns gain 10-25 % in L2 up to there, and nothing at 32,768 tokens and more.
-constexpr std::int64_t kLongestCompensated = 16384;
-
-Compensation compensation_at(const ParamSet& params, const Problem& problem) {
-  if (params.get_choice("compensation") != "auto") return compensation_of(params);
-  const bool folds = problem.seqlen <= kLongestCompensated && folds_columns(problem.head_dim);
-  return folds ? Compensation::kBlocksVariance : Compensation::kNone;
 }
 
 class S2oPlus final : public Method {
@@ -88,32 +78,30 @@ class S2oPlus final : public Method {
     return kInfo;
   }
 
-  void check(const ParamSet& params) const override { check_s2o(plus_settings(params, Problem{})); }
+  void check(const ParamSet& params) const override { check_s2o(plus_settings(params)); }
 
   SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const override {
-    return plan_s2o(context.input, settings_of(params, context.head_params, context.input.problem));
+    return plan_s2o(context.input, settings_of(params, context.head_params));
   }
 
   std::unique_ptr<Planner> device_planner(const DevicePlanningRequest& request) const override {
-    return device_planner_s2o(request,
-                              settings_of(request.params, request.head_params, request.problem));
+    return device_planner_s2o(request, settings_of(request.params, request.head_params));
   }
 
  private:
-  static S2oSettings settings_of(const ParamSet& params, std::span<const ParamSet> head_params,
-                                 const Problem& problem) {
-    S2oSettings settings = plus_settings(params, problem);
-    for (const ParamSet& head : head_params) settings.add_head(plus_settings(head, problem));
+  static S2oSettings settings_of(const ParamSet& params, std::span<const ParamSet> head_params) {
+    S2oSettings settings = plus_settings(params);
+    for (const ParamSet& head : head_params) settings.add_head(plus_settings(head));
     return settings;
   }
-  static S2oSettings plus_settings(const ParamSet& params, const Problem& problem) {
+  static S2oSettings plus_settings(const ParamSet& params) {
     S2oSettings settings = s2o_settings(params);
     settings.ranking = params.get_choice("ranking") == "rows" ? Ranking::kRows : Ranking::kMean;
     settings.sink = params.get_int("sink");
     settings.floor_per_tau = static_cast<float>(params.get_real("floor_per_tau"));
     settings.reach_per_tau = static_cast<float>(params.get_real("reach_per_tau"));
     settings.local_window = params.get_int("local_window");
-    settings.fold.kind = compensation_at(params, problem);
+    settings.fold.kind = compensation_of(params);
     settings.fold.fold_block = static_cast<int>(params.get_int("fold_block"));
     settings.natural_pass1 = params.get_choice("pass1_order") == "natural";
     return settings;
