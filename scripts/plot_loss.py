@@ -35,7 +35,8 @@ def _load(arguments):
         row["loss_increase"] = row["held_out_loss"] - row["dense_loss"]
         if row.get("attention_ms") is not None and row.get("planning_ms") is not None:
             row["attention_and_planning_ms"] = row["attention_ms"] + row["planning_ms"]
-    dense = {(row["prompt"], row["seqlen"]): row for row in rows if row["method"] == "dense"}
+    dense = {(row["prompt"], row["seqlen"]): row for row in rows  # of the stored numbers
+             if row["method"] == "dense" and not row.get("params")}
     return rows, in_paper_order(settings, arguments.methods, lambda s: s.method), dense
 
 

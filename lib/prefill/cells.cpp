@@ -226,8 +226,9 @@ std::vector<LayerMethod> PrefillSetting::layers() const {
 
 bool PrefillSetting::is_dense() const {
   const Method& dense = find_method("dense");
-  return std::all_of(layer_methods.begin(), layer_methods.end(),
-                     [&dense](const Method* layer) { return layer == &dense; });
+  return std::ranges::all_of(layers(), [&dense](const LayerMethod& layer) {
+    return layer.method == &dense && !quantise_rule(*layer.params);
+  });
 }
 
 bool PrefillSetting::has_oracle() const {

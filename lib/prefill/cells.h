@@ -24,7 +24,7 @@ struct PrefillSetting {
   nlohmann::ordered_json row_params;
 
   std::vector<LayerMethod> layers() const;
-  bool is_dense() const;    // in every layer
+  bool is_dense() const;    // in every layer, of the stored numbers: the reference
   bool has_oracle() const;  // in some layer
 };
 

@@ -66,7 +66,8 @@ std::vector<UnitSetting> of_attention(const ResultTable& table, const std::strin
   for (const ResultRow& row : table.rows) {
     const std::optional<double> value = row_metric(row, error);
     const std::optional<double> density = row_metric(row, "compute_density");
-    if (row.kind != RowKind::kAttention || row.error || row.method == "dense") continue;
+    if (row.kind != RowKind::kAttention || row.error) continue;
+    if (is_dense_reference(row.method, row.params)) continue;
     if (!value || !density) continue;
     UnitSetting& setting = settings.emplace_back(named_setting(row.method, row.params, options));
     add_shape(row, setting);
@@ -101,13 +102,14 @@ std::vector<UnitSetting> of_predictions(const ResultTable& table, ErrorOn on,
   std::map<std::string, double> dense_ms;
   for (const ResultRow& row : table.rows) {
     const std::optional<double> ms = attention_and_planning_ms(row);
-    if (row.kind == RowKind::kPrefill && row.method == "dense" && ms) {
+    if (row.kind == RowKind::kPrefill && is_dense_reference(row.method, row.params) && ms) {
       dense_ms[prompt_key(row)] = *ms;
     }
   }
   std::vector<UnitSetting> settings;
   for (const ResultRow& row : table.rows) {
-    if (row.kind != RowKind::kPrefill || row.error || row.method == "dense") continue;
+    if (row.kind != RowKind::kPrefill || row.error) continue;
+    if (is_dense_reference(row.method, row.params)) continue;
     const std::optional<double> error = error_of_predictions(row, on);
     const std::optional<double> density = row_metric(row, "compute_density");
     if (!row.prefill.task.empty() || !error || !density) continue;
@@ -131,7 +133,8 @@ std::vector<UnitSetting> of_accuracy(const ResultTable& table, const CurveOption
   const std::vector<RetrievalCell> cells = retrieval_cells(table, options);
   for (const RetrievalCell& cell : cells) {
     const RetrievalCell* dense = dense_cell(cells, cell);
-    if (cell.method == "dense" || dense == nullptr || dense_fails(*dense)) continue;
+    if (is_dense_reference(cell.method, cell.params)) continue;
+    if (dense == nullptr || dense_fails(*dense)) continue;
     const std::optional<double> lost = accuracy_lost(cell, *dense);
     if (!lost || !cell.compute_density) continue;
     UnitSetting& setting = settings.emplace_back(named_setting(cell.method, cell.params, options));

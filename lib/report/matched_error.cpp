@@ -273,7 +273,7 @@ std::vector<std::string> notes_of(const std::vector<MatchedErrorGroup>& groups,
                                                : std::vector<RetrievalCell>{};
   std::vector<std::string> dense;
   for (const RetrievalCell& cell : cells) {
-    if (cell.method != "dense") continue;
+    if (!is_dense_reference(cell.method, cell.params)) continue;
     dense.push_back(fmt::format("{} of {} tokens {} of {}", cell.task, cell.seqlen,
                                 cell.exact.successes, cell.exact.trials));
   }

@@ -80,8 +80,9 @@ std::vector<RetrievalCell> retrieval_cells(const ResultTable& table, const Curve
 const RetrievalCell* dense_cell(const std::vector<RetrievalCell>& cells,
                                 const RetrievalCell& cell) {
   const auto found = std::find_if(cells.begin(), cells.end(), [&cell](const RetrievalCell& other) {
-    return other.method == "dense" && other.task == cell.task && other.model == cell.model &&
-           other.seqlen == cell.seqlen && other.backend == cell.backend;
+    return is_dense_reference(other.method, other.params) && other.task == cell.task &&
+           other.model == cell.model && other.seqlen == cell.seqlen &&
+           other.backend == cell.backend;
   });
   return found == cells.end() ? nullptr : &*found;
 }

@@ -37,6 +37,12 @@ std::optional<double> mean_metric(const Setting& setting, const std::string& met
 // As above; 0 as soon as one value is 0.
 std::optional<double> geometric_mean_metric(const Setting& setting, const std::string& metric);
 
+// Dense attention of the stored numbers, with which others are compared; in 8 bits it is one of
+// them.
+inline bool is_dense_reference(const std::string& method, const nlohmann::ordered_json& params) {
+  return method == "dense" && params.empty();
+}
+
 // The value of a metric column in a row, or empty.
 std::optional<double> row_metric(const ResultRow& row, const std::string& metric);
 // GPUs that shared the prefill of a row.

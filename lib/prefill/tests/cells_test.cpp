@@ -66,6 +66,17 @@ TEST(prefill_cells, dense_layers_and_changed_layers) {
   EXPECT_FALSE(cells.settings[0].row_params.contains("dense_layers"));
 }
 
+// Dense attention in 8 bits is measured, not taken for the reference.
+TEST(prefill_cells, dense_in_8_bits_is_not_the_reference) {
+  const PrefillCells cells = expand(R"({"methods": [{"name": "dense"},
+      {"name": "dense", "compute": ["stored", "fp8"]},
+      {"name": "dense", "layers": {"1": {"compute": "fp8"}}}]})");
+  EXPECT_TRUE(cells.settings[0].is_dense());
+  EXPECT_TRUE(cells.settings[1].is_dense());
+  EXPECT_FALSE(cells.settings[2].is_dense());
+  EXPECT_FALSE(cells.settings[3].is_dense());
+}
+
 TEST(prefill_cells, refusals_name_the_place) {
   EXPECT_THAT(refusal(R"({"dense_layers": [4]})"),
               HasSubstr("dense_layers: found 4, expected layers in [0, 4)"));

@@ -120,7 +120,8 @@ ReportTable break_even_table(const std::vector<Setting>& settings) {
                     {}};
   for (const LengthSeries& series : series_by_length(settings, "speedup_vs_dense")) {
     const std::vector<std::pair<double, double>> points = speedups_of(series);
-    if (points.size() < 2 || series.first->method == "dense") continue;
+    if (points.size() < 2) continue;
+    if (is_dense_reference(series.first->method, series.first->params)) continue;
     table.rows.push_back({text_cell(series.first->backend), text_cell(series.first->kernel),
                           text_cell(series.first->full_label()), break_even_cell(points),
                           integer_cell(static_cast<std::int64_t>(points.back().first)),

@@ -126,6 +126,35 @@ TEST(MatchErrors, on_the_held_out_loss_cost_is_attention_and_planning_of_the_mod
   EXPECT_NEAR(*cell_of(groups[0], "s2o", 1).least_density.value, 0.25, 1e-9);
 }
 
+// In whatever order rows stand, times are compared with those of the stored numbers.
+TEST(MatchErrors, dense_in_8_bits_is_compared_like_any_other) {
+  ResultTable table = sample_prefill();
+  for (ResultRow& row : table.rows) {
+    row.metrics["attention_ms"] = row.method == "dense" ? 60.0 : 10.0;
+    row.metrics["planning_ms"] = row.method == "dense" ? 0.0 : 5.0;
+    row.metrics["compute_density"] = row.method == "dense" ? 1.0 : 0.25;
+  }
+  std::vector<ResultRow> quantised;
+  for (const ResultRow& row : table.rows) {
+    if (row.method != "dense") continue;
+    ResultRow& other = quantised.emplace_back(row);
+    other.params = {{"compute", "fp8"}};
+    other.metrics["attention_ms"] = 30.0;
+    other.metrics["exact_match"] = 0.0;
+  }
+  for (const bool in_front : {false, true}) {
+    ResultTable both = table;
+    both.rows.insert(in_front ? both.rows.begin() : both.rows.end(), quantised.begin(),
+                     quantised.end());
+    const auto groups = groups_of(both, ErrorOn::kHeldOutLoss, {0.05});
+    EXPECT_NEAR(*cell_of(groups[0], "s2o").speedup_vs_dense.value, 4.0, 1e-9) << in_front;
+    EXPECT_NEAR(*cell_of(groups[0], "dense").speedup_vs_dense.value, 2.0, 1e-9) << in_front;
+    const auto by_accuracy = groups_of(both, ErrorOn::kAccuracy, {0.25});
+    ASSERT_EQ(by_accuracy.size(), 1u) << in_front;
+    EXPECT_TRUE(cell_of(by_accuracy[0], "s2o").least_density.value) << in_front;
+  }
+}
+
 TEST(MatchErrors, on_the_divergence_a_better_loss_is_no_excuse) {
   ResultTable table = sample_prefill();
   for (ResultRow& row : table.rows) {
