@@ -60,18 +60,30 @@ struct TileState {
 // Numbers whose bits probabilities are (quantise.h).
 enum class Codes : std::uint8_t { kNone, kE4m3, kFp16 };
 
+// What inputs of 8 bits were made of. Folded columns are of the stored Q, K and V, as on a device:
+// the variance of single dimensions means something else once K is rotated.
+struct QuantisedFrom {
+  Codes codes = Codes::kNone;
+  Inputs stored;
+  const float* lse_shift = nullptr;  // [num_q_heads, seqlen], what logits of the inputs lack
+};
+
 template <class Scalar>
 class AttentionRef {
  public:
   AttentionRef(const Problem& problem, const PlanView& plan, const Inputs& inputs, Scalar* out,
-               Scalar* lse, TileStats* stats, Codes codes = Codes::kNone)
+               Scalar* lse, TileStats* stats)
+      : AttentionRef(problem, plan, inputs, out, lse, stats, {.stored = inputs}) {}
+
+  AttentionRef(const Problem& problem, const PlanView& plan, const Inputs& inputs, Scalar* out,
+               Scalar* lse, TileStats* stats, const QuantisedFrom& from)
       : problem_(problem),
         plan_(plan),
         inputs_(inputs),
         out_(out),
         lse_(lse),
         stats_(stats),
-        codes_(codes) {}
+        from_(from) {}
 
   void run() {
     for (int p = 0; p < plan_.num_passes; ++p) run_pass(p);
@@ -82,10 +94,10 @@ class AttentionRef {
     return plan_.pack > 1 ? plan_head : plan_head / problem_.group_size();
   }
 
-  SlotRows slot_rows(const PassView& pass, int plan_head) const {
+  SlotRows slot_rows(const Inputs& inputs, const PassView& pass, int plan_head) const {
     const int kv_head = kv_head_of(plan_head);
-    return {.k = inputs_.k + problem_.row_offset(kv_head, 0),
-            .v = inputs_.v + problem_.row_offset(kv_head, 0),
+    return {.k = inputs.k + problem_.row_offset(kv_head, 0),
+            .v = inputs.v + problem_.row_offset(kv_head, 0),
             .key_order =
                 pass.key_order == nullptr ? nullptr : pass.key_order + plan_head * problem_.seqlen,
             .seqlen = problem_.seqlen,
@@ -103,8 +115,8 @@ class AttentionRef {
           static_cast<std::size_t>(per_plan_head ? plan_.num_plan_heads : problem_.num_kv_heads));
       const int heads_per_set = per_plan_head ? 1 : plan_.num_plan_heads / problem_.num_kv_heads;
       parallel_for(static_cast<std::int64_t>(block_sums_.size()), [&](std::int64_t set) {
-        block_sums_[static_cast<std::size_t>(set)] =
-            sum_blocks(slot_rows(pass, static_cast<int>(set) * heads_per_set), plan_.fold);
+        block_sums_[static_cast<std::size_t>(set)] = sum_blocks(
+            slot_rows(from_.stored, pass, static_cast<int>(set) * heads_per_set), plan_.fold);
       });
     }
     const std::vector<std::int64_t> order = heavy_first(pass, num_tiles);
@@ -136,7 +148,8 @@ class AttentionRef {
   void run_tile(const PassView& pass, int p, int plan_head, int tile, TileState<Scalar>& state) {
     load_rows(pass, p, plan_head, tile, state);
     const std::int64_t index = static_cast<std::int64_t>(plan_head) * plan_.num_q_tiles + tile;
-    const SlotRows rows = slot_rows(pass, plan_head);
+    const SlotRows rows = slot_rows(inputs_, pass, plan_head);
+    const SlotRows stored_rows = slot_rows(from_.stored, pass, plan_head);
 
     std::unique_ptr<FoldColumns> fold;
     if (plan_.fold.kind != Compensation::kNone && pass.fold_end != nullptr &&
@@ -144,8 +157,9 @@ class AttentionRef {
       const int set = pass.key_order != nullptr
                           ? plan_head
                           : plan_head / (plan_.num_plan_heads / problem_.num_kv_heads);
-      fold = std::make_unique<FoldColumns>(
-          rows, plan_.fold, block_sums_[static_cast<std::size_t>(set)], pass.fold_end[index]);
+      fold = std::make_unique<FoldColumns>(stored_rows, plan_.fold,
+                                           block_sums_[static_cast<std::size_t>(set)],
+                                           pass.fold_end[index]);
     }
     visit_items(pass, index, rows, fold.get(), state);
     if (fold) add_folded_columns(fold->finish(), state);
@@ -174,9 +188,7 @@ class AttentionRef {
                               ? slot / plan_.pack
                               : pass.query_order[plan_head * problem_.seqlen + slot];
       state.out_row[i] = head * problem_.seqlen + state.position[i];
-      const float* source = inputs_.q + state.out_row[i] * d;
-      state.q.row(r) = Eigen::Map<const Eigen::RowVectorXf>(source, d).template cast<Scalar>() *
-                       static_cast<Scalar>(problem_.softmax_scale);
+      load_query(inputs_.q, r, state);
       // Resuming from (out, lse) of an earlier pass is the exact merge of two softmax states.
       if (p > 0 && lse_[state.out_row[i]] != kMinusInfinity<Scalar>) {
         state.row_max[i] = lse_[state.out_row[i]];
@@ -185,6 +197,13 @@ class AttentionRef {
             out_ + state.out_row[i] * d, d);
       }
     }
+  }
+
+  void load_query(const float* q, std::int64_t r, TileState<Scalar>& state) const {
+    const int d = problem_.head_dim;
+    const float* const source = q + state.out_row[static_cast<std::size_t>(r)] * d;
+    state.q.row(r) = Eigen::Map<const Eigen::RowVectorXf>(source, d).template cast<Scalar>() *
+                     static_cast<Scalar>(problem_.softmax_scale);
   }
 
   void visit_items(const PassView& pass, std::int64_t tile, const SlotRows& rows, FoldColumns* fold,
@@ -316,7 +335,7 @@ class AttentionRef {
       ++state.stats.pv_skipped;
       return;
     }
-    if (codes_ != Codes::kNone) {
+    if (from_.codes != Codes::kNone) {
       softmax_of_codes(state);
     } else {
       softmax_step(state);
@@ -367,7 +386,7 @@ class AttentionRef {
   // As softmax_step with probabilities that are codes (quantise.h); row maxima are octaves.
   void softmax_of_codes(TileState<Scalar>& state) const {
     constexpr Scalar kLn2 = std::numbers::ln2_v<Scalar>;
-    const bool wide = codes_ == Codes::kFp16;
+    const bool wide = from_.codes == Codes::kFp16;
     const Scalar codes_an_octave = wide ? 1024 : 8;
     const Scalar largest_code = wide ? kLargestWideCode : kLargestCode;
     const Scalar one = std::exp2(Scalar(wide ? -kLogOfLargestWideCode : -kLogOfLargestCode));
@@ -407,6 +426,9 @@ class AttentionRef {
     };
     state.k = to_matrix(columns.k);
     state.v = to_matrix(columns.v);
+    if (from_.codes != Codes::kNone) {
+      for (std::int64_t r = 0; r < state.q.rows(); ++r) load_query(from_.stored.q, r, state);
+    }
     state.logits.resize(state.q.rows(), columns.count);
     state.logits.noalias() = state.q * state.k.transpose();
     if (!columns.variance.empty()) {
@@ -417,6 +439,12 @@ class AttentionRef {
     state.logits.rowwise() +=
         Eigen::Map<const Eigen::RowVectorXd>(columns.log_n.data(), columns.count)
             .template cast<Scalar>();
+    if (from_.lse_shift != nullptr) {
+      for (std::int64_t r = 0; r < state.logits.rows(); ++r) {
+        state.logits.row(r).array() -=
+            static_cast<Scalar>(from_.lse_shift[state.out_row[static_cast<std::size_t>(r)]]);
+      }
+    }
     softmax_step(state);
     state.acc.noalias() += state.logits * state.v;
   }
@@ -442,7 +470,7 @@ class AttentionRef {
   Scalar* out_;
   Scalar* lse_;
   TileStats* stats_;
-  const Codes codes_;
+  const QuantisedFrom from_;
   std::vector<BlockSums> block_sums_;
 };
 
@@ -465,7 +493,10 @@ void attention_quantised_ref(const Problem& problem, const PlanView& plan, const
   const QuantisedValues values = quantise_ref(problem, q, k, v, rule, wide);
   AttentionRef<float>(problem, plan,
                       {.q = values.q.data(), .k = values.k.data(), .v = values.v.data()}, out, lse,
-                      stats, wide ? Codes::kFp16 : Codes::kE4m3)
+                      stats,
+                      {.codes = wide ? Codes::kFp16 : Codes::kE4m3,
+                       .stored = {.q = q, .k = k, .v = v},
+                       .lse_shift = values.lse_shift.data()})
       .run();
   for (std::size_t row = 0; row < values.lse_shift.size(); ++row) lse[row] += values.lse_shift[row];
 }

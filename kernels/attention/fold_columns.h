@@ -4,8 +4,9 @@
 // For a set U of n unvisited keys (all of them for kCentroid, those of one block of fold_block
 // consecutive slots otherwise) the column has key mean(U), value mean of the values of U and logit
 //   q . mean(U) * scale + log n            [+ spread_logit(scale^2 * sum_d q_d^2 var_d(U))]
-// The bracket (kBlocksVariance) is what the spread of the logits adds to the log of their mean
-// exponential, with a diagonal covariance of the keys.
+// Where Q, K and V are taken in 8 bits (quantise.h), columns and their logits are of the stored
+// ones. The bracket (kBlocksVariance) is what the spread of the logits adds to the log of their
+// mean exponential, with a diagonal covariance of the keys.
 #pragma once
 
 #include <cstdint>

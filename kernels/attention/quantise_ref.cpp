@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <numbers>
 #include <string>
 
@@ -30,7 +31,10 @@ Eigen::MatrixXf hadamard(int d) {
   });
 }
 
-float scale_of(float largest, float steps) { return (largest == 0.0f ? 1.0f : largest) / steps; }
+// Not below what numbers can be divided by.
+float scale_of(float largest, float steps) {
+  return std::max((largest == 0.0f ? 1.0f : largest) / steps, std::numeric_limits<float>::min());
+}
 
 void check_logit_scale(float scale, std::int64_t head) {
   if (scale < kLargestLogitScale) return;

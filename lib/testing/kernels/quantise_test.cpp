@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <random>
+
 #include "kernels/common/error.h"
 #include "lib/testing/inputs.h"
 
@@ -71,6 +73,49 @@ TEST(QuantisedAttention, mean_of_keys_costs_nothing_once_it_is_subtracted) {
   for (std::size_t i = 3; i < input.k.size(); i += 64) input.k[i] += 60.0f;
   EXPECT_LE(dense_error(input, {.smooth_k = true, .rotate_qk = false}), 1.2 * before + 0.01);
   EXPECT_GT(dense_error(input, {.smooth_k = false, .rotate_qk = false}), 2.0 * before);
+}
+
+// Variances of single dimensions are others once K is rotated: folded columns do not see the rule.
+TEST(QuantisedAttention, folded_columns_are_of_the_stored_input) {
+  AttentionInput input = testing::structured_input({900, 2, 1, 64});
+  std::mt19937 generator(1);
+  std::normal_distribution<float> normal;
+  for (const auto tensor : {&AttentionInput::q, &AttentionInput::k, &AttentionInput::v}) {
+    for (float& x : input.*tensor) x = normal(generator);
+  }
+  for (std::size_t i = 0; i < input.q.size(); ++i) input.q[i] *= i % 64 < 8 ? 3.0f : 1.0f;
+  for (std::size_t i = 0; i < input.k.size(); ++i) input.k[i] *= i % 64 < 8 ? 1.5f : 1.0f;
+  DenseReference none;
+  const Method& method = find_method("top_blocks");
+  ParamSet params(method.info().params);
+  params.set(method.info().params, "topk", 1, "test");
+  for (const char* kind : {"centroid", "blocks", "blocks_variance"}) {
+    params.set(method.info().params, "compensation", kind, "test");
+    const SparsePlan plan = method.plan_cpu({input, none}, params);
+    const testing::Executed expected = testing::execute(input, plan);
+    for (const bool rotate : {false, true}) {
+      for (const bool smooth : {false, true}) {
+        const testing::Executed actual =
+            run_quantised(input, {.smooth_k = smooth, .rotate_qk = rotate}, plan);
+        EXPECT_LE(testing::relative_l2(actual.out, expected.out), 0.05) << kind << rotate << smooth;
+        EXPECT_LE(testing::relative_l2(actual.lse, expected.lse), 0.004)
+            << kind << rotate << smooth;
+      }
+    }
+  }
+}
+
+TEST(QuantisedAttention, sizes_near_the_least_number_are_no_faults) {
+  for (const auto tensor : {&AttentionInput::q, &AttentionInput::k, &AttentionInput::v}) {
+    AttentionInput input = testing::structured_input({300, 2, 1, 64});
+    for (float& x : input.*tensor) x *= 1e-44f;
+    const testing::Executed actual = run_dense(input);
+    const testing::Executed expected = testing::execute(input, dense_plan(input.problem, 128, 128));
+    for (std::size_t i = 0; i < actual.out.size(); ++i) {
+      ASSERT_NEAR(actual.out[i], expected.out[i], 0.1 * std::abs(expected.out[i]) + 0.3);
+    }
+    EXPECT_LE(testing::relative_l2(actual.lse, expected.lse), 0.01);
+  }
 }
 
 TEST(QuantisedAttention, heads_of_zeros_are_exact) {

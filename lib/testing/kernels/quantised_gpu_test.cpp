@@ -70,8 +70,7 @@ TEST_F(QuantisedOnGpu, every_plan_part_matches_the_reference) {
               testing::compare(input, found, quantised_reference(input, plan, rule));
           // Products of e4m3 keep some 14 bits. The reference's logits are rounded, which moves few
           // to the next code: in a row of few keys some per cent of its output, and up to ln 9/8
-          // of its lse. Folded columns are made of the stored input there, of the 8-bit
-          // numbers here.
+          // of its lse. Folded columns add what their own kernel rounds.
           EXPECT_LE(c.out_relative_l2, has_folds(kind) ? 4e-2 : 2e-2) << c.worst;
           EXPECT_LE(c.lse_max_error, has_folds(kind) ? 0.25 : 0.12);
           EXPECT_EQ(c.empty_mismatches, 0);
