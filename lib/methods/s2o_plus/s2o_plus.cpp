@@ -48,7 +48,7 @@ class S2oPlus final : public Method {
     static const MethodInfo kInfo = {
         .name = "s2o_plus",
         .title = "S2O+",
-        .source = "S2O with a ranking by all rows, a local window and tail compensation",
+        .source = "S2O with a ranking by all rows and a local window",
         .summary = "s2o with keys ranked by all queries of a tile in low precision",
         .params = plus_specs(),
         .knob = "tau",
