@@ -3,12 +3,14 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
 #include <mutex>
 
 #include "lib/core/error.h"
+#include "lib/methods/setting.h"
 
 namespace s2o::python {
 namespace {
@@ -102,6 +104,19 @@ Pointer advanced(Pointer pointer, std::int64_t bytes) {
   return pointer == nullptr ? nullptr : static_cast<Byte*>(pointer) + bytes;
 }
 
+// What a config, or a tuned file, may ask of any method is not of its own parameters.
+void refuse_quantised(const Method& method, const std::string& name,
+                      const nlohmann::ordered_json& value) {
+  const auto is_named = [&name](const ParamSpec& spec) { return spec.name == name; };
+  const MethodInfo& info = method.info();
+  if (std::ranges::any_of(info.params, is_named)) return;
+  if (std::ranges::none_of(setting_specs(info), is_named)) return;
+  throw ConfigError(fmt::format(
+      "{}.{}: found {}, expected no such key here: attention in 8 bits is of `s2o eval` "
+      "and `s2o prefill`, this module takes Q, K and V as they are stored",
+      info.name, name, value.dump()));
+}
+
 }  // namespace
 
 Setting make_setting(const std::string& method, const nlohmann::ordered_json& params) {
@@ -109,7 +124,10 @@ Setting make_setting(const std::string& method, const nlohmann::ordered_json& pa
   setting.method = &find_method(method);
   const std::vector<ParamSpec>& specs = setting.method->info().params;
   setting.params = ParamSet(specs);
-  for (const auto& [name, value] : params.items()) setting.params.set(specs, name, value, method);
+  for (const auto& [name, value] : params.items()) {
+    refuse_quantised(*setting.method, name, value);
+    setting.params.set(specs, name, value, method);
+  }
   check_settings(*setting.method, setting.params, method);
   static std::mutex mutex;
   static std::map<std::string, std::int64_t> ids;

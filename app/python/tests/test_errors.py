@@ -17,6 +17,7 @@ def raises(error, text, call, *args, **options):
 @pytest.mark.parametrize("call", [s2o.attention, s2o.plan])
 @pytest.mark.parametrize("params, text", [
     ({"tuu": 0.1}, "s2o_plus.tuu: unknown key, did you mean 'tau'?"),
+    ({"compute": "fp8"}, 's2o_plus.compute: found "fp8", expected no such key here'),
     ({"tau": "much"}, 's2o_plus.tau: found "much" (string), expected a number'),
     ({"tau": True}, "s2o_plus.tau: found true (boolean), expected a number"),
     ({"tau": [0.1, 0.2]}, "s2o_plus.tau: found [0.1, 0.2] (list), expected one number"),
