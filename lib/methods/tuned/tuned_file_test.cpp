@@ -93,7 +93,7 @@ TEST(tuned_file, lengths_between_interpolate_the_knob_and_keep_the_nearer_method
 TEST(tuned_file, lengths_between_keep_to_one_sweep) {
   TunedFile file = sample();
   // Number 2, between 1 and 3, differs from both in more than the knob.
-  file.settings[2] = setting("s2o_plus", {{"tau", 0.01}, {"compensation", "none"}});
+  file.settings[2] = setting("s2o_plus", {{"tau", 0.01}, {"compensation", "blocks"}});
   EXPECT_THAT(file.heads_at(2000, 0), ElementsAre(0, 1, 1, 4));
   // From 1 to 2 more than the knob changes: the nearer length counts.
   file.lengths[1].layers[0] = {2, 2, 2, 2};
