@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "kernels/attention/quantise_rule.h"
@@ -30,5 +31,9 @@ void attention_ref(const Problem& problem, const PlanView& plan, const float* q,
 void attention_quantised_ref(const Problem& problem, const PlanView& plan, const float* q,
                              const float* k, const float* v, QuantiseRule rule, float* out,
                              float* lse, TileStats* stats);
+// The one or, without a rule, the other.
+void attention_ref(const Problem& problem, const PlanView& plan, const float* q, const float* k,
+                   const float* v, const std::optional<QuantiseRule>& rule, float* out, float* lse,
+                   TileStats* stats);
 
 }  // namespace s2o

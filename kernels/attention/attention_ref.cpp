@@ -501,4 +501,14 @@ void attention_quantised_ref(const Problem& problem, const PlanView& plan, const
   for (std::size_t row = 0; row < values.lse_shift.size(); ++row) lse[row] += values.lse_shift[row];
 }
 
+void attention_ref(const Problem& problem, const PlanView& plan, const float* q, const float* k,
+                   const float* v, const std::optional<QuantiseRule>& rule, float* out, float* lse,
+                   TileStats* stats) {
+  if (rule) {
+    attention_quantised_ref(problem, plan, q, k, v, *rule, out, lse, stats);
+  } else {
+    attention_ref(problem, plan, q, k, v, out, lse, stats);
+  }
+}
+
 }  // namespace s2o

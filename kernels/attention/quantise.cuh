@@ -18,6 +18,19 @@ struct QuantiseArgs {
   int num_q_heads, num_kv_heads;
   float softmax_scale;
 };
+inline QuantiseArgs quantise_args(const DeviceInput& input, QuantiseRule rule,
+                                  const QuantisedInput& out) {
+  const Problem& problem = input.problem;
+  return {.q = input.q,
+          .k = input.k,
+          .v = input.v,
+          .out = out,
+          .rule = rule,
+          .seqlen = problem.seqlen,
+          .num_q_heads = problem.num_q_heads,
+          .num_kv_heads = problem.num_kv_heads,
+          .softmax_scale = problem.softmax_scale};
+}
 
 inline constexpr int kQuantisedColumns = 128;
 inline constexpr int kQuantisePart = 3 * kQuantisedColumns + 2;

@@ -55,15 +55,7 @@ void launch_quantise(const DeviceInput& input, QuantiseRule rule, const Quantise
     throw UnsupportedError("quantise: head_dim is " + std::to_string(problem.head_dim) +
                            ", supported is 128");
   }
-  const QuantiseArgs args{.q = input.q,
-                          .k = input.k,
-                          .v = input.v,
-                          .out = output,
-                          .rule = rule,
-                          .seqlen = problem.seqlen,
-                          .num_q_heads = problem.num_q_heads,
-                          .num_kv_heads = problem.num_kv_heads,
-                          .softmax_scale = problem.softmax_scale};
+  const QuantiseArgs args = device::quantise_args(input, rule, output);
   if (input.dtype == KernelDType::kBf16) {
     launch<device::Bf16>(args, stream);
   } else {

@@ -33,15 +33,7 @@ void launch(const QuantisedKernelArgs& args, const device::AttentionMaps& maps,
 
 void model_quantise(const DeviceInput& input, QuantiseRule rule, const QuantisedInput& output) {
   const Problem& problem = input.problem;
-  const QuantiseArgs args{.q = input.q,
-                          .k = input.k,
-                          .v = input.v,
-                          .out = output,
-                          .rule = rule,
-                          .seqlen = problem.seqlen,
-                          .num_q_heads = problem.num_q_heads,
-                          .num_kv_heads = problem.num_kv_heads,
-                          .softmax_scale = problem.softmax_scale};
+  const QuantiseArgs args = device::quantise_args(input, rule, output);
   std::vector<float> statistics(
       static_cast<std::size_t>(device::kQuantiseThreads / 32 * (device::kQuantisePart + 2)));
   for (int head = 0; head < problem.num_kv_heads; ++head) {

@@ -70,14 +70,8 @@ class CpuBackend final : public Backend {
       result.lse.assign(rows, nan);
       result.stats.assign(plan.passes.size() * static_cast<std::size_t>(plan.num_tiles()), {});
       const auto begin = std::chrono::steady_clock::now();
-      if (quantise_) {
-        attention_quantised_ref(problem, pointers.view(), input.q.data(), input.k.data(),
-                                input.v.data(), *quantise_, out_.data() + first, result.lse.data(),
-                                result.stats.data());
-      } else {
-        attention_ref(problem, pointers.view(), input.q.data(), input.k.data(), input.v.data(),
-                      out_.data() + first, result.lse.data(), result.stats.data());
-      }
+      attention_ref(problem, pointers.view(), input.q.data(), input.k.data(), input.v.data(),
+                    quantise_, out_.data() + first, result.lse.data(), result.stats.data());
       const auto end = std::chrono::steady_clock::now();
       result.attention_ms.push_back(std::chrono::duration<double, std::milli>(end - begin).count());
     }

@@ -181,14 +181,8 @@ class PlannedAttention {
     const Problem& problem = input.problem;
     lse.resize(static_cast<std::size_t>(problem.num_q_heads * problem.seqlen));
     stats.resize(plan.passes.size() * static_cast<std::size_t>(plan.num_tiles()));
-    const PlanPointers pointers(plan);
-    if (quantise) {
-      attention_quantised_ref(problem, pointers.view(), input.q.data(), input.k.data(),
-                              input.v.data(), *quantise, out.data(), lse.data(), stats.data());
-    } else {
-      attention_ref(problem, pointers.view(), input.q.data(), input.k.data(), input.v.data(),
-                    out.data(), lse.data(), stats.data());
-    }
+    attention_ref(problem, PlanPointers(plan).view(), input.q.data(), input.k.data(),
+                  input.v.data(), quantise, out.data(), lse.data(), stats.data());
   }
 
   // An oracle plans from the dense result; other methods must not see it.
