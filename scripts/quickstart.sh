@@ -9,5 +9,6 @@ s2o_build_program
 "$S2O" eval --config configs/quickstart.json --out results/quickstart
 /usr/bin/python3 scripts/plot.py frontier results/quickstart --out results/quickstart/frontier
 echo
+echo "program: ${S2O#"$S2O_ROOT"/}"
 echo "tables:  results/quickstart/results.json, results/quickstart/results.h5"
 echo "picture: results/quickstart/frontier.png"
