@@ -5,7 +5,7 @@ S2O_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 # What a build needs, and what the tests need beside it (Debian 12 names).
 S2O_BUILD_PACKAGES=(g++ cmake ninja-build git pkg-config libcli11-dev nlohmann-json3-dev
   libeigen3-dev libfmt-dev libspdlog-dev libhdf5-dev zlib1g-dev libpng-dev python3-matplotlib
-  python3-numpy python3-h5py)
+  python3-numpy)
 S2O_TEST_PACKAGES=(libgtest-dev libgmock-dev libbenchmark-dev clang-format-14 python3-dev python3-venv
   openmpi-bin libopenmpi-dev)
 # What the Python module is built with and tested with, from PyPI.

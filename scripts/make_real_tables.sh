@@ -300,6 +300,15 @@ kind() {
 for of in book code; do
   if has_text $of; then kind $of; fi
 done
+# One figure of the tables at equal error that are there.
+if has_part tables && [ "$device" = cuda ]; then
+  matched=()
+  for name in book-32768 book-131072 code-32768 code-131072; do
+    file=$out/tables/matched_error-qwen-$name.json
+    [ ! -s "$file" ] || matched+=("$file")
+  done
+  [ ${#matched[@]} -eq 0 ] || figure matched_error matched_error "${matched[@]}"
+fi
 
 run_folders=()
 if [ -n "$qwen" ]; then

@@ -3,8 +3,6 @@
 
 From result files or folders (several are joined):
   plot.py frontier RESULTS... --out PREFIX         error against compute density
-  plot.py density_by_head RESULTS... --out PREFIX  compute density of every layer and head
-  plot.py stop_depth RESULTS... --out PREFIX       how far S2O's query tiles walk
   plot.py latency RESULTS... --out PREFIX          planning and attention time
   plot.py divergence RESULTS... --out PREFIX       KL from dense against density and time (s2o prefill)
   plot.py loss RESULTS... --out PREFIX             held-out loss over dense, likewise
@@ -28,17 +26,15 @@ try:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 except ImportError as error:
-    sys.exit(f"plot.py: error: {error}; install python3-matplotlib and python3-h5py")
+    sys.exit(f"plot.py: error: {error}; install python3-matplotlib")
 
 import plot_curves
 import plot_gpus
 import plot_latency
 import plot_loss
-import plot_panels
 from plot_data import PlotError
 
-FIGURES = {**plot_curves.FIGURES, **plot_panels.FIGURES, **plot_latency.FIGURES,
-           **plot_loss.FIGURES, **plot_gpus.FIGURES}
+FIGURES = {**plot_curves.FIGURES, **plot_latency.FIGURES, **plot_loss.FIGURES, **plot_gpus.FIGURES}
 
 STYLE = {
     "font.size": 8,

@@ -49,12 +49,9 @@ def in_paper_order(items, methods, method_of):
     return sorted(kept, key=lambda item: rank[method_of(item)])
 
 
-def load_settings(arguments, needs=None, command="eval"):
-    """(rows, settings) of what s2o eval or prefill wrote; `needs` is (a part of a row that only
-    results.h5 holds, whose rows have it)."""
+def load_settings(arguments, command="eval"):
+    """(rows, settings) of what s2o eval or prefill wrote."""
     rows = read_rows(arguments.inputs, command)
-    if needs and not any(row.get(needs[0]) is not None for row in rows):
-        raise PlotError(f"no {needs[0]} in these results: {needs[1]} have it, in results.h5")
     rows = in_paper_order(rows, arguments.methods, lambda row: row["method"])
     settings = group_settings(rows, arguments.knobs)
     warn_about_gaps(settings)
@@ -108,7 +105,7 @@ def side_legend(axes, all_axes):
 
 
 def ratio_axis(axis):
-    """A logarithmic axis of numbers near 1, labelled 0.5, 1, 2, ... also below a decade."""
+    """A logarithmic axis of few decades, labelled 0.5, 1, 2, ... also below a decade."""
     axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axis.set_minor_locator(ticker.NullLocator())
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))

@@ -34,7 +34,7 @@ def _check_rows(path, rows, keys):
                                 f"{kind.__name__}")
 
 
-def _read_json_results(path):
+def _read_results(path):
     document = _load_json(path)
     if not isinstance(document, dict) or "rows" not in document:
         raise PlotError(f"{path}: no 'rows': expected the results.json of s2o eval or prefill")
@@ -42,54 +42,14 @@ def _read_json_results(path):
     return document["rows"]
 
 
-def _read_hdf5_results(path):
-    try:
-        import h5py  # only here: JSON needs no HDF5
-    except ImportError as error:
-        raise PlotError(f"{path}: {error}; install python3-h5py, or name results.json") from error
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise PlotError(f"{path}: no HDF5 file: {error}") from error
-    with file:
-        if "table" not in file:
-            raise PlotError(f"{path}: no group 'table': expected the results.h5 of s2o eval")
-        columns = {}
-        for name, dataset in file["table"].items():
-            values = dataset[()]
-            if values.dtype.kind in "SO":
-                columns[name] = [v.rstrip(b"\0").decode("utf-8") for v in values]
-            else:
-                columns[name] = [None if v != v else v.item() for v in values]
-        for name in (*ROW_KEYS, "error"):
-            if name not in columns:
-                raise PlotError(f"{path}: table: no column '{name}'")
-        rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
-        for i, row in enumerate(rows):
-            row["params"] = json.loads(row["params"])
-            row["error"] = row["error"] or None
-            group = file.get(f"rows/{i}")
-            if group is None:
-                continue
-            row["per_head"] = {n: d[()] for n, d in group.get("per_head", {}).items()}
-            if "stop_steps" in group:
-                row["stop_steps"] = group["stop_steps"][()]
-    return rows
-
-
 def read_rows(paths, command=None):
-    """Rows of result files or folders (results.h5 before results.json) that did not fail; only those
-    that s2o eval or s2o prefill made, if `command` says so: their columns mean different things."""
+    """Rows of result files or folders that did not fail; only those that s2o eval or s2o prefill made,
+    if `command` says so: their columns mean different things."""
     rows = []
     for path in paths:
-        if os.path.isdir(path):
-            names = [os.path.join(path, name) for name in ("results.h5", "results.json")]
-            found = [name for name in names if os.path.exists(name)]
-            if not found:
-                raise PlotError(f"{path}: holds neither results.h5 nor results.json")
-            path = found[0]
-        is_hdf5 = path.endswith((".h5", ".hdf5"))
-        rows += _read_hdf5_results(path) if is_hdf5 else _read_json_results(path)
+        if path.endswith((".h5", ".hdf5")):
+            raise PlotError(f"{path}: expected the results.json beside it, or their folder")
+        rows += _read_results(os.path.join(path, "results.json") if os.path.isdir(path) else path)
     usable = [row for row in rows if not row.get("error")]
     if not usable:
         why = "all failed" if rows else "none was computed"

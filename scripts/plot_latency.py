@@ -5,6 +5,7 @@ from matplotlib import ticker
 
 from plot_common import (
     PAGE_WIDTH,
+    curve_look,
     in_paper_order,
     legend_below,
     load_settings,
@@ -71,7 +72,8 @@ def _matched_panels(rows):
     for name, seqlen in inputs:
         here = [row for row in rows if (row["input"], row["seqlen"]) == (name, seqlen)]
         targets = sorted({row["target"] for row in here})
-        panels.append((f"{name}, {seqlen:,} tokens", "target", targets, here))
+        told = name if str(seqlen) in name else f"{name}, {seqlen:,} tokens"
+        panels.append((told, "target", targets, here))
     return panels
 
 
@@ -96,11 +98,12 @@ def matched_error(arguments):
                 for row in here
                 if row["method"] == method
             )
-            color, marker = method_style(method)
+            look = curve_look(method)
             # Without a point too: the legend names every method that was measured.
-            axes.plot([p[0] for p in points], [p[1] for p in points], color=color, label=method)
+            axes.plot([p[0] for p in points], [p[1] for p in points], label=method, **look)
             for x, y, is_whole in points:
-                axes.plot(x, y, color=color, marker=marker, fillstyle="full" if is_whole else "none")
+                if not is_whole:
+                    axes.plot(x, y, **dict(look, markerfacecolor="white", zorder=4))
         axes.axhline(1, color="black", linewidth=0.8)
         axes.set_title(name, fontsize=7)
         axes.set_xscale("log", base=2 if column == "seqlen" else 10)
@@ -113,11 +116,11 @@ def matched_error(arguments):
         axes.grid(True)
         axes.set_axisbelow(True)
         if column == "target":
-            axes.set_xlabel(here[0]["on"].replace("_", " ") + " at most")
+            axes.set_xlabel(here[0]["on"].replace("_", " ").replace(" l2", " L2") + " at most")
         if axes.get_subplotspec().is_first_col():
             axes.set_ylabel("speed-up over dense")
     legend_below(legend, all_axes, columns=4)
-    set_title(figure, arguments, f"{title}, planning included; hollow: not every unit reaches it")
+    set_title(figure, arguments, f"{title}, planning included; hollow: not every layer reaches it")
     return figure
 
 

@@ -1,7 +1,5 @@
 """Figures of whole prefills: what a method costs a model's predictions."""
 
-import os
-
 from matplotlib import ticker
 
 from plot_common import (
@@ -10,6 +8,7 @@ from plot_common import (
     legend_below,
     line_styles,
     panels_over_legend,
+    ratio_axis,
     set_title,
     warn_about_gaps,
 )
@@ -20,8 +19,7 @@ TARGET = 0.01  # nats: by position, the setting of each method nearest to it is 
 
 def _load(arguments):
     """Settings of prefills without an answer, and the dense rows by prompt."""
-    paths = [os.path.join(p, "results.json") if os.path.isdir(p) else p for p in arguments.inputs]
-    rows = read_rows(paths, "prefill")
+    rows = read_rows(arguments.inputs, "prefill")
     rows = [row for row in rows if None not in (row.get("held_out_loss"), row.get("dense_loss"))]
     if not any(row["method"] != "dense" for row in rows):
         raise PlotError("no held-out loss of a sparse method beside that of dense in the results")
@@ -73,8 +71,7 @@ def _against_cost(arguments, column, prepare):
                 axes.plot(*zip(*points), linestyle=styles[label], label=label,
                           **curve_look(curve[0].method))
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+        ratio_axis(axes.xaxis)
         axes.margins(y=0.1)
         axes.grid(True)
         axes.set_axisbelow(True)
@@ -100,6 +97,7 @@ def divergence(arguments):
 
     def prepare(axes):
         axes.set_yscale("log")
+        ratio_axis(axes.yaxis)
         axes.set_ylabel("KL from dense, nats")
 
     return _against_cost(arguments, "kl_from_dense", prepare)

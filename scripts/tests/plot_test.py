@@ -120,7 +120,7 @@ class PlotTest(unittest.TestCase):
         model = self.write({"rows": [dict(prefill_row("s2o", 3.1), model="other")]}, "model.json")
         for arguments, text in ((("matched_error", table, other), "mse and relative_l2"),
                                 (("loss", sparse, model), "results of other and tiny, expected one"),
-                                (("stop_depth", one), "no stop_steps"),
+                                (("frontier", str(self.folder / "a.h5")), "expected the results.json"),
                                 (("loss", dense), "no held-out loss of a sparse method"),
                                 (("loss_by_position", sparse), "no rows of dense"),
                                 (("frontier", sparse), "no rows of s2o eval"),
