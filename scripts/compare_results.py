@@ -14,11 +14,14 @@ import sys
 
 # Attention in 16 bits rounds P to 8 bits of mantissa; early stops may differ at near-ties.
 TOLERANCES = {  # column: (absolute, relative)
+    "held_out_loss": (5e-3, 0.0),
     "relative_l2": (4e-3, 0.02),
     "mass_recall": (1e-3, 0.0),
     "compute_density": (0.0, 0.01),
     "pair_density": (0.0, 0.01),
 }
+# What a row of `s2o eval` or of `s2o prefill` is about, beside method and parameters.
+CELL = ("model", "qkv", "prompt", "input", "layer", "seqlen")
 
 
 def read_rows(path):
@@ -26,11 +29,12 @@ def read_rows(path):
     file = file / "results.json" if file.is_dir() else file
     if not file.is_file():
         sys.exit(f"{file}: no such result file")
-    rows = {}
-    for row in json.loads(file.read_text())["rows"]:
-        key = (row["input"], row["layer"], row["seqlen"], row["method"], json.dumps(row["params"], sort_keys=True))
-        rows[key] = row
-    return rows
+    try:
+        rows = json.loads(file.read_text())["rows"]
+        return {tuple(str(row[column]) for column in CELL if column in row)
+                + (row["method"], json.dumps(row["params"], sort_keys=True)): row for row in rows}
+    except (LookupError, TypeError, ValueError) as error:
+        sys.exit(f"{file}: no results of s2o: {error!r}")
 
 
 def is_time_or_rank(column):
@@ -46,7 +50,7 @@ def complaints(first, second, exact):
                         for column in sorted(first.keys() | second.keys())
                         if not is_time_or_rank(column) and first.get(column) != second.get(column)]
     for column, (absolute, relative) in TOLERANCES.items():
-        a, b = first[column], second[column]
+        a, b = first.get(column), second.get(column)
         if (a is None) != (b is None):
             found.append(f"{column} is {a} and {b}")
         elif a is not None and abs(a - b) > absolute + relative * max(abs(a), abs(b)):
@@ -65,9 +69,10 @@ def main():
     for key in sorted(first.keys() | second.keys()):
         found = complaints(first.get(key), second.get(key), arguments.exact)
         failed += bool(found)
-        values = [f"{(row or {}).get(column) or 0:.5f}" for column in ("relative_l2", "compute_density")
+        error = "relative_l2" if "relative_l2" in (first.get(key) or second[key]) else "held_out_loss"
+        values = [f"{(row or {}).get(column) or 0:.5f}" for column in (error, "compute_density")
                   for row in (first.get(key), second.get(key))]
-        print(f"{'DIFFERS' if found else 'ok':8}{key[3]:14}{key[4]:40} relative_l2 {values[0]} {values[1]}  "
+        print(f"{'DIFFERS' if found else 'ok':8}{key[-2]:14}{key[-1]:40} {error} {values[0]} {values[1]}  "
               f"compute_density {values[2]} {values[3]}")
         for text in found:
             print(f"        {text}")

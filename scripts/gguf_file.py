@@ -41,7 +41,10 @@ class Metadata:
             if default is None and kind is not None:
                 raise Refused(f"{key}: missing")
             return default
-        value = field.contents()
+        try:
+            value = field.contents()
+        except UnicodeDecodeError as error:
+            raise Refused(f"{key}: found {error.object[:60]!r}, expected UTF-8") from None
         if kind is not None and (not isinstance(value, kind) or kind is int and value is True):
             raise Refused(f"{key}: found {str(value)[:60]!r}, expected {KIND_NAMES[kind]}")
         return value
@@ -168,7 +171,11 @@ class Header:
         return self.file.read(size)
 
     def name(self):
-        name = self.string().decode("utf-8", errors="backslashreplace")
+        text = self.string()
+        try:
+            name = text.decode("utf-8")
+        except UnicodeDecodeError:
+            raise Refused(f"{self.where}: its name is {text[:60]!r}, expected UTF-8") from None
         if name in self.names:
             raise Refused(f"{self.where}: a second '{name}'")
         self.names.add(name)

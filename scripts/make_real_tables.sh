@@ -63,6 +63,8 @@ model_folder() {
   for file in config.json tokenizer.json; do
     [ -f "$2/$file" ] || refuse "$1 $2: no $file there, expected a Hugging Face folder"
   done
+  compgen -G "$2/model*.safetensors" >/dev/null ||
+    refuse "$1 $2: no model*.safetensors there, expected weights as safetensors"
   realpath -- "$2"
 }
 # some_of OPTION LIST KNOWN
@@ -82,6 +84,7 @@ at_least_1() { [[ $2 =~ ^[1-9][0-9]{0,8}$ ]] || refuse "$1: found '$2', expected
 if [ "$(basename "$smollm2")" = "$(basename "$qwen")" ]; then
   refuse "--smollm2 $smollm2, --qwen $qwen: two folders of one name, expected different names"
 fi
+parts=${parts// /} texts=${texts// /}
 some_of --parts "$parts" $all_parts
 some_of --texts "$texts" $all_texts
 at_least_1 --samples "$samples"

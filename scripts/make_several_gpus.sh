@@ -25,6 +25,7 @@ while [ $# -gt 0 ]; do
     *) out=$invoked_from/$1; shift ;;
   esac
 done
+parts=${parts// /}
 for part in ${parts//,/ }; do
   case "$part" in sweep | prompt | million) ;; *) echo "--parts: found $part, expected sweep, prompt or million" >&2; exit 2 ;; esac
 done

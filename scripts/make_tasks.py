@@ -24,6 +24,7 @@ where RULER takes any.
 
 import argparse
 import array
+import contextlib
 import itertools
 import json
 import pathlib
@@ -95,7 +96,10 @@ def read_text(path, tokenizer):
     """The haystack, without special tokens."""
     if path.suffix == ".safetensors":
         special = set(tokenizer.special_ids.values())
-        return tokenizer.decode([i for i in read_token_file(path) if i not in special])
+        try:
+            return tokenizer.decode([i for i in read_token_file(path) if i not in special])
+        except TokenizerError as error:
+            raise TaskError(f"{path}: {error}; expected tokens of this tokenizer") from error
     return read_plain_text(path)
 
 
@@ -410,10 +414,13 @@ def main():
                 file.write(json.dumps(prompt, ensure_ascii=False, separators=(",", ":")) + "\n")
                 count += 1
         partial.replace(arguments.out)  # whole or not at all
-    except (TaskError, TokenizerError, OSError, ValueError) as error:
+    except OSError as error:
+        sys.exit(f"make_tasks: {error.filename or arguments.out}: {error.strerror}")
+    except (TaskError, TokenizerError, ValueError) as error:
         sys.exit(f"make_tasks: {error}")
     finally:
-        partial.unlink(missing_ok=True)  # also after Ctrl-C
+        with contextlib.suppress(OSError):  # the error above says more
+            partial.unlink(missing_ok=True)  # also after Ctrl-C
     print(f"{count} prompts in {arguments.out}", file=sys.stderr)
 
 

@@ -14,6 +14,7 @@ same tokens.
 
 import argparse
 import array
+import contextlib
 import json
 import pathlib
 import platform
@@ -80,7 +81,8 @@ def write_tokens(path, ids, metadata):
         partial.write_bytes(struct.pack("<Q", len(text)) + text + data)
         partial.replace(path)  # whole or not at all
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the error above says more
+            partial.unlink(missing_ok=True)
 
 
 def parse_arguments():
@@ -117,7 +119,9 @@ def main():
         source, texts = texts_of(arguments)
         ids, used = encode(load_tokenizer(arguments.tokenizer), texts, arguments.tokens)
         write_tokens(arguments.out, ids, {"source": source})
-    except (SourceError, TaskError, TokenizerError, OSError, ValueError) as error:
+    except OSError as error:
+        sys.exit(f"make_tokens: {error.filename or arguments.out}: {error.strerror}")
+    except (SourceError, TaskError, TokenizerError, ValueError) as error:
         sys.exit(f"make_tokens: {error}")
     print(f"{arguments.out}: {len(ids)} tokens of {used} texts", file=sys.stderr)
 

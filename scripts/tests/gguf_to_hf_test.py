@@ -286,6 +286,15 @@ class GgufToHfTest(unittest.TestCase):
                 write_gguf(self.gguf, "llama_untied", "llama", keys={key: (value, kind)})
                 self.expect_refused(key + ": ")
 
+    def test_strings_that_are_not_utf8_are_named(self):
+        write_gguf(self.gguf, "llama_untied", "llama")
+        whole = self.gguf.read_bytes()
+        for text, key in ((b"<|end|>", "tokenizer.ggml.tokens"), (b"smollm", "tokenizer.ggml.pre"),
+                          (b"llama.block_count", "key "), (b"token_embd.weight", "tensor ")):
+            with self.subTest(text=text):
+                self.gguf.write_bytes(whole.replace(text, b"\xff" + text[1:], 1))
+                self.expect_refused(key, "xff", "expected UTF-8")
+
     def test_weights_that_are_not_finite_are_named(self):
         write_gguf(self.gguf, "llama_untied", "llama", skip=("output_norm.weight",),
                    extra=[("output_norm.weight", np.full(32, 3.4e38, np.float32), None)])

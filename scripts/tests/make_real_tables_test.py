@@ -81,6 +81,16 @@ class MakeRealTablesTest(unittest.TestCase):
                 self.assertIn(text, done.stderr)
         self.assertEqual(self.calls(), [])
 
+    def test_lists_may_have_blanks_and_models_need_weights(self):
+        done = self.run_script("--parts", "attention, loss", "--texts", "book, code", "out")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        commands = [call.split()[0] for call in self.calls()]
+        self.assertEqual((commands.count("capture"), commands.count("prefill")), (2, 2))
+        (self.model / "model.safetensors").rename(self.model / "pytorch_model.bin")
+        done = self.run_script("out")
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("no model*.safetensors there", done.stderr)
+
     def test_captures_are_kept_and_belong_to_their_model(self):
         arguments = ("--parts", "attention", "out")
         for _ in range(2):

@@ -236,6 +236,18 @@ class BrokenInputTest(unittest.TestCase):
             with self.subTest(size=size), self.assertRaisesRegex(make_tasks.TaskError, str(self.file)):
                 make_tasks.read_token_file(self.file)
 
+    def test_files_that_cannot_be_written_or_are_of_another_tokenizer_are_named(self):
+        full = self.file.with_name("full.jsonl")
+        self.file.with_name("full.jsonl.partial").symlink_to("/dev/full")
+        for arguments, text in ((("--out", full), f"{full}: No space left"),
+                                (("--out", "/proc/tasks.jsonl"), "/proc/tasks.jsonl.partial: No such file"),
+                                (("--out", full, "--text", ROOT / "data/tokens/smollm2_book.safetensors"),
+                                 "smollm2_book.safetensors: token id")):
+            done = run("--lengths", 1024, *arguments)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(text, done.stderr)
+            self.assertNotIn("Traceback", done.stderr)
+
     def test_text_that_is_not_utf8_is_refused(self):
         self.file.write_bytes(b"caf\xe9")
         with self.assertRaisesRegex(make_tasks.TaskError, "byte 3 is not UTF-8"):
