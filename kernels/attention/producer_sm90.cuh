@@ -127,29 +127,18 @@ class ProducerSm90 {
            (walker_.current.count - walker_.offset <= kLookAheadSteps * kTileN ||
             (kEarlyStop && walker_.current.stoppable()));
   }
-  // Whether the item after the one that is walked has few steps, if it exists.
-  S2O_DEVICE bool next_item_is_short() const {
-    return walker_.num_items - walker_.index <= 1 ||
-           walker_.ahead.count <= kLookAheadSteps * kTileN ||
-           (kEarlyStop && walker_.ahead.stoppable());
-  }
-  // After a step was loaded. A tile that begins near its end has fewer steps than there are parts:
-  // then the tile after the next is claimed too, except near the end of the launch, where blocks
-  // even out.
-  S2O_DEVICE void look_ahead_in_time(bool first_step) {
-    const bool near_end = is_near_end();
-    const bool claims = first_step && near_end &&
-                        s_.next_order < args_.num_tiles - args_.num_tiles / 8 &&
-                        next_item_is_short();
-    if (next_.known != Ahead::kItem && (near_end || next_.known != Ahead::kNothing)) look_ahead();
-    if (claims) claimed_order_ = claim();
+  // After a step was loaded. The tile after the next is not claimed too: behind a long one it would
+  // wait while other blocks have nothing left.
+  S2O_DEVICE void look_ahead_in_time() {
+    if (next_.known != Ahead::kItem && (is_near_end() || next_.known != Ahead::kNothing)) {
+      look_ahead();
+    }
   }
 
   // Waits until the Q buffer was given back, then loads the tile.
   S2O_DEVICE void load_tile() {
     const int buffer = tile_count_ % kQueryBuffers;
     if (warp_index() == 0) {
-      if (claimed_order_ >= 0 && lane_index() == 0) s_.next_order = claimed_order_;
       barrier_wait(&s_.q_empty[buffer], (tile_count_ / kQueryBuffers + 1) % 2);
     }
     sync_producers();
@@ -193,11 +182,6 @@ class ProducerSm90 {
     }
     walker_.start(args_.pass, next_.items_begin, next_.items_begin + next_.num_items);
     next_.known = Ahead::kNothing;
-    if (claimed_order_ >= 0) {
-      claimed_order_ = -1;
-      next_.known = Ahead::kSharedOrder;
-      look_ahead();
-    }
   }
   S2O_DEVICE void gather_queries(TileDescription<Traits>& tile, int num_rows, int buffer) {
     sync_producers();  // rows are known
@@ -263,7 +247,7 @@ class ProducerSm90 {
         load_values();
         waiting_ = {contiguous ? static_cast<std::int32_t>(step.begin) : kGathered, kv_head_};
         ++k_count_;
-        look_ahead_in_time(first);
+        look_ahead_in_time();
       }
       first = false;
       step = upcoming;
@@ -442,7 +426,6 @@ class ProducerSm90 {
   StepWalker walker_;
   NextTile next_;
   WaitingValues waiting_{kNothing, 0};
-  std::int32_t claimed_order_ = -1;  // of the tile after the next, if claimed; thread 0 knows it
   int plan_head_ = 0;
   int kv_head_ = 0;
   int tile_count_ = 0;    // tiles taken by this block
