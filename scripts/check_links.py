@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Relative links and pictures of the repository's documents lead to files. Run by ctest."""
+"""Relative links and pictures of the repository's documents lead to files, and to headings in them. Run by ctest."""
 
 import pathlib
 import re
@@ -7,6 +7,12 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def anchors(path):
+    """Of the headings of a document, as GitHub makes them."""
+    titles = re.findall(r"^#+ +(.*?) *$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def main():
@@ -17,11 +23,15 @@ def main():
         path = ROOT / document
         for number, line in enumerate(path.read_text().splitlines(), 1):
             for target in re.findall(r"\]\(([^)\s]+)\)", line):
-                if re.match(r"[a-z]+:|#", target):
+                if re.match(r"[a-z]+:", target):
                     continue
-                if not (path.parent / target.split("#")[0]).exists():
+                name, _, anchor = target.partition("#")
+                file = path.parent / name if name else path
+                if not file.exists():
                     broken.append(f"{document}:{number}: no such file: {target}")
-    print("\n".join(broken) if broken else f"links of {len(documents)} documents lead to files")
+                elif anchor and anchor not in anchors(file):
+                    broken.append(f"{document}:{number}: no such heading: {target}")
+    print("\n".join(broken) if broken else f"links of {len(documents)} documents lead to files and headings")
     return 1 if broken else 0
 
 
