@@ -50,6 +50,16 @@ class ConsumerSm90 {
         warpgroup_(static_cast<int>(uniform(static_cast<std::uint32_t>(thread_index() / 128 - 1)))),
         thread_(thread_index() % 128) {}
 
+  S2O_DEVICE static void init_decisions(SharedSm90<Traits>& shared) {
+    barrier_init(&shared.open, 1);
+    for (std::int32_t& tile : shared.stopped_tile) tile = 0;
+    if constexpr (Traits::kDecision != StepDecision::kNone) {
+      for (std::uint32_t(&place)[32] : shared.posted) {
+        for (std::uint32_t& value : place) value = 0;
+      }
+    }
+  }
+
   S2O_DEVICE void run() {
     if (warpgroup_ == 1) allow_other();  // warpgroup 0 begins
     clear_outputs();
@@ -65,7 +75,6 @@ class ConsumerSm90 {
   static constexpr int kValueTiles = Traits::kHeadDim / 8;
   static constexpr bool kEarlyStop = Traits::kDecision == StepDecision::kEarlyStop;
   static constexpr bool kPvSkip = Traits::kDecision == StepDecision::kPvSkip;
-  static constexpr bool kOrdered = Traits::kTuning.ordered_issue;
   static constexpr int kQueryBuffers = SharedSm90<Traits>::kQueryBuffers;
 
   S2O_DEVICE const TileDescription<Traits>& description() const {
@@ -113,10 +122,10 @@ class ConsumerSm90 {
   // ---- turns of the warpgroups ----
 
   S2O_DEVICE void take_turn() const {
-    if constexpr (kOrdered) sync_named(kOrderBarrier + warpgroup_, 256);
+    if constexpr (Traits::kTurns) sync_named(kOrderBarrier + warpgroup_, 256);
   }
   S2O_DEVICE void allow_other() const {
-    if constexpr (kOrdered) arrive_named(kOrderBarrier + 1 - warpgroup_, 256);
+    if constexpr (Traits::kTurns) arrive_named(kOrderBarrier + 1 - warpgroup_, 256);
   }
 
   // ---- a tile ----
@@ -246,8 +255,8 @@ class ConsumerSm90 {
         release_keys();
         if (starts_tile) {
           finish_values(p, true);
-          change_tile(kOrdered);  // they took their turn together
-          waiting = 0;            // nothing is decided about it any more
+          change_tile(Traits::kTurns);  // they took their turn together
+          waiting = 0;                  // nothing is decided about it any more
         }
         if (!prepare_step(flags, columns, logits)) {
           finish_values(p, !starts_tile);

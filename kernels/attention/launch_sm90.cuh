@@ -1,4 +1,4 @@
-// Kernel entry, launcher and instances of the Hopper kernel for one element type.
+// Entry and launcher of the Hopper kernels, and the instances for one element type of 16 bit.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,7 @@ namespace s2o::device {
 
 template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, 1)
-    attention_sm90_kernel(const __grid_constant__ AttentionKernelArgs args,
+    attention_sm90_kernel(const __grid_constant__ typename Traits::Args args,
                           const __grid_constant__ AttentionMaps maps) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   attention_sm90_body<Traits>(args, maps);
@@ -23,19 +23,20 @@ __global__ void __launch_bounds__(Traits::kThreads, 1)
 }
 
 template <class Traits>
-void launch_instance_sm90(const AttentionKernelArgs& args, const AttentionMaps& maps,
+void launch_instance_sm90(const typename Traits::Args& args, const AttentionMaps& maps,
                           int num_multiprocessors, CudaStream stream) {
   constexpr int kSharedBytes = sizeof(SharedSm90<Traits>);
   const auto kernel = attention_sm90_kernel<Traits>;
-  check_block_registers(kernel, "attention_sm90", Traits::kThreads,
-                        128 * (Traits::kTuning.producer_registers +
-                               Traits::kConsumerWarpgroups * Traits::kTuning.consumer_registers));
+  const std::string name = Traits::kName;
+  check_block_registers(kernel, name.c_str(), Traits::kThreads,
+                        128 * (Traits::kProducerRegisters +
+                               Traits::kConsumerWarpgroups * Traits::kConsumerRegisters));
   cuda_check(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
-      "attention_sm90: set shared memory");
+      (name + ": set shared memory").c_str());
   const auto num_blocks = static_cast<unsigned>(std::min(args.num_tiles, num_multiprocessors));
   kernel<<<num_blocks, Traits::kThreads, kSharedBytes, stream>>>(args, maps);
-  cuda_check(cudaGetLastError(), "attention_sm90: launch");
+  cuda_check(cudaGetLastError(), (name + ": launch").c_str());
 }
 
 template <class Element, int kHeadDim, int kTileM, int kTileN>

@@ -1,9 +1,12 @@
-// The Hopper attention kernel: a persistent block of one producer and one or two consumer
-// warpgroups. Blocks take tiles from a counter, heavy tiles first.
+// The Hopper attention kernels: a persistent block of one producer and one or two consumer
+// warpgroups. Blocks take tiles from a counter, heavy tiles first. TraitsSm90 is the kernel over
+// 16-bit input, QuantisedTraits that over quantised input (quantise.h).
 #pragma once
 
 #include "kernels/attention/consumer_sm90.cuh"
 #include "kernels/attention/producer_sm90.cuh"
+#include "kernels/attention/quantised_consumer_sm90.cuh"
+#include "kernels/attention/quantised_producer_sm90.cuh"
 
 namespace s2o::device {
 
@@ -20,14 +23,6 @@ S2O_DEVICE void init_barriers_sm90(SharedSm90<Traits>& s) {
     barrier_init(&s.v_empty[stage], Traits::kConsumerWarps);
   }
   barrier_init(&s.all_posted, Traits::kConsumerWarps);
-  barrier_init(&s.open, 1);
-  for (std::int32_t& tile : s.stopped_tile) tile = 0;
-  if constexpr (Traits::kDecision != StepDecision::kNone) {
-    for (std::uint32_t(&place)[32] : s.posted) {
-      for (std::uint32_t& value : place) value = 0;
-    }
-  }
-  barrier_init_fence();
 }
 
 // Calls launch.operator()<StepDecision>() for the instance that the plan needs (host).
@@ -43,16 +38,24 @@ void with_decision_sm90(const AttentionKernelArgs& args, const Launch& launch) {
 }
 
 template <class Traits>
-S2O_DEVICE void attention_sm90_body(const AttentionKernelArgs& args, const AttentionMaps& maps) {
+S2O_DEVICE void attention_sm90_body(const typename Traits::Args& args, const AttentionMaps& maps) {
+  using Consumer = typename Traits::Consumer;
+  static_assert(
+      Traits::kProducerRegisters + Traits::kConsumerWarpgroups * Traits::kConsumerRegisters <= 504);
   auto& shared = *reinterpret_cast<SharedSm90<Traits>*>(shared_memory());
-  if (thread_index() == 0) init_barriers_sm90(shared);
+  if (thread_index() == 0) {
+    init_barriers_sm90<Traits>(shared);
+    Consumer::init_decisions(shared);
+    barrier_init_fence();
+  }
+  if constexpr (Traits::kOnesBytes > 0) Consumer::write_ones(shared);
   sync_block(Traits::kThreads);
   if (thread_index() < Traits::kProducerThreads) {
-    set_register_limit_down<Traits::kTuning.producer_registers>();
-    ProducerSm90<Traits>(args, maps, shared).run();
+    set_register_limit_down<Traits::kProducerRegisters>();
+    typename Traits::Producer(args, maps, shared).run();
   } else {
-    set_register_limit_up<Traits::kTuning.consumer_registers>();
-    ConsumerSm90<Traits>(args, shared).run();
+    set_register_limit_up<Traits::kConsumerRegisters>();
+    Consumer(args, shared).run();
   }
 }
 

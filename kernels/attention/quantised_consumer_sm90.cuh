@@ -21,11 +21,26 @@ namespace s2o::device {
 template <class Traits>
 class QuantisedConsumer {
  public:
-  S2O_DEVICE QuantisedConsumer(const QuantisedKernelArgs& args, QuantisedShared<Traits>& shared)
+  S2O_DEVICE QuantisedConsumer(const QuantisedKernelArgs& args, SharedSm90<Traits>& shared)
       : args_(args),
         s_(shared),
         warpgroup_(static_cast<int>(uniform(static_cast<std::uint32_t>(thread_index() / 128 - 1)))),
         thread_(thread_index() % 128) {}
+
+  S2O_DEVICE static void init_decisions(SharedSm90<Traits>& shared) {
+    for (std::int32_t& tile : shared.stopped_tile) tile = 0;
+    for (std::uint32_t& value : shared.posted) value = 0;
+  }
+  // By all threads, beside the values of every stage.
+  S2O_DEVICE static void write_ones(SharedSm90<Traits>& shared) {
+    constexpr std::uint32_t kFourOnes = 0x38383838u;
+    constexpr int kWords = Traits::kOnesBytes / 4;
+    for (int i = thread_index(); i < Traits::kStages * kWords; i += Traits::kThreads) {
+      store_shared_word(
+          shared_address(shared.v[i / kWords]) + Traits::kValueBytes + i % kWords * 4u, kFourOnes);
+    }
+    fence_async_proxy();
+  }
 
   S2O_DEVICE void run() {
     if (warpgroup_ == 1) allow_other();  // warpgroup 0 begins
@@ -40,7 +55,8 @@ class QuantisedConsumer {
   static constexpr bool kEarlyStop = Traits::kDecision == StepDecision::kEarlyStop;
   static constexpr bool kPvSkip = Traits::kDecision == StepDecision::kPvSkip;
   static constexpr bool kWideValues = Traits::kWideValues;
-  static constexpr int kQueryBuffers = QuantisedShared<Traits>::kQueryBuffers;
+  static constexpr int kQueryBuffers = SharedSm90<Traits>::kQueryBuffers;
+  static constexpr unsigned kPlaces = std::extent_v<typename Traits::Posted>;
   static constexpr int kTurnBarrier = 2;  // named barriers 2, 3: turn of warpgroup 0, 1
   using Rows = CodeRows<std::conditional_t<kWideValues, Fp16Codes, E4m3Codes>>;
   using Logits = std::uint32_t[16][4];
@@ -355,7 +371,7 @@ class QuantisedConsumer {
   // ---- softmax ----
 
   S2O_DEVICE void mask_logits(std::uint32_t flags, unsigned ring, Logits& logits) const {
-    const QuantisedStep& step = s_.steps[ring];
+    const PublishedStep& step = s_.steps[ring];
     const bool contiguous = !kWideValues || (flags & kStepGathered) == 0;
     const auto mask = static_cast<MaskClass>(flags >> 8 & 0xffu);
     const int valid_columns = step.count - column_of();
@@ -431,8 +447,7 @@ class QuantisedConsumer {
   // all consumer warps. Only lane 0 touches shared memory: barriers order what one thread does.
   S2O_DEVICE void post(std::uint32_t value, bool maximum) {
     if (thread() % 32 == 0) {
-      constexpr unsigned kPlaces = QuantisedShared<Traits>::kReductions;
-      std::uint32_t* const place = &s_.reduction[reductions_ % kPlaces];
+      std::uint32_t* const place = &s_.posted[decisions_ % kPlaces];
       if (maximum) {
         atomic_max(place, value);
       } else {
@@ -440,15 +455,15 @@ class QuantisedConsumer {
       }
       // The last but one decision was read by all before they posted to the last, and this place
       // is next used after all have posted here.
-      if (thread() == 0 && warpgroup_ == 0) s_.reduction[(reductions_ + 2) % kPlaces] = 0;
-      barrier_arrive(&s_.reduced);
+      if (thread() == 0 && warpgroup_ == 0) s_.posted[(decisions_ + 2) % kPlaces] = 0;
+      barrier_arrive(&s_.all_posted);
     }
   }
   // Waits for all warps; the reduced value in lane 0, the largest number in the others.
   S2O_DEVICE std::uint32_t collect() {
-    barrier_wait(&s_.reduced, reductions_ % 2);
-    const unsigned place = reductions_++ % QuantisedShared<Traits>::kReductions;
-    return thread() % 32 == 0 ? load_shared(shared_address(&s_.reduction[place])) : ~0u;
+    barrier_wait(&s_.all_posted, decisions_ % 2);
+    const unsigned place = decisions_++ % kPlaces;
+    return thread() % 32 == 0 ? load_shared(shared_address(&s_.posted[place])) : ~0u;
   }
 
   S2O_DEVICE void start_gains() {
@@ -589,7 +604,7 @@ class QuantisedConsumer {
   }
 
   const QuantisedKernelArgs& args_;
-  QuantisedShared<Traits>& s_;
+  SharedSm90<Traits>& s_;
   const int warpgroup_;  // consumer warpgroup, from 0
   const int thread_;     // in the warpgroup
   float acc_[kValueTiles][4];
@@ -601,7 +616,7 @@ class QuantisedConsumer {
   float gain_unit_ = 0.0f;
   StagePosition keys_;  // the next K buffer
   StagePosition values_;
-  unsigned reductions_ = 0;
+  unsigned decisions_ = 0;
   std::uint32_t stopped_ = 0;  // kStepStoppable once this tile has stopped
   unsigned tile_count_ = ~0u;  // tiles entered, less one
   int small_steps_ = 0;

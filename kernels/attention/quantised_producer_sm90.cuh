@@ -17,7 +17,7 @@ template <class Traits>
 class QuantisedProducer {
  public:
   S2O_DEVICE QuantisedProducer(const QuantisedKernelArgs& args, const AttentionMaps& maps,
-                               QuantisedShared<Traits>& shared)
+                               SharedSm90<Traits>& shared)
       : args_(args), maps_(maps), s_(shared) {}
 
   S2O_DEVICE void run() {
@@ -41,7 +41,7 @@ class QuantisedProducer {
   static constexpr int kStages = Traits::kStages;
   static constexpr int kRing = Traits::kRing;
   static constexpr int kTileN = Traits::kTileN;
-  static constexpr int kQueryBuffers = QuantisedShared<Traits>::kQueryBuffers;
+  static constexpr int kQueryBuffers = SharedSm90<Traits>::kQueryBuffers;
   static constexpr bool kEarlyStop = Traits::kDecision == StepDecision::kEarlyStop;
   static constexpr bool kPvSkip = Traits::kDecision == StepDecision::kPvSkip;
   static constexpr bool kWideValues = Traits::kWideValues;
@@ -227,7 +227,7 @@ class QuantisedProducer {
     const bool may_stop = kEarlyStop && step.stoppable();
     if (warp_index() == 0) {
       if (lane_index() == 0) {
-        QuantisedStep& published = s_.steps[k_count_ % kRing];  // free by now (kRing)
+        PublishedStep& published = s_.steps[k_count_ % kRing];  // free by now (kRing)
         published.begin = step.begin;
         published.count = step.count;
         published.flags =
@@ -361,7 +361,7 @@ class QuantisedProducer {
 
   const QuantisedKernelArgs& args_;
   const AttentionMaps& maps_;
-  QuantisedShared<Traits>& s_;
+  SharedSm90<Traits>& s_;
   StepWalker walker_;
   NextTile next_;
   WaitingValues waiting_{kNothing, 0};

@@ -1,8 +1,10 @@
-// Tile shapes of the Hopper kernel, one constexpr table read by the kernel and its launcher.
+// Tile shapes of the Hopper kernel, one constexpr table read by the kernel and its launcher, and
+// what its warpgroups share.
 #pragma once
 
 #include <cstdint>
 
+#include "kernels/attention/kernel_args.h"
 #include "kernels/attention/steps.cuh"
 #include "kernels/device/layout.cuh"
 #include "kernels/device/mbarrier_sm90.cuh"
@@ -13,7 +15,6 @@ struct TuningSm90 {
   int stages;              // buffers of K and of V
   int producer_registers;  // per thread, after the warpgroups exchanged registers
   int consumer_registers;
-  bool ordered_issue;  // consumer warpgroups take turns at issuing products
 };
 
 // Measured reasons are of an H200, 32/8 heads, head_dim 128, bf16 (results/performance.md).
@@ -31,8 +32,6 @@ S2O_HOST_DEVICE constexpr TuningSm90 tuning_sm90(int head_dim, int tile_m, int t
   const bool full = tile_m == 128 && tile_n == 128 && head_dim == 128;
   tuning.producer_registers = full ? 88 : 104;
   tuning.consumer_registers = full ? 208 : tile_m == 128 ? 200 : 240;
-  // Taking turns keeps the softmax of one warpgroup under the products of the other.
-  tuning.ordered_issue = tile_m == 128;
   return tuning;
 }
 
@@ -40,34 +39,65 @@ S2O_HOST_DEVICE constexpr TuningSm90 tuning_sm90(int head_dim, int tile_m, int t
 // code of the others would lie in the way (dense: 2 to 6 %).
 enum class StepDecision : std::uint8_t { kNone, kEarlyStop, kPvSkip };
 
-template <class ElementType, int kHeadDimValue, int kTileMValue, int kTileNValue,
-          StepDecision kDecisionValue>
-struct TraitsSm90 {
-  using Element = ElementType;
+template <class Traits>
+class ProducerSm90;
+template <class Traits>
+class ConsumerSm90;
+template <class Traits>
+struct TileDescription;
+
+// What follows from the shape of a tile and the number of its buffers.
+template <int kTileMValue, int kTileNValue, int kStagesValue, StepDecision kDecisionValue>
+struct PipelineTraits {
   static constexpr StepDecision kDecision = kDecisionValue;
-  static constexpr int kHeadDim = kHeadDimValue;
   static constexpr int kTileM = kTileMValue;
   static constexpr int kTileN = kTileNValue;
-  static constexpr TuningSm90 kTuning = tuning_sm90(kHeadDim, kTileM, kTileN);
-  static constexpr int kStages = kTuning.stages;
-  // Descriptions of steps are written before a buffer is free, and tokens of gathered keys outlive
-  // the K buffer that they came with: values follow a step later. kStages + 2 would do.
+  static constexpr int kStages = kStagesValue;
+  // Descriptions of steps are written before a buffer is free, and they and the tokens of gathered
+  // keys outlive the K buffer that they came with: masks may be applied after it was given back,
+  // and values follow a step later. kStages + 2 would do.
   static constexpr int kRing = 2 * kStages;
   static constexpr int kConsumerWarpgroups = kTileM / 64;
   static constexpr int kConsumerWarps = 4 * kConsumerWarpgroups;
   static constexpr int kProducerThreads = 128;
   static constexpr int kThreads = kProducerThreads + 128 * kConsumerWarpgroups;
+  // Two warpgroups take turns at issuing products: the softmax of one runs under those of the
+  // other.
+  static constexpr bool kTurns = kConsumerWarpgroups == 2;
   // Arrivals that fill a buffer: each producer thread, and thread 0 once more for its bulk copies
   // and for what it wrote about the step.
   static constexpr int kFillArrivals = kProducerThreads + 1;
 
-  static_assert(kHeadDim == 64 || kHeadDim == 128);
   static_assert(kTileM == 64 || kTileM == 128);
   static_assert(kTileN == 64 || kTileN == 128);
   static_assert(kTileM <= kProducerThreads && kTileN <= kProducerThreads,
                 "one producer thread per row and per key index");
-  static_assert(kTuning.producer_registers + kConsumerWarpgroups * kTuning.consumer_registers <=
-                504);
+};
+
+template <class ElementType, int kHeadDimValue, int kTileMValue, int kTileNValue,
+          StepDecision kDecisionValue>
+struct TraitsSm90
+    : PipelineTraits<kTileMValue, kTileNValue,
+                     tuning_sm90(kHeadDimValue, kTileMValue, kTileNValue).stages, kDecisionValue> {
+  static constexpr const char* kName = "attention_sm90";
+  using Args = AttentionKernelArgs;
+  using Tile = TileDescription<TraitsSm90>;
+  using Producer = ProducerSm90<TraitsSm90>;
+  using Consumer = ConsumerSm90<TraitsSm90>;
+  using Element = ElementType;
+  static constexpr int kHeadDim = kHeadDimValue;
+  static constexpr int kRowElements = kHeadDim;  // of q and k, in units of 16 bit
+  static constexpr int kValueBytes = tile_bytes(kTileNValue, kHeadDim);
+  static constexpr int kOnesBytes = 0;
+  static constexpr TuningSm90 kTuning = tuning_sm90(kHeadDim, kTileMValue, kTileNValue);
+  static constexpr int kProducerRegisters = kTuning.producer_registers;
+  static constexpr int kConsumerRegisters = kTuning.consumer_registers;
+  struct Sums {};
+  // Two places: a warp writes to the next but one after all have written to the next, which they do
+  // once they have read this one. One word a lane that reads them: 0 beyond the last warp.
+  using Posted = std::uint32_t[2][32];
+
+  static_assert(kHeadDim == 64 || kHeadDim == 128);
 };
 
 // What consumers read of a step.
@@ -91,14 +121,15 @@ struct TileDescription {
   std::int32_t row_position[Traits::kTileM];  // original position
 };
 
+// In shared memory of a block, behind what is the traits' own.
 template <class Traits>
-struct SharedSm90 {
+struct SharedSm90 : Traits::Sums {
   // Two tiles of queries: the next one is loaded, and its first keys too, while the last steps of
   // this one run. Swizzled by address bits: every buffer starts at a multiple of 1024.
   static constexpr int kQueryBuffers = 2;
-  alignas(1024) unsigned char q[kQueryBuffers][tile_bytes(Traits::kTileM, Traits::kHeadDim)];
-  alignas(1024) unsigned char k[Traits::kStages][tile_bytes(Traits::kTileN, Traits::kHeadDim)];
-  alignas(1024) unsigned char v[Traits::kStages][tile_bytes(Traits::kTileN, Traits::kHeadDim)];
+  alignas(1024) unsigned char q[kQueryBuffers][tile_bytes(Traits::kTileM, Traits::kRowElements)];
+  alignas(1024) unsigned char k[Traits::kStages][tile_bytes(Traits::kTileN, Traits::kRowElements)];
+  alignas(1024) unsigned char v[Traits::kStages][Traits::kValueBytes + Traits::kOnesBytes];
   // Full: written by the producer. Empty: given back by the consumers, one arrival a warp.
   Barrier q_full[kQueryBuffers], q_empty[kQueryBuffers];
   Barrier k_full[Traits::kStages], k_empty[Traits::kStages];
@@ -109,16 +140,14 @@ struct SharedSm90 {
   PublishedStep steps[Traits::kRing];
   alignas(16)
       std::int32_t keys[Traits::kRing][Traits::kTileN];  // tokens, -1 beyond the end; not for runs
-  TileDescription<Traits> tiles[kQueryBuffers];          // valid between q_full and q_empty
+  typename Traits::Tile tiles[kQueryBuffers];            // valid between q_full and q_empty
 
   std::int32_t next_order;  // producer: place in tile_order
   // 1 + count of the tile if it had stopped when the keys of this place in the ring were given
   // back.
   std::int32_t stopped_tile[Traits::kRing];
-  // What each consumer warp puts into one decision after another. Two places: a warp writes to the
-  // next but one after all have written to the next, which they do once they have read this one.
-  // One word a lane that reads them: 0 beyond the last warp.
-  std::uint32_t posted[2][32];
+  // What consumer warps put into one decision after another.
+  typename Traits::Posted posted;
 };
 
 }  // namespace s2o::device

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "kernels/attention/quantise.cuh"
-#include "kernels/attention/quantised_mainloop_sm90.cuh"
+#include "kernels/attention/mainloop_sm90.cuh"
 #include "kernels/testing/simt.h"
 
 namespace s2o::testing {
@@ -24,9 +24,9 @@ void launch(const QuantisedKernelArgs& args, const device::AttentionMaps& maps,
             std::uint64_t seed) {
   simt::launch({.num_blocks = 2,
                 .num_threads = Traits::kThreads,
-                .shared_bytes = sizeof(device::QuantisedShared<Traits>),
+                .shared_bytes = sizeof(device::SharedSm90<Traits>),
                 .seed = seed},
-               [&] { device::attention_quantised_body<Traits>(args, maps); });
+               [&] { device::attention_sm90_body<Traits>(args, maps); });
 }
 
 }  // namespace
