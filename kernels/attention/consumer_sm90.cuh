@@ -26,6 +26,7 @@
 // nothing is decided after are summed and read like others: code to jump over would cost as much.
 #pragma once
 
+#include "kernels/attention/consumer_base_sm90.cuh"
 #include "kernels/attention/fragments_sm90.cuh"
 #include "kernels/attention/gains_sm90.cuh"
 #include "kernels/attention/kernel_args.h"
@@ -38,17 +39,22 @@
 
 namespace s2o::device {
 
-inline constexpr int kOrderBarrier = 2;  // named barriers 2, 3: turn of consumer warpgroup 0, 1
-inline constexpr int kStoreBarrier = 4;  // 4, 5: the threads of consumer warpgroup 0, 1
-
 template <class Traits>
-class ConsumerSm90 {
+class ConsumerSm90 : ConsumerBase<Traits> {
+  using Base = ConsumerBase<Traits>;
+  using Base::acc_, Base::args_, Base::decisions_, Base::gain_unit_, Base::plan_step_mass_;
+  using Base::description, Base::enter_tile, Base::give_back, Base::last_description;
+  using Base::kEarlyStop, Base::kPvSkip, Base::kQueryBuffers, Base::kRing, Base::kStages;
+  using Base::keys_, Base::values_, Base::wait_step, Base::wait_values, Base::release_values,
+      Base::allow_other, Base::clear_outputs, Base::column_of, Base::count_step;
+  using Base::kTileN, Base::kValueTiles;
+  using Base::may_skip_values, Base::take_turn;
+  using Base::rows_, Base::s_, Base::small_steps_, Base::stats_, Base::stopped_;
+  using Base::thread_, Base::tile_count_, Base::warpgroup_;
+
  public:
   S2O_DEVICE ConsumerSm90(const AttentionKernelArgs& args, SharedSm90<Traits>& shared)
-      : args_(args),
-        s_(shared),
-        warpgroup_(static_cast<int>(uniform(static_cast<std::uint32_t>(thread_index() / 128 - 1)))),
-        thread_(thread_index() % 128) {}
+      : Base(args, shared) {}
 
   S2O_DEVICE static void init_decisions(SharedSm90<Traits>& shared) {
     barrier_init(&shared.open, 1);
@@ -68,75 +74,32 @@ class ConsumerSm90 {
 
  private:
   using Element = typename Traits::Element;
-  static constexpr int kStages = Traits::kStages;
-  static constexpr int kRing = Traits::kRing;
-  static constexpr int kTileN = Traits::kTileN;
   static constexpr int kKeyTiles = kTileN / 8;
-  static constexpr int kValueTiles = Traits::kHeadDim / 8;
-  static constexpr bool kEarlyStop = Traits::kDecision == StepDecision::kEarlyStop;
-  static constexpr bool kPvSkip = Traits::kDecision == StepDecision::kPvSkip;
-  static constexpr int kQueryBuffers = SharedSm90<Traits>::kQueryBuffers;
-
-  S2O_DEVICE const TileDescription<Traits>& description() const {
-    return s_.tiles[tile_count_ % kQueryBuffers];
-  }
-  S2O_DEVICE const TileDescription<Traits>& last_description() const {
-    return s_.tiles[(tile_count_ - 1) % kQueryBuffers];
-  }
 
   // ---- buffers ----
 
-  S2O_DEVICE void give_back(Barrier* empty) const {
-    sync_warp();
-    if (thread_ % 32 == 0) barrier_arrive(empty);
-  }
-  // Waits for the next entry of the K pipeline, whose K buffer is then full; its flags.
-  S2O_DEVICE std::uint32_t wait_step() const {
-    barrier_wait(&s_.k_full[k_count_ % kStages], static_cast<int>(k_count_ / kStages % 2));
-    return load_shared(shared_address(&s_.steps[k_count_ % kRing].flags));
-  }
   // Gives the K buffer back, with word of a stop.
   S2O_DEVICE void release_keys() {
     if constexpr (kEarlyStop) {
       if (stopped_ != 0) [[unlikely]] {
         wait_for_nothing();  // or else all of this would run, predicated, in every step
         if (thread_index_again() == Traits::kProducerThreads) {
-          s_.stopped_tile[k_count_ % kRing] = static_cast<std::int32_t>(tile_count_) + 1;
+          s_.stopped_tile[keys_.ring()] = static_cast<std::int32_t>(tile_count_) + 1;
         }
       }
     }
-    give_back(&s_.k_empty[k_count_ % kStages]);
-    ++k_count_;
+    give_back(&s_.k_empty[keys_.stage()]);
+    keys_.advance();
   }
   // A loop that ends at once, which the assembler moves neither waits for products nor shuffles
   // over.
   S2O_DEVICE void wait_for_nothing() const { barrier_wait(&s_.open, 1); }
-  S2O_DEVICE void wait_values() const {
-    barrier_wait(&s_.v_full[v_count_ % kStages], static_cast<int>(v_count_ / kStages % 2));
-  }
-  S2O_DEVICE void release_values() {
-    give_back(&s_.v_empty[v_count_ % kStages]);
-    ++v_count_;
-  }
-
-  // ---- turns of the warpgroups ----
-
-  S2O_DEVICE void take_turn() const {
-    if constexpr (Traits::kTurns) sync_named(kOrderBarrier + warpgroup_, 256);
-  }
-  S2O_DEVICE void allow_other() const {
-    if constexpr (Traits::kTurns) arrive_named(kOrderBarrier + 1 - warpgroup_, 256);
-  }
 
   // ---- a tile ----
 
-  // Asked for on rare paths alone: read anew, the index keeps no register there.
   S2O_DEVICE static int row_of(int i) {
     const unsigned thread = static_cast<unsigned>(thread_index_again()) - Traits::kProducerThreads;
     return static_cast<int>(thread / 32 * 16 + thread % 32 / 4) + 8 * i;
-  }
-  S2O_DEVICE static int column_of() {
-    return accumulator_position(lane_of(thread_index_again()), 0).column;
   }
 
   S2O_DEVICE void start_tile() {
@@ -162,26 +125,6 @@ class ConsumerSm90 {
       forget_registers(acc_);
       accumulate_ = 0;
     }
-  }
-  S2O_DEVICE void clear_outputs() {
-#pragma unroll
-    for (int n = 0; n < kValueTiles; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) acc_[n][e] = 0.0f;
-    }
-  }
-
-  S2O_DEVICE void wait_queries() const {
-    barrier_wait(&s_.q_full[tile_count_ % kQueryBuffers],
-                 static_cast<int>(tile_count_ / kQueryBuffers % 2));
-  }
-  // The first step of a tile is there: so are its queries.
-  S2O_DEVICE void enter_tile() {
-    ++tile_count_;
-    wait_queries();
-    fence_async_proxy();  // Q may have come by cp.async
-    stopped_ = 0;
-    small_steps_ = 0;
   }
   S2O_DEVICE void change_tile(bool met) {
     if (tile_count_ > 0) store_tile(met);
@@ -341,14 +284,6 @@ class ConsumerSm90 {
     return !kPvSkip || (flags & kStepMaySkip) == 0 || !may_skip_values() ||
            !step_adds_nothing(logits);
   }
-  S2O_DEVICE void count_step(std::uint32_t flags, bool skipped) {
-    static_assert(StepInfo::kEndsPlanStep == 1u << 25 && kStepStoppable >> 16 == 0xff);
-    const auto ends = static_cast<std::int32_t>(flags >> 25 & 1u);
-    stats_.total_steps += ends;
-    stats_.stop_steps += ends & static_cast<std::int32_t>(flags >> 16);
-    if (skipped) stats_.pv_skipped += ends;
-  }
-
   // Decides about the rest of the tile by the gains of its rows after the step of `flags`.
   S2O_DEVICE void decide(std::uint32_t flags, std::uint32_t gains) {
     const bool decides = (flags & kStepDecides) != 0;  // no jump: most steps do
@@ -369,10 +304,10 @@ class ConsumerSm90 {
   S2O_DEVICE void multiply_keys(float (&logits)[kKeyTiles][4]) const {
     multiply_keys_sm90<Traits>(shared_address(s_.q[tile_count_ % kQueryBuffers]) +
                                    static_cast<std::uint32_t>(warpgroup_ * 64 * kPanelRowBytes),
-                               shared_address(s_.k[k_count_ % kStages]), logits);
+                               shared_address(s_.k[keys_.stage()]), logits);
   }
   S2O_DEVICE void multiply_values(std::uint32_t (&p)[kTileN / 16][4]) {
-    multiply_values_sm90<Traits>(shared_address(s_.v[v_count_ % kStages]), p, acc_,
+    multiply_values_sm90<Traits>(shared_address(s_.v[values_.stage()]), p, acc_,
                                  kPvSkip ? 1 : accumulate_);
     accumulate_ = 1;
   }
@@ -384,7 +319,7 @@ class ConsumerSm90 {
   S2O_DEVICE void look_at_mask(std::uint32_t flags, std::uint32_t (&columns)[2]) const {
     if ((flags & kStepMasked) == 0) [[likely]]
       return;
-    const unsigned ring = k_count_ % kRing;
+    const unsigned ring = keys_.ring();
     const PublishedStep& step = s_.steps[ring];
     const auto mask = static_cast<MaskClass>(flags >> 8 & 0xffu);
     const int valid_columns = step.count - column_of();
@@ -472,9 +407,6 @@ class ConsumerSm90 {
     return warp_gains(args_, rows_, plan_step_mass_, gain_unit_, thread_ % 2 != 0);
   }
 
-  S2O_DEVICE bool may_skip_values() const {
-    return description().total_plan_steps - stats_.total_steps - 1 >= args_.pv_skip_exempt;
-  }
   // Whether the step's maximum of every row lies the threshold below the running one (base 2).
   S2O_DEVICE bool step_adds_nothing(const float (&logits)[kKeyTiles][4]) {
     float excess = kNegativeInfinity;
@@ -593,22 +525,7 @@ class ConsumerSm90 {
     give_back_queries();
   }
 
-  const AttentionKernelArgs& args_;
-  SharedSm90<Traits>& s_;
-  const int warpgroup_;  // consumer warpgroup, from 0
-  const int thread_;     // in the warpgroup
-  float acc_[kValueTiles][4];
-  RowPair rows_;
-  float plan_step_mass_[2] = {0.0f, 0.0f};
-  TileStats stats_;
-  float gain_unit_ = 0.0f;
-  unsigned k_count_ = 0;  // K buffers consumed
-  unsigned v_count_ = 0;
-  unsigned decisions_ = 0;
-  std::uint32_t stopped_ = 0;  // kStepStoppable once this tile has stopped
-  unsigned tile_count_ = ~0u;  // tiles entered, less one
-  int accumulate_ = 1;         // 0 before the first product with values of a tile
-  int small_steps_ = 0;
+  int accumulate_ = 1;  // 0 before the first product with values of a tile
 };
 
 }  // namespace s2o::device

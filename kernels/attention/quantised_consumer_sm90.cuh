@@ -8,6 +8,7 @@
 
 #include <type_traits>
 
+#include "kernels/attention/consumer_base_sm90.cuh"
 #include "kernels/attention/fragments_sm90.cuh"
 #include "kernels/attention/gains_sm90.cuh"
 #include "kernels/attention/quantised_fragments_sm90.cuh"
@@ -19,13 +20,21 @@
 namespace s2o::device {
 
 template <class Traits>
-class QuantisedConsumer {
+class QuantisedConsumer : ConsumerBase<Traits> {
+  using Base = ConsumerBase<Traits>;
+  using Base::acc_, Base::args_, Base::decisions_, Base::gain_unit_, Base::plan_step_mass_;
+  using Base::description, Base::enter_tile, Base::give_back, Base::last_description;
+  using Base::kEarlyStop, Base::kPvSkip, Base::kQueryBuffers, Base::kRing, Base::kStages;
+  using Base::keys_, Base::values_, Base::wait_step, Base::wait_values, Base::release_values,
+      Base::allow_other, Base::clear_outputs, Base::column_of, Base::count_step;
+  using Base::kTileN, Base::kValueTiles;
+  using Base::may_skip_values, Base::take_turn;
+  using Base::rows_, Base::s_, Base::small_steps_, Base::stats_, Base::stopped_;
+  using Base::thread, Base::thread_, Base::wait_queries, Base::tile_count_, Base::warpgroup_;
+
  public:
   S2O_DEVICE QuantisedConsumer(const QuantisedKernelArgs& args, SharedSm90<Traits>& shared)
-      : args_(args),
-        s_(shared),
-        warpgroup_(static_cast<int>(uniform(static_cast<std::uint32_t>(thread_index() / 128 - 1)))),
-        thread_(thread_index() % 128) {}
+      : Base(args, shared) {}
 
   S2O_DEVICE static void init_decisions(SharedSm90<Traits>& shared) {
     for (std::int32_t& tile : shared.stopped_tile) tile = 0;
@@ -48,98 +57,36 @@ class QuantisedConsumer {
   }
 
  private:
-  static constexpr int kStages = Traits::kStages;
-  static constexpr int kRing = Traits::kRing;
-  static constexpr int kTileN = Traits::kTileN;
-  static constexpr int kValueTiles = Traits::kHeadDim / 8;
-  static constexpr bool kEarlyStop = Traits::kDecision == StepDecision::kEarlyStop;
-  static constexpr bool kPvSkip = Traits::kDecision == StepDecision::kPvSkip;
   static constexpr bool kWideValues = Traits::kWideValues;
-  static constexpr int kQueryBuffers = SharedSm90<Traits>::kQueryBuffers;
   static constexpr unsigned kPlaces = std::extent_v<typename Traits::Posted>;
-  static constexpr int kTurnBarrier = 2;  // named barriers 2, 3: turn of warpgroup 0, 1
-  using Rows = CodeRows<std::conditional_t<kWideValues, Fp16Codes, E4m3Codes>>;
   using Logits = std::uint32_t[16][4];
   using Halves = std::uint32_t[8][4];
   using Probabilities = std::uint32_t[Traits::kPackedSteps][4];
 
-  S2O_DEVICE const QuantisedTile<Traits>& description() const {
-    return s_.tiles[tile_count_ % kQueryBuffers];
-  }
-  S2O_DEVICE const QuantisedTile<Traits>& last_description() const {
-    return s_.tiles[(tile_count_ - 1) % kQueryBuffers];
-  }
-
-  // In the warpgroup. Read anew where registers are short.
-  S2O_DEVICE int thread() const { return kPvSkip ? thread_index_again() % 128 : thread_; }
-
   // ---- buffers ----
 
-  struct StagePosition {
-    int stage = 0;
-    int parity = 0;
-    S2O_DEVICE void advance() {
-      if (++stage == kStages) {
-        stage = 0;
-        parity ^= 1;
-      }
-    }
-  };
-  // Of the description of the next step.
-  S2O_DEVICE unsigned ring() const {
-    static_assert(kRing == 2 * kStages);
-    return static_cast<unsigned>(keys_.stage + kStages * keys_.parity);
-  }
-
-  S2O_DEVICE void give_back(Barrier* empty) const {
-    sync_warp();
-    if (thread() % 32 == 0) barrier_arrive(empty);
-  }
-  // Waits for the next entry of the K pipeline, whose K buffer is then full; its flags.
-  S2O_DEVICE std::uint32_t wait_step(int no_parity = 0) const {
-    barrier_wait(&s_.k_full[keys_.stage], keys_.parity + no_parity);
-    return load_shared(shared_address(&s_.steps[ring()].flags));
-  }
   // Its flags if it is there; 0 if not, or if it has none.
   S2O_DEVICE std::uint32_t look_at_step() const {
-    const bool there = barrier_test(&s_.k_full[keys_.stage], keys_.parity);
-    return there ? load_shared(shared_address(&s_.steps[ring()].flags)) : 0;
+    const bool there = barrier_test(&s_.k_full[keys_.stage()], keys_.parity());
+    return there ? load_shared(shared_address(&s_.steps[keys_.ring()].flags)) : 0;
   }
   // Gives the K buffer back; the place of its step and keys, which stay beyond that (kRing).
   S2O_DEVICE unsigned release_keys(std::uint32_t flags) {
-    const unsigned place = ring();
+    const unsigned place = keys_.ring();
     if (kEarlyStop && (flags & kStepStoppable) != 0 &&
         thread_index_again() == Traits::kProducerThreads) {
       s_.stopped_tile[place] = stopped_ != 0 ? static_cast<std::int32_t>(tile_count_) + 1 : 0;
     }
-    give_back(&s_.k_empty[keys_.stage]);
+    give_back(&s_.k_empty[keys_.stage()]);
     keys_.advance();
     return place;
-  }
-  S2O_DEVICE void wait_values() const { barrier_wait(&s_.v_full[values_.stage], values_.parity); }
-  S2O_DEVICE void release_values() {
-    give_back(&s_.v_empty[values_.stage]);
-    values_.advance();
-  }
-
-  // ---- turns of the warpgroups ----
-
-  S2O_DEVICE void take_turn() const {
-    if constexpr (Traits::kTurns) sync_named(kTurnBarrier + warpgroup_, 256);
-  }
-  S2O_DEVICE void allow_other() const {
-    if constexpr (Traits::kTurns) arrive_named(kTurnBarrier + 1 - warpgroup_, 256);
   }
 
   // ---- a tile ----
 
-  // Asked for on rare paths alone: read anew, the index keeps no register there.
   S2O_DEVICE static int row_of(int i) {
     const int thread = thread_index_again() - Traits::kProducerThreads;
     return thread / 32 * 16 + accumulator_position(lane_of(thread), 2 * i).row;
-  }
-  S2O_DEVICE static int column_of() {
-    return accumulator_position(lane_of(thread_index_again()), 0).column;
   }
 
   S2O_DEVICE void start_tile() {
@@ -149,8 +96,8 @@ class QuantisedConsumer {
     has_sums_ = false;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      rows_.start(i, description().logit_scale[row_of(i)]);
-      normaliser_[i] = 0.0f;
+      rows_.codes.start(i, description().logit_scale[row_of(i)]);
+      rows_.normaliser[i] = 0.0f;
       sums_scale_[i] = 1.0f;
       if (args_.resume_out == nullptr) continue;
       // Goes on from (out, lse) of an earlier launch: the state (m, l, acc) = (lse, 1, out); `out`
@@ -160,32 +107,16 @@ class QuantisedConsumer {
       const float lse = args_.lse[index];
       if (lse == kNegativeInfinity) continue;
       const float logit = resumed_logit(description(), row_of(i), lse);
-      rows_.resume(i, logit);
+      rows_.codes.resume(i, logit);
       // Lanes of a quad hold parts of a sum, or the same product.
-      normaliser_[i] =
-          !kWideValues || column_of() == 0 ? exp2_fast(logit - rows_.logit_of_one(i)) : 0.0f;
+      rows_.normaliser[i] =
+          !kWideValues || column_of() == 0 ? exp2_fast(logit - rows_.codes.logit_of_one(i)) : 0.0f;
     }
+    clear_outputs();
 #pragma unroll
-    for (int n = 0; n < kValueTiles; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) acc_[n][e] = 0.0f;
-    }
-#pragma unroll
-    for (float& product : products_[0]) product = 0.0f;
+    for (float& product : rows_.products[0]) product = 0.0f;
   }
 
-  S2O_DEVICE void wait_queries(int no_parity = 0) const {
-    barrier_wait(&s_.q_full[tile_count_ % kQueryBuffers],
-                 static_cast<int>(tile_count_ / kQueryBuffers % 2) + no_parity);
-  }
-  // The first step of a tile is there: so are its queries.
-  S2O_DEVICE void enter_tile() {
-    ++tile_count_;
-    wait_queries();
-    fence_async_proxy();  // Q may have come by cp.async
-    stopped_ = 0;
-    small_steps_ = 0;
-  }
   S2O_DEVICE void change_tile() {
     if (tile_count_ > 0) store_tile();
     start_tile();
@@ -260,7 +191,7 @@ class QuantisedConsumer {
           flags = wait_step();
           break;
         }
-        const Rows before = rows_;
+        const auto before = rows_.codes;
         // NOTE: the branch keeps the wait for V behind the maxima.
         const bool rises = raise_rows(logits, correction);
         std::uint32_t next;
@@ -276,7 +207,7 @@ class QuantisedConsumer {
           const std::uint32_t gains = collect();
           decide(waiting, gains);
           if ((flags & stopped_) != 0) {  // the decision came too late for this step
-            rows_ = before;
+            rows_.codes = before;
             drop_values();
             has_p = false;
             flags = next == 0 ? wait_step() : next;
@@ -301,7 +232,7 @@ class QuantisedConsumer {
   }
   S2O_DEVICE void pin_outputs() {
     pin_registers(acc_);
-    if constexpr (!kWideValues) pin_registers(products_);
+    if constexpr (!kWideValues) pin_registers(rows_.products);
   }
   // Waits for the product of p and V; both are free then. V is given back `once`.
   S2O_DEVICE void finish_values(Probabilities& p, bool once) {
@@ -324,14 +255,6 @@ class QuantisedConsumer {
     return !kPvSkip || (flags & kStepMaySkip) == 0 || !may_skip_values() ||
            !step_adds_nothing(logits);
   }
-  S2O_DEVICE void count_step(std::uint32_t flags, bool skipped) {
-    static_assert(StepInfo::kEndsPlanStep == 1u << 25 && kStepStoppable >> 16 == 0xff);
-    const auto ends = static_cast<std::int32_t>(flags >> 25 & 1u);
-    stats_.total_steps += ends;
-    stats_.stop_steps += ends & static_cast<std::int32_t>(flags >> 16);
-    if (skipped) stats_.pv_skipped += ends;
-  }
-
   // Decides about the rest of the tile by the gains of its rows after the step of `flags`, which
   // lane 0 knows.
   S2O_DEVICE void decide(std::uint32_t flags, std::uint32_t gains) {
@@ -357,13 +280,14 @@ class QuantisedConsumer {
   S2O_DEVICE void multiply_keys(Logits& logits) const {
     multiply_quantised_keys(shared_address(s_.q[tile_count_ % kQueryBuffers]) +
                                 static_cast<std::uint32_t>(warpgroup_ * 64 * kPanelRowBytes),
-                            shared_address(s_.k[keys_.stage]), logits);
+                            shared_address(s_.k[keys_.stage()]), logits);
   }
   S2O_DEVICE void multiply_values(Probabilities& p) {
     if constexpr (kWideValues) {
-      multiply_wide_values(shared_address(s_.v[values_.stage]), p, acc_);
+      multiply_wide_values(shared_address(s_.v[values_.stage()]), p, acc_);
     } else {
-      multiply_quantised_values(shared_address(s_.v[values_.stage]), p, acc_, products_, unsummed_);
+      multiply_quantised_values(shared_address(s_.v[values_.stage()]), p, acc_, rows_.products,
+                                unsummed_);
       ++unsummed_;
     }
   }
@@ -397,18 +321,18 @@ class QuantisedConsumer {
   S2O_DEVICE bool raise_rows(const Logits& logits, float (&correction)[2]) {
     std::int32_t largest[2];
     largest_sums(logits, largest);
-    if (!exceeds_codes(rows_, largest)) return false;
+    if (!exceeds_codes(rows_.codes, largest)) return false;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) correction[i] = rows_.raise(i, largest_of_quad(largest[i]));
+    for (int i = 0; i < 2; ++i) correction[i] = rows_.codes.raise(i, largest_of_quad(largest[i]));
     return true;
   }
   // Never true, which depends on all codes.
   S2O_DEVICE bool make_codes(const Logits& logits, float (&step_sum)[2], Halves& halves) const {
     if constexpr (kWideValues) {
-      code_wide_logits(logits, rows_, step_sum, halves);
+      code_wide_logits(logits, rows_.codes, step_sum, halves);
       return step_sum[0] + step_sum[1] < 0.0f;
     } else {
-      return (code_logits(logits, rows_, halves) & kNoBit) != 0;
+      return (code_logits(logits, rows_.codes, halves) & kNoBit) != 0;
     }
   }
   S2O_DEVICE static void make_probabilities(const Halves& halves, Probabilities& p) {
@@ -426,14 +350,14 @@ class QuantisedConsumer {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         sums_scale_[i] *= correction[i];
-        normaliser_[i] *= correction[i];
+        rows_.normaliser[i] *= correction[i];
         plan_step_mass_[i] *= correction[i];
-        products_[0][2 * i] *= correction[i];
+        rows_.products[0][2 * i] *= correction[i];
       }
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      if constexpr (kWideValues) normaliser_[i] += step_sum[i];
+      if constexpr (kWideValues) rows_.normaliser[i] += step_sum[i];
       if constexpr (kEarlyStop) {  // a plan step may span several tile steps
         const bool starts = (flags & StepInfo::kStartsPlanStep) != 0;
         plan_step_mass_[i] = (starts ? 0.0f : plan_step_mass_[i]) + step_sum[i];
@@ -472,13 +396,10 @@ class QuantisedConsumer {
     gain_unit_ = row_of(thread() % 2) < num_rows ? unit : 0.0f;
   }
   S2O_DEVICE void post_gain() {
-    const RowPair sums{{0.0f, 0.0f}, {normaliser_[0], normaliser_[1]}};
+    const RowPair sums{{0.0f, 0.0f}, {rows_.normaliser[0], rows_.normaliser[1]}};
     post(warp_gains(args_, sums, plan_step_mass_, gain_unit_, thread() % 2 != 0), false);
   }
 
-  S2O_DEVICE bool may_skip_values() const {
-    return description().total_plan_steps - stats_.total_steps - 1 >= args_.pv_skip_exempt;
-  }
   // Whether the step's maximum of every row lies the threshold below the running one (base 2), or
   // the octave that this lies in.
   S2O_DEVICE bool step_adds_nothing(const Logits& logits) {
@@ -491,7 +412,8 @@ class QuantisedConsumer {
       if (row_of(i) >= description().num_rows) continue;
       if (all == static_cast<std::int32_t>(kHiddenSum)) continue;
       const float logit = static_cast<float>(all) * description().logit_scale[row_of(i)];
-      excess = max_of(excess, rows_.has_key(i) ? min_of(logit - rows_.octave(i), 0.0f) : 0.0f);
+      excess = max_of(excess,
+                      rows_.codes.has_key(i) ? min_of(logit - rows_.codes.octave(i), 0.0f) : 0.0f);
     }
     post(warp_maximum(ordered_bits(excess)), true);
     return ordered_float(first_lane(collect())) + args_.pv_skip_threshold <= 0.0f;
@@ -507,11 +429,11 @@ class QuantisedConsumer {
     add_sums();
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const float normaliser =
-          kWideValues ? quad_sum(normaliser_[i]) : normaliser_[i] + products_[0][2 * i];
+      const float normaliser = kWideValues ? quad_sum(rows_.normaliser[i])
+                                           : rows_.normaliser[i] + rows_.products[0][2 * i];
       const bool empty = normaliser == 0.0f;
       lse[i] = empty ? kNegativeInfinity
-                     : rows_.logit_of_one(i) * kLn2 + tile.lse_shift[row_of(i)] +
+                     : rows_.codes.logit_of_one(i) * kLn2 + tile.lse_shift[row_of(i)] +
                            log_natural(normaliser);
       inverse[i] = empty ? 0.0f : tile.value_scale / normaliser;
       const std::int32_t row = tile.row_index[row_of(i)];
@@ -520,7 +442,8 @@ class QuantisedConsumer {
       if (args_.resume_out != nullptr && !empty) {
         const float earlier = resumed_logit(tile, row_of(i), args_.lse[row]);
         add_resumed_row(args_.resume_out + first,
-                        exp2_fast(earlier - rows_.logit_of_one(i)) / tile.value_scale, i, acc_);
+                        exp2_fast(earlier - rows_.codes.logit_of_one(i)) / tile.value_scale, i,
+                        acc_);
       }
       if (args_.out_fp32 != nullptr) store_row(args_.out_fp32 + first, inverse[i], i, acc_);
     }
@@ -557,8 +480,8 @@ class QuantisedConsumer {
       }
       *words = sums;
     }
-    normaliser_[0] += products_[0][0];
-    normaliser_[1] += products_[0][2];
+    rows_.normaliser[0] += rows_.products[0][0];
+    rows_.normaliser[1] += rows_.products[0][2];
     has_sums_ = true;
     sums_scale_[0] = sums_scale_[1] = 1.0f;
   }
@@ -603,23 +526,6 @@ class QuantisedConsumer {
     sync_warp();  // before sums are written again
   }
 
-  const QuantisedKernelArgs& args_;
-  SharedSm90<Traits>& s_;
-  const int warpgroup_;  // consumer warpgroup, from 0
-  const int thread_;     // in the warpgroup
-  float acc_[kValueTiles][4];
-  Rows rows_;
-  float normaliser_[2];   // sum of probabilities: this lane's part, or up to the last sum_products
-  float products_[1][4];  // e4m3: sums of probabilities since, of the rows at 0 and 2
-  float plan_step_mass_[2] = {0.0f, 0.0f};
-  TileStats stats_;
-  float gain_unit_ = 0.0f;
-  StagePosition keys_;  // the next K buffer
-  StagePosition values_;
-  unsigned decisions_ = 0;
-  std::uint32_t stopped_ = 0;  // kStepStoppable once this tile has stopped
-  unsigned tile_count_ = ~0u;  // tiles entered, less one
-  int small_steps_ = 0;
   float sums_scale_[2];
   int unsummed_ = 0;  // e4m3: products with V in acc_
   bool has_sums_ = false;

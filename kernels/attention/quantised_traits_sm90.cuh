@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/attention/attention_quantised.h"
+#include "kernels/attention/quantised_fragments_sm90.cuh"
 #include "kernels/attention/traits_sm90.cuh"
 
 namespace s2o::device {
@@ -14,6 +16,33 @@ template <class Traits>
 class QuantisedConsumer;
 template <class Traits>
 struct QuantisedTile;
+
+// A place in a ring of buffers whose number is no power of two.
+template <int kStages, int kRing>
+struct StagePosition {
+  int stage_ = 0;
+  int parity_ = 0;
+  S2O_DEVICE int stage() const { return stage_; }
+  S2O_DEVICE int parity() const { return parity_; }
+  S2O_DEVICE unsigned ring() const {  // of descriptions of steps
+    static_assert(kRing == 2 * kStages);
+    return static_cast<unsigned>(stage_ + kStages * parity_);
+  }
+  S2O_DEVICE void advance() {
+    if (++stage_ == kStages) {
+      stage_ = 0;
+      parity_ ^= 1;
+    }
+  }
+};
+
+// Of a lane's two rows.
+template <class Codes>
+struct QuantisedRows {
+  CodeRows<Codes> codes;
+  float normaliser[2];   // sum of probabilities: this lane's part, or up to the last sum_products
+  float products[1][4];  // e4m3: sums of probabilities since, of the rows at 0 and 2
+};
 
 // Values: e4m3, transposed, for keys in the order of tokens (`kWide` false), or fp16 in rows, which
 // gathers can take as they come (has_wide_values). Three stages of 33 KiB beside 64 of sums, or of
@@ -42,6 +71,9 @@ struct QuantisedTraits : PipelineTraits<kTileMValue, 128, 3, kDecisionValue> {
   // producer takes the rest of 504 for its gathers.
   static constexpr int kProducerRegisters = kWide ? 88 : 72;
   static constexpr int kConsumerRegisters = kTileMValue == 64 ? 240 : kWide ? 208 : 216;
+  static constexpr bool kRereadsThread = kDecisionValue == StepDecision::kPvSkip;
+  using Rows = QuantisedRows<std::conditional_t<kWide, Fp16Codes, E4m3Codes>>;
+  using Position = StagePosition<3, 6>;
   // Rows on their way out, 16 of each warp. Where values are e4m3 also outputs so far in fp32, as
   // the threads hold them.
   struct Sums {

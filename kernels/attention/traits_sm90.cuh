@@ -8,6 +8,7 @@
 #include "kernels/attention/steps.cuh"
 #include "kernels/device/layout.cuh"
 #include "kernels/device/mbarrier_sm90.cuh"
+#include "kernels/device/online_softmax.cuh"
 
 namespace s2o::device {
 
@@ -74,6 +75,16 @@ struct PipelineTraits {
                 "one producer thread per row and per key index");
 };
 
+// A place in a ring of buffers: the number of those before it.
+template <int kStages, int kRing>
+struct CountedPosition {
+  unsigned count = 0;
+  S2O_DEVICE unsigned stage() const { return count % kStages; }
+  S2O_DEVICE int parity() const { return static_cast<int>(count / kStages % 2); }
+  S2O_DEVICE unsigned ring() const { return count % kRing; }  // of descriptions of steps
+  S2O_DEVICE void advance() { ++count; }
+};
+
 template <class ElementType, int kHeadDimValue, int kTileMValue, int kTileNValue,
           StepDecision kDecisionValue>
 struct TraitsSm90
@@ -89,10 +100,14 @@ struct TraitsSm90
   static constexpr int kRowElements = kHeadDim;  // of q and k, in units of 16 bit
   static constexpr int kValueBytes = tile_bytes(kTileNValue, kHeadDim);
   static constexpr int kOnesBytes = 0;
+  static constexpr bool kRereadsThread = false;
   static constexpr TuningSm90 kTuning = tuning_sm90(kHeadDim, kTileMValue, kTileNValue);
   static constexpr int kProducerRegisters = kTuning.producer_registers;
   static constexpr int kConsumerRegisters = kTuning.consumer_registers;
   struct Sums {};
+  using Rows = RowPair;
+  using Position = CountedPosition<tuning_sm90(kHeadDimValue, kTileMValue, kTileNValue).stages,
+                                   2 * tuning_sm90(kHeadDimValue, kTileMValue, kTileNValue).stages>;
   // Two places: a warp writes to the next but one after all have written to the next, which they do
   // once they have read this one. One word a lane that reads them: 0 beyond the last warp.
   using Posted = std::uint32_t[2][32];
