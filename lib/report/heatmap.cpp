@@ -140,7 +140,7 @@ int num_drawn_panels(const Heatmap& heatmap) {
   return panels;
 }
 
-std::string power_text(double exponent) { return fmt::format("1e{:+.1f}", exponent); }
+std::string power_text(double exponent) { return fmt::format("{:.0e}", std::pow(10.0, exponent)); }
 
 void draw_legend(Image& image, const Heatmap& heatmap, const MassScale& scale, int y) {
   draw_bar(image, kMargin, y, ColorMap::kMass, "attention mass",
@@ -217,8 +217,8 @@ Image draw_heatmap(const Heatmap& heatmap, int pixels) {
     place = panel_place(index++, pixels);
     const MassScale step_scale = mass_scale(panel.visiting->mass);
     draw_label(image, place, pixels, panel.label,
-               fmt::format("tiles x steps, mass {} .. {}",
-                           power_text(step_scale.top - kMassDecades), power_text(step_scale.top)));
+               fmt::format("steps: mass {} to {}", power_text(step_scale.top - kMassDecades),
+                           power_text(step_scale.top)));
     draw_visiting(image, place, pixels, *panel.visiting, step_scale);
   }
   draw_legend(image, heatmap, scale, legend_y);

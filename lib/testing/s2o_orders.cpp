@@ -29,7 +29,6 @@ S2oSettings S2oCase::settings() const {
           .block_m = block_m,
           .block_n = 128,
           .query_guide = query_guide,
-          .history_order = HistoryOrder::kRanked,
           .share_key_order_in_group = share_key_order_in_group,
           .stop = stop,
           .ranking = Ranking::kMean,

@@ -32,7 +32,6 @@ class RowPlanner final : public Planner {
                 .block_m = kRankedRows,
                 .block_n = settings.block_n,
                 .query_guide = QueryGuide::kNone,
-                .history_order = HistoryOrder::kRanked,
                 .share_key_order_in_group = false,
                 .stop = settings.stop,
                 .heads = heads_of(settings),

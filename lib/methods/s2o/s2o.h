@@ -12,8 +12,6 @@
 
 namespace s2o {
 
-enum class HistoryOrder { kRanked, kRecent, kNone };
-
 // What of the settings query heads of one plan may differ in, as below.
 struct S2oHead {
   float tau = 0.0f;
@@ -27,7 +25,6 @@ struct S2oSettings {
   int block_n;                // keys of a step
   // Orders the queries of a segment; the history then has a pass of its own, in that order.
   QueryGuide query_guide;
-  HistoryOrder history_order;
   bool share_key_order_in_group;  // one order for all query heads of a KV head
   StopRule stop;
   std::vector<S2oHead> heads = {};  // [num_q_heads], or empty: all heads alike
@@ -71,7 +68,7 @@ SparsePlan plan_s2o(const AttentionInput& input, const S2oSettings& settings);
 // UnsupportedError when the kernels cannot hold the problem.
 std::unique_ptr<Planner> s2o_planner(const Problem& problem, const S2oSettings& settings,
                                      const PlannerLimits& limits);
-// The same, or null for settings without device code: permuted rows in pass 1, an unranked history.
+// The same, or null for settings without device code: permuted rows in pass 1.
 std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request,
                                             const S2oSettings& settings);
 

@@ -27,9 +27,7 @@ std::vector<std::int32_t> descending_order(const float* scores, std::int64_t cou
   return order;
 }
 
-bool ranks_rows(const S2oSettings& settings) {
-  return settings.ranking == Ranking::kRows && settings.history_order == HistoryOrder::kRanked;
-}
+bool ranks_rows(const S2oSettings& settings) { return settings.ranking == Ranking::kRows; }
 
 // What probes cost and save: a tenth of the ranking and a fifth at 32,768 tokens, a tenth and half
 // at 131,072.
@@ -156,10 +154,8 @@ class S2oCpuPlan {
     const int num_lists = shared ? problem_.num_kv_heads : problem_.num_q_heads;
     history_offset_.assign(static_cast<std::size_t>(num_segments_) + 1, 0);
     for (std::int64_t segment = 0; segment < num_segments_; ++segment) {
-      const std::int64_t length =
-          settings_.history_order == HistoryOrder::kNone ? 0 : window_begin(segment);
       history_offset_[static_cast<std::size_t>(segment) + 1] =
-          history_offset_[static_cast<std::size_t>(segment)] + length;
+          history_offset_[static_cast<std::size_t>(segment)] + window_begin(segment);
     }
     // With tau 0 nothing is left out: no order matters.
     if (ranks_rows(settings_) && settings_.stop.tau == 0.0f) return;
@@ -205,12 +201,6 @@ class S2oCpuPlan {
     const std::int64_t length = history_offset_[static_cast<std::size_t>(segment) + 1] -
                                 history_offset_[static_cast<std::size_t>(segment)];
     if (length == 0) return;
-    if (settings_.history_order == HistoryOrder::kRecent) {
-      for (std::int64_t i = 0; i < length; ++i) {
-        target[i] = static_cast<std::int32_t>(length - 1 - i);
-      }
-      return;
-    }
     const std::vector<float> scores = mean_query_scores(
         input_, first_q_head, num_heads, segment_begin(segment), segment_end(segment), length);
     const auto order = descending_order(scores.data(), length);
@@ -251,7 +241,7 @@ class S2oCpuPlan {
     }
     if (!ranked_.empty()) {
       length = ranked_[static_cast<std::size_t>(head * num_segments_ + segment)];
-    } else if (settings_.history_order == HistoryOrder::kRanked) {
+    } else {
       HistoryShape shape;
       shape.segment_size = settings_.segment_size;
       shape.local_window = settings_.local_window;
@@ -332,8 +322,6 @@ std::vector<ParamSpec> s2o_param_specs() {
                         "vector that ranks the queries of a segment; none keeps their order"),
       ParamSpec::choice("key_order_sharing", "query_head", {"query_head", "kv_head"},
                         "one visiting order per query head, or per KV head for its whole group"),
-      ParamSpec::choice("history_order", "ranked", {"ranked", "recent", "none"},
-                        "order of the history; none visits the own segment only (ablation)"),
       ParamSpec::choice("stop_reduce", "mean", {"mean", "max"}, "reduction of the rows' gains"),
       ParamSpec::integer("stop_patience", 1, "consecutive small steps before the stop", 1, 1 << 20),
       ParamSpec::integer("min_steps", 1, "steps of the history before a stop", 1, 1 << 20),
@@ -353,7 +341,6 @@ std::int64_t s2o_max_depth(const StopRule& stop, int block_n) {
 
 S2oSettings s2o_settings(const ParamSet& params) {
   const std::string& guide = params.get_choice("query_guide");
-  const std::string& order = params.get_choice("history_order");
   const StopRule stop{
       .tau = static_cast<float>(params.get_real("tau")),
       .reduce = params.get_choice("stop_reduce") == "mean" ? StopReduce::kMean : StopReduce::kMax,
@@ -368,9 +355,6 @@ S2oSettings s2o_settings(const ParamSet& params) {
                      : guide == "global_mean_key"    ? QueryGuide::kGlobalMeanKey
                      : guide == "segment_mean_query" ? QueryGuide::kSegmentMeanQuery
                                                      : QueryGuide::kNone,
-      .history_order = order == "ranked"   ? HistoryOrder::kRanked
-                       : order == "recent" ? HistoryOrder::kRecent
-                                           : HistoryOrder::kNone,
       .share_key_order_in_group = params.get_choice("key_order_sharing") == "kv_head",
       .stop = stop,
       .ranking = Ranking::kMean,
@@ -402,9 +386,7 @@ std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request
   // With permuted rows in the pass over the own segment, its items depend on the order.
   const bool has_guide = settings.query_guide == QueryGuide::kNone ||
                          (settings.natural_pass1 && settings.segment_size <= kMaxGuidedSegment);
-  const bool has_device_code = request.dtype != StorageDType::kF32 && has_guide &&
-                               settings.history_order == HistoryOrder::kRanked;
-  if (!has_device_code) return nullptr;
+  if (request.dtype == StorageDType::kF32 || !has_guide) return nullptr;
   return s2o_planner(request.problem, settings, request.limits);
 }
 

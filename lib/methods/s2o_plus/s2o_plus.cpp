@@ -1,4 +1,4 @@
-// S2O with what this project adds; every part is a parameter, and with all of them off it is `s2o`.
+// S2O with what this project adds; without ranking by rows, window and compensation it is `s2o`.
 //
 //   ranking        rows: scores of all queries of a tile in low precision
 //                  (lib/methods/s2o/row_ranking.h); mean: from the mean query, as s2o, for other
@@ -7,8 +7,8 @@
 //   compensation   the unvisited history enters as folded columns
 //                  (kernels/attention/fold_columns.h), at head_dim 64 and 128; off: on real models
 //                  they cost more time than the pairs they save (results/ablation.md)
-//   pass1_order    "natural": the own segment runs in natural order and is merged with the permuted
-//                  history pass by log-sum-exp, so that a query order costs no density in pass 1
+// With a query guide the own segment runs in natural order and is merged with the permuted history
+// pass by log-sum-exp, so that the order of queries costs no density there.
 //
 // Cost of ranking by rows: half of the dimensions of Q K' in e4m3, an eighth of dense attention.
 #include "lib/methods/common/block_selection.h"
@@ -36,9 +36,6 @@ std::vector<ParamSpec> plus_specs() {
   specs.push_back(ParamSpec::choice("compensation", "none",
                                     {"none", "centroid", "blocks", "blocks_variance"},
                                     "what stands in for the unvisited history"));
-  specs.push_back(ParamSpec::integer("fold_block", 128, "key slots per folded column", 1, 1 << 20));
-  specs.push_back(ParamSpec::choice("pass1_order", "natural", {"natural", "permuted"},
-                                    "row order of the pass over the own segment"));
   return specs;
 }
 
@@ -61,11 +58,7 @@ class S2oPlus final : public Method {
             {.settings =
                  {{{"ranking", "mean"}, {"segment_size", 128}},
                   {{"ranking", "rows"}},
-                  {{"ranking", "rows"},
-                   {"tau", 0.001},
-                   {"sink", 0},
-                   {"local_window", 256},
-                   {"pass1_order", "permuted"}},
+                  {{"ranking", "rows"}, {"tau", 0.001}, {"sink", 0}, {"local_window", 256}},
                   {{"ranking", "mean"}, {"segment_size", 1024}, {"key_order_sharing", "kv_head"}},
                   {{"ranking", "mean"}, {"segment_size", 256}, {"local_window", 100}},
                   {{"ranking", "mean"}, {"query_guide", "prefix_mean_key"}, {"segment_size", 256}},
@@ -102,8 +95,7 @@ class S2oPlus final : public Method {
     settings.reach_per_tau = static_cast<float>(params.get_real("reach_per_tau"));
     settings.local_window = params.get_int("local_window");
     settings.fold.kind = compensation_of(params);
-    settings.fold.fold_block = static_cast<int>(params.get_int("fold_block"));
-    settings.natural_pass1 = params.get_choice("pass1_order") == "natural";
+    settings.natural_pass1 = true;
     return settings;
   }
 };
