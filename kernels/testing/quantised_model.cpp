@@ -3,8 +3,8 @@
 #include <functional>
 #include <vector>
 
-#include "kernels/attention/quantise.cuh"
 #include "kernels/attention/mainloop_sm90.cuh"
+#include "kernels/attention/quantise.cuh"
 #include "kernels/testing/simt.h"
 
 namespace s2o::testing {
