@@ -279,6 +279,13 @@ class Tuner {
           "{}={} at {} tokens: nothing meets it at less cost than dense, all heads stay dense; the "
           "best that one setting for all heads is measured to reach is {:.4g}",
           target_name(options_.target), options_.value, measurer_.seqlen(), best_of_one_setting());
+    } else if (best.length.measured["price"] == 0.0 &&
+               (options_.target != TuneTarget::kLoss ||
+                best.outcome.kl < kCloseEnough * options_.value)) {
+      log_warning(
+          "{}={} at {} tokens: met by the cheapest setting of every head, at a KL of {:.3g}; "
+          "looser settings (--method '{{\"name\": ..., ...}}') may cost less",
+          target_name(options_.target), options_.value, measurer_.seqlen(), best.outcome.kl);
     }
     return std::move(best.length);
   }
