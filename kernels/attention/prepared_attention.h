@@ -31,9 +31,9 @@ struct AttentionScratch {
   DeviceBuffer<std::uint8_t> quantised;  // Q, K and V in 8 bits
 };
 
-// Downloads the scales of quantised input (AttentionOutput::head_scales); the device has run.
-// UnsupportedError naming a head that cannot be quantised (quantise.h); its outputs are not finite.
-void check_head_scales(const Problem& problem, const float* scales);
+// check_head_scales (quantised_input.h) of scales on the device (AttentionOutput::head_scales),
+// which has run.
+void download_and_check_head_scales(const Problem& problem, const float* scales);
 
 class PreparedAttention {
  public:
@@ -50,7 +50,7 @@ class PreparedAttention {
   // What every run must begin with, before the first batch: quantises Q, K and V if that was asked
   // for. Counts as planning.
   void enqueue_quantise(CudaStream stream) const;
-  // check_head_scales() of what has run; nothing where nothing is quantised.
+  // download_and_check_head_scales() of what has run; nothing where nothing is quantised.
   void check_quantised() const;
   // All passes of the plan. Error for a plan in several batches, of which only one is in memory.
   void enqueue(CudaStream stream) const;

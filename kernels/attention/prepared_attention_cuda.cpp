@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cmath>
 #include <string>
 #include <vector>
 
@@ -34,27 +33,11 @@ int arrays_of_sums(const FoldRule& fold) {
 
 }  // namespace
 
-void check_head_scales(const Problem& problem, const float* scales) {
+void download_and_check_head_scales(const Problem& problem, const float* scales) {
   std::vector<float> found(static_cast<std::size_t>(num_head_scales(problem)));
   cuda_check(cudaMemcpy(found.data(), scales, found.size() * sizeof(float), cudaMemcpyDeviceToHost),
              "download scales of heads");
-  QuantisedInput heads;
-  place_head_scales(problem, found.data(), heads);
-  const auto check = [](const float* of_heads, int num_heads, const char* tensor,
-                        const std::string& fault) {
-    for (int head = 0; head < num_heads; ++head) {
-      if (std::isfinite(of_heads[head])) continue;
-      throw UnsupportedError("compute fp8: head " + std::to_string(head) + " of " + tensor +
-                             ": the largest size is " + fault);
-    }
-  };
-  check(heads.key_scale, problem.num_kv_heads, "k",
-        "not finite, or beyond the supported " + std::to_string(static_cast<int>(kLargestSpread)) +
-            " times the root mean square");
-  check(heads.value_scale, problem.num_kv_heads, "v", "not finite");
-  check(heads.query_check, problem.num_q_heads, "q",
-        "not finite, or so large that a unit of the integer product is a logit of " +
-            std::to_string(kLargestLogitScale));
+  check_head_scales(problem, found.data());
 }
 
 PreparedAttention::PreparedAttention(const DeviceInfo& device, AttentionKernel kernel,
@@ -188,7 +171,7 @@ void PreparedAttention::enqueue_quantise(CudaStream stream) const {
 }
 
 void PreparedAttention::check_quantised() const {
-  if (quantise_) check_head_scales(input_.problem, quantised_.key_scale);
+  if (quantise_) download_and_check_head_scales(input_.problem, quantised_.key_scale);
 }
 
 void PreparedAttention::enqueue(CudaStream stream) const {

@@ -72,8 +72,11 @@ S2O_DEVICE void rotate(RowPart& part) {
 S2O_DEVICE std::uint32_t size_bits(float x) { return float_bits(x) & 0x7fffffffu; }
 S2O_DEVICE std::uint32_t larger(std::uint32_t a, std::uint32_t b) { return a > b ? a : b; }
 
+// Not below what numbers can be divided by; NaN stays.
 S2O_DEVICE float scale_of(float largest, float steps) {
-  return (largest == 0.0f ? 1.0f : largest) / steps;
+  constexpr float kLeast = 1.17549435e-38f;
+  const float scale = (largest == 0.0f ? 1.0f : largest) / steps;
+  return scale < kLeast ? kLeast : scale;
 }
 
 // Statistics of one part of a head's keys and values, by a block.
@@ -190,9 +193,10 @@ S2O_DEVICE void quantise_scales(const QuantiseArgs& args, int head, SharedScales
     // A mean that is large beside what varies leaves few bits of mean_square: it is not trusted far
     // below the squares that it came from.
     const float floor = 1e-5f * squares / rows / kQuantisedColumns;
-    const bool spreads =
-        largest * largest > kLargestSpread * kLargestSpread * max_of(mean_square, floor);
-    args.out.key_scale[head] = spreads ? bits_float(0x7fc00000u) : scale_of(largest, 127.0f);
+    const float spread_squared = largest * largest / max_of(mean_square, floor);
+    args.out.key_scale[head] = spread_squared > kLargestSpread * kLargestSpread
+                                   ? bits_float(refused_scale(float_bits(spread_squared)))
+                                   : scale_of(largest, 127.0f);
     args.out.value_scale[head] =
         scale_of(bits_float(shared.largest[1]), args.out.v_rows != nullptr ? 1.0f : kLargestE4m3);
   }
@@ -232,7 +236,10 @@ S2O_DEVICE void quantise_query(const QuantiseArgs& args, std::int64_t row) {
   const float logit_scale =
       args.softmax_scale * kLog2E * (scale * load_global(args.out.key_scale + kv_head));
   // NOTE: not so for NaN either.
-  if (!(logit_scale < kLargestLogitScale)) args.out.query_check[q_head] = bits_float(0x7fc00000u);
+  if (!(logit_scale < kLargestLogitScale)) {
+    atomic_max(reinterpret_cast<std::uint32_t*>(args.out.query_check + q_head),
+               refused_scale(float_bits(logit_scale)));
+  }
   args.out.logit_scale[row] = logit_scale;
   args.out.lse_shift[row] = args.softmax_scale * dot;
 }

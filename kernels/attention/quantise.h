@@ -61,4 +61,10 @@ struct QuantisedValues {
 QuantisedValues quantise_ref(const Problem& problem, const float* q, const float* k, const float* v,
                              QuantiseRule rule, bool wide_values);
 
+// The UnsupportedError of a refused head, by what was found: the largest size of its numbers where
+// that is not finite, a key's over the root mean square, the logit of a unit.
+[[noreturn]] void refuse_size(const char* tensor, std::int64_t head, float largest);
+[[noreturn]] void refuse_spread(std::int64_t head, double spread);
+[[noreturn]] void refuse_logit_scale(std::int64_t head, float scale);
+
 }  // namespace s2o

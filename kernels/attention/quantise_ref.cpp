@@ -36,35 +36,40 @@ float scale_of(float largest, float steps) {
   return std::max((largest == 0.0f ? 1.0f : largest) / steps, std::numeric_limits<float>::min());
 }
 
-void check_logit_scale(float scale, std::int64_t head) {
-  if (scale < kLargestLogitScale) return;
-  throw UnsupportedError("compute fp8: head " + std::to_string(head) +
-                         " of q: a unit of the integer product is a logit of " +
-                         std::to_string(scale) + ", supported is less than " +
-                         std::to_string(kLargestLogitScale));
-}
-
 // The largest size of a head's numbers.
 float largest_of(const Rows& rows, const char* tensor, std::int64_t head) {
   const float largest = rows.cwiseAbs().maxCoeff<Eigen::PropagateNaN>();
-  if (std::isfinite(largest)) return largest;
-  throw UnsupportedError("compute fp8: head " + std::to_string(head) + " of " + tensor +
-                         ": the largest size is " + std::to_string(largest) +
-                         ", expected a finite one");
+  if (!std::isfinite(largest)) refuse_size(tensor, head, largest);
+  return largest;
 }
 
 void check_spread(const Rows& k, float largest, std::int64_t head) {
   const double mean_square =
       k.cast<double>().squaredNorm() / static_cast<double>(std::max<Eigen::Index>(k.size(), 1));
   const double spread = largest / std::sqrt(std::max(mean_square, 1e-60));
-  if (spread <= kLargestSpread) return;
-  throw UnsupportedError("compute fp8: head " + std::to_string(head) +
-                         " of k: the largest size is " + std::to_string(spread) +
-                         " times the root mean square, supported is " +
-                         std::to_string(static_cast<int>(kLargestSpread)));
+  if (spread > kLargestSpread) refuse_spread(head, spread);
+}
+
+std::string refused_head(const char* tensor, std::int64_t head) {
+  return "compute fp8: head " + std::to_string(head) + " of " + tensor + ": ";
 }
 
 }  // namespace
+
+void refuse_size(const char* tensor, std::int64_t head, float largest) {
+  throw UnsupportedError(refused_head(tensor, head) + "the largest size is " +
+                         (std::isnan(largest) ? "nan" : "inf") + ", expected a finite one");
+}
+void refuse_spread(std::int64_t head, double spread) {
+  throw UnsupportedError(refused_head("k", head) + "the largest size is " + std::to_string(spread) +
+                         " times the root mean square, supported is " +
+                         std::to_string(static_cast<int>(kLargestSpread)));
+}
+void refuse_logit_scale(std::int64_t head, float scale) {
+  throw UnsupportedError(refused_head("q", head) + "a unit of the integer product is a logit of " +
+                         std::to_string(scale) + ", supported is less than " +
+                         std::to_string(kLargestLogitScale));
+}
 
 bool has_wide_values(const PlanView& plan) {
   return plan.stop.tau > 0.0f ||
@@ -136,10 +141,10 @@ QuantisedValues quantise_ref(const Problem& problem, const float* q, const float
     }
   });
   for (std::int64_t head = 0; head < problem.num_q_heads; ++head) {
-    check_logit_scale(problem.softmax_scale * std::numbers::log2e_v<float> *
-                          largest_query_scale[static_cast<std::size_t>(head)] *
-                          key_scales[static_cast<std::size_t>(head / problem.group_size())],
-                      head);
+    const float logit_scale = problem.softmax_scale * std::numbers::log2e_v<float> *
+                              largest_query_scale[static_cast<std::size_t>(head)] *
+                              key_scales[static_cast<std::size_t>(head / problem.group_size())];
+    if (!(logit_scale < kLargestLogitScale)) refuse_logit_scale(head, logit_scale);
   }
   return values;
 }

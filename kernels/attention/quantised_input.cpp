@@ -1,5 +1,10 @@
 #include "kernels/attention/quantised_input.h"
 
+#include <bit>
+#include <cmath>
+
+#include "kernels/attention/quantise.h"
+
 namespace s2o {
 namespace {
 
@@ -44,6 +49,13 @@ std::int64_t place_all(const Problem& problem, bool wide_values, void* base,
   return placement.bytes;
 }
 
+// What refused_scale was given; NaN or infinite where the scale says no more.
+float found_of(float scale) {
+  if (!std::isnan(scale)) return scale;
+  const float found = std::bit_cast<float>((std::bit_cast<std::uint32_t>(scale) & 0x3fffffu) << 9);
+  return found > 0.0f ? found : scale;
+}
+
 }  // namespace
 
 std::int64_t num_head_scales(const Problem& problem) {
@@ -54,6 +66,26 @@ void place_head_scales(const Problem& problem, float* base, QuantisedInput& inpu
   input.key_scale = base;
   input.value_scale = base + problem.num_kv_heads;
   input.query_check = input.value_scale + problem.num_kv_heads;
+}
+
+void check_head_scales(const Problem& problem, const float* scales) {
+  for (std::int64_t head = 0; head < problem.num_kv_heads; ++head) {
+    if (std::isfinite(scales[head])) continue;
+    const float found = found_of(scales[head]);
+    if (!std::isfinite(found)) refuse_size("k", head, found);
+    refuse_spread(head, std::sqrt(found));
+  }
+  scales += problem.num_kv_heads;
+  for (std::int64_t head = 0; head < problem.num_kv_heads; ++head) {
+    if (!std::isfinite(scales[head])) refuse_size("v", head, scales[head]);
+  }
+  scales += problem.num_kv_heads;
+  for (std::int64_t head = 0; head < problem.num_q_heads; ++head) {
+    if (std::isfinite(scales[head])) continue;
+    const float found = found_of(scales[head]);
+    if (!std::isfinite(found)) refuse_size("q", head, found);
+    refuse_logit_scale(head, found);
+  }
 }
 
 std::int64_t quantised_bytes(const Problem& problem, bool wide_values) {

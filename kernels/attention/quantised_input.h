@@ -39,9 +39,10 @@ struct QuantisedInput {
   std::uint16_t* v_rows = nullptr;
   float* logit_scale = nullptr;  // [num_q_heads, seqlen]
   float* lse_shift = nullptr;    // [num_q_heads, seqlen]
+  // A head that quantise.h refuses has a NaN here (refused_scale) or what is not finite.
   float* key_scale = nullptr;    // [num_kv_heads]
   float* value_scale = nullptr;  // [num_kv_heads]
-  float* query_check = nullptr;  // [num_q_heads]: finite like the queries of the head
+  float* query_check = nullptr;  // [num_q_heads]: else 1
   float* mean = nullptr;         // [num_kv_heads, head_dim], of k H
   float* parts = nullptr;        // [num_kv_heads, kQuantiseParts, 3 head_dim + 2]
 };
@@ -53,9 +54,17 @@ QuantisedInput place_quantised(const Problem& problem, bool wide_values, void* b
 std::int64_t num_head_scales(const Problem& problem);
 void place_head_scales(const Problem& problem, float* base, QuantisedInput& input);
 
+// The bits of a NaN that carries what was found, a positive number of these bits, to 13 bits. NaN
+// of larger numbers are larger.
+S2O_ANYWHERE constexpr std::uint32_t refused_scale(std::uint32_t found) {
+  return 0x7fc00000u | (found & 0x7fffffffu) >> 9;
+}
+// UnsupportedError for the first head with a scale that is not finite, as quantise_ref words it.
+// `scales`: num_head_scales() of them, in host memory.
+void check_head_scales(const Problem& problem, const float* scales);
+
 // Three launches: statistics of K and V, one pass over them; their end; one pass over all.
-// Deterministic. A head that quantise.h refuses has a scale or query_check that is not finite, and
-// outputs that are not.
+// Deterministic. Outputs of a refused head are not finite.
 void launch_quantise(const DeviceInput& input, QuantiseRule rule, const QuantisedInput& output,
                      CudaStream stream);
 

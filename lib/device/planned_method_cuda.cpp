@@ -182,7 +182,7 @@ void PlannedMethod::attend(const DeviceInput& input, AttentionOutput output,
 
 void PlannedMethod::check(CudaStream stream) const {
   cuda_check(cudaStreamSynchronize(stream), "wait for attention");
-  if (head_scales_.size() > 0) check_head_scales(problem_, head_scales_.data());
+  if (head_scales_.size() > 0) download_and_check_head_scales(problem_, head_scales_.data());
   if (planner_ == nullptr) return;
   try {
     planner_->check();

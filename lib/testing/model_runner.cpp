@@ -83,6 +83,7 @@ KernelResult run_quantised_on_model(const AttentionInput& input, const SparsePla
                       memory.data() + 256 - reinterpret_cast<std::uintptr_t>(memory.data()) % 256);
   model_quantise({.problem = problem, .q = q.data(), .k = k.data(), .v = v.data()}, rule,
                  quantised);
+  check_head_scales(problem, quantised.key_scale);
   const float nan = std::numeric_limits<float>::quiet_NaN();
   KernelResult result;
   result.out.assign(input.q.size(), nan);
