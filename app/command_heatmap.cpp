@@ -51,12 +51,12 @@ const InputCell& select_input(const EvalCells& cells, const HeatmapOptions& opti
 }
 
 // What the methods of the config do with the head; the attention map itself stands for dense.
-std::vector<HeatmapMethod> select_methods(const EvalCells& cells, const AttentionInput& input,
-                                          int head) {
+std::vector<HeatmapMethod> select_methods(const EvalCells& cells, const InputCell& cell,
+                                          const Problem& problem, int head) {
   std::vector<HeatmapMethod> methods;
   for (MethodSetting setting : cells.settings) {
-    for (const HeadSetting& heads :
-         setting.method->head_settings(setting.params, input.layer, input.problem)) {
+    for (const HeadSetting& heads : setting.method->head_settings(
+             setting.params, cell.names_layer ? cell.layer : -1, problem)) {
       const bool is_inside =
           head >= heads.q_heads.first && head < heads.q_heads.first + heads.q_heads.count;
       if (is_inside) setting = {.method = heads.method, .params = heads.params_of(head)};
@@ -87,8 +87,9 @@ int run_heatmap(const HeatmapOptions& options) {
     throw ConfigError(fmt::format("--head {}: {} has {} query heads, counted from 0", options.head,
                                   cell_text(cell), input.problem.num_q_heads));
   }
-  const Heatmap heatmap = compute_heatmap(
-      input, options.head, select_methods(cells, input, options.head), options.pixels);
+  const Heatmap heatmap =
+      compute_heatmap(input, options.head, select_methods(cells, cell, input.problem, options.head),
+                      options.pixels);
   draw_heatmap(heatmap, options.pixels).write_png(options.out);
   log_info("{} written", options.out);
   return kExitDone;

@@ -169,7 +169,7 @@ class Evaluator {
     const std::vector<float>* out = &kNotAsked;
     try {
       backend_.set_heads(std::nullopt);
-      measure(setting, row);
+      measure(setting, source, row);
       if (cells_.config.save_outputs) out = &backend_.out();
     } catch (const InterruptedError&) {
       throw;
@@ -196,9 +196,9 @@ class Evaluator {
   };
 
   // Plans, runs and fills in the row.
-  void measure(const MethodSetting& setting, ResultRow& row) {
-    const std::vector<HeadSetting> groups =
-        setting.method->head_settings(setting.params, input_->layer, input_->problem);
+  void measure(const MethodSetting& setting, const InputCell& source, ResultRow& row) {
+    const std::vector<HeadSetting> groups = setting.method->head_settings(
+        setting.params, source.names_layer ? source.layer : -1, input_->problem);
     Measured found = groups.empty() ? measure_heads(*setting.method, setting.params, {}, *input_)
                                     : measure_groups(groups);
     Timings timings = {.dense_attention_ms = dense_ms_};

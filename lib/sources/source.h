@@ -25,7 +25,8 @@ struct SourceOptions {
 struct InputCell {
   std::string name;
   int layer = 0;
-  std::int64_t seqlen = 0;  // 0 when only the file knows
+  std::int64_t seqlen = 0;   // 0 when only the file knows
+  bool names_layer = false;  // `layer` is that of the model; else nobody knows it, and it is 0
   InputIdentity identity = {};
   std::function<AttentionInput()> load;
 };

@@ -5,6 +5,7 @@
 #include <array>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "kernels/common/parallel.h"
@@ -268,13 +269,12 @@ InputIdentity identity_of(const JsonReader& reader, const std::string& path,
 }
 
 // Which layers of a file are cells, and how their tensors are called there.
-std::vector<std::pair<int, TensorNames>> choose_layers(const JsonReader& reader,
-                                                       const TensorFile& file,
-                                                       const std::string& file_name) {
+std::vector<std::pair<std::optional<int>, TensorNames>> choose_layers(
+    const JsonReader& reader, const TensorFile& file, const std::string& file_name) {
   const std::vector<std::int64_t> chosen = reader.get_ints("layers", false, 0, kMaxInt);
   TensorNames names = read_names(reader);
   const std::vector<int> captured = captured_layers(file);
-  std::vector<std::pair<int, TensorNames>> layers;
+  std::vector<std::pair<std::optional<int>, TensorNames>> layers;
   if (!reader.has("tensors") && !captured.empty()) {
     for (const int layer : captured) {
       if (!chosen.empty() && std::ranges::find(chosen, layer) == chosen.end()) continue;
@@ -296,7 +296,7 @@ std::vector<std::pair<int, TensorNames>> choose_layers(const JsonReader& reader,
                     "numbers to put there",
                     reader.path_of("tensors"), kLayerPlace));
   }
-  if (chosen.empty()) return {{0, names}};
+  if (chosen.empty()) return {{std::nullopt, names}};
   if (!names.has_layer()) {
     throw ConfigError(
         fmt::format("{}: '{}' is no file of captured layers (with tensors named "
@@ -325,7 +325,8 @@ std::vector<InputCell> expand_dump_source(const nlohmann::ordered_json& entry,
     const std::filesystem::path full_path = options.base_folder / files[i];
     const std::shared_ptr<const TensorFile> file = open_tensor_file(full_path);
     const InputIdentity identity = identity_of(reader, files[i], full_path, options);
-    for (const auto& [number, tensors] : choose_layers(reader, *file, files[i])) {
+    for (const auto& [named, tensors] : choose_layers(reader, *file, files[i])) {
+      const int number = named.value_or(0);
       DumpLayer layer{.file = file,
                       .file_name = full_path.string(),
                       .layout = layout,
@@ -340,6 +341,7 @@ std::vector<InputCell> expand_dump_source(const nlohmann::ordered_json& entry,
       cells.push_back({.name = names[i],
                        .layer = number,
                        .seqlen = layer.q.shape.seqlen,
+                       .names_layer = named.has_value(),
                        .identity = identity,
                        .load = [layer = std::move(layer), name = names[i], options] {
                          return load_layer(layer, name, options);

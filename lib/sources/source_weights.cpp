@@ -118,6 +118,7 @@ std::vector<InputCell> expand_weights_source(const nlohmann::ordered_json& entry
       cells.push_back({.name = name,
                        .layer = layer,
                        .seqlen = seqlen,
+                       .names_layer = true,
                        .identity = identity,
                        .load = [session, seqlen, layer] { return session->load(seqlen, layer); }});
     }

@@ -130,24 +130,28 @@ class CpuPlan final : public Plan {
 // Which heads do what, if the setting gives them to other methods.
 std::vector<HeadSetting> groups_of(const Setting& setting, const Problem& problem) {
   if (setting.method != &find_method("tuned")) return {};
-  if (setting.params.get_int("layer") < 0) {
-    throw ConfigError(
-        "tuned.layer: not set, expected the number of the layer that q, k and v are of");
-  }
   renew_tuned_file(setting.params.get_path("path"));
   return setting.method->head_settings(setting.params, /*layer=*/-1, problem);
 }
 
+Setting setting_of(const HeadSetting& group, const std::string& file) try {
+  Setting setting = make_setting(group.method->info().name, group.params->to_json());
+  setting.head_params = group.head_params;
+  return setting;
+} catch (const ConfigError& error) {
+  throw ConfigError(fmt::format("{}: {}", file, error.what()));
+}
+
 // Groups of heads one after the other.
-std::optional<std::vector<RunWork>> attend_groups(const std::vector<HeadSetting>& groups,
+std::optional<std::vector<RunWork>> attend_groups(const Setting& tuned,
+                                                  const std::vector<HeadSetting>& groups,
                                                   const Call& call, std::uintptr_t stream,
                                                   bool check, bool wants_work) {
   std::vector<RunWork> works;
   for (std::int64_t i = 0; i < call.batch; ++i) {
     RunWork all{.compute_density = 0.0, .pair_density = 0.0};
     for (const HeadSetting& group : groups) {
-      Setting setting = make_setting(group.method->info().name, group.params->to_json());
-      setting.head_params = group.head_params;
+      Setting setting = setting_of(group, tuned.params.get_path("path"));
       const auto found =
           attend(setting, call.sequence(i).heads(group.q_heads), stream, check, wants_work);
       if (!found) continue;
@@ -168,7 +172,7 @@ std::optional<std::vector<RunWork>> attend_groups(const std::vector<HeadSetting>
 std::optional<std::vector<RunWork>> attend(const Setting& setting, const Call& call,
                                            std::uintptr_t stream, bool check, bool wants_work) {
   const std::vector<HeadSetting> groups = groups_of(setting, call.problem);
-  if (!groups.empty()) return attend_groups(groups, call, stream, check, wants_work);
+  if (!groups.empty()) return attend_groups(setting, groups, call, stream, check, wants_work);
   if (call.device != kCpu) return attend_cuda(setting, call, stream, check, wants_work);
   return attend_all(
       call, planner_on_cpu(setting), wants_work,

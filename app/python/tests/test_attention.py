@@ -170,6 +170,9 @@ def test_tuned_heads_do_what_the_file_says(qkv, tmp_path):
                                      s2o.attention(*qkv, "dense"))
     with pytest.raises(s2o.ConfigError, match="tuned.layer: not set"):
         s2o.attention(*qkv, "tuned", path=str(file))
+    file.write_text(file.read_text().replace('{"name": "dense"}', '{"name": "dense", "compute": "fp8"}'))
+    with pytest.raises(s2o.ConfigError, match="tuned.json: dense.compute: found .*no such key here"):
+        s2o.attention(*qkv, "tuned", path=str(file), layer=0)
     with pytest.raises(s2o.ConfigError, match="found layer 2"):
         s2o.attention(*qkv, "tuned", path=str(file), layer=2)
     with pytest.raises(s2o.UnsupportedError, match="plans are not kept"):

@@ -393,17 +393,19 @@ TEST(evaluate, planning_of_an_oracle_is_not_timed) {
   EXPECT_TRUE(sink.rows[0].metrics.at("attention_latency_ms").has_value());
 }
 
+constexpr const char* kTunedFile = R"({
+  "kind": "s2o tuned settings", "schema_version": 1,
+  "model": {"name": "m", "id": "0", "num_layers": 1, "num_q_heads": 2, "num_kv_heads": 1,
+            "head_dim": 32},
+  "context": {}, "target": {"loss": 0.01}, "objective": "time",
+  "settings": [{"name": "s2o"}, {"name": "s2o", "segment_size": 256}],
+  "lengths": [{"seqlen": 200, "layers": [[0, 1]]}]})";
+
 TEST(evaluate, groups_that_plan_less_often_than_they_attend_take_all_of_their_planning) {
   const testing_support::TempFolder folder;
-  testing_support::write_file(folder / "tuned.json", R"({
-    "kind": "s2o tuned settings", "schema_version": 1,
-    "model": {"name": "m", "id": "0", "num_layers": 1, "num_q_heads": 2, "num_kv_heads": 1,
-              "head_dim": 32},
-    "context": {}, "target": {"loss": 0.01}, "objective": "time",
-    "settings": [{"name": "s2o"}, {"name": "s2o", "segment_size": 256}],
-    "lengths": [{"seqlen": 200, "layers": [[0, 1]]}]})");
+  testing_support::write_file(folder / "tuned.json", kTunedFile);
   RunConfig config = two_inputs();
-  config.methods = {{{"name", "tuned"}, {"path", (folder / "tuned.json").string()}}};
+  config.methods = {{{"name", "tuned"}, {"path", (folder / "tuned.json").string()}, {"layer", 0}}};
   config.timing.cpu_repeats = 3;
   PlanningBackend backend;  // plans once, in 1 ms
   RecordingSink sink;
@@ -411,6 +413,18 @@ TEST(evaluate, groups_that_plan_less_often_than_they_attend_take_all_of_their_pl
   ASSERT_FALSE(sink.rows.empty());
   EXPECT_EQ(sink.rows[0].error.value_or(""), "");
   EXPECT_EQ(sink.rows[0].metrics.at("plan_latency_ms"), 2.0);
+}
+
+TEST(evaluate, a_tuned_file_takes_no_layer_that_nobody_named) {
+  const testing_support::TempFolder folder;
+  testing_support::write_file(folder / "tuned.json", kTunedFile);
+  RunConfig config = two_inputs();  // synthetic: of no layer of a model
+  config.methods = {{{"name", "tuned"}, {"path", (folder / "tuned.json").string()}}};
+  const auto backend = make_cpu_backend();
+  RecordingSink sink;
+  evaluate(expand_cells(config), *backend, {}, sink);
+  ASSERT_FALSE(sink.rows.empty());
+  EXPECT_THAT(sink.rows[0].error.value_or(""), HasSubstr("tuned.layer: not set"));
 }
 
 TEST(evaluate, cpu_repeats_are_the_number_of_timed_runs) {

@@ -54,11 +54,15 @@ class Tuned final : public Method {
   std::vector<HeadSetting> head_settings(const ParamSet& params, int layer,
                                          const Problem& problem) const override {
     if (params.get_int("layer") >= 0) layer = static_cast<int>(params.get_int("layer"));
+    if (layer < 0) {
+      throw ConfigError(
+          "tuned.layer: not set, expected the number of the layer that q, k and v are of");
+    }
     const std::string& path = params.get_path("path");
     const std::shared_ptr<const TunedFile> file = load_tuned_file(path);
     const TunedModel& model = file->model;
     if (problem.num_q_heads != model.num_q_heads || problem.num_kv_heads != model.num_kv_heads ||
-        problem.head_dim != model.head_dim || layer < 0 || layer >= model.num_layers) {
+        problem.head_dim != model.head_dim || layer >= model.num_layers) {
       throw ConfigError(fmt::format(
           "{}: for layers of {} ({} layers, {} query and {} KV heads of {}), found layer {} of {} "
           "query and {} KV heads of {}",

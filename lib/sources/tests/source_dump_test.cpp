@@ -234,6 +234,7 @@ TEST_F(DumpSource, capture_gives_a_cell_per_layer) {
       ASSERT_EQ(cells.size(), 2u);
       EXPECT_EQ(cells[0].layer, 2);
       EXPECT_EQ(cells[1].layer, 10);
+      EXPECT_TRUE(cells[1].names_layer);
       EXPECT_EQ(cells[1].name, "dump/capture");
       expect_sample(cells[0].load(), 2);
       expect_sample(cells[1].load(), 10);
@@ -275,6 +276,7 @@ TEST_F(DumpSource, names_with_a_layer_place_choose_layers) {
       expand(R"({"source": "dump", "path": "d.safetensors", "layers": [0, 7], )" + tensors + "}");
   ASSERT_EQ(cells.size(), 2u);
   EXPECT_EQ(cells[1].layer, 7);
+  EXPECT_TRUE(cells[1].names_layer);
   EXPECT_THAT(
       input_error(R"({"source": "dump", "path": "d.safetensors", "layers": 3, )" + tensors + "}"),
       HasSubstr("no tensor 'l3/q'"));
