@@ -68,14 +68,27 @@ nlohmann::ordered_json with_paths(nlohmann::ordered_json entry, const Method& me
   return entry;
 }
 
+void DistinctSettings::add(const Method& method, const nlohmann::ordered_json& params,
+                           const std::string& path) {
+  const std::string& name = method.info().name;
+  const auto [found, is_new] = places_.try_emplace(name + params.dump(), path);
+  if (is_new) return;
+  const std::string& first = found->second;
+  throw ConfigError(fmt::format("{}: {} occurs twice{}, expected each setting once", path,
+                                setting_text(name, params),
+                                first == path ? "" : fmt::format(", first in {}", first)));
+}
+
 EvalCells expand_cells(const RunConfig& config) {
   EvalCells cells;
   cells.config = config;
+  DistinctSettings distinct;
   for (std::size_t i = 0; i < config.methods.size(); ++i) {
     const std::string path = method_path(config, i);
     const Method& method = find_method_at(config.methods[i]["name"].get<std::string>(), path);
     const nlohmann::ordered_json entry = with_paths(config.methods[i], method, config.base_folder);
     for (ParamSet& params : expand_settings(method, entry, path)) {
+      distinct.add(method, params.to_json(), path);
       cells.settings.push_back({.method = &method, .params = std::move(params)});
     }
     cells.config.methods[i] = with_defaults(entry, method);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,16 @@ struct EvalCells {
   std::size_t size() const { return inputs.size() * settings.size(); }
   const InputCell& input(std::size_t cell) const { return inputs[cell / settings.size()]; }
   const MethodSetting& setting(std::size_t cell) const { return settings[cell % settings.size()]; }
+};
+
+// The settings of a config, each once: rows of one setting could not be told apart.
+class DistinctSettings {
+ public:
+  // ConfigError where a setting was there before; `path` is its place in the config.
+  void add(const Method& method, const nlohmann::ordered_json& params, const std::string& path);
+
+ private:
+  std::map<std::string, std::string> places_;
 };
 
 // find_method; its ConfigError begins with `path`.

@@ -111,14 +111,14 @@ LayerRange parse_layers(const std::string& text, int num_layers, const std::stri
 // Settings of the methods of a config, with the layers that do something else.
 class SettingExpander {
  public:
-  SettingExpander(const PrefillConfig& config, int num_layers)
-      : config_(config), num_layers_(num_layers) {
+  SettingExpander(const PrefillConfig& config, const ModelConfig& model)
+      : config_(config), model_(model), num_layers_(model.num_layers) {
     for (const int layer : config.dense_layers) {
-      if (layer < num_layers) continue;
+      if (layer < num_layers_) continue;
       throw ConfigError(
           fmt::format("{}: dense_layers: found {}, expected layers in [0, {}) (the "
                       "model's)",
-                      config.file, layer, num_layers));
+                      config.file, layer, num_layers_));
     }
   }
 
@@ -132,7 +132,7 @@ class SettingExpander {
   }
 
   // Appends all settings of one entry, and writes its parameters out in `resolved`.
-  void expand(std::size_t index, std::vector<PrefillSetting>& settings, Json& resolved) const {
+  void expand(std::size_t index, std::vector<PrefillSetting>& settings, Json& resolved) {
     Json entry = config_.methods[index];
     const std::string path = method_path(config_.file, config_.methods, index);
     const Method& method = find_method_at(entry["name"].get<std::string>(), path);
@@ -149,6 +149,7 @@ class SettingExpander {
         change_layers(setting, text, change, json_member_path(layers_path, text));
       }
       if (!layers.empty()) setting.row_params[kLayersKey] = layers;
+      distinct_.add(method, setting.row_params, path);
       settings.push_back(std::move(setting));
     }
     resolved = with_defaults(entry, method);
@@ -161,7 +162,17 @@ class SettingExpander {
     if (&method != &find_method("tuned")) return;
     const std::string& file = params.get_path("path");
     const TunedModel& tuned = load_tuned_file(file)->model;
-    if (!config_.model.is_string()) return;  // seeded weights: times of a shape
+    if (!config_.model.is_string()) {  // seeded weights: times of a shape
+      if (tuned.num_layers == num_layers_ && tuned.num_q_heads == model_.num_q_heads &&
+          tuned.num_kv_heads == model_.num_kv_heads && tuned.head_dim == model_.head_dim) {
+        return;
+      }
+      throw ConfigError(fmt::format(
+          "{}.path: {} is for {} layers of {} query and {} KV heads of {}, the model has {} of {} "
+          "and {} of {}",
+          path, file, tuned.num_layers, tuned.num_q_heads, tuned.num_kv_heads, tuned.head_dim,
+          num_layers_, model_.num_q_heads, model_.num_kv_heads, model_.head_dim));
+    }
     const std::string id = weights_id(config_.base_folder / config_.model.get<std::string>());
     if (tuned.id == id) return;
     throw ConfigError(fmt::format("{}.path: {} is for weights {} ({}), the model has {}", path,
@@ -211,7 +222,9 @@ class SettingExpander {
   }
 
   const PrefillConfig& config_;
+  const ModelConfig& model_;
   int num_layers_;
+  DistinctSettings distinct_;
 };
 
 }  // namespace
@@ -255,7 +268,7 @@ PrefillCells expand_prefill_cells(const PrefillConfig& config) {
   cells.model.dtype = parse_storage_dtype(config.dtype, config.file + ": dtype");
   // Cheap checks first: prompts and replays may be gigabytes.
   read_model(config, cells);
-  const SettingExpander expander(config, cells.model.config.num_layers);
+  SettingExpander expander(config, cells.model.config);
   for (std::size_t i = 0; i < config.methods.size(); ++i) {
     expander.expand(i, cells.settings, cells.config.methods[i]);
   }

@@ -175,6 +175,18 @@ TEST(expand_cells, inputs_of_one_name_get_longer_ones) {
               ElementsAre("mine", "mine"));
 }
 
+TEST(expand_cells, a_setting_twice_is_an_error) {
+  const auto refusal = [](const char* methods) {
+    RunConfig config = two_inputs();
+    config.methods = Json::parse(methods);
+    return testing_support::message_of<ConfigError>([&] { expand_cells(config); });
+  };
+  EXPECT_THAT(refusal(R"([{"name": "s2o", "tau": [0.1, 0.2, 0.1]}])"),
+              HasSubstr("test.json: methods.s2o: s2o tau=0.1 occurs twice, expected each"));
+  EXPECT_THAT(refusal(R"([{"name": "s2o", "tau": [0.1, 0.2]}, {"name": "s2o", "tau": 0.2}])"),
+              HasSubstr("methods[1]: s2o tau=0.2 occurs twice, first in test.json: methods[0]"));
+}
+
 TEST(expand_cells, the_same_input_twice_is_an_error_unless_it_has_two_names) {
   const char* twice =
       R"([{"source": "synthetic", "seqlen": 256}, {"source": "synthetic", "seqlen": [256, 512]}])";

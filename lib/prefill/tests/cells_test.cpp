@@ -68,13 +68,12 @@ TEST(prefill_cells, dense_layers_and_changed_layers) {
 
 // Dense attention in 8 bits is measured, not taken for the reference.
 TEST(prefill_cells, dense_in_8_bits_is_not_the_reference) {
-  const PrefillCells cells = expand(R"({"methods": [{"name": "dense"},
+  const PrefillCells cells = expand(R"({"methods": [
       {"name": "dense", "compute": ["stored", "fp8"]},
       {"name": "dense", "layers": {"1": {"compute": "fp8"}}}]})");
   EXPECT_TRUE(cells.settings[0].is_dense());
-  EXPECT_TRUE(cells.settings[1].is_dense());
+  EXPECT_FALSE(cells.settings[1].is_dense());
   EXPECT_FALSE(cells.settings[2].is_dense());
-  EXPECT_FALSE(cells.settings[3].is_dense());
 }
 
 TEST(prefill_cells, refusals_name_the_place) {
@@ -95,10 +94,24 @@ TEST(prefill_cells, refusals_name_the_place) {
   EXPECT_THAT(refusal(layers(R"({"1": {"tua": 1}})")), HasSubstr("did you mean 'tau'?"));
   EXPECT_THAT(refusal(layers(R"({"1": {"tau": [1, 2]}})")), HasSubstr("expected a number"));
   EXPECT_THAT(refusal(layers("3")), HasSubstr("expected an object by layer"));
+  EXPECT_THAT(refusal(R"({"methods": [{"name": "s2o", "tau": [0.1, 0.1]}]})"),
+              HasSubstr("test.json: methods.s2o: s2o tau=0.1 occurs twice"));
   EXPECT_THAT(refusal(R"({"replay": {"source": "synthetic", "seqlen": 32}})"),
               HasSubstr("replay: 32 tokens, expected at least 64 (the longest prompt)"));
   EXPECT_THAT(message_of<InputError>([&] { expand(R"({"model": "no/such/folder"})"); }),
               HasSubstr("no such folder"));
+}
+
+TEST(prefill_cells, a_tuned_file_of_another_shape_is_refused) {
+  const TempFolder folder;
+  write_file(folder / "tuned.json", R"({"kind": "s2o tuned settings", "schema_version": 1,
+      "model": {"name": "m", "id": "0", "num_layers": 1, "num_q_heads": 2, "num_kv_heads": 1,
+                "head_dim": 32},
+      "context": {}, "target": {"loss": 0.01}, "objective": "time", "settings": [{"name": "dense"}],
+      "lengths": [{"seqlen": 64, "layers": [[0, 0]]}]})");
+  const Json tuned = {{"name", "tuned"}, {"path", (folder / "tuned.json").string()}};
+  EXPECT_THAT(refusal(Json{{"methods", Json::array({tuned})}}.dump()),
+              HasSubstr("is for 1 layers of 2 query and 1 KV heads of 32, the model has 4 of"));
 }
 
 TEST(prefill_cells, replay_of_a_capture_is_labelled) {
