@@ -144,6 +144,7 @@ Call Call::sequence(std::int64_t index) const {
   const std::int64_t kv_size = problem.row_offset(problem.num_kv_heads, 0);
   Call call = *this;
   call.batch = 1;
+  if (batch > 1) call.first_sequence = index;
   call.q = advanced(q, index * q_size * element);
   call.k = advanced(k, index * kv_size * element);
   call.v = advanced(v, index * kv_size * element);
@@ -155,8 +156,11 @@ Call Call::sequence(std::int64_t index) const {
 Call Call::heads(const HeadRange& q_heads) const {
   const std::int64_t element = dtype == StorageDType::kF32 ? 4 : 2;
   const std::int64_t first_q = problem.row_offset(q_heads.first, 0);
-  const std::int64_t first_kv = problem.row_offset(first_kv_head(problem, q_heads), 0);
+  const int kv_head = s2o::first_kv_head(problem, q_heads);
+  const std::int64_t first_kv = problem.row_offset(kv_head, 0);
   Call call = *this;
+  call.first_q_head += q_heads.first;
+  call.first_kv_head += kv_head;
   call.problem = head_slice(problem, q_heads);
   call.q = advanced(q, first_q * element);
   call.k = advanced(k, first_kv * element);

@@ -48,6 +48,10 @@ struct Call {
   void* out = nullptr;      // [batch, num_q_heads, seqlen, head_dim]; null for planning alone
   bool out_fp32 = false;    // else of the type of q
   float* lse = nullptr;     // [batch, num_q_heads, seqlen], may be null
+  // Of a part: where it begins in what was given, for messages. -1: there is no batch.
+  std::int64_t first_sequence = -1;
+  int first_q_head = 0;
+  int first_kv_head = 0;
 
   // The same for sequence `index` alone, and of one sequence for some heads.
   Call sequence(std::int64_t index) const;

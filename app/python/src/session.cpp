@@ -26,15 +26,18 @@ void read_values(const void* source, std::size_t count, StorageDType dtype,
   }
 }
 
-void check_finite(const char* name, const std::vector<float>& values, const Problem& problem) {
+void check_finite(const char* name, const std::vector<float>& values, const Call& call,
+                  int first_head) {
   const auto bad =
       std::find_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); });
   if (bad == values.end()) return;
   const auto index = static_cast<std::int64_t>(bad - values.begin());
+  const Problem& problem = call.problem;
   const std::int64_t row = index / problem.head_dim;
-  throw InputError(fmt::format("{}: found {} at head {}, token {}, dim {}, expected finite numbers",
-                               name, *bad, row / problem.seqlen, row % problem.seqlen,
-                               index % problem.head_dim));
+  throw InputError(fmt::format(
+      "{}: found {} at {}head {}, token {}, dim {}, expected finite numbers", name, *bad,
+      call.first_sequence < 0 ? "" : fmt::format("sequence {}, ", call.first_sequence),
+      first_head + row / problem.seqlen, row % problem.seqlen, index % problem.head_dim));
 }
 
 AttentionInput input_of(const Call& call) {
@@ -50,9 +53,9 @@ AttentionInput input_of(const Call& call) {
   read_values(call.q, q_size, call.dtype, input.q);
   read_values(call.k, kv_size, call.dtype, input.k);
   read_values(call.v, kv_size, call.dtype, input.v);
-  check_finite("q", input.q, p);
-  check_finite("k", input.k, p);
-  check_finite("v", input.v, p);
+  check_finite("q", input.q, call, call.first_q_head);
+  check_finite("k", input.k, call, call.first_kv_head);
+  check_finite("v", input.v, call, call.first_kv_head);
   return input;
 }
 

@@ -173,6 +173,12 @@ def test_tuned_heads_do_what_the_file_says(qkv, tmp_path):
     file.write_text(file.read_text().replace('{"name": "dense"}', '{"name": "dense", "compute": "fp8"}'))
     with pytest.raises(s2o.ConfigError, match="tuned.json: dense.compute: found .*no such key here"):
         s2o.attention(*qkv, "tuned", path=str(file), layer=0)
+    bad = q.copy()
+    bad[2, 7, 5] = numpy.nan
+    with pytest.raises(s2o.InputError, match="q: found nan at head 2, token 7, dim 5"):
+        s2o.attention(bad, k, v, "tuned", path=str(file), layer=1)
+    with pytest.raises(s2o.InputError, match="q: found nan at sequence 1, head 2, token 7, dim 5"):
+        s2o.attention(*(numpy.stack(pair) for pair in ((q, bad), (k, k), (v, v))), "dense")
     with pytest.raises(s2o.ConfigError, match="found layer 2"):
         s2o.attention(*qkv, "tuned", path=str(file), layer=2)
     with pytest.raises(s2o.UnsupportedError, match="plans are not kept"):
