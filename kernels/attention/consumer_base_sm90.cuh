@@ -31,7 +31,7 @@ class ConsumerBase {
 
   // In the warpgroup.
   S2O_DEVICE int thread() const {
-    return Traits::kRereadsThread ? thread_index_again() % 128 : thread_;
+    return Traits::kConsumerRereads ? thread_index_again() % 128 : thread_;
   }
   // Asked for on rare paths alone: read anew, the index keeps no register there.
   S2O_DEVICE static int column_of() {
@@ -60,6 +60,28 @@ class ConsumerBase {
   S2O_DEVICE void release_values() {
     give_back(&s_.v_empty[values_.stage()]);
     values_.advance();
+  }
+
+  S2O_DEVICE void drop_values() {
+    wait_values();
+    if constexpr (Traits::kMayGather) fence_async_proxy();  // as fence_gathered
+    release_values();
+  }
+  // Before keys or values that came by cp.async are read, or given back for the copy engine.
+  S2O_DEVICE static void fence_gathered(std::uint32_t flags) {
+    if (Traits::kMayGather && (flags & kStepGathered) != 0) fence_async_proxy();
+  }
+  // Waits for the product of p and V; both are free then. V is given back `once`.
+  template <class Probabilities>
+  S2O_DEVICE void finish_values(Probabilities& p, bool once) {
+    warpgroup_wait<0>();
+    pin_outputs();
+    pin_registers(p);
+    if (once) release_values();
+  }
+  S2O_DEVICE void pin_outputs() {
+    pin_registers(acc_);
+    if constexpr (Traits::kOnesBytes > 0) pin_registers(rows_.products);
   }
 
   // ---- turns of the warpgroups ----

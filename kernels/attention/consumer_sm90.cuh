@@ -26,31 +26,29 @@
 // nothing is decided after are summed and read like others: code to jump over would cost as much.
 #pragma once
 
-#include "kernels/attention/consumer_base_sm90.cuh"
 #include "kernels/attention/fragments_sm90.cuh"
 #include "kernels/attention/gains_sm90.cuh"
 #include "kernels/attention/kernel_args.h"
+#include "kernels/attention/output_sm90.cuh"
 #include "kernels/attention/products_sm90.cuh"
 #include "kernels/attention/traits_sm90.cuh"
 #include "kernels/device/mbarrier_test_sm90.cuh"
 #include "kernels/device/online_softmax.cuh"
-#include "kernels/device/store_sm90.cuh"
 #include "kernels/device/wgmma_sm90.cuh"
 
 namespace s2o::device {
 
 template <class Traits>
-class ConsumerSm90 : ConsumerBase<Traits> {
-  using Base = ConsumerBase<Traits>;
-  using Base::acc_, Base::args_, Base::decisions_, Base::gain_unit_, Base::plan_step_mass_;
-  using Base::description, Base::enter_tile, Base::give_back, Base::last_description;
-  using Base::kEarlyStop, Base::kPvSkip, Base::kQueryBuffers, Base::kRing, Base::kStages;
-  using Base::keys_, Base::values_, Base::wait_step, Base::wait_values, Base::release_values,
-      Base::allow_other, Base::clear_outputs, Base::column_of, Base::count_step;
-  using Base::kTileN, Base::kValueTiles;
-  using Base::may_skip_values, Base::take_turn;
-  using Base::rows_, Base::s_, Base::small_steps_, Base::stats_, Base::stopped_;
-  using Base::thread_, Base::tile_count_, Base::warpgroup_;
+class ConsumerSm90 : OutputSm90<Traits> {
+  using Base = OutputSm90<Traits>;
+  using Base::acc_, Base::allow_other, Base::args_, Base::clear_outputs, Base::column_of;
+  using Base::count_step, Base::decisions_, Base::description, Base::drop_values, Base::enter_tile;
+  using Base::fence_gathered, Base::finish_values, Base::gain_unit_, Base::give_back;
+  using Base::kEarlyStop, Base::kPvSkip, Base::kQueryBuffers, Base::kTileN, Base::keys_;
+  using Base::may_skip_values, Base::plan_step_mass_, Base::row_of, Base::rows_, Base::s_;
+  using Base::small_steps_, Base::stats_, Base::stopped_, Base::store_tile, Base::take_turn;
+  using Base::thread_, Base::tile_count_, Base::values_, Base::wait_step, Base::wait_values;
+  using Base::warpgroup_;
 
  public:
   S2O_DEVICE ConsumerSm90(const AttentionKernelArgs& args, SharedSm90<Traits>& shared)
@@ -96,11 +94,6 @@ class ConsumerSm90 : ConsumerBase<Traits> {
   S2O_DEVICE void wait_for_nothing() const { barrier_wait(&s_.open, 1); }
 
   // ---- a tile ----
-
-  S2O_DEVICE static int row_of(int i) {
-    const unsigned thread = static_cast<unsigned>(thread_index_again()) - Traits::kProducerThreads;
-    return static_cast<int>(thread / 32 * 16 + thread % 32 / 4) + 8 * i;
-  }
 
   S2O_DEVICE void start_tile() {
     rows_ = empty_rows();
@@ -149,7 +142,7 @@ class ConsumerSm90 : ConsumerBase<Traits> {
         flags = wait_step();
         continue;
       }
-      if ((flags & kStepGathered) != 0) fence_async_proxy();
+      fence_gathered(flags);
       multiply_keys(logits);
       std::uint32_t first_columns[2];
       look_at_mask(flags, first_columns);
@@ -182,11 +175,11 @@ class ConsumerSm90 : ConsumerBase<Traits> {
         if (kEarlyStop ? agreed(leaves) : leaves) break;
         const bool starts_tile = (flags & kStepStartsTile) != 0;
         if (starts_tile) enter_tile();
-        if ((flags & kStepGathered) != 0) fence_async_proxy();
+        fence_gathered(flags);
         take_turn();
         multiply_keys(logits);
         wait_values();
-        if ((waiting & kStepGathered) != 0) fence_async_proxy();
+        fence_gathered(waiting);
         multiply_values(p);
         allow_other();
         std::uint32_t posted = 0;
@@ -254,25 +247,13 @@ class ConsumerSm90 : ConsumerBase<Traits> {
       if (has_p) {
         if constexpr (kEarlyStop) wait_posted();
         wait_values();
-        if ((waiting & kStepGathered) != 0) fence_async_proxy();
+        fence_gathered(waiting);
         multiply_values(p);
         finish_values(p, true);
       }
     }
     ++tile_count_;
     if (tile_count_ > 0) store_tile(false);
-  }
-  // Waits for the product of p and V; both are free then. V is given back `once`.
-  S2O_DEVICE void finish_values(std::uint32_t (&p)[kTileN / 16][4], bool once) {
-    warpgroup_wait<0>();
-    pin_registers(acc_);
-    pin_registers(p);
-    if (once) release_values();
-  }
-  S2O_DEVICE void drop_values() {
-    wait_values();
-    fence_async_proxy();  // as where they are read: the copy engine may write there next
-    release_values();
   }
 
   // Masks the logits of a step. False: the step adds nothing (PV skip).
@@ -420,109 +401,6 @@ class ConsumerSm90 : ConsumerBase<Traits> {
     }
     post(warp_maximum(ordered_bits(excess)));
     return ordered_float(warp_maximum(wait_posted())) + args_.pv_skip_threshold <= 0.0f;
-  }
-
-  // ---- output ----
-
-  // Divides the rows of the tile before this one by their normaliser and writes them and lse in
-  // original order (attention.h), and gives its queries back. `met`: the warps of this warpgroup
-  // have met since its last product with keys.
-  S2O_DEVICE void store_tile(bool met) {
-    const TileDescription<Traits>& tile = last_description();
-    float inverse[2], lse[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const float normaliser = quad_sum(rows_.normaliser[i]);
-      lse[i] = (rows_.maximum[i] + log2_fast(normaliser)) * kLn2;  // -inf if nothing was visited
-      inverse[i] = normaliser > 0.0f ? reciprocal_fast(normaliser) : 0.0f;
-    }
-    const std::int32_t rows[2] = {tile.row_index[row_of(0)], tile.row_index[row_of(1)]};
-    if (args_.resume_out != nullptr) join_resumed_rows(rows);
-    sync_warp();  // every lane has read the lse of its rows
-    if (column_of() == 0) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        if (rows[i] >= 0) args_.lse[rows[i]] = lse[i];
-      }
-    }
-    if (warpgroup_ == 0 && thread_ == 0) args_.stats[tile.plan_tile] = stats_;
-    if (args_.out_fp32 != nullptr) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        if (rows[i] >= 0) store_row(args_.out_fp32 + first_of_lane(rows[i]), inverse[i], i, acc_);
-      }
-      give_back_queries();
-    } else {
-      if (!met) sync_named(kStoreBarrier + warpgroup_, 128);
-      store_rows_16(tile, inverse);
-    }
-  }
-  // Of the last tile, and its description with them.
-  S2O_DEVICE void give_back_queries() const {
-    give_back(&s_.q_empty[(tile_count_ - 1) % kQueryBuffers]);
-  }
-  S2O_DEVICE static std::int64_t first_of_lane(std::int32_t row) {
-    return static_cast<std::int64_t>(row) * Traits::kHeadDim + column_of();
-  }
-  S2O_DEVICE void join_resumed_rows(const std::int32_t (&rows)[2]) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const std::int32_t row = rows[i];
-      if (row < 0 || rows_.maximum[i] == kNegativeInfinity) continue;
-      const float earlier = args_.lse[row] * kLog2E;
-      add_resumed_row(args_.resume_out + first_of_lane(row), exp2_fast(earlier - rows_.maximum[i]),
-                      i, acc_);
-    }
-  }
-
-  // Rows in 16 bit by way of the tile's own queries, which nobody reads any more: a warp then
-  // writes whole rows instead of 16 bytes of each of eight.
-  S2O_DEVICE void store_rows_16(const TileDescription<Traits>& tile, const float (&inverse)[2]) {
-    constexpr unsigned kChunks = Traits::kHeadDim / kChunkElements;
-    constexpr int kRowsAtOnce = 32 / kChunks;
-    constexpr int kPasses = 16 / kRowsAtOnce;
-    const unsigned thread = static_cast<unsigned>(thread_index_again()) - Traits::kProducerThreads;
-    const unsigned lane = thread % 32;
-    const unsigned warp_row = thread / 32 * 16;
-    const std::uint32_t rows =
-        shared_address(s_.q[(tile_count_ - 1) % kQueryBuffers]) + warp_row * kPanelRowBytes;
-    store_fragments_16<Element>(rows, Traits::kTileM, static_cast<int>(lane), inverse, acc_);
-    sync_warp();
-    const unsigned row = lane / kChunks;
-    const unsigned chunk = lane % kChunks;
-    // Rows of later passes differ in other bits of the address than this one's.
-    const std::uint32_t source = rows + chunk / 8 * (Traits::kTileM * kPanelRowBytes) +
-                                 row * kPanelRowBytes + ((chunk % 8) ^ row) * kChunkBytes;
-    const auto words_of = [&](int pass) {
-      const unsigned added = static_cast<unsigned>(pass * kRowsAtOnce);
-      return load_shared_16((source ^ (added % 8 * kChunkBytes)) + added * kPanelRowBytes);
-    };
-    auto* const out = static_cast<std::uint16_t*>(args_.out_16) + chunk * kChunkElements;
-    if (tile.first_row >= 0) {
-      std::uint16_t* const target =
-          out + static_cast<std::int64_t>(tile.first_row + static_cast<int>(warp_row + row)) *
-                    Traits::kHeadDim;
-      Words4 words[kPasses];
-#pragma unroll
-      for (int pass = 0; pass < kPasses; ++pass) words[pass] = words_of(pass);
-      fence_async_proxy();  // the next queries may come by the copy engine
-      give_back_queries();
-#pragma unroll
-      for (int pass = 0; pass < kPasses; ++pass) {
-        store_words<4>(target + pass * kRowsAtOnce * Traits::kHeadDim, words[pass]);
-      }
-      return;
-    }
-#pragma unroll 1
-    for (int pass = 0; pass < kPasses; ++pass) {
-      const std::int32_t index =
-          tile.row_index[static_cast<int>(warp_row + row) + pass * kRowsAtOnce];
-      const Words4 words = words_of(pass);
-      if (index < 0) continue;
-      store_words<4>(out + static_cast<std::int64_t>(index) * Traits::kHeadDim, words);
-    }
-    fence_async_proxy();
-    give_back_queries();
   }
 
   int accumulate_ = 1;  // 0 before the first product with values of a tile

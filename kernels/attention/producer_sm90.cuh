@@ -1,44 +1,35 @@
 // The producer warpgroup of the Hopper kernel: takes tiles, loads Q, walks the plan and keeps the
 // K and V buffers full.
 //
-// Contiguous keys come as tensor-map boxes, issued by thread 0; gathered keys by cp.async of all
-// 128 threads into the same swizzled layout. Either way a buffer is full after kFillArrivals
-// arrivals. Each warp gathers rows of its own, and fetches their tokens one step ahead, so that the
-// walk over indices never waits for memory between two steps.
-//
 // K of step j + 1 is requested before V of step j: its buffer is free earlier, and it is used
 // first; across the ends of tiles too. What the next tile needs of the plan comes by a chain of
 // loads, each of which needs the one before; its parts are asked for between the last steps of this
 // tile (look_ahead), so that no part is waited for.
-//
-// Only warp 0 polls barriers; the others sleep at a named barrier, for every instruction of
-// a polling warp is one that the softmax does not get.
 #pragma once
 
-#include "kernels/attention/kernel_args.h"
-#include "kernels/attention/maps_sm90.h"
-#include "kernels/attention/rows.cuh"
-#include "kernels/attention/traits_sm90.cuh"
-#include "kernels/device/prefetch.cuh"
-#include "kernels/device/tma_sm90.cuh"
+#include "kernels/attention/producer_base_sm90.cuh"
 
 namespace s2o::device {
 
-inline constexpr int kProducerBarrier = 1;  // named barrier of the 128 producer threads
-
 template <class Traits>
-class ProducerSm90 {
+class ProducerSm90 : ProducerBase<Traits> {
+  using Base = ProducerBase<Traits>;
+  using Base::args_, Base::description, Base::end_launch, Base::fetch_token, Base::is_contiguous;
+  using Base::is_near_end, Base::kEarlyStop, Base::kGathered, Base::kLookAheadSteps, Base::kPvSkip;
+  using Base::k_count_, Base::kv_head_, Base::load_keys, Base::load_values, Base::maps_;
+  using Base::kQueryBuffers, Base::kRing, Base::kRowsPerWarp, Base::kStages, Base::kTileN;
+  using Base::next_, Base::next_step, Base::plan_head_, Base::prefetch_maps, Base::publish;
+  using Base::s_, Base::sync_producers, Base::tile_count_, Base::v_count_, Base::waiting_;
+  using Base::walker_;
+  using typename Base::KeyCopier, typename Base::QueryCopier;
+
  public:
   S2O_DEVICE ProducerSm90(const AttentionKernelArgs& args, const AttentionMaps& maps,
                           SharedSm90<Traits>& shared)
-      : args_(args), maps_(maps), s_(shared) {}
+      : Base(args, maps, shared) {}
 
   S2O_DEVICE void run() {
-    if (thread_index() == 0) {
-      tensor_map_prefetch(&maps_.q);
-      tensor_map_prefetch(&maps_.keys.k);
-      tensor_map_prefetch(&maps_.keys.v);
-    }
+    prefetch_maps();
     for (tile_count_ = 0;; ++tile_count_) {
       finish_look_ahead();
       if (next_.plan_tile < 0) break;
@@ -50,35 +41,7 @@ class ProducerSm90 {
   }
 
  private:
-  static constexpr int kStages = Traits::kStages;
-  static constexpr int kRing = Traits::kRing;
-  static constexpr int kTileN = Traits::kTileN;
-  static constexpr int kQueryBuffers = SharedSm90<Traits>::kQueryBuffers;
-  static constexpr bool kEarlyStop = Traits::kDecision == StepDecision::kEarlyStop;
-  static constexpr bool kPvSkip = Traits::kDecision == StepDecision::kPvSkip;
-  using KeyCopier = RowCopier<kTileN, Traits::kHeadDim, 4, kEarlyStop>;
-  static constexpr int kRowsPerWarp = KeyCopier::kRowsPerWarp;
-
-  S2O_DEVICE static void sync_producers() {
-    sync_named(kProducerBarrier, Traits::kProducerThreads);
-  }
-  S2O_DEVICE TileDescription<Traits>& description() const {
-    return s_.tiles[tile_count_ % kQueryBuffers];
-  }
-
   // ---- the next tile ----
-
-  // What is known of it, in the order in which it is asked for.
-  enum class Ahead : std::uint8_t { kNothing, kOrder, kSharedOrder, kTile, kPlaces, kItem };
-  struct NextTile {
-    Ahead known = Ahead::kNothing;  // the last part asked for
-    std::int32_t order = 0;         // thread 0: place in tile_order
-    std::int32_t plan_tile = -1;    // -1: none is left
-    std::int32_t plan_head = 0;
-    std::int32_t position = 0;  // of this thread's row
-    std::int64_t items_begin = 0;
-    std::int32_t num_items = 0;
-  };
 
   S2O_DEVICE std::int32_t claim() const {
     return thread_index() == 0 ? atomic_add(args_.next_tile, 1) : 0;
@@ -121,12 +84,6 @@ class ProducerSm90 {
       look_ahead();
     }
   }
-  // Not long before the end of a tile, so that no block keeps a tile that others could begin.
-  S2O_DEVICE bool is_near_end() const {
-    return walker_.num_items - walker_.index <= kLookAheadSteps &&
-           (walker_.current.count - walker_.offset <= kLookAheadSteps * kTileN ||
-            (kEarlyStop && walker_.current.stoppable()));
-  }
   // After a step was loaded. The tile after the next is not claimed too: behind a long one it would
   // wait while other blocks have nothing left.
   S2O_DEVICE void look_ahead_in_time() {
@@ -147,8 +104,9 @@ class ProducerSm90 {
     const int tile_index = next_.plan_tile - plan_head_ * args_.num_q_tiles;
     const bool consecutive = args_.pack == 1 && args_.pass.query_order == nullptr;
     if (consecutive && thread_index() == 0) {
-      load_boxes<Traits::kTileM>(&s_.q_full[buffer], shared_address(s_.q[buffer]), &maps_.q,
-                                 tile_index * Traits::kTileM, plan_head_);
+      this->template load_boxes<Traits::kTileM, Traits::kRowElements>(
+          &s_.q_full[buffer], shared_address(s_.q[buffer]), &maps_.q, tile_index * Traits::kTileM,
+          plan_head_);
     }
     kv_head_ = static_cast<int>(static_cast<unsigned>(plan_head_) /
                                 static_cast<unsigned>(args_.plan_heads_per_kv_head));
@@ -185,8 +143,7 @@ class ProducerSm90 {
   }
   S2O_DEVICE void gather_queries(TileDescription<Traits>& tile, int num_rows, int buffer) {
     sync_producers();  // rows are known
-    RowCopier<Traits::kTileM, Traits::kHeadDim, 4, kEarlyStop>(shared_address(s_.q[buffer]),
-                                                               thread_index_again())
+    QueryCopier(shared_address(s_.q[buffer]), thread_index_again())
         .gather(args_.q, tile.source_row);
     barrier_arrive_after_copies(&s_.q_full[buffer]);
     if (warp_index() == 0) {
@@ -199,20 +156,6 @@ class ProducerSm90 {
   }
 
   // ---- steps ----
-
-  S2O_DEVICE StepInfo next_step() {
-    return walker_.template next<kTileN>(args_.block_n, FetchNow{});
-  }
-  S2O_DEVICE bool is_contiguous(const StepInfo& step) const {
-    return key_source(step, args_.pass) == KeySource::kContiguous;
-  }
-  // Token of this lane's row, for steps whose keys are not contiguous. Rows beyond the end repeat
-  // the last key: they are masked, and their values count zero times.
-  S2O_DEVICE std::int32_t fetch_token(const StepInfo& step) const {
-    if (step.count == 0 || lane_index() >= kRowsPerWarp || is_contiguous(step)) return -1;
-    return step_token(step, args_.pass, args_.seqlen, plan_head_,
-                      min_of(warp_index() * kRowsPerWarp + lane_index(), step.count - 1));
-  }
 
   S2O_DEVICE void visit_steps() {
     StepInfo step = next_step();
@@ -300,13 +243,14 @@ class ProducerSm90 {
         break;
       }
       sync_warp();
-      gather_rows(&s_.k_full[stage], shared_address(s_.k[stage]),
-                  static_cast<const unsigned char*>(args_.k) + head, s_.keys[ring]);
+      this->template gather_rows<KeyCopier>(&s_.k_full[stage], shared_address(s_.k[stage]),
+                                            static_cast<const unsigned char*>(args_.k) + head,
+                                            s_.keys[ring]);
       const unsigned v_stage = v_count_ % kStages;
       barrier_wait(&s_.v_empty[v_stage], static_cast<int>((v_count_ / kStages + 1) % 2));
-      gather_rows(&s_.v_full[v_stage], shared_address(s_.v[v_stage]),
-                  static_cast<const unsigned char*>(args_.v) + head,
-                  s_.keys[(k_count_ - 1) % kRing]);
+      this->template gather_rows<KeyCopier>(&s_.v_full[v_stage], shared_address(s_.v[v_stage]),
+                                            static_cast<const unsigned char*>(args_.v) + head,
+                                            s_.keys[(k_count_ - 1) % kRing]);
       ++v_count_;
       ++k_count_;
       token = upcoming;
@@ -319,118 +263,6 @@ class ProducerSm90 {
       token = fetch_token(step);
     }
   }
-
-  // Writes what consumers must know about the step and waits for its K buffer. True if the tile had
-  // stopped when the consumers gave that buffer back: then the step must not be loaded.
-  S2O_DEVICE bool publish(const StepInfo& step, std::uint32_t starts_tile) {
-    const bool may_stop = kEarlyStop && step.stoppable();
-    if (warp_index() == 0) {
-      if (lane_index() == 0) {
-        PublishedStep& published = s_.steps[k_count_ % kRing];  // free by now (kRing)
-        published.begin = step.begin;
-        published.count = step.count;
-        published.flags =
-            starts_tile | (step.count == 0 ? kStepMasked
-                                           : annotated_flags<kTileN>(step, args_.pass,
-                                                                     description().first_position,
-                                                                     kPvSkip, kEarlyStop));
-      }
-      barrier_wait(&s_.k_empty[k_count_ % kStages], (k_count_ / kStages + 1) % 2);
-    }
-    sync_producers();  // the buffer is free
-    return may_stop && s_.stopped_tile[(k_count_ - kStages) % kRing] == tile_count_ + 1;
-  }
-  S2O_DEVICE void load_keys(const StepInfo& step, bool contiguous, std::int32_t token) {
-    const unsigned stage = k_count_ % kStages;
-    if (contiguous) {
-      if (thread_index() == 0) {
-        barrier_arrive(&s_.k_full[stage], Traits::kProducerThreads);
-        load_boxes<kTileN>(&s_.k_full[stage], shared_address(s_.k[stage]), &maps_.keys.k,
-                           static_cast<std::int32_t>(step.begin), kv_head_);
-      }
-      return;
-    }
-    std::int32_t* const keys = s_.keys[k_count_ % kRing] + warp_index() * kRowsPerWarp;
-    if (lane_index() < kRowsPerWarp) keys[lane_index()] = token;
-    sync_warp();
-    gather_keys(&s_.k_full[stage], shared_address(s_.k[stage]), args_.k, kv_head_,
-                s_.keys[k_count_ % kRing]);
-  }
-
-  // V of the step before, whose keys still lie in their ring.
-  S2O_DEVICE void load_values() {
-    if (waiting_.row == kNothing) return;
-    const unsigned stage = v_count_ % kStages;
-    const int parity = static_cast<int>((v_count_ / kStages + 1) % 2);
-    ++v_count_;
-    if (waiting_.row != kGathered) {
-      if (thread_index() == 0) {
-        barrier_wait(&s_.v_empty[stage], parity);
-        barrier_arrive(&s_.v_full[stage], Traits::kProducerThreads);
-        load_boxes<kTileN>(&s_.v_full[stage], shared_address(s_.v[stage]), &maps_.keys.v,
-                           waiting_.row, waiting_.kv_head);
-      }
-      return;
-    }
-    barrier_wait(&s_.v_empty[stage], parity);
-    gather_keys(&s_.v_full[stage], shared_address(s_.v[stage]), args_.v, waiting_.kv_head,
-                s_.keys[(k_count_ - 1) % kRing]);
-  }
-
-  // By thread 0: its second arrival.
-  template <int kRows>
-  S2O_DEVICE static void load_boxes(Barrier* full, std::uint32_t target, const TensorMap* map,
-                                    int row, int head) {
-    barrier_arrive_expect(full, tile_bytes(kRows, Traits::kHeadDim));
-#pragma unroll
-    for (int panel = 0; panel < Traits::kHeadDim / kPanelColumns; ++panel) {
-      load_box_async(target + panel * kRows * kPanelRowBytes, map, full, panel * kPanelColumns, row,
-                     head);
-    }
-  }
-
-  S2O_DEVICE void gather_keys(Barrier* full, std::uint32_t target, const void* tensor, int kv_head,
-                              const std::int32_t* keys) {
-    gather_rows(
-        full, target,
-        static_cast<const unsigned char*>(tensor) + kv_head * args_.seqlen * (Traits::kHeadDim * 2),
-        keys);
-  }
-  S2O_DEVICE static void gather_rows(Barrier* full, std::uint32_t target, const unsigned char* rows,
-                                     const std::int32_t* keys) {
-    KeyCopier(target, thread_index()).gather(rows, keys);
-    barrier_arrive_after_copies(full);
-    if (thread_index() == 0) barrier_arrive(full);
-  }
-
-  // The last entry of the K pipeline.
-  S2O_DEVICE void end_launch() {
-    if (thread_index() == 0) {
-      barrier_wait(&s_.k_empty[k_count_ % kStages], (k_count_ / kStages + 1) % 2);
-      s_.steps[k_count_ % kRing].flags = kStepEndsLaunch;
-      barrier_arrive(&s_.k_full[k_count_ % kStages], Traits::kFillArrivals);
-    }
-  }
-
-  static constexpr std::int32_t kNothing = -1;
-  static constexpr std::int32_t kGathered = -2;
-  static constexpr int kLookAheadSteps = 6;  // one more than there are parts
-  struct WaitingValues {
-    std::int32_t row;  // first one, or kNothing or kGathered
-    int kv_head;
-  };
-
-  const AttentionKernelArgs& args_;
-  const AttentionMaps& maps_;
-  SharedSm90<Traits>& s_;
-  StepWalker walker_;
-  NextTile next_;
-  WaitingValues waiting_{kNothing, 0};
-  int plan_head_ = 0;
-  int kv_head_ = 0;
-  int tile_count_ = 0;    // tiles taken by this block
-  unsigned k_count_ = 0;  // K buffers filled
-  unsigned v_count_ = 0;
 };
 
 }  // namespace s2o::device

@@ -8,11 +8,10 @@
 
 #include <type_traits>
 
-#include "kernels/attention/consumer_base_sm90.cuh"
 #include "kernels/attention/fragments_sm90.cuh"
 #include "kernels/attention/gains_sm90.cuh"
 #include "kernels/attention/quantised_fragments_sm90.cuh"
-#include "kernels/attention/quantised_traits_sm90.cuh"
+#include "kernels/attention/quantised_output_sm90.cuh"
 #include "kernels/device/mbarrier_test_sm90.cuh"
 #include "kernels/device/online_softmax.cuh"
 #include "kernels/device/wgmma_sm90.cuh"
@@ -20,17 +19,17 @@
 namespace s2o::device {
 
 template <class Traits>
-class QuantisedConsumer : ConsumerBase<Traits> {
-  using Base = ConsumerBase<Traits>;
-  using Base::acc_, Base::args_, Base::decisions_, Base::gain_unit_, Base::plan_step_mass_;
-  using Base::description, Base::enter_tile, Base::give_back, Base::last_description;
-  using Base::kEarlyStop, Base::kPvSkip, Base::kQueryBuffers, Base::kRing, Base::kStages;
-  using Base::keys_, Base::values_, Base::wait_step, Base::wait_values, Base::release_values,
-      Base::allow_other, Base::clear_outputs, Base::column_of, Base::count_step;
-  using Base::kTileN, Base::kValueTiles;
-  using Base::may_skip_values, Base::take_turn;
-  using Base::rows_, Base::s_, Base::small_steps_, Base::stats_, Base::stopped_;
-  using Base::thread, Base::thread_, Base::wait_queries, Base::tile_count_, Base::warpgroup_;
+class QuantisedConsumer : QuantisedOutput<Traits> {
+  using Base = QuantisedOutput<Traits>;
+  using Base::acc_, Base::allow_other, Base::args_, Base::clear_outputs, Base::column_of;
+  using Base::count_step, Base::decisions_, Base::description, Base::drop_values, Base::enter_tile;
+  using Base::fence_gathered, Base::finish_values, Base::gain_unit_, Base::give_back;
+  using Base::has_sums_, Base::kEarlyStop, Base::kPvSkip, Base::kQueryBuffers, Base::keys_;
+  using Base::may_skip_values, Base::pin_outputs, Base::plan_step_mass_, Base::resumed_logit;
+  using Base::row_of, Base::rows_, Base::s_, Base::small_steps_, Base::stats_, Base::stopped_;
+  using Base::store_tile, Base::sum_products, Base::sums_scale_, Base::take_turn, Base::thread;
+  using Base::tile_count_, Base::unsummed_, Base::values_, Base::wait_queries, Base::wait_step;
+  using Base::wait_values, Base::warpgroup_;
 
  public:
   S2O_DEVICE QuantisedConsumer(const QuantisedKernelArgs& args, SharedSm90<Traits>& shared)
@@ -83,11 +82,6 @@ class QuantisedConsumer : ConsumerBase<Traits> {
   }
 
   // ---- a tile ----
-
-  S2O_DEVICE static int row_of(int i) {
-    const int thread = thread_index_again() - Traits::kProducerThreads;
-    return thread / 32 * 16 + accumulator_position(lane_of(thread), 2 * i).row;
-  }
 
   S2O_DEVICE void start_tile() {
     stats_ = {0, 0, 0, 0};
@@ -153,9 +147,9 @@ class QuantisedConsumer : ConsumerBase<Traits> {
         flags = wait_step();
         continue;
       }
-      const bool rises = raise_rows(logits, correction);
+      const bool rises = raise_rows(logits, rows_.codes, correction);
       Halves halves;
-      make_codes(logits, step_sum, halves);
+      make_codes(logits, rows_.codes, step_sum, halves);
       make_probabilities(halves, p);
       add_step(flags, step_sum, rises, correction);
       count_step(flags, false);
@@ -193,12 +187,13 @@ class QuantisedConsumer : ConsumerBase<Traits> {
         }
         const auto before = rows_.codes;
         // NOTE: the branch keeps the wait for V behind the maxima.
-        const bool rises = raise_rows(logits, correction);
+        const bool rises = raise_rows(logits, rows_.codes, correction);
         std::uint32_t next;
         Halves halves;
         // NOTE: a loop, as in consumer_sm90.cuh: the assembler would move the wait for V before
         // straight code. What it waits for depends on the codes, or they would move behind it.
-        const int no_parity = any_lane(make_codes(logits, step_sum, halves)) ? 1 : 0;  // 0
+        const int no_parity =
+            any_lane(make_codes(logits, rows_.codes, step_sum, halves)) ? 1 : 0;  // 0
         if constexpr (kEarlyStop) wait_queries(no_parity);
         next = kEarlyStop ? look_at_step() : wait_step(no_parity);
         finish_values(p, !starts_tile);
@@ -230,22 +225,6 @@ class QuantisedConsumer : ConsumerBase<Traits> {
     ++tile_count_;
     if (tile_count_ > 0) store_tile();
   }
-  S2O_DEVICE void pin_outputs() {
-    pin_registers(acc_);
-    if constexpr (!kWideValues) pin_registers(rows_.products);
-  }
-  // Waits for the product of p and V; both are free then. V is given back `once`.
-  S2O_DEVICE void finish_values(Probabilities& p, bool once) {
-    warpgroup_wait<0>();
-    pin_outputs();
-    pin_registers(p);
-    if (once) release_values();
-  }
-  S2O_DEVICE void drop_values() {
-    wait_values();
-    if constexpr (kWideValues) fence_async_proxy();  // as drop_step
-    release_values();
-  }
 
   // Masks the logits of the step at `ring`. False: the step adds nothing (PV skip).
   S2O_DEVICE bool prepare_step(std::uint32_t flags, unsigned ring, Logits& logits) {
@@ -273,10 +252,6 @@ class QuantisedConsumer : ConsumerBase<Traits> {
 
   // ---- products ----
 
-  // Keys and values that came by cp.async.
-  S2O_DEVICE static void fence_gathered(std::uint32_t flags) {
-    if (kWideValues && (flags & kStepGathered) != 0) fence_async_proxy();
-  }
   S2O_DEVICE void multiply_keys(Logits& logits) const {
     multiply_quantised_keys(shared_address(s_.q[tile_count_ % kQueryBuffers]) +
                                 static_cast<std::uint32_t>(warpgroup_ * 64 * kPanelRowBytes),
@@ -316,32 +291,6 @@ class QuantisedConsumer : ConsumerBase<Traits> {
     hide_sums(columns, logits);
   }
 
-  // Octaves rise to the logits where they must: whether they do in a row of this warp. Once the
-  // largest keys have been seen they rarely do.
-  S2O_DEVICE bool raise_rows(const Logits& logits, float (&correction)[2]) {
-    std::int32_t largest[2];
-    largest_sums(logits, largest);
-    if (!exceeds_codes(rows_.codes, largest)) return false;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) correction[i] = rows_.codes.raise(i, largest_of_quad(largest[i]));
-    return true;
-  }
-  // Never true, which depends on all codes.
-  S2O_DEVICE bool make_codes(const Logits& logits, float (&step_sum)[2], Halves& halves) const {
-    if constexpr (kWideValues) {
-      code_wide_logits(logits, rows_.codes, step_sum, halves);
-      return step_sum[0] + step_sum[1] < 0.0f;
-    } else {
-      return (code_logits(logits, rows_.codes, halves) & kNoBit) != 0;
-    }
-  }
-  S2O_DEVICE static void make_probabilities(const Halves& halves, Probabilities& p) {
-    if constexpr (kWideValues) {
-      double_halves(halves, p);
-    } else {
-      join_halves(halves, p);
-    }
-  }
   // The step counts: sums and outputs follow their octaves.
   S2O_DEVICE void add_step(std::uint32_t flags, const float (&step_sum)[2], bool rises,
                            const float (&correction)[2]) {
@@ -418,117 +367,6 @@ class QuantisedConsumer : ConsumerBase<Traits> {
     post(warp_maximum(ordered_bits(excess)), true);
     return ordered_float(first_lane(collect())) + args_.pv_skip_threshold <= 0.0f;
   }
-
-  // ---- output ----
-
-  // Divides the rows of the tile before this one by their normaliser and writes them and lse in
-  // original order (attention.h), then gives its queries back.
-  S2O_DEVICE void store_tile() {
-    const QuantisedTile<Traits>& tile = last_description();
-    float inverse[2], lse[2];
-    add_sums();
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const float normaliser = kWideValues ? quad_sum(rows_.normaliser[i])
-                                           : rows_.normaliser[i] + rows_.products[0][2 * i];
-      const bool empty = normaliser == 0.0f;
-      lse[i] = empty ? kNegativeInfinity
-                     : rows_.codes.logit_of_one(i) * kLn2 + tile.lse_shift[row_of(i)] +
-                           log_natural(normaliser);
-      inverse[i] = empty ? 0.0f : tile.value_scale / normaliser;
-      const std::int32_t row = tile.row_index[row_of(i)];
-      if (row < 0) continue;
-      const std::int64_t first = static_cast<std::int64_t>(row) * Traits::kHeadDim + column_of();
-      if (args_.resume_out != nullptr && !empty) {
-        const float earlier = resumed_logit(tile, row_of(i), args_.lse[row]);
-        add_resumed_row(args_.resume_out + first,
-                        exp2_fast(earlier - rows_.codes.logit_of_one(i)) / tile.value_scale, i,
-                        acc_);
-      }
-      if (args_.out_fp32 != nullptr) store_row(args_.out_fp32 + first, inverse[i], i, acc_);
-    }
-    if (args_.out_fp32 == nullptr) store_rows_16(tile, inverse);
-    sync_warp();  // every lane has read the lse of its rows
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const std::int32_t row = tile.row_index[row_of(i)];
-      if (row >= 0 && column_of() == 0) args_.lse[row] = lse[i];
-    }
-    if (warpgroup_ == 0 && thread() == 0) args_.stats[tile.plan_tile] = stats_;
-    give_back(&s_.q_empty[(tile_count_ - 1) % kQueryBuffers]);
-  }
-
-  // ---- sums ----
-
-  // An lse in base 2, of logits as the kernel sees them.
-  S2O_DEVICE static float resumed_logit(const QuantisedTile<Traits>& tile, int row, float lse) {
-    return (lse - tile.lse_shift[row]) * kLog2E;
-  }
-  // Products of kSummedSteps steps move to sums in fp32; the next one starts afresh.
-  S2O_DEVICE void sum_products() {
-    if constexpr (kWideValues) return;
-    if (unsummed_ < Traits::kSummedSteps) return;
-    unsummed_ = 0;
-    float* const place = &s_.sums[warpgroup_ * 4 + thread() / 32][0][thread() % 32][0];
-#pragma unroll
-    for (int n = 0; n < kValueTiles; ++n) {
-      auto* const words = reinterpret_cast<Words4*>(place + n * 128);
-      Words4 sums = has_sums_ ? *words : Words4{};
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        sums.word[e] = float_bits(fused(bits_float(sums.word[e]), sums_scale_[e / 2], acc_[n][e]));
-      }
-      *words = sums;
-    }
-    rows_.normaliser[0] += rows_.products[0][0];
-    rows_.normaliser[1] += rows_.products[0][2];
-    has_sums_ = true;
-    sums_scale_[0] = sums_scale_[1] = 1.0f;
-  }
-  S2O_DEVICE void add_sums() {
-    if constexpr (kWideValues) return;
-    if (!has_sums_) return;
-    const float* const place = &s_.sums[warpgroup_ * 4 + thread() / 32][0][thread() % 32][0];
-#pragma unroll
-    for (int n = 0; n < kValueTiles; ++n) {
-      const Words4 sums = *reinterpret_cast<const Words4*>(place + n * 128);
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        acc_[n][e] = fused(bits_float(sums.word[e]), sums_scale_[e / 2], acc_[n][e]);
-      }
-    }
-  }
-
-  // Rows in 16 bit by way of the place of this warp's sums, which nobody needs any more: it then
-  // writes whole rows instead of 16 bytes of each of eight.
-  S2O_DEVICE void store_rows_16(const QuantisedTile<Traits>& tile, const float (&inverse)[2]) {
-    constexpr int kChunks = Traits::kHeadDim / kChunkElements;
-    constexpr int kRowsAtOnce = 32 / kChunks;
-    const int lane = lane_of(thread_index_again());
-    auto* const rows = reinterpret_cast<unsigned char*>(s_.sums[warpgroup_ * 4 + thread() / 32]);
-    sync_warp();
-    store_fragments_16<typename Traits::Output>(shared_address(rows), 16, lane, inverse, acc_);
-    sync_warp();
-    const int first_of_tile = row_of(0) - lane / 4;
-    const int chunk = lane % kChunks;
-#pragma unroll
-    for (int i = 0; i < 16 / kRowsAtOnce; ++i) {
-      const int row = lane / kChunks + i * kRowsAtOnce;
-      const std::int32_t index = tile.row_index[first_of_tile + row];
-      const Words4 words =
-          load_shared_16(shared_address(rows + swizzled_chunk_offset(16, row, chunk)));
-      if (index < 0) continue;
-      store_words<4>(static_cast<std::uint16_t*>(args_.out_16) +
-                         static_cast<std::int64_t>(index) * Traits::kHeadDim +
-                         chunk * kChunkElements,
-                     words);
-    }
-    sync_warp();  // before sums are written again
-  }
-
-  float sums_scale_[2];
-  int unsummed_ = 0;  // e4m3: products with V in acc_
-  bool has_sums_ = false;
 };
 
 }  // namespace s2o::device

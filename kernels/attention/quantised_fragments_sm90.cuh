@@ -169,20 +169,25 @@ struct Fp16Codes {
   static constexpr float kLogOfOne = kLargestWideCode / 1024.0f - kLogOfLargestWideCode;
 };
 
-// Whether a row of this warp has a logit above what its codes reach.
-template <class Rows>
-S2O_DEVICE bool exceeds_codes(const Rows& rows, const std::int32_t (&largest)[2]) {
-  return any_lane(rows.exceeded_by(0, largest[0]) || rows.exceeded_by(1, largest[1]));
+// Octaves rise to the logits where they must: whether they do in a row of this warp, and what
+// earlier sums and outputs must be scaled by. Once the largest keys have been seen they rarely do.
+template <class Format>
+S2O_DEVICE bool raise_rows(const std::uint32_t (&logits)[16][4], CodeRows<Format>& rows,
+                           float (&correction)[2]) {
+  std::int32_t largest[2];
+  largest_sums(logits, largest);
+  if (!any_lane(rows.exceeded_by(0, largest[0]) || rows.exceeded_by(1, largest[1]))) return false;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) correction[i] = rows.raise(i, largest_of_quad(largest[i]));
+  return true;
 }
 
 // Probabilities in e4m3, 32 columns a fragment. A lane's columns of two neighbouring tiles become
 // neighbours: the keys of a tile of values follow each other in that order (quantised_place). In
 // the lower halves of two words for each: registers that a product reads must be written after the
-// product before it, and join_halves does that. Returns bits of which kNoBit is never set.
-inline constexpr std::uint32_t kNoBit = 0x8000u;
-S2O_DEVICE std::uint32_t code_logits(const std::uint32_t (&logits)[16][4],
-                                     const CodeRows<E4m3Codes>& rows,
-                                     std::uint32_t (&halves)[8][4]) {
+// product before it, and make_probabilities does that. Never true, which depends on all codes.
+S2O_DEVICE bool make_codes(const std::uint32_t (&logits)[16][4], const CodeRows<E4m3Codes>& rows,
+                           float (&)[2], std::uint32_t (&halves)[8][4]) {
   std::uint32_t bits = 0;
 #pragma unroll
   for (int n = 0; n < 16; ++n) {
@@ -194,9 +199,9 @@ S2O_DEVICE std::uint32_t code_logits(const std::uint32_t (&logits)[16][4],
       bits |= pair;
     }
   }
-  return bits;
+  return (bits & 0x8000u) != 0;  // no code has a sign
 }
-S2O_DEVICE void join_halves(const std::uint32_t (&halves)[8][4], std::uint32_t (&p)[4][4]) {
+S2O_DEVICE void make_probabilities(const std::uint32_t (&halves)[8][4], std::uint32_t (&p)[4][4]) {
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
 #pragma unroll
@@ -207,10 +212,9 @@ S2O_DEVICE void join_halves(const std::uint32_t (&halves)[8][4], std::uint32_t (
   }
 }
 
-// Halves of probabilities in fp16, 16 columns a fragment, and the sums of those halves.
-S2O_DEVICE void code_wide_logits(const std::uint32_t (&logits)[16][4],
-                                 const CodeRows<Fp16Codes>& rows, float (&sum)[2],
-                                 std::uint32_t (&halves)[8][4]) {
+// Halves of probabilities in fp16, 16 columns a fragment, and the sums of those halves. Never true.
+S2O_DEVICE bool make_codes(const std::uint32_t (&logits)[16][4], const CodeRows<Fp16Codes>& rows,
+                           float (&sum)[2], std::uint32_t (&halves)[8][4]) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     SumOfHalves even, odd;  // tiles
@@ -223,9 +227,10 @@ S2O_DEVICE void code_wide_logits(const std::uint32_t (&logits)[16][4],
     }
     sum[i] = even.total() + odd.total();
   }
+  return sum[0] + sum[1] < 0.0f;
 }
 // The whole ones, written after the product before them.
-S2O_DEVICE void double_halves(const std::uint32_t (&halves)[8][4], std::uint32_t (&p)[8][4]) {
+S2O_DEVICE void make_probabilities(const std::uint32_t (&halves)[8][4], std::uint32_t (&p)[8][4]) {
 #pragma unroll
   for (int step = 0; step < 8; ++step) {
 #pragma unroll

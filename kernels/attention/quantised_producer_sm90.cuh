@@ -3,29 +3,31 @@
 // transposed copy, of which a gather of single keys cannot be made (has_wide_values).
 #pragma once
 
-#include "kernels/attention/maps_sm90.h"
+#include "kernels/attention/producer_base_sm90.cuh"
 #include "kernels/attention/quantised_input.h"
 #include "kernels/attention/quantised_traits_sm90.cuh"
-#include "kernels/attention/rows.cuh"
 #include "kernels/device/bytes_sm90.cuh"
-#include "kernels/device/prefetch.cuh"
-#include "kernels/device/tma_sm90.cuh"
 
 namespace s2o::device {
 
 template <class Traits>
-class QuantisedProducer {
+class QuantisedProducer : ProducerBase<Traits> {
+  using Base = ProducerBase<Traits>;
+  using Base::args_, Base::description, Base::end_launch, Base::fetch_token, Base::is_contiguous;
+  using Base::is_near_end, Base::kEarlyStop, Base::kGathered, Base::kNothing, Base::kPvSkip;
+  using Base::kQueryBuffers, Base::kStages, Base::kTileN, Base::k_count_, Base::kv_head_;
+  using Base::load_keys, Base::maps_, Base::next_, Base::next_step, Base::plan_head_;
+  using Base::prefetch_maps, Base::publish, Base::s_, Base::sync_producers, Base::tile_count_;
+  using Base::v_count_, Base::waiting_, Base::walker_;
+  using typename Base::QueryCopier;
+
  public:
   S2O_DEVICE QuantisedProducer(const QuantisedKernelArgs& args, const AttentionMaps& maps,
                                SharedSm90<Traits>& shared)
-      : args_(args), maps_(maps), s_(shared) {}
+      : Base(args, maps, shared) {}
 
   S2O_DEVICE void run() {
-    if (thread_index() == 0) {
-      tensor_map_prefetch(&maps_.q);
-      tensor_map_prefetch(&maps_.keys.k);
-      tensor_map_prefetch(&maps_.keys.v);
-    }
+    prefetch_maps();
     for (tile_count_ = 0;; ++tile_count_) {
       finish_look_ahead();
       if (next_.plan_tile < 0) break;
@@ -37,37 +39,9 @@ class QuantisedProducer {
   }
 
  private:
-  static constexpr int kProducerBarrier = 1;  // named barrier of the 128 producer threads
-  static constexpr int kStages = Traits::kStages;
-  static constexpr int kRing = Traits::kRing;
-  static constexpr int kTileN = Traits::kTileN;
-  static constexpr int kQueryBuffers = SharedSm90<Traits>::kQueryBuffers;
-  static constexpr bool kEarlyStop = Traits::kDecision == StepDecision::kEarlyStop;
-  static constexpr bool kPvSkip = Traits::kDecision == StepDecision::kPvSkip;
   static constexpr bool kWideValues = Traits::kWideValues;
-  using KeyCopier = RowCopier<kTileN, Traits::kRowElements, 4>;
-  using ValueCopier = RowCopier<kTileN, Traits::kHeadDim, 4>;
-  static constexpr int kRowsPerWarp = KeyCopier::kRowsPerWarp;
-
-  S2O_DEVICE static void sync_producers() {
-    sync_named(kProducerBarrier, Traits::kProducerThreads);
-  }
-  S2O_DEVICE QuantisedTile<Traits>& description() const {
-    return s_.tiles[tile_count_ % kQueryBuffers];
-  }
 
   // ---- the next tile ----
-
-  // Its parts, in the order in which they are asked for.
-  enum class Ahead : std::uint8_t { kNothing, kOrder, kSharedOrder, kTile, kPlaces, kItem };
-  struct NextTile {
-    Ahead known = Ahead::kNothing;  // the last part asked for
-    std::int32_t order = 0;         // thread 0: place in tile_order
-    std::int32_t plan_tile = -1;    // -1: none is left
-    std::int32_t position = 0;      // of this thread's row
-    std::int64_t items_begin = 0;
-    std::int64_t items_end = 0;
-  };
 
   // Asks for the next part. Everyone must meet between two calls.
   S2O_DEVICE void look_ahead() {
@@ -104,12 +78,9 @@ class QuantisedProducer {
       look_ahead();
     }
   }
-  // Not long before the end of a tile, so that no block keeps a tile that others could begin.
   S2O_DEVICE bool is_time_to_look_ahead() const {
     if (next_.known != Ahead::kNothing) return next_.known != Ahead::kItem;
-    return walker_.num_items - walker_.index <= kLookAheadSteps &&
-           (walker_.current.count - walker_.offset <= kLookAheadSteps * kTileN ||
-            (kEarlyStop && walker_.current.stoppable()));
+    return is_near_end();
   }
 
   // Waits until the Q buffer was given back, then loads the tile.
@@ -140,7 +111,7 @@ class QuantisedProducer {
       tile.plan_tile = plan_tile;
       tile.num_rows = num_rows;
       tile.total_plan_steps = 0;
-      // Products take probabilities twice their size then (double_halves).
+      // Products take probabilities twice their size then (make_probabilities).
       tile.value_scale = load_global(args_.value_scale + kv_head_) * (kWideValues ? 0.5f : 1.0f);
       if constexpr (kEarlyStop) {
         tile.inverse_tau = 1.0f / max_of(args_.pass.tau_of(plan_head_, args_.stop), 1e-30f);
@@ -149,8 +120,7 @@ class QuantisedProducer {
     sync_producers();  // rows are known
     const bool consecutive = args_.pack == 1 && args_.pass.query_order == nullptr;
     if (!consecutive) {
-      RowCopier<Traits::kTileM, Traits::kRowElements, 4>(shared_address(s_.q[buffer]),
-                                                         thread_index_again())
+      QueryCopier(shared_address(s_.q[buffer]), thread_index_again())
           .gather(args_.q, tile.source_row);
       barrier_arrive_after_copies(&s_.q_full[buffer]);
     } else {
@@ -167,8 +137,9 @@ class QuantisedProducer {
     }
     if (thread_index() == 0) {
       if (consecutive) {
-        load_rows(&s_.q_full[buffer], shared_address(s_.q[buffer]), &maps_.q, Traits::kTileM,
-                  tile_index * Traits::kTileM, plan_head_);
+        this->template load_boxes<Traits::kTileM, Traits::kRowElements>(
+            &s_.q_full[buffer], shared_address(s_.q[buffer]), &maps_.q, tile_index * Traits::kTileM,
+            plan_head_);
       } else {
         barrier_arrive(&s_.q_full[buffer]);
       }
@@ -178,20 +149,6 @@ class QuantisedProducer {
   }
 
   // ---- steps ----
-
-  S2O_DEVICE StepInfo next_step() {
-    return walker_.template next<kTileN>(args_.block_n, FetchNow{});
-  }
-  S2O_DEVICE bool is_contiguous(const StepInfo& step) const {
-    return !kWideValues || key_source(step, args_.pass) == KeySource::kContiguous;
-  }
-  // Token of this lane's row, for steps whose keys are not contiguous. Rows beyond the end repeat
-  // the last key: they are masked, and their values count zero times.
-  S2O_DEVICE std::int32_t fetch_token(const StepInfo& step) const {
-    if (step.count == 0 || lane_index() >= kRowsPerWarp || is_contiguous(step)) return -1;
-    return step_token(step, args_.pass, args_.seqlen, plan_head_,
-                      min_of(warp_index() * kRowsPerWarp + lane_index(), step.count - 1));
-  }
 
   S2O_DEVICE void visit_steps() {
     StepInfo step = next_step();
@@ -221,50 +178,17 @@ class QuantisedProducer {
     } while (step.count > 0);
   }
 
-  // Writes what consumers must know about the step and waits for its K buffer. True if the tile had
-  // stopped when the consumers gave that buffer back: then the step must not be loaded.
-  S2O_DEVICE bool publish(const StepInfo& step, std::uint32_t starts_tile) {
-    const bool may_stop = kEarlyStop && step.stoppable();
-    if (warp_index() == 0) {
-      if (lane_index() == 0) {
-        PublishedStep& published = s_.steps[k_count_ % kRing];  // free by now (kRing)
-        published.begin = step.begin;
-        published.count = step.count;
-        published.flags =
-            starts_tile | (step.count == 0 ? kStepMasked
-                                           : annotated_flags<kTileN>(step, args_.pass,
-                                                                     description().first_position,
-                                                                     kPvSkip, kEarlyStop));
-      }
-      barrier_wait(&s_.k_empty[k_count_ % kStages], (k_count_ / kStages + 1) % 2);
-    }
-    sync_producers();  // the buffer is free
-    return may_stop && s_.stopped_tile[(k_count_ - kStages) % kRing] == tile_count_ + 1;
-  }
-  S2O_DEVICE void load_keys(const StepInfo& step, bool contiguous, std::int32_t token) {
-    const unsigned stage = k_count_ % kStages;
-    if (contiguous) {
-      if (thread_index() == 0) {
-        barrier_arrive(&s_.k_full[stage], Traits::kProducerThreads);
-        load_rows(&s_.k_full[stage], shared_address(s_.k[stage]), &maps_.keys.k, kTileN,
-                  static_cast<std::int32_t>(step.begin), kv_head_);
-      }
+  // V of the step before.
+  S2O_DEVICE void load_values() {
+    if constexpr (kWideValues) {
+      Base::load_values();
       return;
     }
-    std::int32_t* const keys = s_.keys[k_count_ % kRing] + warp_index() * kRowsPerWarp;
-    if (lane_index() < kRowsPerWarp) keys[lane_index()] = token;
-    sync_warp();
-    gather_keys<KeyCopier>(&s_.k_full[stage], shared_address(s_.k[stage]), args_.k, kv_head_,
-                           s_.keys[k_count_ % kRing]);
-  }
-
-  // V of the step before, whose keys still lie in their ring.
-  S2O_DEVICE void load_values() {
     if (waiting_.row == kNothing) return;
     const unsigned stage = v_count_ % kStages;
     const int parity = static_cast<int>((v_count_ / kStages + 1) % 2);
     ++v_count_;
-    if (!kWideValues && waiting_.row % kQuantisedGroup != 0) {
+    if (waiting_.row % kQuantisedGroup != 0) {
       barrier_wait(&s_.v_empty[stage], parity);
       copy_columns(shared_address(s_.v[stage]));
       fence_async_proxy();
@@ -272,34 +196,15 @@ class QuantisedProducer {
       if (thread_index() == 0) barrier_arrive(&s_.v_full[stage]);
       return;
     }
-    if (waiting_.row != kGathered) {
-      if (thread_index() == 0) {
-        barrier_wait(&s_.v_empty[stage], parity);
-        barrier_arrive(&s_.v_full[stage], Traits::kProducerThreads);
-        load_value_boxes(&s_.v_full[stage], shared_address(s_.v[stage]));
-      }
-      return;
-    }
-    if constexpr (kWideValues) {
+    if (waiting_.row != kGathered && thread_index() == 0) {  // always, without gathers
       barrier_wait(&s_.v_empty[stage], parity);
-      gather_keys<ValueCopier>(&s_.v_full[stage], shared_address(s_.v[stage]), args_.v,
-                               waiting_.kv_head, s_.keys[(k_count_ - 1) % kRing]);
+      barrier_arrive(&s_.v_full[stage], Traits::kProducerThreads);
+      barrier_arrive_expect(&s_.v_full[stage], Traits::kValueBytes);
+      load_box_async(shared_address(s_.v[stage]), &maps_.keys.v, &s_.v_full[stage],
+                     waiting_.row / 2, 0, waiting_.kv_head);  // two keys an element of the map
     }
   }
 
-  // By thread 0: its second arrival.
-  S2O_DEVICE void load_value_boxes(Barrier* full, std::uint32_t target) const {
-    barrier_arrive_expect(full, Traits::kValueBytes);
-    if constexpr (kWideValues) {
-#pragma unroll
-      for (int panel = 0; panel < 2; ++panel) {
-        load_box_async(target + panel * kTileN * kPanelRowBytes, &maps_.keys.v, full,
-                       panel * kPanelColumns, waiting_.row, waiting_.kv_head);
-      }
-    } else {  // two keys an element of the map
-      load_box_async(target, &maps_.keys.v, full, waiting_.row / 2, 0, waiting_.kv_head);
-    }
-  }
   // Boxes of transposed values begin at whole groups of keys. Runs that do not are copied byte by
   // byte, a column a thread: slow, but no method of this project plans them.
   S2O_DEVICE void copy_columns(std::uint32_t target) const {
@@ -323,53 +228,6 @@ class QuantisedProducer {
                         packed);
     }
   }
-
-  // By thread 0: its second arrival. A row of 128 bytes is one box wide.
-  S2O_DEVICE static void load_rows(Barrier* full, std::uint32_t target, const TensorMap* map,
-                                   int num_rows, int row, int head) {
-    barrier_arrive_expect(full, num_rows * Traits::kHeadDim);
-    load_box_async(target, map, full, 0, row, head);
-  }
-
-  template <class Copier>
-  S2O_DEVICE void gather_keys(Barrier* full, std::uint32_t target, const void* tensor, int kv_head,
-                              const std::int32_t* keys) {
-    Copier(target, thread_index_again())
-        .gather(
-            static_cast<const unsigned char*>(tensor) + kv_head * args_.seqlen * Copier::kRowBytes,
-            keys);
-    barrier_arrive_after_copies(full);
-    if (thread_index() == 0) barrier_arrive(full);
-  }
-
-  // The last entry of the K pipeline.
-  S2O_DEVICE void end_launch() {
-    if (thread_index() == 0) {
-      barrier_wait(&s_.k_empty[k_count_ % kStages], (k_count_ / kStages + 1) % 2);
-      s_.steps[k_count_ % kRing].flags = kStepEndsLaunch;
-      barrier_arrive(&s_.k_full[k_count_ % kStages], Traits::kFillArrivals);
-    }
-  }
-
-  static constexpr std::int32_t kNothing = -1;
-  static constexpr std::int32_t kGathered = -2;
-  static constexpr int kLookAheadSteps = 6;  // one more than there are parts
-  struct WaitingValues {
-    std::int32_t row;  // first one, or kNothing or kGathered
-    int kv_head;
-  };
-
-  const QuantisedKernelArgs& args_;
-  const AttentionMaps& maps_;
-  SharedSm90<Traits>& s_;
-  StepWalker walker_;
-  NextTile next_;
-  WaitingValues waiting_{kNothing, 0};
-  int plan_head_ = 0;
-  int kv_head_ = 0;
-  int tile_count_ = 0;    // tiles taken by this block
-  unsigned k_count_ = 0;  // K buffers filled
-  unsigned v_count_ = 0;
 };
 
 }  // namespace s2o::device

@@ -17,23 +17,29 @@ class QuantisedConsumer;
 template <class Traits>
 struct QuantisedTile;
 
-// A place in a ring of buffers whose number is no power of two.
-template <int kStages, int kRing>
+// As CountedPosition, for a number of stages that is no power of two.
+template <int kStages>
 struct StagePosition {
   int stage_ = 0;
   int parity_ = 0;
   S2O_DEVICE int stage() const { return stage_; }
   S2O_DEVICE int parity() const { return parity_; }
-  S2O_DEVICE unsigned ring() const {  // of descriptions of steps
-    static_assert(kRing == 2 * kStages);
-    return static_cast<unsigned>(stage_ + kStages * parity_);
-  }
+  S2O_DEVICE unsigned ring() const { return static_cast<unsigned>(stage_ + kStages * parity_); }
   S2O_DEVICE void advance() {
     if (++stage_ == kStages) {
       stage_ = 0;
       parity_ ^= 1;
     }
   }
+};
+
+struct NextQuantisedTile {
+  Ahead known = Ahead::kNothing;  // as in NextTileSm90
+  std::int32_t order = 0;
+  std::int32_t plan_tile = -1;
+  std::int32_t position = 0;
+  std::int64_t items_begin = 0;
+  std::int64_t items_end = 0;
 };
 
 // Of a lane's two rows.
@@ -53,6 +59,7 @@ struct QuantisedTraits : PipelineTraits<kTileMValue, 128, 3, kDecisionValue> {
   using Args = QuantisedKernelArgs;
   using Tile = QuantisedTile<QuantisedTraits>;
   using Producer = QuantisedProducer<QuantisedTraits>;
+  using NextTile = NextQuantisedTile;
   using Consumer = QuantisedConsumer<QuantisedTraits>;
   using Output = Out;  // 16-bit type of the output
   static constexpr bool kWideValues = kWide;
@@ -71,9 +78,12 @@ struct QuantisedTraits : PipelineTraits<kTileMValue, 128, 3, kDecisionValue> {
   // producer takes the rest of 504 for its gathers.
   static constexpr int kProducerRegisters = kWide ? 88 : 72;
   static constexpr int kConsumerRegisters = kTileMValue == 64 ? 240 : kWide ? 208 : 216;
-  static constexpr bool kRereadsThread = kDecisionValue == StepDecision::kPvSkip;
+  static constexpr bool kMayGather = kWide;
+  static constexpr bool kEagerCopies = false;
+  static constexpr bool kProducerRereads = true;
+  static constexpr bool kConsumerRereads = kDecisionValue == StepDecision::kPvSkip;
   using Rows = QuantisedRows<std::conditional_t<kWide, Fp16Codes, E4m3Codes>>;
-  using Position = StagePosition<3, 6>;
+  using Position = StagePosition<3>;
   // Rows on their way out, 16 of each warp. Where values are e4m3 also outputs so far in fp32, as
   // the threads hold them.
   struct Sums {

@@ -76,13 +76,25 @@ struct PipelineTraits {
 };
 
 // A place in a ring of buffers: the number of those before it.
-template <int kStages, int kRing>
+template <int kStages>
 struct CountedPosition {
   unsigned count = 0;
   S2O_DEVICE unsigned stage() const { return count % kStages; }
   S2O_DEVICE int parity() const { return static_cast<int>(count / kStages % 2); }
-  S2O_DEVICE unsigned ring() const { return count % kRing; }  // of descriptions of steps
+  S2O_DEVICE unsigned ring() const { return count % (2 * kStages); }  // of what outlives K buffers
   S2O_DEVICE void advance() { ++count; }
+};
+
+// What a producer knows of its next tile: parts in the order in which it asks for them.
+enum class Ahead : std::uint8_t { kNothing, kOrder, kSharedOrder, kTile, kPlaces, kItem };
+struct NextTileSm90 {
+  Ahead known = Ahead::kNothing;  // the last part asked for
+  std::int32_t order = 0;         // thread 0: place in tile_order
+  std::int32_t plan_tile = -1;    // -1: none is left
+  std::int32_t plan_head = 0;
+  std::int32_t position = 0;  // of this thread's row
+  std::int64_t items_begin = 0;
+  std::int32_t num_items = 0;
 };
 
 template <class ElementType, int kHeadDimValue, int kTileMValue, int kTileNValue,
@@ -94,20 +106,24 @@ struct TraitsSm90
   using Args = AttentionKernelArgs;
   using Tile = TileDescription<TraitsSm90>;
   using Producer = ProducerSm90<TraitsSm90>;
+  using NextTile = NextTileSm90;
   using Consumer = ConsumerSm90<TraitsSm90>;
   using Element = ElementType;
   static constexpr int kHeadDim = kHeadDimValue;
   static constexpr int kRowElements = kHeadDim;  // of q and k, in units of 16 bit
   static constexpr int kValueBytes = tile_bytes(kTileNValue, kHeadDim);
   static constexpr int kOnesBytes = 0;
-  static constexpr bool kRereadsThread = false;
+  static constexpr bool kMayGather = true;
+  // Where registers are short: copies in a cheaper order (RowCopier), thread indices read anew.
+  static constexpr bool kEagerCopies = kDecisionValue == StepDecision::kEarlyStop;
+  static constexpr bool kProducerRereads = false;
+  static constexpr bool kConsumerRereads = false;
   static constexpr TuningSm90 kTuning = tuning_sm90(kHeadDim, kTileMValue, kTileNValue);
   static constexpr int kProducerRegisters = kTuning.producer_registers;
   static constexpr int kConsumerRegisters = kTuning.consumer_registers;
   struct Sums {};
   using Rows = RowPair;
-  using Position = CountedPosition<tuning_sm90(kHeadDimValue, kTileMValue, kTileNValue).stages,
-                                   2 * tuning_sm90(kHeadDimValue, kTileMValue, kTileNValue).stages>;
+  using Position = CountedPosition<TraitsSm90::kStages>;
   // Two places: a warp writes to the next but one after all have written to the next, which they do
   // once they have read this one. One word a lane that reads them: 0 beyond the last warp.
   using Posted = std::uint32_t[2][32];
