@@ -2,6 +2,7 @@
 // their outputs, and the turns and counters of a walk over steps.
 #pragma once
 
+#include "kernels/attention/fragments_sm90.cuh"
 #include "kernels/attention/gains_sm90.cuh"
 #include "kernels/attention/traits_sm90.cuh"
 #include "kernels/device/wgmma_sm90.cuh"
@@ -15,8 +16,6 @@ template <class Traits>
 class ConsumerBase {
  protected:
   using Tile = typename Traits::Tile;
-  static constexpr int kStages = Traits::kStages;
-  static constexpr int kRing = Traits::kRing;
   static constexpr int kTileN = Traits::kTileN;
   static constexpr int kValueTiles = Traits::kHeadDim / 8;
   static constexpr bool kEarlyStop = Traits::kDecision == StepDecision::kEarlyStop;
@@ -61,7 +60,6 @@ class ConsumerBase {
     give_back(&s_.v_empty[values_.stage()]);
     values_.advance();
   }
-
   S2O_DEVICE void drop_values() {
     wait_values();
     if constexpr (Traits::kMayGather) fence_async_proxy();  // as fence_gathered

@@ -1,9 +1,9 @@
 // A consumer warpgroup of the Hopper kernel: 64 query rows of the tile.
 //
 // Per step: S = Q K(j)^T is issued, then O += P V(j-1); the softmax of step j runs under the second
-// product, and (ordered_issue) under both products of the other warpgroup. All warpgroups decide
-// alike about the tile: gains and maxima meet in shared memory, counted by an mbarrier, and each
-// warp sums them in the same order.
+// product, and (kTurns) under both products of the other warpgroup. All warpgroups decide alike
+// about the tile: gains and maxima meet in shared memory, counted by an mbarrier, and each warp
+// sums them in the same order.
 //
 // Steps of all tiles of a block are one stream: the first S of a tile is issued beside the last P V
 // of the tile before, whose output is stored while the products of the other warpgroup run. A tile
@@ -26,15 +26,10 @@
 // nothing is decided after are summed and read like others: code to jump over would cost as much.
 #pragma once
 
-#include "kernels/attention/fragments_sm90.cuh"
-#include "kernels/attention/gains_sm90.cuh"
-#include "kernels/attention/kernel_args.h"
 #include "kernels/attention/output_sm90.cuh"
 #include "kernels/attention/products_sm90.cuh"
-#include "kernels/attention/traits_sm90.cuh"
 #include "kernels/device/mbarrier_test_sm90.cuh"
 #include "kernels/device/online_softmax.cuh"
-#include "kernels/device/wgmma_sm90.cuh"
 
 namespace s2o::device {
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "kernels/attention/consumer_base_sm90.cuh"
-#include "kernels/attention/fragments_sm90.cuh"
 #include "kernels/device/store_sm90.cuh"
 
 namespace s2o::device {
@@ -13,7 +12,7 @@ class OutputSm90 : protected ConsumerBase<Traits> {
 
  protected:
   using Base::acc_, Base::args_, Base::column_of, Base::give_back, Base::kQueryBuffers;
-  using Base::last_description, Base::rows_, Base::s_, Base::stats_, Base::thread, Base::thread_;
+  using Base::last_description, Base::rows_, Base::s_, Base::stats_, Base::thread_;
   using Base::tile_count_, Base::warpgroup_;
   using Element = typename Traits::Element;
 

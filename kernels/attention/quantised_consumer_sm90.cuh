@@ -8,13 +8,9 @@
 
 #include <type_traits>
 
-#include "kernels/attention/fragments_sm90.cuh"
-#include "kernels/attention/gains_sm90.cuh"
 #include "kernels/attention/quantised_fragments_sm90.cuh"
 #include "kernels/attention/quantised_output_sm90.cuh"
 #include "kernels/device/mbarrier_test_sm90.cuh"
-#include "kernels/device/online_softmax.cuh"
-#include "kernels/device/wgmma_sm90.cuh"
 
 namespace s2o::device {
 
@@ -147,11 +143,11 @@ class QuantisedConsumer : QuantisedOutput<Traits> {
         flags = wait_step();
         continue;
       }
-      const bool rises = raise_rows(logits, rows_.codes, correction);
-      Halves halves;
-      make_codes(logits, rows_.codes, step_sum, halves);
-      make_probabilities(halves, p);
-      add_step(flags, step_sum, rises, correction);
+      const bool first_rises = raise_rows(logits, rows_.codes, correction);
+      Halves first_halves;
+      make_codes(logits, rows_.codes, step_sum, first_halves);
+      make_probabilities(first_halves, p);
+      add_step(flags, step_sum, first_rises, correction);
       count_step(flags, false);
       std::uint32_t waiting = flags;  // of the step whose probabilities wait
       bool has_p = true;

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "kernels/attention/consumer_base_sm90.cuh"
-#include "kernels/attention/fragments_sm90.cuh"
 #include "kernels/attention/quantised_traits_sm90.cuh"
 
 namespace s2o::device {
