@@ -105,7 +105,8 @@ Image tuned_picture(const TunedFile& file) {
   for (const TunedLength& length : file.lengths) {
     const int top = kPageMargin + kHeaderHeight;
     image.text(left, kPageMargin, fmt::format("{} tokens", length.seqlen), kFontScale, kInk);
-    image.text(left, kPageMargin + kRowHeight, "query heads", kFontScale, kInk);
+    image.text(left - kLabelWidth, kPageMargin + kRowHeight, "layers, query heads", kFontScale,
+               kInk);
     for (int layer = 0; layer < model.num_layers; ++layer) {
       const int y = top + layer * kCellHeight;
       if (layer % 4 == 0) {
