@@ -24,6 +24,17 @@ PRE_TOKENIZERS = {
 }
 
 
+# Whose texts begin with the BOS token where a file does not say, as llama.cpp has it.
+BOS_PRE_TOKENIZERS = ("llama-bpe", "tekken")
+
+
+def adds_bos(meta):
+    usual = (meta.optional("tokenizer.ggml.model", str) == "llama" or
+             meta.optional("tokenizer.ggml.pre", str) in BOS_PRE_TOKENIZERS)
+    has_bos = "tokenizer.ggml.bos_token_id" in meta.fields
+    return meta.optional("tokenizer.ggml.add_bos_token", bool, usual and has_bos)
+
+
 def make_tokenizer(meta):
     kind = meta.get("tokenizer.ggml.model", kind=str)
     pieces = meta.get("tokenizer.ggml.tokens", kind=list)
@@ -50,11 +61,11 @@ def make_tokenizer(meta):
          "normalized": False, "special": kind == TokenType.CONTROL}
         for i, (piece, kind) in enumerate(zip(pieces, types))
         if kind in (TokenType.CONTROL, TokenType.USER_DEFINED)]
-    if meta.optional("tokenizer.ggml.add_bos_token", bool, False):
+    if adds_bos(meta):
         bos = meta.get("tokenizer.ggml.bos_token_id", kind=int)
         if not 0 <= bos < len(pieces):
             raise Refused(f"tokenizer.ggml.bos_token_id: found {bos}, expected one of {len(pieces)} "
-                          "tokens, since add_bos_token is set")
+                          "tokens, since texts begin with it")
         result["post_processor"] = {
             "type": "TemplateProcessing",
             "single": [{"SpecialToken": {"id": pieces[bos], "type_id": 0}},
@@ -144,7 +155,7 @@ def make_tokenizer_config(meta):
     pieces = meta.get("tokenizer.ggml.tokens", kind=list)
     result = {"tokenizer_class": "PreTrainedTokenizerFast",
               "model_max_length": meta.size("context_length"),
-              "add_bos_token": meta.optional("tokenizer.ggml.add_bos_token", bool, False)}
+              "add_bos_token": adds_bos(meta)}
     for name, key in (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"),
                       ("pad_token", "padding")):
         token = meta.optional(f"tokenizer.ggml.{key}_token_id", int)

@@ -64,7 +64,7 @@ void check_finite(const AttentionInput& input, const char* tensor,
   const std::int64_t n = input.problem.seqlen;
   throw InputError(fmt::format(
       "{}: layer {}: tensor '{}': {} at [head {}, token {}, dim {}] ({} such values), expected "
-      "finite numbers; --allow-nonfinite goes on",
+      "finite numbers; s2o eval and capture go on with --allow-nonfinite",
       input.name, input.layer, tensor, values[first], index / (n * d), index / d % n, index % d,
       count));
 }

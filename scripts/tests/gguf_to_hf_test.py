@@ -104,8 +104,13 @@ def write_gguf(path, fixture, arch, *, skip=(), extra=None, tokenizer=None, scal
         (writer.add_string if isinstance(value, str) else writer.add_uint32
          if isinstance(value, int) else writer.add_float32)(f"{arch}.rope.scaling.{key}", value)
     write_tokenizer(writer, config["vocab_size"], **(tokenizer or {}))
-    for key, (value, kind) in (keys or {}).items():  # in place of those before
-        writer.kv_data[0][key] = GGUFValue(value, kind)
+    for key, value in (keys or {}).items():  # in place of those before; None: not there
+        if value is None:
+            del writer.kv_data[0][key]
+        elif isinstance(value, bool):
+            writer.kv_data[0][key] = GGUFValue(value, GGUFValueType.BOOL)
+        else:
+            writer.kv_data[0][key] = GGUFValue(*value)
     for name, values in read_bf16(MODELS / fixture).items():
         target = gguf_name(name)
         if target in skip:
@@ -204,6 +209,20 @@ class GgufToHfTest(unittest.TestCase):
         text = "".join(chr(b) for b in range(58, 90) if characters[b] == chr(b)) + "<|end|>"
         self.assertEqual(loaded.encode(text).ids, [*range(58, 65), 97, *range(67, 90), 98])
         self.assertEqual(loaded.decode(loaded.encode(text).ids, skip_special_tokens=False), text)
+
+    def test_texts_begin_with_bos_where_llama_cpp_has_it_so(self):
+        for pre, said, expected in (("smollm", None, False), ("llama-bpe", None, True),
+                                    ("llama-bpe", False, False), ("smollm", True, True)):
+            with self.subTest(pre=pre, said=said):
+                out = self.folder / f"{pre}-{said}"
+                write_gguf(self.gguf, "llama_untied", "llama", tokenizer={"pre": pre},
+                           keys={"tokenizer.ggml.add_bos_token": said})
+                with contextlib.redirect_stderr(io.StringIO()):
+                    gguf_to_hf.convert(self.gguf, out)
+                tokenizer, config = (json.loads((out / name).read_text())
+                                     for name in ("tokenizer.json", "tokenizer_config.json"))
+                self.assertEqual(tokenizer["post_processor"] is not None, expected)
+                self.assertEqual(config["add_bos_token"], expected)
 
     def test_what_is_not_supported_is_named(self):
         write_gguf(self.gguf, "llama_untied", "gemma3")
