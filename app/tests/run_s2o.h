@@ -70,7 +70,10 @@ class RunningS2o {
     waitpid(pid_, nullptr, 0);
   }
 
-  void send(int signal_number) const { kill(pid_, signal_number); }
+  // Nothing, once it has ended: -1 would be every process of the machine.
+  void send(int signal_number) const {
+    if (pid_ > 0) kill(pid_, signal_number);
+  }
   // What it has said so far.
   std::string err() const { return read_file(err_); }
 

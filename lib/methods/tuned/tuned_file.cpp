@@ -17,6 +17,7 @@
 #include "lib/core/file_identity.h"
 #include "lib/core/printable.h"
 #include "lib/core/text.h"
+#include "lib/core/version.h"
 
 namespace s2o {
 namespace {
@@ -190,6 +191,17 @@ Json setting_json(const TunedSetting& setting) {
   return json;
 }
 
+// Settings of an earlier program may have parameters that this one lacks.
+std::string other_version(const Json& document) {
+  if (!document.is_object() || !document.contains("context")) return "";
+  const Json& context = document["context"];
+  if (!context.is_object() || !context.contains("git_commit")) return "";
+  const Json& commit = context["git_commit"];
+  if (commit == git_commit()) return "";
+  return fmt::format(" (the file is of commit {}, this program of {})", json_text(commit),
+                     git_commit());
+}
+
 struct LoadedFiles {
   struct Loaded {
     std::filesystem::file_time_type time;
@@ -272,12 +284,14 @@ std::string weights_id(const std::filesystem::path& model_folder) {
 }
 
 TunedFile read_tuned_file(const std::filesystem::path& path) {
+  Json document;
   try {
-    TunedFile file = parse(read_json_file(path), path.string());
+    document = read_json_file(path);
+    TunedFile file = parse(document, path.string());
     file.hash = file_identity(path).hash;
     return file;
   } catch (const ConfigError& error) {
-    throw InputError(error.what());
+    throw InputError(error.what() + other_version(document));
   }
 }
 

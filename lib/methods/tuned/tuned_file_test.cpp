@@ -175,6 +175,7 @@ TEST(tuned_file, a_file_that_is_broken_says_where) {
               HasSubstr("settings[4]: unknown method 'streamingllm', did you mean"));
   EXPECT_THAT(message("{\"name\":\"dense\"}", "{\"name\":\"oracle_block\"}"),
               HasSubstr("settings[0]: oracle_block cannot be tuned"));
+  EXPECT_THAT(message("\"tau\"", "\"tua\""), HasSubstr("of commit \"abc\", this program of"));
   EXPECT_THAT(message("4096", "1024"), HasSubstr("lengths[1].seqlen: found 1024 after 1024"));
   EXPECT_THAT(message("s2o tuned settings", "other"), HasSubstr("kind"));
   EXPECT_THAT(message("{\"loss\":0.01}", "{\"loss\":\"0.01\"}"), HasSubstr("target.loss"));
