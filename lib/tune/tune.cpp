@@ -109,6 +109,9 @@ class Tuner {
       if (is_new) file.settings.push_back(setting);
       numbers.push_back(number->second);
     }
+    // That of the file is of the new lengths: text, commit and device may be others.
+    Json context = older_->context;
+    context.erase("effects");
     for (TunedLength length : older_->lengths) {
       const bool is_new = std::ranges::any_of(
           file.lengths, [&](const TunedLength& one) { return one.seqlen == length.seqlen; });
@@ -116,6 +119,7 @@ class Tuner {
       for (std::vector<int>& heads : length.layers) {
         for (int& head : heads) head = numbers[static_cast<std::size_t>(head)];
       }
+      if (!length.measured.contains("context")) length.measured["context"] = context;
       file.lengths.push_back(std::move(length));
     }
     std::ranges::sort(file.lengths, {}, &TunedLength::seqlen);

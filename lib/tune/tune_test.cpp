@@ -189,6 +189,9 @@ TEST(tune, lengths_are_added_to_a_file_of_the_same_weights) {
     return file.settings[static_cast<std::size_t>(file.lengths[length].layers[1][0])];
   };
   EXPECT_EQ(name(both, 1), name(first, 0));
+  EXPECT_EQ(both.lengths[1].measured["context"]["texts"], first.context["texts"]);
+  EXPECT_NE(both.context["texts"], first.context["texts"]);
+  EXPECT_FALSE(both.lengths[0].measured.contains("context"));
   parse_tune_target("relative_l2=0.06", "--target", options);
   EXPECT_THAT(message_of<ConfigError>([&] { tune(options); }), HasSubstr("for the target"));
   // The weights are known by their hash, the shape by what the file says.
