@@ -37,7 +37,7 @@ Json describe_prefill_columns() {
 Json describe_metrics() {
   Json items = Json::array();
   for (const Metric* metric : all_metrics()) {
-    for (const MetricColumn& column : metric->columns()) {
+    for (const MetricColumn& column : metric->columns) {
       items.push_back({{"name", column.name},
                        {"unit", column.unit},
                        {"per_head", column.per_head},

@@ -304,7 +304,7 @@ class Evaluator {
     for (const Metric* metric : all_metrics()) {
       const std::vector<MetricValue> values = metric->compute(context);
       for (std::size_t i = 0; i < values.size(); ++i) {
-        const MetricColumn& column = metric->columns()[i];
+        const MetricColumn& column = metric->columns[i];
         if (column.per_head) row.per_head[column.name] = values[i].per_head;
         if (column.is_column) set_metric(row, column.name, values[i].value, values[i].reason);
       }

@@ -3,32 +3,20 @@
 #include "lib/metrics/metric.h"
 
 namespace s2o {
-namespace {
-
-class EffectiveTflops final : public Metric {
- public:
-  const std::vector<MetricColumn>& columns() const override {
-    static const std::vector<MetricColumn> kColumns = {
-        {.name = "effective_tflops",
-         .unit = "TFLOP/s",
-         .help = "4 * head_dim FLOPs per executed pair / attention_latency_ms",
-         .in_text_table = false}};
-    return kColumns;
-  }
-
-  std::vector<MetricValue> compute(const MetricContext& context) const override {
-    const std::optional<double> milliseconds = quantile(context.timings.attention_ms, 0.5);
-    if (!milliseconds || *milliseconds <= 0.0) return {MetricValue{}};
-    const double flops = 4.0 * context.input.problem.head_dim *
-                         static_cast<double>(context.work.total.executed_pairs);
-    return {{.value = flops / (*milliseconds * 1e9)}};
-  }
-};
-
-}  // namespace
 
 const Metric& metric_effective_tflops() {
-  static const EffectiveTflops kMetric;
+  static const Metric kMetric = {
+      {{.name = "effective_tflops",
+        .unit = "TFLOP/s",
+        .help = "4 * head_dim FLOPs per executed pair / attention_latency_ms",
+        .in_text_table = false}},
+      [](const MetricContext& context) -> std::vector<MetricValue> {
+        const std::optional<double> milliseconds = quantile(context.timings.attention_ms, 0.5);
+        if (!milliseconds || *milliseconds <= 0.0) return {MetricValue{}};
+        const double flops = 4.0 * context.input.problem.head_dim *
+                             static_cast<double>(context.work.total.executed_pairs);
+        return {{.value = flops / (*milliseconds * 1e9)}};
+      }};
   return kMetric;
 }
 

@@ -4,47 +4,36 @@
 #include "lib/metrics/metric.h"
 
 namespace s2o {
-namespace {
-
-class Latency final : public Metric {
- public:
-  const std::vector<MetricColumn>& columns() const override {
-    static const std::vector<MetricColumn> kColumns = {
-        {.name = "plan_latency_ms", .unit = "ms", .help = "planning, median over the repeats"},
-        {.name = "attention_latency_ms",
-         .unit = "ms",
-         .help = "attention over the plan, median over the repeats"},
-        {.name = "total_latency_ms",
-         .unit = "ms",
-         .help = "planning and attention, median over the repeats",
-         .in_text_table = false},
-        {.name = "latency_p10_ms",
-         .unit = "ms",
-         .help = "10 % quantile of the total; null for a single repeat",
-         .in_text_table = false},
-        {.name = "latency_p90_ms",
-         .unit = "ms",
-         .help = "90 % quantile of the total; null for a single repeat",
-         .in_text_table = false},
-    };
-    return kColumns;
-  }
-
-  std::vector<MetricValue> compute(const MetricContext& context) const override {
-    const std::vector<double> total = context.timings.total_ms();
-    const std::vector<double> spread = total.size() > 1 ? total : std::vector<double>{};
-    return {{.value = quantile(context.timings.plan_ms, 0.5)},
-            {.value = quantile(context.timings.attention_ms, 0.5)},
-            {.value = quantile(total, 0.5)},
-            {.value = quantile(spread, 0.1)},
-            {.value = quantile(spread, 0.9)}};
-  }
-};
-
-}  // namespace
 
 const Metric& metric_latency() {
-  static const Latency kMetric;
+  static const Metric kMetric = {
+      {
+          {.name = "plan_latency_ms", .unit = "ms", .help = "planning, median over the repeats"},
+          {.name = "attention_latency_ms",
+           .unit = "ms",
+           .help = "attention over the plan, median over the repeats"},
+          {.name = "total_latency_ms",
+           .unit = "ms",
+           .help = "planning and attention, median over the repeats",
+           .in_text_table = false},
+          {.name = "latency_p10_ms",
+           .unit = "ms",
+           .help = "10 % quantile of the total; null for a single repeat",
+           .in_text_table = false},
+          {.name = "latency_p90_ms",
+           .unit = "ms",
+           .help = "90 % quantile of the total; null for a single repeat",
+           .in_text_table = false},
+      },
+      [](const MetricContext& context) -> std::vector<MetricValue> {
+        const std::vector<double> total = context.timings.total_ms();
+        const std::vector<double> spread = total.size() > 1 ? total : std::vector<double>{};
+        return {{.value = quantile(context.timings.plan_ms, 0.5)},
+                {.value = quantile(context.timings.attention_ms, 0.5)},
+                {.value = quantile(total, 0.5)},
+                {.value = quantile(spread, 0.1)},
+                {.value = quantile(spread, 0.9)}};
+      }};
   return kMetric;
 }
 

@@ -57,12 +57,10 @@ struct MetricValue {
   std::string reason;            // why there is no value, where a reader would ask
 };
 
-class Metric {
- public:
-  virtual ~Metric() = default;
-  virtual const std::vector<MetricColumn>& columns() const = 0;
+struct Metric {
+  std::vector<MetricColumn> columns;
   // One value per column.
-  virtual std::vector<MetricValue> compute(const MetricContext& context) const = 0;
+  std::vector<MetricValue> (*compute)(const MetricContext& context);
 };
 
 // All metrics, in the order of metrics.def.

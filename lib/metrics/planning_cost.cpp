@@ -3,33 +3,21 @@
 #include "lib/metrics/metric.h"
 
 namespace s2o {
-namespace {
-
-class PlanningCostMetric final : public Metric {
- public:
-  const std::vector<MetricColumn>& columns() const override {
-    static const std::vector<MetricColumn> kColumns = {
-        {.name = "plan_flops",
-         .unit = "FLOP",
-         .help = "arithmetic of planning, products and sums of the method's definition",
-         .in_text_table = false},
-        {.name = "plan_bytes",
-         .unit = "bytes",
-         .help = "device memory that planning reads and writes, each array once per use",
-         .in_text_table = false}};
-    return kColumns;
-  }
-
-  std::vector<MetricValue> compute(const MetricContext& context) const override {
-    if (!context.planning_cost) return {MetricValue{}, MetricValue{}};
-    return {{.value = context.planning_cost->flops}, {.value = context.planning_cost->bytes}};
-  }
-};
-
-}  // namespace
 
 const Metric& metric_planning_cost() {
-  static const PlanningCostMetric kMetric;
+  static const Metric kMetric = {
+      {{.name = "plan_flops",
+        .unit = "FLOP",
+        .help = "arithmetic of planning, products and sums of the method's definition",
+        .in_text_table = false},
+       {.name = "plan_bytes",
+        .unit = "bytes",
+        .help = "device memory that planning reads and writes, each array once per use",
+        .in_text_table = false}},
+      [](const MetricContext& context) -> std::vector<MetricValue> {
+        if (!context.planning_cost) return {MetricValue{}, MetricValue{}};
+        return {{.value = context.planning_cost->flops}, {.value = context.planning_cost->bytes}};
+      }};
   return kMetric;
 }
 

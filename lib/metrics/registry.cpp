@@ -22,7 +22,7 @@ const std::vector<MetricColumn>& metric_columns() {
   static const std::vector<MetricColumn> columns = [] {
     std::vector<MetricColumn> all;
     for (const Metric* metric : all_metrics()) {
-      for (const MetricColumn& column : metric->columns()) {
+      for (const MetricColumn& column : metric->columns) {
         if (column.is_column) all.push_back(column);
       }
     }

@@ -2,29 +2,17 @@
 #include "lib/metrics/metric.h"
 
 namespace s2o {
-namespace {
-
-class Speedup final : public Metric {
- public:
-  const std::vector<MetricColumn>& columns() const override {
-    static const std::vector<MetricColumn> kColumns = {
-        {.name = "speedup_vs_dense",
-         .help = "time of dense attention on the same backend / total_latency_ms"}};
-    return kColumns;
-  }
-
-  std::vector<MetricValue> compute(const MetricContext& context) const override {
-    const std::optional<double> total = quantile(context.timings.total_ms(), 0.5);
-    const std::optional<double> dense = context.timings.dense_attention_ms;
-    if (!total || !dense || *total <= 0.0) return {MetricValue{}};
-    return {{.value = *dense / *total}};
-  }
-};
-
-}  // namespace
 
 const Metric& metric_speedup() {
-  static const Speedup kMetric;
+  static const Metric kMetric = {
+      {{.name = "speedup_vs_dense",
+        .help = "time of dense attention on the same backend / total_latency_ms"}},
+      [](const MetricContext& context) -> std::vector<MetricValue> {
+        const std::optional<double> total = quantile(context.timings.total_ms(), 0.5);
+        const std::optional<double> dense = context.timings.dense_attention_ms;
+        if (!total || !dense || *total <= 0.0) return {MetricValue{}};
+        return {{.value = *dense / *total}};
+      }};
   return kMetric;
 }
 

@@ -2,38 +2,28 @@
 #include "lib/metrics/metric.h"
 
 namespace s2o {
-namespace {
-
-class WorkMetric final : public Metric {
- public:
-  const std::vector<MetricColumn>& columns() const override {
-    static const std::vector<MetricColumn> kColumns = {
-        {.name = "sparsity", .help = "1 - compute_density", .in_text_table = false},
-        {.name = "compute_density",
-         .help = "query-key pairs of all tiles executed / those of a dense causal kernel with the "
-                 "same tile shape",
-         .per_head = true},
-        {.name = "pair_density",
-         .help = "unmasked causal pairs executed / causal pairs",
-         .in_text_table = false},
-    };
-    return kColumns;
-  }
-
-  std::vector<MetricValue> compute(const MetricContext& context) const override {
-    const WorkCounts& total = context.work.total;
-    MetricValue density = {.value = total.compute_density()};
-    for (const WorkCounts& head : context.work.per_head) {
-      density.per_head.push_back(head.compute_density());
-    }
-    return {{.value = 1.0 - total.compute_density()}, density, {.value = total.pair_density()}};
-  }
-};
-
-}  // namespace
 
 const Metric& metric_work() {
-  static const WorkMetric kMetric;
+  static const Metric kMetric = {
+      {
+          {.name = "sparsity", .help = "1 - compute_density", .in_text_table = false},
+          {.name = "compute_density",
+           .help =
+               "query-key pairs of all tiles executed / those of a dense causal kernel with the "
+               "same tile shape",
+           .per_head = true},
+          {.name = "pair_density",
+           .help = "unmasked causal pairs executed / causal pairs",
+           .in_text_table = false},
+      },
+      [](const MetricContext& context) -> std::vector<MetricValue> {
+        const WorkCounts& total = context.work.total;
+        MetricValue density = {.value = total.compute_density()};
+        for (const WorkCounts& head : context.work.per_head) {
+          density.per_head.push_back(head.compute_density());
+        }
+        return {{.value = 1.0 - total.compute_density()}, density, {.value = total.pair_density()}};
+      }};
   return kMetric;
 }
 

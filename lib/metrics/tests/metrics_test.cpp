@@ -43,9 +43,9 @@ struct Sample {
     std::map<std::string, MetricValue> values;
     for (const Metric* metric : all_metrics()) {
       const std::vector<MetricValue> computed = metric->compute(context);
-      EXPECT_EQ(computed.size(), metric->columns().size());
+      EXPECT_EQ(computed.size(), metric->columns.size());
       for (std::size_t i = 0; i < computed.size(); ++i) {
-        values[metric->columns()[i].name] = computed[i];
+        values[metric->columns[i].name] = computed[i];
       }
     }
     return values;
@@ -81,7 +81,7 @@ TEST(metrics, names_are_unique_and_per_head_values_have_one_entry_per_head) {
   std::set<std::string> names;
   const auto values = Sample().compute();
   for (const Metric* metric : all_metrics()) {
-    for (const MetricColumn& column : metric->columns()) {
+    for (const MetricColumn& column : metric->columns) {
       EXPECT_TRUE(names.insert(column.name).second) << column.name;
       EXPECT_FALSE(column.help.empty()) << column.name;
       EXPECT_EQ(values.at(column.name).per_head.size(), column.per_head ? 2u : 0u) << column.name;
