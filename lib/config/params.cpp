@@ -6,6 +6,7 @@
 #include <cmath>
 #include <utility>
 
+#include "lib/config/json_reader.h"
 #include "lib/core/error.h"
 #include "lib/core/printable.h"
 #include "lib/core/text.h"
@@ -20,10 +21,8 @@ const ParamSpec& find_spec(const std::vector<ParamSpec>& specs, const std::strin
     if (spec.name == name) return spec;
     names.push_back(spec.name);
   }
-  const std::string nearest = nearest_name(name, names);
   throw ConfigError(fmt::format("{}.{}: unknown key{}; known keys: {}", path, name,
-                                nearest.empty() ? "" : fmt::format(", did you mean '{}'?", nearest),
-                                join(names)));
+                                did_you_mean(name, names), join(names)));
 }
 
 // "4, 8 or 16"
@@ -100,10 +99,8 @@ ParamValue parse_value(const ParamSpec& spec, const nlohmann::json& value,
       for (const std::string& choice : spec.choices) {
         if (choice == text) return text;
       }
-      const std::string nearest = nearest_name(text, spec.choices);
-      throw ConfigError(fmt::format(
-          "{}: unknown value '{}'{}; expected one of: {}", where, text,
-          nearest.empty() ? "" : fmt::format(", did you mean '{}'?", nearest), join(spec.choices)));
+      throw ConfigError(fmt::format("{}: unknown value '{}'{}; expected one of: {}", where, text,
+                                    did_you_mean(text, spec.choices), join(spec.choices)));
     }
     case ParamType::kPath:
       if (!value.is_string()) wrong_type(where, value, "a file");

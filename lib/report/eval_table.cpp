@@ -5,6 +5,7 @@
 #include "lib/metrics/metric.h"
 #include "lib/report/results_json.h"
 #include "lib/report/row_tables.h"
+#include "lib/report/settings.h"
 
 namespace s2o {
 namespace {
@@ -20,9 +21,7 @@ std::vector<ReportColumn> metric_headers() {
 std::vector<ReportCell> metric_cells(const ResultRow& row) {
   std::vector<ReportCell> cells;
   for (const MetricColumn& column : metric_columns()) {
-    if (!column.in_text_table) continue;
-    const auto found = row.metrics.find(column.name);
-    cells.push_back(number_cell(found == row.metrics.end() ? std::nullopt : found->second));
+    if (column.in_text_table) cells.push_back(number_cell(row_metric(row, column.name)));
   }
   return cells;
 }
@@ -80,18 +79,10 @@ ReportTable markdown_table(const ResultTable& table) {
 }  // namespace
 
 std::string render_results(const ResultTable& table, ReportFormat format) {
-  switch (format) {
-    case ReportFormat::kJson:
-      return results_to_json(table);
-    case ReportFormat::kCsv:
-      return render_report({.view = {csv_table(table)}}, format);
-    case ReportFormat::kMarkdown:
-    case ReportFormat::kLatex:
-      return render_report({.view = {markdown_table(table)}}, format);
-    case ReportFormat::kText:
-      break;
-  }
-  return render_report({.view = text_blocks(table)}, format);
+  if (format == ReportFormat::kJson) return results_to_json(table);
+  if (format == ReportFormat::kCsv) return render_report({.view = {csv_table(table)}}, format);
+  if (format == ReportFormat::kText) return render_report({.view = text_blocks(table)}, format);
+  return render_report({.view = {markdown_table(table)}}, format);
 }
 
 }  // namespace s2o

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "lib/config/json_reader.h"
 #include "lib/core/error.h"
 #include "lib/core/text.h"
 
@@ -26,9 +27,7 @@ const PaperTable& find_paper_table(const std::string& name) {
     if (table->name == name) return *table;
     names.push_back(table->name);
   }
-  const std::string nearest = nearest_name(name, names);
-  throw ConfigError(fmt::format("unknown table '{}'{}; tables: {}", name,
-                                nearest.empty() ? "" : fmt::format(", did you mean '{}'?", nearest),
+  throw ConfigError(fmt::format("unknown table '{}'{}; tables: {}", name, did_you_mean(name, names),
                                 join(names)));
 }
 

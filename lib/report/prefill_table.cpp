@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
 
 #include "lib/core/text.h"
@@ -18,12 +19,10 @@ namespace {
 std::vector<MetricColumn> used_columns(const std::vector<const ResultRow*>& rows) {
   std::vector<MetricColumn> columns;
   for (const MetricColumn& column : prefill_columns()) {
-    if (!column.in_text_table) continue;
-    for (const ResultRow* row : rows) {
-      if (!row_metric(*row, column.name)) continue;
-      columns.push_back(column);
-      break;
-    }
+    const auto has = [&column](const ResultRow* row) {
+      return row_metric(*row, column.name).has_value();
+    };
+    if (column.in_text_table && std::ranges::any_of(rows, has)) columns.push_back(column);
   }
   return columns;
 }

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
+#include "lib/config/json_reader.h"
 #include "lib/core/error.h"
 #include "lib/core/printable.h"
 #include "lib/core/text.h"
@@ -130,37 +132,22 @@ std::string render_markdown(const ReportTable& table) {
 }
 
 std::string latex_escape(const std::string& text) {
+  static const std::map<char, std::string_view> kEscapes = {{'_', "\\_"},
+                                                            {'%', "\\%"},
+                                                            {'&', "\\&"},
+                                                            {'#', "\\#"},
+                                                            {'$', "\\$"},
+                                                            {'{', "\\{"},
+                                                            {'}', "\\}"},
+                                                            {'<', "$<$"},
+                                                            {'>', "$>$"},
+                                                            {'\\', "\\textbackslash{}"},
+                                                            {'~', "\\textasciitilde{}"},
+                                                            {'^', "\\textasciicircum{}"}};
   std::string out;
-  for (char c : text) {
-    switch (c) {
-      case '_':
-      case '%':
-      case '&':
-      case '#':
-      case '$':
-      case '{':
-      case '}':
-        out += '\\';
-        out += c;
-        break;
-      case '\\':
-        out += "\\textbackslash{}";
-        break;
-      case '~':
-        out += "\\textasciitilde{}";
-        break;
-      case '^':
-        out += "\\textasciicircum{}";
-        break;
-      case '<':
-        out += "$<$";
-        break;
-      case '>':
-        out += "$>$";
-        break;
-      default:
-        out += c;
-    }
+  for (const char c : text) {
+    const auto escape = kEscapes.find(c);
+    out += escape == kEscapes.end() ? std::string_view(&c, 1) : escape->second;
   }
   return out;
 }
@@ -172,18 +159,17 @@ std::string render_latex(const ReportTable& table) {
   std::string out = fmt::format("% {}\n", table.title);
   for (const std::string& note : table.notes) out += fmt::format("% {}\n", note);
   out += fmt::format("\\begin{{tabular}}{{{}}}\n\\toprule\n", alignment);
-  for (std::size_t c = 0; c < table.columns.size(); ++c) {
-    if (c > 0) out += " & ";
-    out += latex_escape(header_text(table.columns[c]));
+  std::vector<std::string> fields;
+  for (const ReportColumn& column : table.columns) {
+    fields.push_back(latex_escape(header_text(column)));
   }
-  out += " \\\\\n\\midrule\n";
+  out += join(fields, " & ") + " \\\\\n\\midrule\n";
   for (const auto& row : table.rows) {
-    for (std::size_t c = 0; c < row.size(); ++c) {
-      // A row that starts with "[" would be read as an argument of the line break before it.
-      const std::string text = latex_escape(row[c].text);
-      out += c == 0 ? (text.starts_with('[') ? "{}" + text : text) : " & " + text;
-    }
-    out += " \\\\\n";
+    fields.clear();
+    for (const ReportCell& cell : row) fields.push_back(latex_escape(cell.text));
+    const std::string line = join(fields, " & ");
+    // A row that starts with "[" would be read as an argument of the line break before it.
+    out += (line.starts_with('[') ? "{}" : "") + line + " \\\\\n";
   }
   return out + "\\bottomrule\n\\end{tabular}\n";
 }
@@ -208,17 +194,13 @@ std::string csv_value(const nlohmann::ordered_json& value) {
 std::string render_csv(const ReportTable& table) {
   std::string out = table.title.empty() ? "" : fmt::format("# {}\n", table.title);
   for (const std::string& note : table.notes) out += fmt::format("# {}\n", note);
-  for (std::size_t c = 0; c < table.columns.size(); ++c) {
-    if (c > 0) out += ",";
-    out += csv_field(table.columns[c].name);
-  }
-  out += "\n";
+  std::vector<std::string> fields;
+  for (const ReportColumn& column : table.columns) fields.push_back(csv_field(column.name));
+  out += join(fields, ",") + "\n";
   for (const auto& row : table.rows) {
-    for (std::size_t c = 0; c < row.size(); ++c) {
-      if (c > 0) out += ",";
-      out += csv_value(row[c].value);
-    }
-    out += "\n";
+    fields.clear();
+    for (const ReportCell& cell : row) fields.push_back(csv_value(cell.value));
+    out += join(fields, ",") + "\n";
   }
   return out;
 }
@@ -239,6 +221,19 @@ nlohmann::ordered_json table_json(const ReportTable& table) {
           {"notes", table.notes},
           {"columns", columns},
           {"rows", std::move(rows)}};
+}
+
+// A name with a line break in it must not break the table.
+ReportTable escaped(ReportTable table) {
+  table.title = printable(table.title);
+  for (std::string& note : table.notes) note = printable(note);
+  for (auto& row : table.rows) {
+    for (ReportCell& cell : row) {
+      cell.text = printable(cell.text);
+      if (cell.value.is_string()) cell.value = printable(cell.value.get<std::string>());
+    }
+  }
+  return table;
 }
 
 std::string render_json(const std::vector<ReportTable>& tables) {
@@ -270,62 +265,28 @@ ReportCell fixed_cell(std::optional<double> value, int digits) {
 }
 
 ReportFormat parse_report_format(const std::string& name, const std::vector<std::string>& allowed) {
-  const std::vector<std::pair<std::string, ReportFormat>> formats = {
+  static const std::map<std::string, ReportFormat> kFormats = {
       {"text", ReportFormat::kText},
       {"markdown", ReportFormat::kMarkdown},
       {"csv", ReportFormat::kCsv},
       {"latex", ReportFormat::kLatex},
       {"json", ReportFormat::kJson}};
-  for (const auto& [format_name, format] : formats) {
-    const bool is_allowed = std::find(allowed.begin(), allowed.end(), name) != allowed.end();
-    if (format_name == name && is_allowed) return format;
-  }
-  const std::string nearest = nearest_name(name, allowed);
+  if (std::find(allowed.begin(), allowed.end(), name) != allowed.end()) return kFormats.at(name);
   throw ConfigError(fmt::format("--format {}: unknown format{}; formats: {}", name,
-                                nearest.empty() ? "" : fmt::format(", did you mean '{}'?", nearest),
-                                join(allowed)));
+                                did_you_mean(name, allowed), join(allowed)));
 }
-
-namespace {
-
-// A name with a line break in it must not break the table.
-ReportTable escaped(ReportTable table) {
-  table.title = printable(table.title);
-  for (std::string& note : table.notes) note = printable(note);
-  for (auto& row : table.rows) {
-    for (ReportCell& cell : row) {
-      cell.text = printable(cell.text);
-      if (cell.value.is_string()) cell.value = printable(cell.value.get<std::string>());
-    }
-  }
-  return table;
-}
-
-}  // namespace
 
 std::string render_report(const Report& report, ReportFormat format) {
   const std::vector<ReportTable>& data = report.data.empty() ? report.view : report.data;
   if (format == ReportFormat::kJson) return render_json(data);
+  const auto render = format == ReportFormat::kText       ? render_text
+                      : format == ReportFormat::kMarkdown ? render_markdown
+                      : format == ReportFormat::kLatex    ? render_latex
+                                                          : render_csv;
   std::string out;
-  for (const ReportTable& raw : format == ReportFormat::kCsv ? data : report.view) {
-    const ReportTable table = escaped(raw);
+  for (const ReportTable& table : format == ReportFormat::kCsv ? data : report.view) {
     if (!out.empty()) out += "\n";
-    switch (format) {
-      case ReportFormat::kText:
-        out += render_text(table);
-        break;
-      case ReportFormat::kMarkdown:
-        out += render_markdown(table);
-        break;
-      case ReportFormat::kCsv:
-        out += render_csv(table);
-        break;
-      case ReportFormat::kLatex:
-        out += render_latex(table);
-        break;
-      case ReportFormat::kJson:
-        break;
-    }
+    out += render(escaped(table));
   }
   return out;
 }
