@@ -48,6 +48,11 @@ std::size_t output_bytes(const ResultRow& row) {
   return sizeof(float) * static_cast<std::size_t>(row.num_q_heads * row.seqlen * row.head_dim);
 }
 
+[[noreturn]] void refuse_to_resume(const std::string& why) {
+  throw ConfigError(fmt::format(
+      "--resume: {}. Choose another --out, or leave --resume away to start again", why));
+}
+
 std::string previous_name(const fs::path& name) {
   return name.stem().string() + ".previous" + name.extension().string();
 }
@@ -131,11 +136,10 @@ void ResultStore::check_same_config(const Json& context, const std::string& file
       context.is_object() ? context.value("config_hash", std::string("none")) : "none";
   if (hash != context_["config_hash"]) {
     const Json theirs = context.is_object() ? context.value("config", Json()) : Json();
-    throw ConfigError(
-        fmt::format("--resume: {} belongs to config {}, this is config {}; they differ in: {}. "
-                    "Choose another --out, or leave --resume away to start again",
-                    (folder_ / file).string(), hash, context_["config_hash"].get<std::string>(),
-                    first_difference(context_["config"], theirs)));
+    refuse_to_resume(fmt::format("{} belongs to config {}, this is config {}; they differ in: {}",
+                                 (folder_ / file).string(), hash,
+                                 context_["config_hash"].get<std::string>(),
+                                 first_difference(context_["config"], theirs)));
   }
   check_same_inputs(context, file);
   const auto commit = context.value("git_commit", std::string("unknown"));
@@ -150,20 +154,16 @@ void ResultStore::check_same_inputs(const Json& context, const std::string& file
   const Json ours = context_.value("inputs", Json::array());
   const Json theirs = context.value("inputs", Json::array());
   if (!context.contains("inputs") && !ours.empty()) {
-    throw ConfigError(
-        fmt::format("--resume: {} is of an earlier s2o, which did not note what its inputs were. "
-                    "Choose another "
-                    "--out, or leave --resume away to start again",
-                    (folder_ / file).string()));
+    refuse_to_resume(fmt::format("{} is of an earlier s2o, which did not note what its inputs were",
+                                 (folder_ / file).string()));
   }
   for (std::size_t i = 0; i < std::max(ours.size(), theirs.size()); ++i) {
     const Json mine = i < ours.size() ? ours[i] : Json::object();
     const Json earlier = i < theirs.size() ? theirs[i] : Json::object();
     const std::string difference = first_difference(mine, earlier);
     if (difference.empty()) continue;
-    throw ConfigError(fmt::format(
-        "--resume: input '{}' is not what it was when the rows of {} were computed; it differs in: "
-        "{}. Choose another --out, or leave --resume away to start again",
+    refuse_to_resume(fmt::format(
+        "input '{}' is not what it was when the rows of {} were computed; it differs in: {}",
         (mine.empty() ? earlier : mine).value("name", ""), (folder_ / file).string(), difference));
   }
 }
@@ -182,23 +182,18 @@ void ResultStore::take_over(const ResultTable& earlier) {
   for (const ResultRow& row : earlier.rows) {
     for (std::size_t cell = 0; cell < expected_.size(); ++cell) {
       if (rows_.contains(cell) || !same_cell(expected_[cell], row)) continue;
-      rows_[cell] = {row, ""};
+      rows_[cell] = {cell, row, ""};
       break;
     }
   }
 }
 
 void ResultStore::take_over(const JournalEntry& entry) {
-  const bool lacks_output =
-      options_.save_outputs && !entry.row.error && !has_output(entry.cell, entry.row);
   // An input file may have changed between the runs, and with it what the cell is.
-  if (lacks_output || entry.cell >= expected_.size() ||
-      !same_cell(expected_[entry.cell], entry.row)) {
-    return;
-  }
-  rows_[entry.cell] = {entry.row, options_.save_outputs && !entry.row.error
-                                      ? output_name(entry.cell)
-                                      : std::string()};
+  if (entry.cell >= expected_.size() || !same_cell(expected_[entry.cell], entry.row)) return;
+  const bool needs_output = options_.save_outputs && !entry.row.error;
+  if (needs_output && !has_output(entry.cell, entry.row)) return;
+  rows_[entry.cell] = {entry.cell, entry.row, needs_output ? output_name(entry.cell) : ""};
 }
 
 // Whatever a journal says: an output is the file of its cell, in this folder, of the right size.
@@ -248,7 +243,7 @@ void ResultStore::resume() {
     check_same_config(read_results(folder_).context, kJsonResultsName);
   }
   journal_ = std::make_unique<Journal>(folder_ / kJournalName, context_);
-  for (const auto& [cell, stored] : rows_) journal_->append({cell, stored.row, ""});
+  for (const auto& [cell, stored] : rows_) journal_->append(stored);
 }
 
 bool ResultStore::is_done(std::size_t cell) const {
@@ -274,7 +269,7 @@ bool ResultStore::is_complete() const {
 }
 
 void ResultStore::add(std::size_t cell, const ResultRow& row, const std::vector<float>& out) {
-  StoredRow stored = {.row = row};
+  JournalEntry stored = {.cell = cell, .row = row};
   try {
     if (options_.save_outputs && !out.empty()) {
       stored.output_file = output_name(cell);
@@ -282,7 +277,7 @@ void ResultStore::add(std::size_t cell, const ResultRow& row, const std::vector<
       file.write(out.data(), out.size() * sizeof(float));
       file.commit();
     }
-    journal_->append({cell, row, stored.output_file});
+    journal_->append(stored);
   } catch (const Error& error) {
     throw UnsupportedError(fmt::format("{}. {}", error.what(), whereabouts()));
   }
@@ -300,7 +295,7 @@ ResultTable ResultStore::table() const {
   return table;
 }
 
-std::vector<float> ResultStore::read_output(const StoredRow& stored) const {
+std::vector<float> ResultStore::read_output(const JournalEntry& stored) const {
   if (stored.output_file.empty()) return {};
   std::vector<float> out(output_bytes(stored.row) / sizeof(float));
   const RegularFile file(folder_ / stored.output_file);
@@ -350,7 +345,7 @@ void ResultStore::finish() {
   const fs::path new_hdf5 = folder_ / ".results.new.h5";
   try {
     const ResultTable current = table();
-    std::vector<const StoredRow*> stored;
+    std::vector<const JournalEntry*> stored;
     for (const auto& [cell, row] : rows_) stored.push_back(&row);
     // Nothing earlier is touched before both new files are whole.
     write_results_json(new_json, current);

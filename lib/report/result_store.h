@@ -61,11 +61,6 @@ class ResultStore {
   void finish();
 
  private:
-  struct StoredRow {
-    ResultRow row;
-    std::string output_file;  // in the folder; "" = none
-  };
-
   void probe() const;
   void resume();
   void take_over(const ResultTable& earlier);
@@ -82,16 +77,16 @@ class ResultStore {
   std::string whereabouts() const;
   bool is_done(std::size_t cell) const;  // without an error
   bool is_complete() const;
-  std::vector<float> read_output(const StoredRow& stored) const;
+  std::vector<float> read_output(const JournalEntry& stored) const;
 
   std::filesystem::path folder_;
   nlohmann::ordered_json context_;
   std::vector<ResultRow> expected_;
   StoreOptions options_;
   FolderLock lock_;
-  std::map<std::size_t, StoredRow> rows_;  // by cell
-  std::set<std::size_t> failed_;           // of rows_, in this run
-  std::unique_ptr<Journal> journal_;       // null when there is nothing left to compute
+  std::map<std::size_t, JournalEntry> rows_;  // by cell
+  std::set<std::size_t> failed_;              // of rows_, in this run
+  std::unique_ptr<Journal> journal_;          // null when there is nothing left to compute
 };
 
 // "methods[1].tau": where two configs differ first, or "" if they do not.

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "lib/core/atomic_file.h"
@@ -51,26 +50,22 @@ class Writer {
   void texts(const std::string& path, const std::vector<std::string>& values) {
     std::size_t width = 1;
     for (const std::string& value : values) width = std::max(width, value.size());
-    std::vector<char> bytes(values.size() * width, '\0');
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      std::memcpy(bytes.data() + i * width, values[i].data(), values[i].size());
-    }
+    std::string bytes;
+    for (const std::string& value : values)
+      bytes += value + std::string(width - value.size(), '\0');
     const Hdf5Handle type = text_type(width);
     numbers(path, type.get(), {values.size()}, bytes.data());
   }
 
   void text(const std::string& path, const std::string& value) {
-    const std::string padded = value.empty() ? std::string(1, '\0') : value;
-    const Hdf5Handle type = text_type(padded.size());
+    const Hdf5Handle type = text_type(value.size());
     const Hdf5Handle space = check(H5Screate(H5S_SCALAR));
-    write(path, type.get(), space.get(), padded.data());
+    write(path, type.get(), space.get(), value.c_str());
   }
 
   void text_attribute(const std::string& object, const std::string& name,
                       const std::string& value) {
-    const std::string padded = value.empty() ? std::string(1, '\0') : value;
-    const Hdf5Handle type = text_type(padded.size());
-    attribute(object, name, type.get(), padded.data());
+    attribute(object, name, text_type(value.size()).get(), value.c_str());
   }
   void integer_attribute(const std::string& object, const std::string& name, std::int64_t value) {
     attribute(object, name, H5T_NATIVE_INT64, &value);
@@ -91,9 +86,10 @@ class Writer {
   void check_status(herr_t status) const {
     if (status < 0) fail();
   }
+  // Text of at least one byte, be it the NUL behind an empty one.
   Hdf5Handle text_type(std::size_t width) const {
     Hdf5Handle type = check(H5Tcopy(H5T_C_S1));
-    check_status(H5Tset_size(type.get(), width));
+    check_status(H5Tset_size(type.get(), std::max<std::size_t>(width, 1)));
     check_status(H5Tset_strpad(type.get(), H5T_STR_NULLPAD));
     check_status(H5Tset_cset(type.get(), H5T_CSET_UTF8));
     return type;

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -16,14 +15,6 @@ namespace s2o {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-const std::vector<std::string> kLeadingColumns = {
-    "input",  "layer",  "seqlen", "num_q_heads", "num_kv_heads", "head_dim",
-    "method", "params", "kernel", "backend",     "planner",      "input_id"};
-// A row with a "prompt" is one of a prefill.
-const std::vector<std::string> kPrefillLeadingColumns = {
-    "prompt", "task",   "model",   "qkv",     "seqlen",           "method",
-    "params", "kernel", "backend", "planner", "loss_by_position", "input_id"};
 
 Json known_or_null(std::int64_t value) { return value == 0 ? Json() : Json(value); }
 
@@ -82,18 +73,8 @@ class RowReader {
   std::string where_;
 };
 
-const std::vector<std::string>& leading_columns(RowKind kind) {
-  return kind == RowKind::kPrefill ? kPrefillLeadingColumns : kLeadingColumns;
-}
-
 const std::vector<MetricColumn>& measured_columns(RowKind kind) {
   return kind == RowKind::kPrefill ? prefill_columns() : metric_columns();
-}
-
-bool is_metric(const std::string& name, RowKind kind) {
-  const std::vector<std::string>& leading = leading_columns(kind);
-  return name != "error" && name != "note" &&
-         std::find(leading.begin(), leading.end(), name) == leading.end();
 }
 
 Json leading_json(const ResultRow& row) {
@@ -154,7 +135,9 @@ void read_leading(const RowReader& reader, ResultRow& row) {
 }  // namespace
 
 std::vector<std::string> result_columns(RowKind kind) {
-  std::vector<std::string> columns = leading_columns(kind);
+  std::vector<std::string> columns;
+  const Json leading = leading_json({.kind = kind});
+  for (const auto& [name, value] : leading.items()) columns.push_back(name);
   for (const MetricColumn& column : measured_columns(kind)) columns.push_back(column.name);
   columns.push_back("note");
   columns.push_back("error");
@@ -182,15 +165,15 @@ Json row_to_json(const ResultRow& row) {
 
 ResultRow row_from_json(const Json& object, const std::string& where) {
   const RowReader reader(object, where);
-  ResultRow row;
-  row.kind = object.contains("prompt") ? RowKind::kPrefill : RowKind::kAttention;
+  ResultRow row = {.kind = object.contains("prompt") ? RowKind::kPrefill : RowKind::kAttention};
   read_leading(reader, row);
   // Older files do not say these; all their plans were made on the CPU.
   if (object.contains("planner")) row.planner = reader.text("planner");
   if (object.contains("input_id")) row.input_id = reader.text("input_id");
   if (object.contains("note")) row.note = reader.text_or_null("note");
+  const Json leading = leading_json({.kind = row.kind});
   for (const auto& [name, value] : object.items()) {
-    if (!is_metric(name, row.kind)) continue;
+    if (name == "error" || name == "note" || leading.contains(name)) continue;  // no metric
     if (!value.is_null() && !value.is_number()) reader.wrong(name, value, "a number or null");
     row.metrics[name] = value.is_null() ? std::nullopt : std::optional(value.get<double>());
   }
