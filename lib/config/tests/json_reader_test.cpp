@@ -4,31 +4,22 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <fstream>
 #include <string>
 
 #include "lib/core/error.h"
 #include "lib/core/strict_json.h"
+#include "lib/testing/files.h"
 
 namespace s2o {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-template <class Call>
-std::string config_error(Call&& call) {
-  try {
-    call();
-  } catch (const ConfigError& error) {
-    return error.what();
-  }
-  return "no ConfigError";
-}
+using testing_support::message_of;
 
 TEST(json_reader, unknown_key_names_place_and_nearest_key) {
   const auto value = parse_strict_json(R"({"treshold": 1})");
-  EXPECT_EQ(config_error([&] {
+  EXPECT_EQ(message_of<ConfigError>([&] {
               JsonReader(value, "runs.json: methods.s2o", {"tau", "threshold"});
             }),
             "runs.json: methods.s2o.treshold: unknown key, did you mean 'threshold'?; known keys: "
@@ -38,14 +29,14 @@ TEST(json_reader, unknown_key_names_place_and_nearest_key) {
 TEST(json_reader, root_path_has_no_dot) {
   const auto value = parse_strict_json(R"({"a": "text"})");
   const JsonReader reader(value, "runs.json: ", {"a", "b"});
-  EXPECT_EQ(config_error([&] { reader.get_int("a"); }),
+  EXPECT_EQ(message_of<ConfigError>([&] { reader.get_int("a"); }),
             "runs.json: a: found \"text\" (string), expected an integer");
-  EXPECT_EQ(config_error([&] { reader.get_int("b"); }), "runs.json: key 'b' is missing");
+  EXPECT_EQ(message_of<ConfigError>([&] { reader.get_int("b"); }), "runs.json: key 'b' is missing");
 }
 
 TEST(json_reader, no_object_is_refused) {
   const auto value = parse_strict_json("[1]");
-  EXPECT_EQ(config_error([&] { JsonReader(value, "runs.json: ", {}); }),
+  EXPECT_EQ(message_of<ConfigError>([&] { JsonReader(value, "runs.json: ", {}); }),
             "runs.json: found [1] (array), expected an object");
 }
 
@@ -65,10 +56,11 @@ TEST(json_reader, integer_accepts_exponent_and_refuses_the_rest) {
       R"({"ok": 1e3, "part": 1.5, "huge": 18446744073709551615, "bool": true, "minus": -1})");
   const JsonReader reader(value, "x", {"ok", "part", "huge", "bool", "minus"});
   EXPECT_EQ(reader.get_int("ok"), 1000);
-  EXPECT_THAT(config_error([&] { reader.get_int("part"); }), HasSubstr("found 1.5"));
-  EXPECT_THAT(config_error([&] { reader.get_int("huge"); }), HasSubstr("below 2^63"));
-  EXPECT_THAT(config_error([&] { reader.get_int("bool"); }), HasSubstr("true (boolean)"));
-  EXPECT_EQ(config_error([&] { reader.get_int("minus", {}, 0); }),
+  EXPECT_THAT(message_of<ConfigError>([&] { reader.get_int("part"); }), HasSubstr("found 1.5"));
+  EXPECT_THAT(message_of<ConfigError>([&] { reader.get_int("huge"); }), HasSubstr("below 2^63"));
+  EXPECT_THAT(message_of<ConfigError>([&] { reader.get_int("bool"); }),
+              HasSubstr("true (boolean)"));
+  EXPECT_EQ(message_of<ConfigError>([&] { reader.get_int("minus", {}, 0); }),
             "x.minus: found -1 (number), expected an integer >= 0");
 }
 
@@ -78,18 +70,18 @@ TEST(json_reader, sweep_is_one_value_or_a_list_without_repeats) {
   const JsonReader reader(value, "x", {"one", "many", "none", "twice"});
   EXPECT_THAT(reader.get_ints("one", true), ElementsAre(3));
   EXPECT_THAT(reader.get_ints("many", true), ElementsAre(1, 2));
-  EXPECT_EQ(config_error([&] { reader.get_ints("none", true); }),
+  EXPECT_EQ(message_of<ConfigError>([&] { reader.get_ints("none", true); }),
             "x.none: empty list, expected at least one value");
-  EXPECT_EQ(config_error([&] { reader.get_ints("twice", true); }),
+  EXPECT_EQ(message_of<ConfigError>([&] { reader.get_ints("twice", true); }),
             "x.twice[1]: 4 occurs twice in the list");
-  EXPECT_EQ(config_error([&] { reader.get_ints("many", true, 0, 1); }),
+  EXPECT_EQ(message_of<ConfigError>([&] { reader.get_ints("many", true, 0, 1); }),
             "x.many[1]: found 2 (number), expected an integer between 0 and 1");
 }
 
 TEST(json_reader, choice_suggests_the_nearest) {
   const auto value = parse_strict_json(R"({"layout": "token_mayor"})");
   const JsonReader reader(value, "x", {"layout"});
-  EXPECT_THAT(config_error([&] {
+  EXPECT_THAT(message_of<ConfigError>([&] {
                 reader.get_choice("layout", {"head_major", "token_major"});
               }),
               HasSubstr("did you mean 'token_major'?"));
@@ -102,12 +94,8 @@ TEST(strict_json, duplicate_key_deep_nesting_and_syntax_are_refused) {
   EXPECT_THROW(parse_strict_json(std::string(100000, '[')), JsonTextError);
   EXPECT_THROW(parse_strict_json("1e999"), JsonTextError);
   EXPECT_THROW(parse_strict_json(""), JsonTextError);
-  try {
-    parse_strict_json("{\n  \"a\" 1}");
-    FAIL();
-  } catch (const JsonTextError& error) {
-    EXPECT_THAT(error.what(), HasSubstr("line 2, column 7"));
-  }
+  EXPECT_THAT(message_of<JsonTextError>([] { parse_strict_json("{\n  \"a\" 1}"); }),
+              HasSubstr("line 2, column 7"));
 }
 
 TEST(strict_json, both_kinds_of_document_are_the_same) {
@@ -133,9 +121,11 @@ TEST(strict_json, long_lists_and_objects_take_linear_time) {
 }
 
 TEST(strict_json, missing_file_and_folder_are_config_errors) {
-  EXPECT_EQ(config_error([] { read_json_file("no/such.json"); }), "no/such.json: no such file");
-  EXPECT_THAT(config_error([] { read_json_file(std::filesystem::temp_directory_path()); }),
-              HasSubstr("is a folder, expected a file"));
+  EXPECT_EQ(message_of<ConfigError>([] { read_json_file("no/such.json"); }),
+            "no/such.json: no such file");
+  EXPECT_THAT(
+      message_of<ConfigError>([] { read_json_file(std::filesystem::temp_directory_path()); }),
+      HasSubstr("is a folder, expected a file"));
 }
 
 }  // namespace

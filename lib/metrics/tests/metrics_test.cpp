@@ -52,31 +52,6 @@ struct Sample {
   }
 };
 
-TEST(metrics, columns_are_those_of_the_contract_in_its_order) {
-  std::vector<std::string> names;
-  for (const MetricColumn& column : metric_columns()) names.push_back(column.name);
-  const std::vector<std::string> expected = {"mse",
-                                             "relative_l2",
-                                             "max_abs_error",
-                                             "cosine",
-                                             "mass_recall",
-                                             "lse_error",
-                                             "sparsity",
-                                             "compute_density",
-                                             "pair_density",
-                                             "plan_latency_ms",
-                                             "attention_latency_ms",
-                                             "total_latency_ms",
-                                             "latency_p10_ms",
-                                             "latency_p90_ms",
-                                             "speedup_vs_dense",
-                                             "effective_tflops",
-                                             "peak_workspace_bytes",
-                                             "plan_flops",
-                                             "plan_bytes"};
-  EXPECT_EQ(names, expected);
-}
-
 TEST(metrics, names_are_unique_and_per_head_values_have_one_entry_per_head) {
   std::set<std::string> names;
   const auto values = Sample().compute();
