@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <set>
+#include <sstream>
 
 #include "lib/core/error.h"
 #include "lib/core/text.h"
@@ -73,27 +74,53 @@ bool is_dense_group(const Group& group) {
   return true;
 }
 
+ordered_json params_without(const ordered_json& params, const std::string& knob) {
+  ordered_json rest = ordered_json::object();
+  for (const auto& [key, value] : params.items()) {
+    if (key != knob) rest[key] = value;
+  }
+  return rest;
+}
+
+// Compensation other than "none", or FlashPrefill's mean correction.
+bool is_compensated(const ordered_json& params) {
+  if (params.contains("compensation") && params.at("compensation") != "none") return true;
+  return params.contains("mean_correction") && params.at("mean_correction") == true;
+}
+
 // True if `reference` is the method's name followed by key=value words that all hold.
 bool matches_reference(const MethodCurves& curves, const std::string& reference) {
-  std::size_t begin = 0;
-  bool is_first = true;
-  while (begin <= reference.size()) {
-    const std::size_t end = std::min(reference.find(' ', begin), reference.size());
-    const std::string word = reference.substr(begin, end - begin);
-    begin = end + 1;
-    if (word.empty()) continue;
-    if (is_first) {
-      if (word != curves.method) return false;
-      is_first = false;
-      continue;
-    }
+  std::istringstream words(reference);
+  std::string word;
+  if (!(words >> word) || word != curves.method) return false;
+  while (words >> word) {
     const std::size_t equals = word.find('=');
     if (equals == std::string::npos) return false;
     const std::string key = word.substr(0, equals);
     if (!curves.params.contains(key)) return false;
     if (value_text(curves.params.at(key)) != word.substr(equals + 1)) return false;
   }
-  return !is_first;
+  return true;
+}
+
+// "dense (2 rows), s2o (4 rows, compute density 1)"
+std::string holdings_text(const std::vector<const ResultRow*>& rows) {
+  struct Holding {
+    int rows = 0;
+    double least_density = 1.0;
+  };
+  std::map<std::string, Holding> holdings;
+  for (const ResultRow* row : rows) {
+    Holding& holding = holdings[row->method];
+    ++holding.rows;
+    holding.least_density = std::min(holding.least_density, *row_metric(*row, "compute_density"));
+  }
+  std::vector<std::string> parts;
+  for (const auto& [method, holding] : holdings) {
+    parts.push_back(fmt::format("{} ({} rows, compute density {:.3g} or more)", method,
+                                holding.rows, holding.least_density));
+  }
+  return parts.empty() ? "none" : join(parts);
 }
 
 }  // namespace
@@ -108,24 +135,18 @@ MethodFacts registry_method_facts(const std::string& method) {
   return {"", ordered_json::object(), false, static_cast<int>(methods.size())};
 }
 
+MethodFacts CurveOptions::facts_of(const std::string& method) const {
+  MethodFacts found = facts(method);
+  const auto knob = knobs.find(method);
+  if (knob != knobs.end()) found.knob = knob->second;
+  return found;
+}
+
 MatchUnit parse_match_unit(const std::string& name) {
   if (name == "auto") return MatchUnit::kAuto;
   if (name == "layer") return MatchUnit::kLayer;
   if (name == "head") return MatchUnit::kHead;
   throw ConfigError(fmt::format("--unit {}: expected auto, layer or head", name));
-}
-
-ordered_json params_without(const ordered_json& params, const std::string& knob) {
-  ordered_json rest = ordered_json::object();
-  for (const auto& [key, value] : params.items()) {
-    if (key != knob) rest[key] = value;
-  }
-  return rest;
-}
-
-bool is_compensated(const ordered_json& params) {
-  if (params.contains("compensation") && params.at("compensation") != "none") return true;
-  return params.contains("mean_correction") && params.at("mean_correction") == true;
 }
 
 std::string params_label(const ordered_json& params, const std::vector<std::string>& keys) {
@@ -171,26 +192,6 @@ void check_knobs(const ResultTable& table, const std::map<std::string, std::stri
   }
 }
 
-// "dense (2 rows), s2o (4 rows, compute density 1)"
-std::string holdings_text(const std::vector<const ResultRow*>& rows) {
-  struct Holding {
-    int rows = 0;
-    double least_density = 1.0;
-  };
-  std::map<std::string, Holding> holdings;
-  for (const ResultRow* row : rows) {
-    Holding& holding = holdings[row->method];
-    ++holding.rows;
-    holding.least_density = std::min(holding.least_density, *row_metric(*row, "compute_density"));
-  }
-  std::vector<std::string> parts;
-  for (const auto& [method, holding] : holdings) {
-    parts.push_back(fmt::format("{} ({} rows, compute density {:.3g} or more)", method,
-                                holding.rows, holding.least_density));
-  }
-  return parts.empty() ? "none" : join(parts);
-}
-
 CurveSet build_curves(const ResultTable& table, const CurveOptions& options) {
   std::vector<const ResultRow*> rows;
   for (const ResultRow& row : table.rows) {
@@ -203,11 +204,7 @@ CurveSet build_curves(const ResultTable& table, const CurveOptions& options) {
   std::map<std::string, std::size_t> group_index;
   std::vector<Group> groups;
   for (const ResultRow* row : rows) {
-    if (!facts.contains(row->method)) {
-      facts[row->method] = options.facts(row->method);
-      const auto knob = options.knobs.find(row->method);
-      if (knob != options.knobs.end()) facts[row->method].knob = knob->second;
-    }
+    if (!facts.contains(row->method)) facts[row->method] = options.facts_of(row->method);
     const ordered_json params = params_without(row->params, facts[row->method].knob);
     const std::string key = row->method + params.dump();
     const auto [place, is_new] = group_index.try_emplace(key, groups.size());

@@ -66,6 +66,9 @@ struct CurveOptions {
   std::string error = "mse";                 // or "relative_l2": the column that is the error
   std::map<std::string, std::string> knobs;  // method -> parameter, in place of the registry's knob
   MethodFactsLookup facts = registry_method_facts;
+
+  // `facts`, with the knob of `knobs`.
+  MethodFacts facts_of(const std::string& method) const;
 };
 
 // ConfigError unless every knob is a parameter of its method in the results.
@@ -76,11 +79,6 @@ void check_knobs(const ResultTable& table, const std::map<std::string, std::stri
 // per-head vectors, or when nothing is left.
 CurveSet build_curves(const ResultTable& table, const CurveOptions& options);
 
-// The parameters of a row without the knob.
-nlohmann::ordered_json params_without(const nlohmann::ordered_json& params,
-                                      const std::string& knob);
-// True for compensation other than "none", and for FlashPrefill's mean correction.
-bool is_compensated(const nlohmann::ordered_json& params);
 // "key=value key=value" of the named keys.
 std::string params_label(const nlohmann::ordered_json& params,
                          const std::vector<std::string>& keys);

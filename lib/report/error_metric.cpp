@@ -30,9 +30,7 @@ const std::vector<ErrorMetric>& error_metrics() {
 // The parts that a method's name and parameters decide.
 UnitSetting named_setting(const std::string& method, const nlohmann::ordered_json& params,
                           const CurveOptions& options) {
-  MethodFacts facts = options.facts(method);
-  const auto other_knob = options.knobs.find(method);
-  if (other_knob != options.knobs.end()) facts.knob = other_knob->second;
+  const MethodFacts facts = options.facts_of(method);
   UnitSetting setting;
   setting.method = method;
   setting.label = setting_label(method, params, facts);
@@ -99,11 +97,11 @@ std::optional<double> error_of_predictions(const ResultRow& row, ErrorOn on) {
 // Of text; prompts with an answer are scored by it.
 std::vector<UnitSetting> of_predictions(const ResultTable& table, ErrorOn on,
                                         const CurveOptions& options) {
-  std::map<std::string, double> dense_ms;
+  std::map<std::string, std::optional<double>> dense_ms;
   for (const ResultRow& row : table.rows) {
     const std::optional<double> ms = attention_and_planning_ms(row);
     if (row.kind == RowKind::kPrefill && is_dense_reference(row.method, row.params) && ms) {
-      dense_ms[prompt_key(row)] = *ms;
+      dense_ms[prompt_key(row)] = ms;
     }
   }
   std::vector<UnitSetting> settings;
@@ -120,10 +118,7 @@ std::vector<UnitSetting> of_predictions(const ResultTable& table, ErrorOn on,
     setting.error = *error;
     setting.compute_density = *density;
     setting.total_ms = attention_and_planning_ms(row);
-    const auto dense = dense_ms.find(prompt_key(row));
-    if (dense != dense_ms.end() && setting.total_ms && *setting.total_ms > 0.0) {
-      setting.speedup_vs_dense = dense->second / *setting.total_ms;
-    }
+    setting.speedup_vs_dense = share(dense_ms[prompt_key(row)], setting.total_ms);
   }
   return settings;
 }
@@ -146,9 +141,7 @@ std::vector<UnitSetting> of_accuracy(const ResultTable& table, const CurveOption
     setting.error = *lost;
     setting.compute_density = *cell.compute_density;
     setting.total_ms = cell.attention_and_planning_ms;
-    if (dense->attention_and_planning_ms && setting.total_ms && *setting.total_ms > 0.0) {
-      setting.speedup_vs_dense = *dense->attention_and_planning_ms / *setting.total_ms;
-    }
+    setting.speedup_vs_dense = share(dense->attention_and_planning_ms, setting.total_ms);
   }
   return settings;
 }

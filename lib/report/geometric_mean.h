@@ -17,7 +17,8 @@ struct GeometricMean {
 };
 
 // Values are > 0. The resamples depend on (seed, number of values) alone, so every cell of a table
-// that covers the same units resamples them alike.
-GeometricMean geometric_mean(const std::vector<double>& values, int resamples, std::uint64_t seed);
+// that covers the same units resamples them alike. Without resamples there is no interval.
+GeometricMean geometric_mean(const std::vector<double>& values, int resamples = 0,
+                             std::uint64_t seed = 0);
 
 }  // namespace s2o

@@ -11,6 +11,9 @@
 namespace s2o {
 namespace {
 
+// The lengths from which on growth is fitted: below, launches and small kernels blur it.
+constexpr std::int64_t kGrowthFrom = 32768;
+
 // Exponent of a power law through (length, time), by least squares in log-log.
 std::optional<double> growth_exponent(const std::vector<const Setting*>& settings,
                                       const std::string& metric) {
@@ -70,11 +73,6 @@ std::vector<CostGroup> group_by_cost(const std::vector<Setting>& settings) {
 }
 
 }  // namespace
-
-std::optional<double> share(std::optional<double> part, std::optional<double> whole) {
-  if (!part || !whole || *whole <= 0.0) return std::nullopt;
-  return *part / *whole;
-}
 
 std::set<std::string> peer_names(const std::vector<PeerTime>& times) {
   std::set<std::string> names;

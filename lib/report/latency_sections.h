@@ -14,20 +14,14 @@
 
 namespace s2o {
 
-// part / whole; empty without both or where whole is 0.
-std::optional<double> share(std::optional<double> part, std::optional<double> whole);
-
 // Of all times, each once, sorted.
 std::set<std::string> peer_names(const std::vector<PeerTime>& times);
 // The peer's time over the setting's total, for rows of its shape; empty without both.
 std::optional<double> speedup_over_peer(const Setting& setting, const std::string& peer,
                                         const std::vector<PeerTime>& times);
 
-// The lengths from which on growth is fitted: below, launches and small kernels blur it.
-inline constexpr std::int64_t kGrowthFrom = 32768;
-
-// Exponents of planning, attention and total time of each setting over the lengths from kGrowthFrom
-// on: slopes of least squares in log-log. No row for a setting with one such length.
+// Exponents of planning, attention and total time of each setting over long lengths: slopes of
+// least squares in log-log. No row for a setting with one such length.
 ReportTable growth_table(const std::vector<Setting>& settings);
 
 // Planning time beside the arithmetic and bytes of PlanningCost. Settings that differ in their knob

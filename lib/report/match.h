@@ -64,8 +64,6 @@ int best_baseline(const CurveSet& set, const MatchGrid& grid, std::size_t level,
 // "3.82 [3.10, 4.61] (28+2)": ratio, interval; then, if not all of `num_units` were used, how many
 // were and how many exceed.
 ReportCell ratio_cell(const MatchCell& cell, int num_units);
-// What the brackets of ratio_cell mean.
-std::string ratio_note(const std::string& reference);
 
 // On the MSE or the relative L2 (options.curves.error): "matched_sparsity", and "matched_mse" or
 // "matched_relative_l2".

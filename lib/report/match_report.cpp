@@ -3,8 +3,9 @@
 
 #include <set>
 
-#include "lib/core/text.h"
+#include "lib/report/error_metric.h"
 #include "lib/report/match.h"
+#include "lib/report/settings.h"
 
 namespace s2o {
 namespace {
@@ -19,8 +20,6 @@ struct MatchWords {
   std::string level_note;
 };
 
-std::string error_title(const std::string& error) { return error == "mse" ? "MSE" : "relative L2"; }
-
 std::string level_text(double level) { return fmt::format("{:g}", level); }
 
 std::string units_text(const CurveSet& set, const MatchGrid& grid) {
@@ -31,12 +30,9 @@ std::string units_text(const CurveSet& set, const MatchGrid& grid) {
     inputs.insert(unit.input);
     layers.insert(unit.layer);
   }
-  std::vector<std::string> layer_names;
-  for (int layer : layers) layer_names.push_back(fmt::format("{}", layer));
-  return fmt::format("{} units, one per {}; layers {}; inputs {}", grid.num_units,
+  return fmt::format("{} units, one per {}; {}", grid.num_units,
                      set.unit == MatchUnit::kHead ? "input, layer and head" : "input and layer",
-                     join(layer_names, ","),
-                     join(std::vector<std::string>(inputs.begin(), inputs.end())));
+                     coverage_text(layers, inputs));
 }
 
 std::string counted(const std::string& text, int count, int total) {
@@ -98,7 +94,11 @@ void add_view(Report& report, const CurveSet& set, const MatchGrid& grid,
       words.level_note,
       "Geometric mean of the ratios in each unit [2.5 %, 97.5 % bootstrap over units]; " +
           units_text(set, grid) + ".",
-      ratio_note(reference.label),
+      fmt::format(
+          "(n): only n units, where both the method and {} reach the level; (n+m): in m more "
+          "the method does better than asked at every setting, so the ratio is too "
+          "pessimistic.",
+          reference.label),
       "best baseline: smallest ratio of a method that is neither S2O nor an oracle, drops what it "
       "does "
       "not visit, and covers at least half of the units; best compensated baseline: the same among "
@@ -210,25 +210,18 @@ ReportCell ratio_cell(const MatchCell& cell, int num_units) {
   return out;
 }
 
-std::string ratio_note(const std::string& reference) {
-  return fmt::format(
-      "(n): only n units, where both the method and {} reach the level; (n+m): in m more the "
-      "method "
-      "does better than asked at every setting, so the ratio is too pessimistic.",
-      reference);
-}
-
 Report matched_sparsity_report(const ResultTable& table, const MatchOptions& options) {
   const CurveSet set = build_curves(table, options.curves);
-  return make_report(set, match_sparsity(set, options), options,
-                     {"matched_sparsity", error_title(options.curves.error), options.curves.error,
-                      "sparsity", "at equal sparsity", "Columns: sparsity = 1 - compute density."});
+  return make_report(
+      set, match_sparsity(set, options), options,
+      {"matched_sparsity", parse_error_metric(options.curves.error).title, options.curves.error,
+       "sparsity", "at equal sparsity", "Columns: sparsity = 1 - compute density."});
 }
 
 Report matched_density_report(const ResultTable& table, const MatchOptions& options) {
   const CurveSet set = build_curves(table, options.curves);
   const std::string& error = options.curves.error;
-  const std::string title = error_title(error);
+  const std::string& title = parse_error_metric(error).title;
   const std::string reference = find_curves(set, options.reference).label;
   MatchWords words{"matched_" + error,  "Compute density",        "compute_density", error,
                    "at equal " + title, "Columns: " + title + "."};

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <tuple>
 
 #include "lib/core/error.h"
@@ -13,8 +14,6 @@
 
 namespace s2o {
 namespace {
-
-GeometricMean mean_of(const std::vector<double>& values) { return geometric_mean(values, 0, 0); }
 
 // The settings of one method in one unit, by family.
 using Families = std::map<std::string, std::vector<const UnitSetting*>>;
@@ -87,11 +86,11 @@ MatchedErrorCell match_cell(const std::map<std::string, Families>& units, double
       over_peers[peer].push_back(ms / fastest->total_ms);
     }
   }
-  cell.speedup_vs_dense = mean_of(speedups);
-  cell.total_ms = mean_of(totals);
-  cell.compute_density = mean_of(densities);
-  cell.least_density = mean_of(least);
-  for (const auto& [peer, ratios] : over_peers) cell.speedup_vs_peer[peer] = mean_of(ratios);
+  cell.speedup_vs_dense = geometric_mean(speedups);
+  cell.total_ms = geometric_mean(totals);
+  cell.compute_density = geometric_mean(densities);
+  cell.least_density = geometric_mean(least);
+  for (const auto& [peer, ratios] : over_peers) cell.speedup_vs_peer[peer] = geometric_mean(ratios);
   return cell;
 }
 
@@ -106,63 +105,43 @@ void add_once(std::vector<std::string>& list, const std::string& name) {
 
 // ---- layout ----
 
-std::string counted(const GeometricMean& mean, std::size_t num_units) {
-  std::string text = number_cell(mean.value).text;
-  const bool is_partial = mean.value && static_cast<std::size_t>(mean.count) < num_units;
-  return is_partial ? fmt::format("{} ({})", text, mean.count) : text;
-}
-
 ReportCell counted_cell(const GeometricMean& mean, std::size_t num_units) {
   ReportCell cell = number_cell(mean.value);
-  cell.text = counted(mean, num_units);
+  if (mean.value && static_cast<std::size_t>(mean.count) < num_units) {
+    cell.text += fmt::format(" ({})", mean.count);
+  }
   return cell;
+}
+
+GeometricMean over_peer(const MatchedErrorCell& cell, const std::string& peer) {
+  const auto found = cell.speedup_vs_peer.find(peer);
+  return found == cell.speedup_vs_peer.end() ? GeometricMean() : found->second;
 }
 
 // One quantity of a cell, a column a target.
 struct Quantity {
   std::string name;   // of the table, after "matched_error"
   std::string title;  // "Speed-up over dense"
-  const GeometricMean& (*of)(const MatchedErrorCell& cell, const std::string& peer);
-  std::string peer;
+  std::function<GeometricMean(const MatchedErrorCell& cell)> of;
 };
-
-const GeometricMean& nothing() {
-  static const GeometricMean kNone;
-  return kNone;
-}
 
 std::vector<Quantity> quantities_of(const std::vector<MatchedErrorGroup>& groups,
                                     const std::vector<PeerTime>& peers) {
   using Cell = MatchedErrorCell;
-  std::vector<Quantity> all = {{"", "Speed-up over dense",
-                                [](const Cell& cell, const std::string&) -> const GeometricMean& {
-                                  return cell.speedup_vs_dense;
-                                },
-                                ""},
-                               {"_density", "Compute density of the fastest setting",
-                                [](const Cell& cell, const std::string&) -> const GeometricMean& {
-                                  return cell.compute_density;
-                                },
-                                ""},
-                               {"_least_density", "Least compute density",
-                                [](const Cell& cell, const std::string&) -> const GeometricMean& {
-                                  return cell.least_density;
-                                },
-                                ""}};
+  std::vector<Quantity> all = {
+      {"", "Speed-up over dense", &Cell::speedup_vs_dense},
+      {"_density", "Compute density of the fastest setting", &Cell::compute_density},
+      {"_least_density", "Least compute density", &Cell::least_density}};
   for (const std::string& peer : peer_names(peers)) {
     all.push_back({"_" + peer, "Speed-up over " + peer,
-                   [](const Cell& cell, const std::string& name) -> const GeometricMean& {
-                     const auto found = cell.speedup_vs_peer.find(name);
-                     return found == cell.speedup_vs_peer.end() ? nothing() : found->second;
-                   },
-                   peer});
+                   [peer](const Cell& cell) { return over_peer(cell, peer); }});
   }
   // Without times, or peers of these shapes, there is nothing to show.
   std::erase_if(all, [&groups](const Quantity& quantity) {
     for (const MatchedErrorGroup& group : groups) {
       for (const auto& row : group.cells) {
         for (const Cell& cell : row) {
-          if (quantity.of(cell, quantity.peer).value) return false;
+          if (quantity.of(cell).value) return false;
         }
       }
     }
@@ -183,7 +162,7 @@ ReportTable wide_table(const MatchedErrorGroup& group, const Quantity& quantity,
   for (std::size_t m = 0; m < group.methods.size(); ++m) {
     std::vector<ReportCell> row = {text_cell(group.methods[m])};
     for (const MatchedErrorCell& cell : group.cells[m]) {
-      row.push_back(counted_cell(quantity.of(cell, quantity.peer), group.units.size()));
+      row.push_back(counted_cell(quantity.of(cell), group.units.size()));
     }
     table.rows.push_back(std::move(row));
   }
@@ -235,9 +214,7 @@ ReportTable long_table(const std::vector<MatchedErrorGroup>& groups, const Error
              integer_cell(static_cast<std::int64_t>(group.units.size())),
              text_cell(families_text(cell))});
         for (const std::string& peer : names) {
-          const auto found = cell.speedup_vs_peer.find(peer);
-          table.rows.back().push_back(number_cell(
-              found == cell.speedup_vs_peer.end() ? std::nullopt : found->second.value));
+          table.rows.back().push_back(number_cell(over_peer(cell, peer).value));
         }
       }
     }

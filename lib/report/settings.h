@@ -1,6 +1,7 @@
 // Result rows grouped by method setting, for tables that show settings as they were run.
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@ struct Setting {
   std::string backend;
   std::string kernel;
   int gpus = 1;                        // that share a prefill
+  int rank = 0;                        // of the method
   std::vector<const ResultRow*> rows;  // point into the table
 
   // "s2o segment_size=256 tau=0.01"
@@ -48,11 +50,15 @@ std::optional<double> row_metric(const ResultRow& row, const std::string& metric
 // GPUs that shared the prefill of a row.
 int gpus_of(const ResultRow& row);
 
+// part / whole; empty without both or where whole is 0.
+std::optional<double> share(std::optional<double> part, std::optional<double> whole);
+
 // ConfigError when there is no setting at all: "the results hold no ... (N rows, M failed)".
 void require_settings(const std::vector<Setting>& settings, const ResultTable& table,
                       const std::string& what);
 
-// "layers 0,1,2,3; inputs tiny-llama/book" of these settings.
+// "layers 0,1,2,3; inputs tiny-llama/book", or of these settings.
+std::string coverage_text(const std::set<int>& layers, const std::set<std::string>& inputs);
 std::string coverage_text(const std::vector<Setting>& settings);
 
 }  // namespace s2o
