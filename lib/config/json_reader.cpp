@@ -120,13 +120,13 @@ nlohmann::ordered_json read_json_file(const std::filesystem::path& file) {
 }
 
 JsonReader::JsonReader(const nlohmann::ordered_json& value, std::string path,
-                       std::vector<std::string> known_keys)
-    : value_(value), path_(std::move(path)), known_keys_(std::move(known_keys)) {
+                       const std::vector<std::string>& known_keys)
+    : value_(value), path_(std::move(path)) {
   if (!value_.is_object()) throw_wrong_json(value_, path_, "an object");
   for (const auto& [key, member] : value_.items()) {
-    if (std::find(known_keys_.begin(), known_keys_.end(), key) != known_keys_.end()) continue;
+    if (std::find(known_keys.begin(), known_keys.end(), key) != known_keys.end()) continue;
     throw ConfigError(fmt::format("{}: unknown key{}; known keys: {}", path_of(key),
-                                  did_you_mean(key, known_keys_), join(known_keys_)));
+                                  did_you_mean(key, known_keys), join(known_keys)));
   }
 }
 

@@ -32,9 +32,9 @@ class JsonReader {
   // ConfigError when `value` is no object or has a key that is not in `known_keys` (the nearest one
   // is suggested). `value` must outlive the reader.
   JsonReader(const nlohmann::ordered_json& value, std::string path,
-             std::vector<std::string> known_keys);
+             const std::vector<std::string>& known_keys);
   JsonReader(nlohmann::ordered_json&& value, std::string path,
-             std::vector<std::string> known_keys) = delete;
+             const std::vector<std::string>& known_keys) = delete;
 
   const std::string& path() const { return path_; }
   std::string path_of(const std::string& key) const { return json_member_path(path_, key); }
@@ -69,7 +69,6 @@ class JsonReader {
 
   const nlohmann::ordered_json& value_;
   std::string path_;
-  std::vector<std::string> known_keys_;
 };
 
 }  // namespace s2o

@@ -96,9 +96,7 @@ ParamValue parse_value(const ParamSpec& spec, const nlohmann::json& value,
     case ParamType::kChoice: {
       if (!value.is_string()) wrong_type(where, value, "a string");
       const auto text = value.get<std::string>();
-      for (const std::string& choice : spec.choices) {
-        if (choice == text) return text;
-      }
+      if (std::ranges::find(spec.choices, text) != spec.choices.end()) return text;
       throw ConfigError(fmt::format("{}: unknown value '{}'{}; expected one of: {}", where, text,
                                     did_you_mean(text, spec.choices), join(spec.choices)));
     }

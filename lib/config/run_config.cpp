@@ -31,15 +31,8 @@ DeviceChoice parse_device(const std::string& text, const std::string& path) {
 }
 
 std::string device_text(const DeviceChoice& device) {
-  switch (device.kind) {
-    case DeviceKind::kAuto:
-      return "auto";
-    case DeviceKind::kCpu:
-      return "cpu";
-    case DeviceKind::kCuda:
-      return fmt::format("cuda:{}", device.index);
-  }
-  return "auto";
+  if (device.kind == DeviceKind::kCuda) return fmt::format("cuda:{}", device.index);
+  return device.kind == DeviceKind::kCpu ? "cpu" : "auto";
 }
 
 const std::vector<std::string>& kernel_choices() {

@@ -58,46 +58,24 @@ std::optional<double> attention_and_planning_ms(const ResultRow& row) {
   return *attention + *planning;
 }
 
-std::vector<UnitSetting> of_attention(const ResultTable& table, const std::string& error,
-                                      const CurveOptions& options) {
-  std::vector<UnitSetting> settings;
-  for (const ResultRow& row : table.rows) {
-    const std::optional<double> value = row_metric(row, error);
-    const std::optional<double> density = row_metric(row, "compute_density");
-    if (row.kind != RowKind::kAttention || row.error) continue;
-    if (is_dense_reference(row.method, row.params)) continue;
-    if (!value || !density) continue;
-    UnitSetting& setting = settings.emplace_back(named_setting(row.method, row.params, options));
-    add_shape(row, setting);
-    setting.group = row.input;
-    setting.unit = fmt::format("layer {}", row.layer);
-    setting.error = *value;
-    setting.compute_density = *density;
-    if (setting.is_oracle) continue;
-    setting.total_ms = row_metric(row, "total_latency_ms");
-    setting.speedup_vs_dense = row_metric(row, "speedup_vs_dense");
-  }
-  return settings;
-}
-
 // Prompts of one name, length and model on one backend share a dense row.
 std::string prompt_key(const ResultRow& row) {
   return fmt::format("{}\n{}\n{}\n{}", row.input, row.seqlen, row.prefill.model, row.backend);
 }
 
-// KL from dense, or the increase of the held-out loss.
-std::optional<double> error_of_predictions(const ResultRow& row, ErrorOn on) {
-  if (on == ErrorOn::kKl) return row_metric(row, "kl_from_dense");
+std::optional<double> error_of(const ResultRow& row, ErrorOn on) {
+  if (on != ErrorOn::kHeldOutLoss) return row_metric(row, error_metric(on).name);
   const std::optional<double> loss = row_metric(row, "held_out_loss");
   const std::optional<double> dense_loss = row_metric(row, "dense_loss");
   if (!loss || !dense_loss) return std::nullopt;
   return *loss - *dense_loss;
 }
 
-// Of text; prompts with an answer are scored by it.
-std::vector<UnitSetting> of_predictions(const ResultTable& table, ErrorOn on,
-                                        const CurveOptions& options) {
-  std::map<std::string, std::optional<double>> dense_ms;
+// Of evaluations, or of prefills of text: prompts with an answer are scored by it.
+std::vector<UnitSetting> of_rows(const ResultTable& table, ErrorOn on,
+                                 const CurveOptions& options) {
+  const bool is_of_attention = error_metric(on).is_of_attention;
+  std::map<std::string, std::optional<double>> dense_ms;  // of prefills
   for (const ResultRow& row : table.rows) {
     const std::optional<double> ms = attention_and_planning_ms(row);
     if (row.kind == RowKind::kPrefill && is_dense_reference(row.method, row.params) && ms) {
@@ -106,19 +84,24 @@ std::vector<UnitSetting> of_predictions(const ResultTable& table, ErrorOn on,
   }
   std::vector<UnitSetting> settings;
   for (const ResultRow& row : table.rows) {
-    if (row.kind != RowKind::kPrefill || row.error) continue;
-    if (is_dense_reference(row.method, row.params)) continue;
-    const std::optional<double> error = error_of_predictions(row, on);
+    if ((row.kind == RowKind::kAttention) != is_of_attention || row.error) continue;
+    if (is_dense_reference(row.method, row.params) || !row.prefill.task.empty()) continue;
+    const std::optional<double> error = error_of(row, on);
     const std::optional<double> density = row_metric(row, "compute_density");
-    if (!row.prefill.task.empty() || !error || !density) continue;
+    if (!error || !density) continue;
     UnitSetting& setting = settings.emplace_back(named_setting(row.method, row.params, options));
     add_shape(row, setting);
-    setting.group = row.prefill.model;
-    setting.unit = row.input;
+    setting.group = is_of_attention ? row.input : row.prefill.model;
+    setting.unit = is_of_attention ? fmt::format("layer {}", row.layer) : row.input;
     setting.error = *error;
     setting.compute_density = *density;
-    setting.total_ms = attention_and_planning_ms(row);
-    setting.speedup_vs_dense = share(dense_ms[prompt_key(row)], setting.total_ms);
+    if (!is_of_attention) {
+      setting.total_ms = attention_and_planning_ms(row);
+      setting.speedup_vs_dense = share(dense_ms[prompt_key(row)], setting.total_ms);
+    } else if (!setting.is_oracle) {
+      setting.total_ms = row_metric(row, "total_latency_ms");
+      setting.speedup_vs_dense = row_metric(row, "speedup_vs_dense");
+    }
   }
   return settings;
 }
@@ -166,11 +149,7 @@ const ErrorMetric& parse_error_metric(const std::string& name) {
 
 std::vector<UnitSetting> unit_settings(const ResultTable& table, ErrorOn on,
                                        const CurveOptions& options) {
-  if (on == ErrorOn::kKl || on == ErrorOn::kHeldOutLoss) {
-    return of_predictions(table, on, options);
-  }
-  if (on == ErrorOn::kAccuracy) return of_accuracy(table, options);
-  return of_attention(table, error_metric(on).name, options);
+  return on == ErrorOn::kAccuracy ? of_accuracy(table, options) : of_rows(table, on, options);
 }
 
 }  // namespace s2o

@@ -60,12 +60,8 @@ std::vector<CostGroup> group_by_cost(const std::vector<Setting>& settings) {
                       group.bytes) == std::tie(setting.seqlen, setting.backend, setting.kernel,
                                                setting.label, *flops, *bytes);
     });
-    CostGroup& group = same == groups.end() ? groups.emplace_back() : *same;
-    if (group.first == nullptr) {
-      group.first = &setting;
-      group.flops = *flops;
-      group.bytes = *bytes;
-    }
+    CostGroup& group =
+        same == groups.end() ? groups.emplace_back(CostGroup{&setting, *flops, *bytes}) : *same;
     group.sum_ms += *ms;
     ++group.num_settings;
   }
@@ -103,8 +99,7 @@ std::vector<LengthSeries> series_by_length(const std::vector<Setting>& settings,
       return series.first->full_label() == setting.full_label() &&
              series.first->backend == setting.backend && series.first->kernel == setting.kernel;
     });
-    LengthSeries& series = same == all.end() ? all.emplace_back() : *same;
-    if (series.first == nullptr) series.first = &setting;
+    LengthSeries& series = same == all.end() ? all.emplace_back(LengthSeries{&setting, {}}) : *same;
     series.settings.push_back(&setting);
   }
   for (LengthSeries& series : all) {

@@ -63,41 +63,31 @@ std::vector<std::size_t> column_widths(const ReportTable& table) {
   return widths;
 }
 
-std::string without_trailing_space(std::string line) {
-  line.erase(line.find_last_not_of(' ') + 1);
-  return line;
-}
-
 std::string render_text(const ReportTable& table) {
   const std::vector<std::size_t> widths = column_widths(table);
+  // text_of(c): what stands in column c.
+  const auto line_of = [&](auto&& text_of) {
+    std::string line;
+    for (std::size_t c = 0; c < widths.size(); ++c) {
+      line += (c == 0 ? "" : "  ") + padded(text_of(c), widths[c], table.columns[c].left_aligned);
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    return line + "\n";
+  };
   std::string out = table.title.empty() ? "" : table.title + "\n\n";
   std::size_t num_header_lines = 0;
   for (const ReportColumn& column : table.columns) {
     num_header_lines = std::max(num_header_lines, header_lines(column).size());
   }
   for (std::size_t i = 0; i < num_header_lines; ++i) {
-    std::string header;
-    for (std::size_t c = 0; c < widths.size(); ++c) {
-      const ReportColumn& column = table.columns[c];
-      const std::vector<std::string> lines = header_lines(column);
+    out += line_of([&](std::size_t c) {
+      const std::vector<std::string> lines = header_lines(table.columns[c]);
       const std::size_t above = num_header_lines - lines.size();  // headers stand on the rule
-      header += (c == 0 ? "" : "  ") +
-                padded(i < above ? "" : lines[i - above], widths[c], column.left_aligned);
-    }
-    out += without_trailing_space(header) + "\n";
+      return i < above ? "" : lines[i - above];
+    });
   }
-  for (std::size_t c = 0; c < widths.size(); ++c) {
-    out += (c == 0 ? "" : "  ") + std::string(widths[c], '-');
-  }
-  out += "\n";
-  for (const auto& row : table.rows) {
-    std::string line;
-    for (std::size_t c = 0; c < widths.size(); ++c) {
-      if (c > 0) line += "  ";
-      line += padded(row[c].text, widths[c], table.columns[c].left_aligned);
-    }
-    out += without_trailing_space(line) + "\n";
-  }
+  out += line_of([&](std::size_t c) { return std::string(widths[c], '-'); });
+  for (const auto& row : table.rows) out += line_of([&](std::size_t c) { return row[c].text; });
   if (!table.notes.empty()) out += "\n";
   for (const std::string& note : table.notes) out += note + "\n";
   return out;

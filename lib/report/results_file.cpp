@@ -9,10 +9,6 @@
 
 namespace s2o {
 
-ResultTable read_results_json(const std::filesystem::path& file) {
-  return results_from_json(read_whole_file(file), file.string());
-}
-
 void write_results_json(const std::filesystem::path& file, const ResultTable& table) {
   AtomicFile target(file);
   target.write(results_to_json(table));
@@ -32,7 +28,7 @@ ResultTable read_results(const std::filesystem::path& path) {
     throw InputError(fmt::format("{}: no such file or folder", path.string()));
   }
   const std::string extension = path.extension().string();
-  if (extension == ".json") return read_results_json(path);
+  if (extension == ".json") return results_from_json(read_whole_file(path), path.string());
   if (extension == ".h5" || extension == ".hdf5") return read_results_hdf5(path);
   throw InputError(fmt::format("{}: unknown extension '{}', expected .json, .h5, .hdf5 or a folder",
                                path.string(), extension));

@@ -17,7 +17,6 @@ inline constexpr const char* kHdf5ResultsName = "results.h5";
 // holds more, or else its results.json. InputError for files that are missing or broken.
 ResultTable read_results(const std::filesystem::path& path);
 
-ResultTable read_results_json(const std::filesystem::path& file);
 ResultTable read_results_hdf5(const std::filesystem::path& file);
 
 // True for an HDF5 file with the layout of write_results_hdf5; false for anything else.
