@@ -2,10 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "lib/core/error.h"
 #include "lib/report/journal.h"
 #include "lib/report/merge_results.h"
-#include "lib/report/paper_table.h"
 #include "lib/report/prefill_table.h"
 #include "lib/report/results_file.h"
 #include "lib/report/results_json.h"
@@ -111,22 +109,6 @@ TEST(prefill_table, a_replay_is_labelled_and_failures_are_named) {
   const std::string text = render_prefill_results(table, ReportFormat::kText);
   EXPECT_THAT(text, HasSubstr("Latency composition (replay of synthetic/mixed)"));
   EXPECT_THAT(text, HasSubstr("failed: s2o tau=0.1 on book, 2000 tokens: no memory"));
-}
-
-TEST(paper_tables, end_to_end_and_retrieval) {
-  const MatchOptions options;
-  const Report end_to_end = find_paper_table("end_to_end").build(sample_prefill(), options);
-  const std::string text = render_report(end_to_end, ReportFormat::kText);
-  EXPECT_THAT(text, HasSubstr("3.7500"));  // loss
-  EXPECT_THAT(text, HasSubstr("0.0500"));  // its increase
-  const Report retrieval = find_paper_table("retrieval").build(sample_prefill(), options);
-  const Json data = Json::parse(render_report(retrieval, ReportFormat::kJson));
-  EXPECT_EQ(data["tables"][0]["rows"][1]["samples"], 4);
-  EXPECT_NEAR(data["tables"][0]["rows"][1]["exact_low"].get<double>(), 0.3006, 1e-4);
-  ResultTable other;
-  other.rows.emplace_back();
-  EXPECT_THROW(find_paper_table("end_to_end").build(other, options), ConfigError);
-  EXPECT_THROW(find_paper_table("retrieval").build(other, options), ConfigError);
 }
 
 }  // namespace
