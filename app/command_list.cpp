@@ -6,6 +6,7 @@
 
 #include "app/commands.h"
 #include "app/describe_methods.h"
+#include "lib/config/json_reader.h"
 #include "lib/core/error.h"
 #include "lib/core/text.h"
 #include "lib/eval/backend.h"
@@ -157,10 +158,8 @@ const Topic& find_topic(const std::string& name) {
     if (topic.name == name) return topic;
     names.emplace_back(topic.name);
   }
-  const std::string nearest = nearest_name(name, names);
   throw ConfigError(fmt::format("list {}: unknown topic{}; topics: {}", name,
-                                nearest.empty() ? "" : fmt::format(", did you mean '{}'?", nearest),
-                                join(names)));
+                                did_you_mean(name, names), join(names)));
 }
 
 int run_list(const ListOptions& options) {

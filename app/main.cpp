@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "app/commands.h"
+#include "lib/config/json_reader.h"
 #include "lib/core/error.h"
 #include "lib/core/log.h"
 #include "lib/core/printable.h"
@@ -21,9 +22,7 @@ void check_command(const CLI::App& app, const std::string& word) {
   std::vector<std::string> names;
   for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
   if (word.starts_with("-") || std::find(names.begin(), names.end(), word) != names.end()) return;
-  const std::string nearest = nearest_name(word, names);
-  throw ConfigError("unknown command '" + word + "'" +
-                    (nearest.empty() ? "" : ", did you mean '" + nearest + "'?") +
+  throw ConfigError("unknown command '" + word + "'" + did_you_mean(word, names) +
                     "; commands: " + join(names));
 }
 

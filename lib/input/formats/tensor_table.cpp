@@ -6,6 +6,7 @@
 #include <set>
 #include <stdexcept>
 
+#include "lib/config/json_reader.h"
 #include "lib/core/error.h"
 #include "lib/core/text.h"
 
@@ -98,10 +99,8 @@ std::size_t TensorTable::index_of(const std::string& name) const {
   if (skipped != skipped_.end()) throw InputError(skipped->second);
   std::vector<std::string> names;
   for (const TensorInfo& info : tensors_) names.push_back(info.name);
-  const std::string nearest = nearest_name(name, names);
   throw InputError(fmt::format("{}: no tensor '{}'{}; tensors: {}", file_, name,
-                               nearest.empty() ? "" : fmt::format(", did you mean '{}'?", nearest),
-                               names_text(tensors_)));
+                               did_you_mean(name, names), names_text(tensors_)));
 }
 
 }  // namespace s2o
