@@ -27,6 +27,11 @@ struct TileBatch {
 class TilePlanner : public Planner {
  public:
   int num_batches() const override { return static_cast<int>(batches_.size()); }
+  void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
+    kernels.clear(bad_row_.data(), bad_row_.size_bytes());
+    prepare(input, kernels);
+    plan_next(0, input, kernels);
+  }
   void plan_next(int batch, const DeviceInput& input, PlanningKernels& kernels) const override {
     plan_tiles(batches_[static_cast<std::size_t>(batch)], input, kernels);
   }
@@ -41,7 +46,9 @@ class TilePlanner : public Planner {
               const std::function<std::int64_t(int tile)>& max_items, const PlannerLimits& limits,
               int tile_group = 1);
 
-  // Writes the items of the tiles of a batch; plan() has done what all batches share.
+  // What all batches share, before the first of them.
+  virtual void prepare(const DeviceInput& /*input*/, PlanningKernels& /*kernels*/) const {}
+  // Writes the items of the tiles of a batch.
   virtual void plan_tiles(const TileBatch& batch, const DeviceInput& input,
                           PlanningKernels& kernels) const = 0;
   const std::vector<TileBatch>& batches() const { return batches_; }

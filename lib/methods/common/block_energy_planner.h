@@ -46,8 +46,7 @@ class BlockEnergyPlanner : public TilePlanner {
   // What the operation must know of the method: its rule and forced blocks.
   virtual BlockEnergyArgs energy_rule() const = 0;
 
-  void plan_all(const DeviceInput& input, PlanningKernels& kernels) const {
-    kernels.clear(bad_row_.data(), bad_row_.size_bytes());
+  void prepare(const DeviceInput& input, PlanningKernels& kernels) const override {
     kernels.run(PoolArgs{.x = input.k,
                          .means = means_.data(),
                          .seqlen = problem_.seqlen,
@@ -55,7 +54,6 @@ class BlockEnergyPlanner : public TilePlanner {
                          .num_blocks = num_blocks_,
                          .num_heads = problem_.num_kv_heads},
                 input.elements());
-    plan_next(0, input, kernels);
   }
 
   void plan_tiles(const TileBatch& batch, const DeviceInput& input,

@@ -82,6 +82,16 @@ class PooledPlanner : public TilePlanner {
             .heads_per_source = k_heads_ / problem_.num_kv_heads};
   }
 
+  // Means as of zero-padded blocks; keys in the order of key_order_ where there is one.
+  void prepare(const DeviceInput& input, PlanningKernels& kernels) const override {
+    PoolArgs queries = pool_queries(input);
+    PoolArgs keys = pool_keys(input);
+    queries.divide_by_block = keys.divide_by_block = true;
+    keys.order = key_order_.data();
+    kernels.run(queries, input.elements());
+    kernels.run(keys, input.elements());
+  }
+
   // Runs the operation that selects by the rule of the method.
   virtual void select_rows(const RowArgs& rows, const DeviceInput& input,
                            PlanningKernels& kernels) const = 0;

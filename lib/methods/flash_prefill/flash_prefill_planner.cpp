@@ -13,10 +13,6 @@ class FlashPrefillPlanner final : public BlockEnergyPlanner {
                            limits),
         settings_(settings) {}
 
-  void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
-    plan_all(input, kernels);
-  }
-
  private:
   BlockEnergyArgs energy_rule() const override {
     return {.rule = settings_.is_v2 ? BlockEnergyRule::kFlashPrefillV2

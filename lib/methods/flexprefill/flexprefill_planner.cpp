@@ -67,14 +67,9 @@ class FlexPrefillPlanner final : public TilePlanner {
     return cost;
   }
 
-  void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
-    plan_next(0, input, kernels);
-  }
-
  private:
   void plan_tiles(const TileBatch&, const DeviceInput& input,
                   PlanningKernels& kernels) const override {
-    kernels.clear(bad_row_.data(), bad_row_.size_bytes());
     FlexRowArgs rows{.query_aware = query_aware_.data(),
                      .column_bits = bits_.data(),
                      .diagonal_bits = diagonal_bits(),

@@ -14,16 +14,6 @@ class MeanPoolingPlanner final : public PooledPlanner {
                       limits),
         threshold_(static_cast<float>(settings.threshold)) {}
 
-  void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
-    kernels.clear(bad_row_.data(), bad_row_.size_bytes());
-    PoolArgs queries = pool_queries(input);
-    PoolArgs keys = pool_keys(input);
-    queries.divide_by_block = keys.divide_by_block = true;
-    kernels.run(queries, input.elements());
-    kernels.run(keys, input.elements());
-    plan_next(0, input, kernels);
-  }
-
  private:
   void select_rows(const RowArgs& rows, const DeviceInput& input,
                    PlanningKernels& kernels) const override {

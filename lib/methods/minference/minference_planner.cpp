@@ -36,8 +36,8 @@ class MinferencePlanner final : public TilePlanner {
                  static_cast<double>(num_tiles()) * static_cast<double>(4 * settings_.num_columns)};
   }
 
-  void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
-    kernels.clear(bad_row_.data(), bad_row_.size_bytes());
+ private:
+  void prepare(const DeviceInput& input, PlanningKernels& kernels) const override {
     kernels.run(last_queries_.args(input, bad_row_.data(), header_.num_q_tiles), input.elements());
     kernels.run(TopEntryArgs{.mass = last_queries_.mass.data(),
                              .entries = columns_.data(),
@@ -54,10 +54,8 @@ class MinferencePlanner final : public TilePlanner {
                              .count = static_cast<std::int32_t>(settings_.num_distances),
                              .descending = true},
                 input.elements());
-    plan_next(0, input, kernels);
   }
 
- private:
   void plan_tiles(const TileBatch& batch, const DeviceInput& input,
                   PlanningKernels& kernels) const override {
     kernels.run(WindowArgs{.distances = distances_.data(),

@@ -11,6 +11,7 @@
 #include <numeric>
 
 #include "kernels/common/parallel.h"
+#include "lib/methods/common/block_selection.h"
 #include "lib/methods/common/key_mass.h"
 #include "lib/methods/method.h"
 
@@ -51,9 +52,10 @@ class OracleBlock final : public Method {
       std::vector<std::uint8_t> selected(mass.size(), 0);
       for (std::int64_t i = 0; i < num_tiles; ++i)
         selected[static_cast<std::size_t>(i * num_tiles + i)] = 1;
-      std::vector<std::int64_t> candidates;
+      std::vector<std::size_t> candidates;
       for (std::int64_t i = 0; i < num_tiles; ++i) {
-        for (std::int64_t j = 0; j < i; ++j) candidates.push_back(i * num_tiles + j);
+        for (std::int64_t j = 0; j < i; ++j)
+          candidates.push_back(static_cast<std::size_t>(i * num_tiles + j));
         if (per_head) continue;
         keep_best(mass, candidates, budget(density, i + 1) - 1, selected);
         candidates.clear();
@@ -93,16 +95,13 @@ class OracleBlock final : public Method {
     });
   }
 
-  static void keep_best(const std::vector<float>& mass, std::vector<std::int64_t>& candidates,
+  // `candidates` ascend.
+  static void keep_best(const std::vector<float>& mass, const std::vector<std::size_t>& candidates,
                         std::int64_t count, std::vector<std::uint8_t>& selected) {
-    count = std::clamp<std::int64_t>(count, 0, static_cast<std::int64_t>(candidates.size()));
-    std::sort(candidates.begin(), candidates.end(), [&mass](std::int64_t a, std::int64_t b) {
-      const float mass_a = mass[static_cast<std::size_t>(a)];
-      const float mass_b = mass[static_cast<std::size_t>(b)];
-      return mass_a != mass_b ? mass_a > mass_b : a < b;
-    });
-    for (std::int64_t i = 0; i < count; ++i) {
-      selected[static_cast<std::size_t>(candidates[static_cast<std::size_t>(i)])] = 1;
+    std::vector<float> scores;
+    for (const std::size_t block : candidates) scores.push_back(mass[block]);
+    for (const std::int32_t i : top_indices(scores, count)) {
+      selected[candidates[static_cast<std::size_t>(i)]] = 1;
     }
   }
 };

@@ -10,9 +10,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <numeric>
 
 #include "kernels/common/parallel.h"
+#include "lib/methods/common/block_selection.h"
 #include "lib/methods/common/key_mass.h"
 #include "lib/methods/method.h"
 
@@ -86,14 +86,7 @@ class OracleToken final : public Method {
   static TileRanking rank_tile(const PlanContext& context, int head, const TileRows& rows) {
     const std::vector<float> mass =
         key_mass(context, head, rows.first_slot, rows.end_slot, rows.first_slot);
-    TileRanking ranking;
-    ranking.keys.resize(mass.size());
-    std::iota(ranking.keys.begin(), ranking.keys.end(), 0);
-    std::sort(ranking.keys.begin(), ranking.keys.end(), [&mass](std::int32_t a, std::int32_t b) {
-      const float mass_a = mass[static_cast<std::size_t>(a)];
-      const float mass_b = mass[static_cast<std::size_t>(b)];
-      return mass_a != mass_b ? mass_a > mass_b : a < b;
-    });
+    TileRanking ranking{.keys = order_descending(mass)};
     for (std::size_t begin = 0; begin < ranking.keys.size(); begin += kBlock) {
       float step = 0.0f;
       for (std::size_t i = begin; i < std::min(begin + kBlock, ranking.keys.size()); ++i) {

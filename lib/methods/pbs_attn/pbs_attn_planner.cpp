@@ -21,8 +21,8 @@ class PbsPlanner final : public PooledPlanner {
     key_order_ = workspace_.add<std::int32_t>(heads * problem.seqlen);
   }
 
-  void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
-    kernels.clear(bad_row_.data(), bad_row_.size_bytes());
+ private:
+  void prepare(const DeviceInput& input, PlanningKernels& kernels) const override {
     kernels.run(last_queries_.args(input, bad_row_.data(), header_.num_q_tiles), input.elements());
     kernels.run(SegmentOrderArgs{.mass = last_queries_.mass.data(),
                                  .order = key_order_.data(),
@@ -33,16 +33,9 @@ class PbsPlanner final : public PooledPlanner {
                                  .segment = static_cast<std::int32_t>(settings_.segment),
                                  .block = settings_.block},
                 input.elements());
-    PoolArgs queries = pool_queries(input);
-    PoolArgs keys = pool_keys(input);
-    queries.divide_by_block = keys.divide_by_block = true;
-    keys.order = key_order_.data();
-    kernels.run(queries, input.elements());
-    kernels.run(keys, input.elements());
-    plan_next(0, input, kernels);
+    PooledPlanner::prepare(input, kernels);
   }
 
- private:
   void select_rows(const RowArgs& rows, const DeviceInput& input,
                    PlanningKernels& kernels) const override {
     kernels.run(

@@ -14,7 +14,8 @@ class RbsPlanner final : public BlockEnergyPlanner {
     lifts_ = workspace_.add<float>(count);
   }
 
-  void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
+ private:
+  void prepare(const DeviceInput& input, PlanningKernels& kernels) const override {
     if (settings_.alpha_rescue.has_value()) {
       kernels.run(BlockRadiusArgs{.k = input.k,
                                   .radii = radii_.data(),
@@ -24,10 +25,9 @@ class RbsPlanner final : public BlockEnergyPlanner {
                                   .num_blocks = num_blocks_},
                   input.elements());
     }
-    plan_all(input, kernels);
+    BlockEnergyPlanner::prepare(input, kernels);
   }
 
- private:
   BlockEnergyArgs energy_rule() const override {
     return {.rule = BlockEnergyRule::kRbs,
             .lifts = settings_.alpha_rescue.has_value() ? lifts_.data() : nullptr,

@@ -11,7 +11,7 @@
 namespace s2o {
 namespace {
 
-class S2o final : public Method {
+class S2o final : public S2oMethod {
  public:
   const MethodInfo& info() const override {
     static const MethodInfo kInfo = {
@@ -34,25 +34,26 @@ class S2o final : public Method {
     return kInfo;
   }
 
-  void check(const ParamSet& params) const override { check_s2o(s2o_settings(params)); }
-
-  SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const override {
-    return plan_s2o(context.input, settings_of(params, context.head_params));
-  }
-
-  std::unique_ptr<Planner> device_planner(const DevicePlanningRequest& request) const override {
-    return device_planner_s2o(request, settings_of(request.params, request.head_params));
-  }
-
  private:
-  static S2oSettings settings_of(const ParamSet& params, std::span<const ParamSet> head_params) {
-    S2oSettings settings = s2o_settings(params);
-    for (const ParamSet& head : head_params) settings.add_head(s2o_settings(head));
-    return settings;
-  }
+  S2oSettings settings_of(const ParamSet& params) const override { return s2o_settings(params); }
 };
 
 }  // namespace
+
+SparsePlan S2oMethod::plan_cpu(const PlanContext& context, const ParamSet& params) const {
+  return plan_s2o(context.input, settings_of(params, context.head_params));
+}
+
+std::unique_ptr<Planner> S2oMethod::device_planner(const DevicePlanningRequest& request) const {
+  return device_planner_s2o(request, settings_of(request.params, request.head_params));
+}
+
+S2oSettings S2oMethod::settings_of(const ParamSet& params,
+                                   std::span<const ParamSet> head_params) const {
+  S2oSettings settings = settings_of(params);
+  for (const ParamSet& head : head_params) settings.add_head(settings_of(head));
+  return settings;
+}
 
 const Method& method_s2o() {
   static const S2o kMethod;

@@ -72,4 +72,16 @@ std::unique_ptr<Planner> s2o_planner(const Problem& problem, const S2oSettings& 
 std::unique_ptr<Planner> device_planner_s2o(const DevicePlanningRequest& request,
                                             const S2oSettings& settings);
 
+// What `s2o` and `s2o_plus` share; they differ in their parameters.
+class S2oMethod : public Method {
+ public:
+  void check(const ParamSet& params) const override { check_s2o(settings_of(params)); }
+  SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const override;
+  std::unique_ptr<Planner> device_planner(const DevicePlanningRequest& request) const override;
+
+ private:
+  virtual S2oSettings settings_of(const ParamSet& params) const = 0;
+  S2oSettings settings_of(const ParamSet& params, std::span<const ParamSet> head_params) const;
+};
+
 }  // namespace s2o

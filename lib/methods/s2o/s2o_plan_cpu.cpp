@@ -3,11 +3,11 @@
 #include <Eigen/Dense>
 #include <algorithm>
 #include <cstddef>
-#include <numeric>
 
 #include "kernels/common/ceil_div.h"
 #include "kernels/common/parallel.h"
 #include "lib/core/error.h"
+#include "lib/methods/common/block_selection.h"
 #include "lib/methods/s2o/row_planner.h"
 #include "lib/methods/s2o/s2o.h"
 
@@ -16,16 +16,6 @@ namespace {
 
 using RowMatrixXf = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 using Rows = Eigen::Map<const RowMatrixXf>;
-
-// Indices [0, scores.size()) by descending score, ties by lower index.
-std::vector<std::int32_t> descending_order(const float* scores, std::int64_t count) {
-  std::vector<std::int32_t> order(static_cast<std::size_t>(count));
-  std::iota(order.begin(), order.end(), 0);
-  std::sort(order.begin(), order.end(), [scores](std::int32_t a, std::int32_t b) {
-    return scores[a] != scores[b] ? scores[a] > scores[b] : a < b;
-  });
-  return order;
-}
 
 bool ranks_rows(const S2oSettings& settings) { return settings.ranking == Ranking::kRows; }
 
@@ -138,7 +128,7 @@ class S2oCpuPlan {
           guide = queries(q_head, segment).colwise().mean().transpose();
         }
         const Eigen::VectorXf rank = queries(q_head, segment) * guide;
-        const auto order = descending_order(rank.data(), count);
+        const auto order = order_descending({rank.data(), static_cast<std::size_t>(count)});
         std::int32_t* target = query_order.data() + head * problem_.seqlen + begin;
         for (std::int64_t i = 0; i < count; ++i) {
           target[i] = static_cast<std::int32_t>(begin + order[static_cast<std::size_t>(i)]);
@@ -203,8 +193,7 @@ class S2oCpuPlan {
     if (length == 0) return;
     const std::vector<float> scores = mean_query_scores(
         input_, first_q_head, num_heads, segment_begin(segment), segment_end(segment), length);
-    const auto order = descending_order(scores.data(), length);
-    std::copy(order.begin(), order.end(), target);
+    std::ranges::copy(order_descending(scores), target);
   }
 
   // Step 3: the segment itself, in place, up to the largest position among the tile's rows.

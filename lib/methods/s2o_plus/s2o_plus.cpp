@@ -39,7 +39,7 @@ std::vector<ParamSpec> plus_specs() {
   return specs;
 }
 
-class S2oPlus final : public Method {
+class S2oPlus final : public S2oMethod {
  public:
   const MethodInfo& info() const override {
     static const MethodInfo kInfo = {
@@ -71,23 +71,8 @@ class S2oPlus final : public Method {
     return kInfo;
   }
 
-  void check(const ParamSet& params) const override { check_s2o(plus_settings(params)); }
-
-  SparsePlan plan_cpu(const PlanContext& context, const ParamSet& params) const override {
-    return plan_s2o(context.input, settings_of(params, context.head_params));
-  }
-
-  std::unique_ptr<Planner> device_planner(const DevicePlanningRequest& request) const override {
-    return device_planner_s2o(request, settings_of(request.params, request.head_params));
-  }
-
  private:
-  static S2oSettings settings_of(const ParamSet& params, std::span<const ParamSet> head_params) {
-    S2oSettings settings = plus_settings(params);
-    for (const ParamSet& head : head_params) settings.add_head(plus_settings(head));
-    return settings;
-  }
-  static S2oSettings plus_settings(const ParamSet& params) {
+  S2oSettings settings_of(const ParamSet& params) const override {
     S2oSettings settings = s2o_settings(params);
     settings.ranking = params.get_choice("ranking") == "rows" ? Ranking::kRows : Ranking::kMean;
     settings.sink = params.get_int("sink");

@@ -25,8 +25,8 @@ class SpargePlanner final : public PooledPlanner {
         workspace_.add<std::uint8_t>(static_cast<std::int64_t>(problem.num_kv_heads) * kv_blocks_);
   }
 
-  void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
-    kernels.clear(bad_row_.data(), bad_row_.size_bytes());
+ private:
+  void prepare(const DeviceInput& input, PlanningKernels& kernels) const override {
     kernels.run(ColumnMeanArgs{.x = input.k,
                                .partial_sums = partial_sums_.data(),
                                .means = mean_key_.data(),
@@ -43,10 +43,8 @@ class SpargePlanner final : public PooledPlanner {
         static_cast<float>(settings_.simthreshd);
     kernels.run(queries, input.elements());
     kernels.run(keys, input.elements());
-    plan_next(0, input, kernels);
   }
 
- private:
   void select_rows(const RowArgs& rows, const DeviceInput& input,
                    PlanningKernels& kernels) const override {
     const SpargeBudget& budget = settings_.budget;

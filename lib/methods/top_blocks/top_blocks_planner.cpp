@@ -13,19 +13,9 @@ class TopBlocksPlanner final : public PooledPlanner {
                       limits),
         topk_(settings.topk) {}
 
-  void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
-    kernels.clear(bad_row_.data(), bad_row_.size_bytes());
-    PoolArgs queries = pool_queries(input);  // step 1
-    PoolArgs keys = pool_keys(input);
-    queries.divide_by_block = keys.divide_by_block = true;
-    kernels.run(queries, input.elements());
-    kernels.run(keys, input.elements());
-    plan_next(0, input, kernels);  // step 2, strip by strip
-  }
-
  private:
   void select_rows(const RowArgs& rows, const DeviceInput& input,
-                   PlanningKernels& kernels) const override {  // step 3
+                   PlanningKernels& kernels) const override {
     kernels.run(TopBlocksRowArgs{.rows = rows, .topk = topk_}, input.elements());
   }
 

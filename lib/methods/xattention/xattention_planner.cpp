@@ -61,11 +61,6 @@ class XAttentionPlanner final : public TilePlanner {
                      2.0 * num_blocks_ * num_blocks_ * heads};
   }
 
-  void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
-    kernels.clear(bad_row_.data(), bad_row_.size_bytes());
-    plan_next(0, input, kernels);
-  }
-
  private:
   // No strip is of two batches.
   void plan_tiles(const TileBatch& batch, const DeviceInput& input,
