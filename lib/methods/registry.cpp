@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "lib/config/json_reader.h"
 #include "lib/core/error.h"
 #include "lib/core/text.h"
 #include "lib/methods/method.h"
@@ -39,10 +40,8 @@ const Method& find_method(const std::string& name) {
     if (method->info().name == name) return *method;
     names.push_back(method->info().name);
   }
-  const std::string nearest = nearest_name(name, names);
   throw ConfigError(fmt::format("unknown method '{}'{}; methods: {}", name,
-                                nearest.empty() ? "" : fmt::format(", did you mean '{}'?", nearest),
-                                join(names)));
+                                did_you_mean(name, names), join(names)));
 }
 
 const ParamSet& HeadSetting::params_of(int q_head) const {

@@ -65,7 +65,6 @@ TilePlanner::TilePlanner(const Problem& problem, int block_m, int block_n, int p
   std::vector<std::int64_t> causal_offsets = {0};
   std::vector<PlanItem> causal_items;
   std::vector<std::int32_t> fold_end;
-  const std::int64_t granularity = fold.granularity > 0 ? fold.granularity : fold.rule.fold_block;
   for (int head = 0; head < header_.num_plan_heads; ++head) {
     for (int tile = 0; tile < header_.num_q_tiles; ++tile) {
       const std::int64_t first = static_cast<std::int64_t>(tile) * block_m / pack;
@@ -73,7 +72,7 @@ TilePlanner::TilePlanner(const Problem& problem, int block_m, int block_n, int p
           std::min((static_cast<std::int64_t>(tile) + 1) * block_m, problem.seqlen * pack);
       causal_items.push_back({.count = static_cast<std::int32_t>((end_slot - 1) / pack + 1)});
       causal_offsets.push_back(static_cast<std::int64_t>(causal_items.size()));
-      fold_end.push_back(static_cast<std::int32_t>(first / granularity * granularity));
+      fold_end.push_back(static_cast<std::int32_t>(first / fold.step() * fold.step()));
     }
   }
   const PassView causal{.item_offsets = causal_offsets.data(), .items = causal_items.data()};

@@ -16,6 +16,8 @@ struct PlannedFold {
   FoldRule rule;
   // Folds end at multiples of this many key slots; 0: of rule.fold_block.
   std::int64_t granularity = 0;
+
+  std::int64_t step() const { return granularity > 0 ? granularity : rule.fold_block; }
 };
 
 // Query tiles [first_tile, end_tile) of every plan head.

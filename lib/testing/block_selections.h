@@ -16,25 +16,6 @@
 
 namespace s2o::testing {
 
-// All of Q, K and V zero.
-inline AttentionInput zero_input(const Shape& shape, StorageDType dtype = StorageDType::kBF16) {
-  AttentionInput input;
-  input.name = "test";
-  input.dtype = dtype;
-  input.problem = {.seqlen = shape.seqlen,
-                   .num_q_heads = shape.num_q_heads,
-                   .num_kv_heads = shape.num_kv_heads,
-                   .head_dim = shape.head_dim};
-  const auto size = [&](int heads) {
-    return static_cast<std::size_t>(heads * shape.seqlen * shape.head_dim);
-  };
-  input.q.assign(size(shape.num_q_heads), 0.0f);
-  input.k.assign(size(shape.num_kv_heads), 0.0f);
-  input.v.assign(size(shape.num_kv_heads), 0.0f);
-  validate_attention_input(input, false);
-  return input;
-}
-
 // Normal Q, K, V. Rows of Q have norms that differ by token, so that no per-token factor can be
 // pulled out of a sum unnoticed; Q and K have means that change every 64 tokens, so that blocks
 // differ.

@@ -15,23 +15,31 @@
 
 namespace s2o::testing {
 
-// All zeros, scale set; fp32 storage unless told otherwise, so that nothing is rounded.
-inline AttentionInput blank_input(const Shape& shape, StorageDType dtype = StorageDType::kF32) {
+// All of Q, K and V zero.
+inline AttentionInput zero_input(const Shape& shape, StorageDType dtype = StorageDType::kBF16) {
   AttentionInput input;
-  input.name = "hand-made";
+  input.name = "test";
   input.dtype = dtype;
   input.problem = {.seqlen = shape.seqlen,
                    .num_q_heads = shape.num_q_heads,
                    .num_kv_heads = shape.num_kv_heads,
                    .head_dim = shape.head_dim};
-  const auto tokens = static_cast<std::size_t>(shape.seqlen * shape.head_dim);
-  input.q.assign(tokens * static_cast<std::size_t>(shape.num_q_heads), 0.0f);
-  input.k.assign(tokens * static_cast<std::size_t>(shape.num_kv_heads), 0.0f);
-  input.v.assign(input.k.size(), 0.0f);
+  const auto size = [&](int heads) {
+    return static_cast<std::size_t>(heads * shape.seqlen * shape.head_dim);
+  };
+  input.q.assign(size(shape.num_q_heads), 0.0f);
+  input.k.assign(size(shape.num_kv_heads), 0.0f);
+  input.v.assign(size(shape.num_kv_heads), 0.0f);
+  validate_attention_input(input, false);
+  return input;
+}
+
+// Zero Q and K; fp32 storage unless told otherwise, so that nothing is rounded.
+inline AttentionInput blank_input(const Shape& shape, StorageDType dtype = StorageDType::kF32) {
+  AttentionInput input = zero_input(shape, dtype);
   for (std::size_t i = 0; i < input.v.size(); ++i) {
     input.v[i] = static_cast<float>(CounterRandom(3, 0).normal(i));
   }
-  validate_attention_input(input, false);
   return input;
 }
 

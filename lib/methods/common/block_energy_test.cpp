@@ -100,21 +100,16 @@ TEST(ForceBlocks, sink_window_and_tail) {
   EXPECT_THAT(forced({0, 0, 0}, 4, 4, false), ElementsAre(0, 0, 0, 0, 0, 0, 0, 0));
 }
 
-// Traps 22.4 and 22.8: three bounds that differ. Tiles of 32 positions (four heads a group), blocks
-// of 128 keys.
-TEST(EnergyBounds, scoring_v1_scoring_v2_and_folding_differ) {
+// Trap 22.4: bounds that differ. Tiles of 32 positions (four heads a group), blocks of 128 keys.
+TEST(EnergyBounds, scoring_v1_and_scoring_v2_differ) {
   EXPECT_EQ(v2_row_blocks(127, 128), 1);  // sees the first key of block 0 only
   EXPECT_EQ(v2_row_blocks(128, 128), 2);
   EXPECT_EQ(v1_row_blocks(126, 128), 0);  // does not see the last key of block 0
   EXPECT_EQ(v1_row_blocks(127, 128), 1);
   EXPECT_EQ(v1_row_blocks(254, 128), 1);
   EXPECT_EQ(v2_candidates(126, 128), 0);
-  // The tile of positions 96..127: block 0 is a candidate, but may not be folded.
   EXPECT_EQ(v2_candidates(127, 128), 1);
-  EXPECT_EQ(fold_end_of(96, 128), 0);
-  // The next tile, 128..159: block 0 ends exactly before its first row.
   EXPECT_EQ(v2_candidates(159, 128), 1);
-  EXPECT_EQ(fold_end_of(128, 128), 128);
 }
 
 TEST(Quantile, interpolates_between_order_statistics) {

@@ -199,25 +199,4 @@ Compensation compensation_of(const ParamSet& params) {
                               : Compensation::kBlocksVariance;
 }
 
-void set_compensation(Compensation kind, const Problem& problem, int block, SparsePlan& plan) {
-  plan.header.fold.kind = kind;
-  plan.header.fold.fold_block = block;
-  for (PlanPass& pass : plan.passes) {
-    pass.fold_end.resize(static_cast<std::size_t>(plan.num_tiles()));
-    for (int tile = 0; tile < plan.header.num_q_tiles; ++tile) {
-      const std::int64_t first = tile_rows(problem, plan.header, tile).first_position;
-      for (int head = 0; head < plan.header.num_plan_heads; ++head) {
-        pass.fold_end[static_cast<std::size_t>(plan.tile_index(head, tile))] =
-            static_cast<std::int32_t>(fold_end_of(first, block));
-      }
-    }
-  }
-}
-
-void apply_compensation(const ParamSet& params, const Problem& problem, int block,
-                        SparsePlan& plan) {
-  const Compensation kind = compensation_of(params);
-  if (kind != Compensation::kNone) set_compensation(kind, problem, block, plan);
-}
-
 }  // namespace s2o

@@ -110,16 +110,5 @@ SparsePlan plan_from_block_masks(const Problem& problem, int block_m, int block_
 // value.
 ParamSpec compensation_spec();
 Compensation compensation_of(const ParamSet& params);
-// Leading keys that a tile may fold: the blocks that end at or before its first position, which lie
-// in the past of every row (equality included).
-inline std::int64_t fold_end_of(std::int64_t first_position, int block) {
-  return first_position / block * block;
-}
-// Fills header.fold and fold_end of every pass: unvisited key blocks may be folded when they lie
-// wholly before the first query of their tile.
-void set_compensation(Compensation kind, const Problem& problem, int block, SparsePlan& plan);
-// The same from the parameter; "none" leaves the plan as it is.
-void apply_compensation(const ParamSet& params, const Problem& problem, int block,
-                        SparsePlan& plan);
 
 }  // namespace s2o

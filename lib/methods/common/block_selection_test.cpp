@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "lib/methods/common/device_planning.h"
 #include "lib/methods/common/last_queries.h"
 #include "lib/testing/selections.h"
 
@@ -112,11 +113,11 @@ TEST(CompensationRule, folds_only_blocks_wholly_in_the_past) {
   const std::vector<ParamSpec> specs = {compensation_spec()};
   ParamSet params(specs);
   SparsePlan plan(input.problem, 64, 128);
-  apply_compensation(params, input.problem, 128, plan);
+  apply_fold(planned_fold(params, 128), input.problem, plan);
   EXPECT_EQ(plan.header.fold.kind, Compensation::kNone);
   EXPECT_TRUE(plan.passes[0].fold_end.empty());
   params.set(specs, "compensation", "blocks_variance", "test");
-  apply_compensation(params, input.problem, 128, plan);
+  apply_fold(planned_fold(params, 128), input.problem, plan);
   EXPECT_EQ(plan.header.fold.kind, Compensation::kBlocksVariance);
   EXPECT_EQ(plan.header.fold.fold_block, 128);
   EXPECT_THAT(plan.passes[0].fold_end, ElementsAre(0, 0, 128, 128, 256, 0, 0, 128, 128, 256));

@@ -1,4 +1,4 @@
-// What the device planners of several methods share.
+// What the device planners of several methods share, and how plans of the CPU fold as theirs do.
 #pragma once
 
 #include "kernels/common/ceil_div.h"
@@ -9,6 +9,9 @@ namespace s2o {
 
 // Parameter `compensation` of methods that select blocks of `block` keys.
 PlannedFold planned_fold(const ParamSet& params, int block);
+// Gives the one pass of a plan its header.fold and fold_end: unvisited keys may be folded in blocks
+// that end at or before the first position of their tile, in the past of every row.
+void apply_fold(const PlannedFold& fold, const Problem& problem, SparsePlan& plan);
 
 // Device planners round as the original code does, in the 16-bit type of the input (level A), and
 // work on blocks of 64 or 128 tokens.

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "kernels/common/parallel.h"
+#include "lib/methods/common/device_planning.h"
 
 namespace s2o {
 
@@ -70,7 +71,7 @@ SparsePlan plan_pooled_rows(const AttentionInput& input, const ParamSet& params,
     }
   });
   SparsePlan plan = plan_from_block_masks(problem, block, block, masks);
-  apply_compensation(params, problem, block, plan);
+  apply_fold(planned_fold(params, block), problem, plan);
   return plan;
 }
 

@@ -182,10 +182,7 @@ class FlashPrefill final : public Method {
       add_key_blocks(problem, plan, builder, head, tile, selected.data(), kBlock);
     });
     builder.finish(plan.passes[0]);
-    if (settings.fold.rule.kind != Compensation::kNone) {
-      set_compensation(settings.fold.rule.kind, problem, kBlock, plan);
-      plan.header.fold = settings.fold.rule;
-    }
+    apply_fold(settings.fold, problem, plan);
     return plan;
   }
 

@@ -273,7 +273,7 @@ class FlexPrefill final : public Method {
       }
     });
     SparsePlan plan = plan_from_block_masks(problem, settings.block, settings.block, masks);
-    apply_compensation(params, problem, settings.block, plan);
+    apply_fold(settings.fold, problem, plan);
     return plan;
   }
 

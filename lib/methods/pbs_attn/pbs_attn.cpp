@@ -112,6 +112,7 @@ PbsSettings settings_of(const ParamSet& params) {
                           .segment = params.get_int("segment_size"),
                           .threshold = params.get_real("threshold"),
                           .fold = planned_fold(params, block)};
+  // A storage block of the own segment may hold keys that some rows must not see.
   settings.fold.granularity = settings.segment;
   if (settings.segment % settings.block != 0) {
     throw ConfigError(fmt::format("segment_size: found {}, expected a multiple of block_size {}",
@@ -173,8 +174,7 @@ class PbsAttn final : public Method {
       });
     }
     builder.finish(plan.passes[0]);
-    apply_compensation(params, problem, settings.block, plan);
-    fold_earlier_segments_only(settings, plan);
+    apply_fold(settings.fold, problem, plan);
     return plan;
   }
 
@@ -193,13 +193,6 @@ class PbsAttn final : public Method {
         add_run(builder, head, tile, 0, tile_rows(problem, plan.header, tile).last_position + 1,
                 MaskClass::kCausal);
       }
-    }
-  }
-
-  // A storage block of the own segment may hold keys that some rows must not see.
-  static void fold_earlier_segments_only(const PbsSettings& settings, SparsePlan& plan) {
-    for (std::int32_t& end : plan.passes[0].fold_end) {
-      end = static_cast<std::int32_t>(end / settings.segment * settings.segment);
     }
   }
 };

@@ -146,7 +146,7 @@ class Rbs final : public Method {
       add_key_blocks(problem, plan, builder, head, tile, selected.data(), kBlock);
     });
     builder.finish(plan.passes[0]);
-    apply_compensation(params, problem, kBlock, plan);
+    apply_fold(settings.fold, problem, plan);
     return plan;
   }
 

@@ -250,7 +250,7 @@ class SpargeAttn final : public Method {
     SparsePlan plan = plan_from_block_masks(problem, settings.block_m, settings.block_n, masks);
     plan.header.pv_skip_threshold = settings.pv_skip_threshold;
     plan.header.pv_skip_exempt = settings.pv_skip_exempt;
-    apply_compensation(params, problem, settings.block_n, plan);
+    apply_fold(settings.fold, problem, plan);
     return plan;
   }
 

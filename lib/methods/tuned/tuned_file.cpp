@@ -172,7 +172,6 @@ TunedFile parse(const Json& document, const std::string& name) {
   return file;
 }
 
-// Do they differ in no more than the knob?
 // The same for settings of one sweep; empty for a method without a knob.
 std::string sweep_text(const TunedSetting& setting) {
   const std::string& knob = setting.method->info().knob;

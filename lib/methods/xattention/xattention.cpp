@@ -168,9 +168,7 @@ SparsePlan plan_xattention(const AttentionInput& input, const XAttentionSettings
     }
   });
   SparsePlan plan = plan_from_block_masks(problem, settings.block, settings.block, masks);
-  if (settings.fold.rule.kind != Compensation::kNone) {
-    set_compensation(settings.fold.rule.kind, problem, settings.block, plan);
-  }
+  apply_fold(settings.fold, problem, plan);
   return plan;
 }
 
