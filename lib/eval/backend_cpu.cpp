@@ -18,12 +18,7 @@ class CpuBackend final : public Backend {
   std::string kernel() const override { return "attention_ref"; }
   DeviceChoice device() const override { return {.kind = DeviceKind::kCpu}; }
 
-  nlohmann::ordered_json context() override {
-    return {{"device", "cpu: " + cpu_description()},
-            {"driver", nullptr},
-            {"cuda", nullptr},
-            {"sm_clock_mhz", nullptr}};
-  }
+  nlohmann::ordered_json context() override { return cpu_context(); }
 
   int outputs_on_host() const override { return 2; }
 
@@ -98,6 +93,13 @@ std::string cpu_description() {
     break;
   }
   return model + ", " + std::to_string(omp_get_max_threads()) + " threads";
+}
+
+nlohmann::ordered_json cpu_context() {
+  return {{"device", "cpu: " + cpu_description()},
+          {"driver", nullptr},
+          {"cuda", nullptr},
+          {"sm_clock_mhz", nullptr}};
 }
 
 std::unique_ptr<Backend> make_cpu_backend() { return std::make_unique<CpuBackend>(); }

@@ -369,7 +369,7 @@ class Evaluator {
 
 }  // namespace
 
-std::optional<std::size_t> EvalSink::next(std::size_t num_cells) {
+std::optional<std::size_t> CellSink::next(std::size_t num_cells) {
   while (next_ < num_cells && has_row(next_)) ++next_;
   return next_ < num_cells ? std::optional(next_++) : std::nullopt;
 }

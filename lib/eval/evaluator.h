@@ -15,20 +15,24 @@
 namespace s2o {
 
 // Takes the rows. Exceptions of a sink end the evaluation.
-class EvalSink {
+class CellSink {
  public:
-  virtual ~EvalSink() = default;
+  virtual ~CellSink() = default;
   // True for a cell whose row is known already, from an earlier run.
   virtual bool has_row(std::size_t cell) const = 0;
   // The cell to compute next, none at the end. Here: those without a row, in their order.
   virtual std::optional<std::size_t> next(std::size_t num_cells);
+
+ private:
+  std::size_t next_ = 0;
+};
+
+class EvalSink : public CellSink {
+ public:
   // A cell, or the dense reference and the loading before it, begins.
   virtual void start(std::size_t cell, const std::string& what) = 0;
   // `out` [num_q_heads, seqlen, head_dim] is empty for a failed cell and without save_outputs.
   virtual void add(std::size_t cell, const ResultRow& row, const std::vector<float>& out) = 0;
-
- private:
-  std::size_t next_ = 0;
 };
 
 // Ends an evaluation on a device that is lost to this process; the row of the cell that it happened

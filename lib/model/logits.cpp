@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "kernels/common/parallel.h"
 #include "lib/core/error.h"
@@ -81,12 +80,6 @@ std::vector<double> next_token_losses(const Model& model, const std::vector<floa
     });
   }
   return losses;
-}
-
-double held_out_loss(const Model& model, const std::vector<float>& hidden,
-                     const std::vector<std::int32_t>& tokens) {
-  const std::vector<double> losses = next_token_losses(model, hidden, tokens);
-  return std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(losses.size());
 }
 
 }  // namespace s2o

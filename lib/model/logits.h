@@ -19,8 +19,4 @@ std::vector<float> compute_logits(const Model& model, const std::vector<float>& 
 std::vector<double> next_token_losses(const Model& model, const std::vector<float>& hidden,
                                       const std::vector<std::int32_t>& tokens);
 
-// Mean of next_token_losses(), nats per token; needs at least two tokens.
-double held_out_loss(const Model& model, const std::vector<float>& hidden,
-                     const std::vector<std::int32_t>& tokens);
-
 }  // namespace s2o

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cctype>
 #include <charconv>
 #include <cstring>
 #include <string_view>
@@ -16,18 +15,6 @@
 
 namespace s2o {
 namespace {
-
-bool is_tensor_file(const std::filesystem::path& path) {
-  std::string name = path.filename().string();
-  std::transform(name.begin(), name.end(), name.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  for (const Format* format : all_formats()) {
-    for (const std::string& extension : format->extensions()) {
-      if (name.ends_with(extension)) return true;
-    }
-  }
-  return false;
-}
 
 template <class Id>
 std::vector<std::int64_t> widen(const HostTensor& tensor) {
@@ -101,9 +88,8 @@ std::vector<std::int64_t> ids_of_text(const std::filesystem::path& path) {
 }  // namespace
 
 TokenFile read_token_file(const std::filesystem::path& path) {
-  TokenFile file{.file = path.string(), .ids = {}};
-  file.ids = is_tensor_file(path) ? ids_of_tensor_file(path) : ids_of_text(path);
-  return file;
+  return {.file = path.string(),
+          .ids = find_format(path) != nullptr ? ids_of_tensor_file(path) : ids_of_text(path)};
 }
 
 std::vector<std::int32_t> select_tokens(const TokenFile& file, std::int64_t offset,

@@ -59,21 +59,6 @@ std::uint64_t capture_bytes(const ModelConfig& config, std::int64_t seqlen, std:
   return static_cast<std::uint64_t>(elements * (sizeof(float) + sizeof(std::uint16_t)));
 }
 
-void keep_kv_group(AttentionInput& input, int kv_group) {
-  if (kv_group < 0) return;
-  Problem& problem = input.problem;
-  const auto keep = [&problem](std::vector<float>& heads, int first, int count) {
-    const auto head = static_cast<std::ptrdiff_t>(problem.seqlen) * problem.head_dim;
-    heads = {heads.begin() + first * head, heads.begin() + (first + count) * head};
-  };
-  const int group_size = problem.num_q_heads / problem.num_kv_heads;
-  keep(input.q, kv_group * group_size, group_size);
-  keep(input.k, kv_group, 1);
-  keep(input.v, kv_group, 1);
-  problem.num_q_heads = group_size;
-  problem.num_kv_heads = 1;
-}
-
 HostTensor logits_tensor(const std::vector<float>& logits, std::int64_t rows) {
   HostTensor tensor;
   tensor.info = {.name = "logits",
@@ -142,7 +127,10 @@ CaptureSummary capture(const CaptureOptions& options) {
   PrefillRun run = backend->run(tokens, methods, wanted,
                                 {.warmup = 0, .repeats = 0, .cpu_repeats = 1}, options.progress);
   for (std::size_t i = 0; i < layers.size(); ++i) {
-    keep_kv_group(run.layer_inputs[i], layers[i].kv_group);
+    if (layers[i].kv_group < 0) continue;
+    AttentionInput& input = run.layer_inputs[i];
+    const int group = input.problem.group_size();
+    input = head_slice(input, {.first = layers[i].kv_group * group, .count = group});
   }
   std::vector<HostTensor> others;
   if (options.logit_rows > 0) others.push_back(logits_tensor(run.logits, options.logit_rows));

@@ -22,6 +22,7 @@
 #include "lib/plan/work.h"
 #include "lib/prefill/error_estimate.h"
 #include "lib/prefill/prefill_backend.h"
+#include "lib/prefill/prefill_memory.h"
 #include "lib/prefill/replay.h"
 
 namespace s2o {
@@ -208,12 +209,7 @@ class CpuPrefill final : public PrefillBackend {
   std::string name() const override { return "cpu"; }
   std::string kernel() const override { return "attention_ref"; }
 
-  nlohmann::ordered_json context() override {
-    return {{"device", "cpu: " + cpu_description()},
-            {"driver", nullptr},
-            {"cuda", nullptr},
-            {"sm_clock_mhz", nullptr}};
-  }
+  nlohmann::ordered_json context() override { return cpu_context(); }
 
   PrefillMemory memory(std::int64_t seqlen) const override {
     PrefillMemory memory;
@@ -228,17 +224,8 @@ class CpuPrefill final : public PrefillBackend {
         {model_.weights ? "weights (mapped from their files)" : "seeded weights", weights},
         {"residual stream, q, k, v and one layer's chunks", bytes_of(seqlen) - weights}};
     memory.total_bytes = bytes_of(seqlen);
-    std::int64_t low = 0;
-    std::int64_t high = std::numeric_limits<std::int32_t>::max();
-    while (low < high) {
-      const std::int64_t middle = low + (high - low + 1) / 2;
-      if (bytes_of(middle) <= memory.free_bytes) {
-        low = middle;
-      } else {
-        high = middle - 1;
-      }
-    }
-    memory.longest_seqlen = low;
+    memory.longest_seqlen =
+        longest_seqlen([&](std::int64_t tokens) { return bytes_of(tokens) <= memory.free_bytes; });
     return memory;
   }
 

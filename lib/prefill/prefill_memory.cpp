@@ -79,14 +79,9 @@ PrefillMemory plan_prefill_memory(const ModelConfig& config, std::int64_t seqlen
   memory.parts = parts_of(config, seqlen, replays, gpus);
   memory.total_bytes = total_of(memory.parts);
   memory.free_bytes = free_bytes;
-  // Grows with seqlen everywhere, so that bisection finds the last one that fits.
-  std::int64_t fits = 0;
-  std::int64_t exceeds = 1ll << 31;  // positions are 32-bit
-  while (exceeds - fits > 1) {
-    const std::int64_t middle = (fits + exceeds) / 2;
-    (total_of(parts_of(config, middle, replays, gpus)) <= free_bytes ? fits : exceeds) = middle;
-  }
-  memory.longest_seqlen = fits;
+  memory.longest_seqlen = longest_seqlen([&](std::int64_t tokens) {
+    return total_of(parts_of(config, tokens, replays, gpus)) <= free_bytes;
+  });
   return memory;
 }
 

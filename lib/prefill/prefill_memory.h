@@ -2,7 +2,9 @@
 // Host arithmetic, tested everywhere.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <ranges>
 
 #include "lib/model/model_config.h"
 #include "lib/prefill/prefill_backend.h"
@@ -42,6 +44,13 @@ inline constexpr std::int64_t kParallelChunks = 4;
 inline constexpr std::int64_t kMinParallelChunkRows = 2048;
 // Buffers of NCCL.
 inline constexpr std::int64_t kNcclBytes = 512ll << 20;
+
+// The longest sequence for which fits(seqlen): memory grows with seqlen everywhere. 0: none.
+template <class Fits>
+std::int64_t longest_seqlen(const Fits& fits) {
+  const auto lengths = std::views::iota(1u, 1u << 31);  // positions are 32-bit
+  return std::ranges::partition_point(lengths, fits) - lengths.begin();
+}
 
 // `replays` captured inputs are held beside the layer's own Q, K and V.
 PrefillMemory plan_prefill_memory(const ModelConfig& config, std::int64_t seqlen,

@@ -351,11 +351,6 @@ class Runner {
 
 }  // namespace
 
-std::optional<std::size_t> PrefillSink::next(std::size_t num_cells) {
-  while (next_ < num_cells && has_row(next_)) ++next_;
-  return next_ < num_cells ? std::optional(next_++) : std::nullopt;
-}
-
 std::size_t count_prefills(const PrefillCells& cells, const PrefillSink& sink) {
   std::size_t prefills = 0;
   for (std::size_t i = 0; i < cells.prompts.size(); ++i) {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <optional>
 #include <string>
 
 #include "lib/eval/evaluator.h"
@@ -12,14 +11,8 @@
 
 namespace s2o {
 
-// Takes the rows. Exceptions of a sink end the loop.
-class PrefillSink {
+class PrefillSink : public CellSink {
  public:
-  virtual ~PrefillSink() = default;
-  // True for a cell whose row is known already, from an earlier run.
-  virtual bool has_row(std::size_t cell) const = 0;
-  // The cell to compute next, none at the end. Here: those without a row, in their order.
-  virtual std::optional<std::size_t> next(std::size_t num_cells);
   // A prefill begins.
   virtual void start(const std::string& what) = 0;
   // `done` of `total` layers of it, all repeats counted.
@@ -27,9 +20,6 @@ class PrefillSink {
   // It ended, well or not.
   virtual void end() = 0;
   virtual void add(std::size_t cell, const ResultRow& row) = 0;
-
- private:
-  std::size_t next_ = 0;
 };
 
 // Prefills that the cells of a sink still need, the dense references among them.

@@ -34,14 +34,21 @@ const std::vector<const Format*>& all_formats() {
   return formats;
 }
 
-const Format& format_of(const std::filesystem::path& path) {
+const Format* find_format(const std::filesystem::path& path) {
   const std::string name = lower(path.filename().string());
-  std::vector<std::string> known;
   for (const Format* format : all_formats()) {
     for (const std::string& extension : format->extensions()) {
-      if (name.ends_with(extension)) return *format;
-      known.push_back(extension);
+      if (name.ends_with(extension)) return format;
     }
+  }
+  return nullptr;
+}
+
+const Format& format_of(const std::filesystem::path& path) {
+  if (const Format* format = find_format(path)) return *format;
+  std::vector<std::string> known;
+  for (const Format* format : all_formats()) {
+    for (const std::string& extension : format->extensions()) known.push_back(extension);
   }
   throw InputError(fmt::format("{}: unknown file format; expected a name that ends in one of: {}",
                                path.string(), join(known)));

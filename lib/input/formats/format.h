@@ -50,7 +50,9 @@ class Format {
 };
 
 const std::vector<const Format*>& all_formats();
-// By extension; InputError listing the known extensions when none fits.
+// By extension; null when none fits.
+const Format* find_format(const std::filesystem::path& path);
+// The same; InputError listing the known extensions when none fits.
 const Format& format_of(const std::filesystem::path& path);
 // Of a file to be written with `num_tensors` tensors. ConfigError, because the user named it, for
 // an unknown extension or one that such a file cannot have.

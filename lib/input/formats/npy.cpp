@@ -21,15 +21,8 @@ class NpyFiles : public TensorTable {
     for (const std::filesystem::path& file : files) {
       Array array{.file = file.string(), .mapping = MappedFile::open(file), .header = {}};
       const auto bytes = array.mapping->bytes();
-      array.header =
-          parse_npy_header(array.file, bytes.first(std::min(bytes.size(), kMaxNpyHeaderBytes)));
-      const std::size_t data_bytes = bytes.size() - array.header.data_offset;
-      if (data_bytes != array.header.num_bytes) {
-        throw InputError(fmt::format("{}: {} bytes of data, expected {} for {} of shape {}",
-                                     array.file, data_bytes, array.header.num_bytes,
-                                     dtype_name(array.header.dtype),
-                                     shape_text(array.header.shape)));
-      }
+      array.header = parse_npy_header(
+          array.file, bytes.first(std::min(bytes.size(), kMaxNpyHeaderBytes)), bytes.size());
       add({.name = file.stem().string(),
            .dtype = array.header.dtype,
            .shape = array.header.shape,

@@ -178,7 +178,8 @@ void transpose(const std::vector<std::int64_t>& shape, const std::byte* src, std
 
 }  // namespace
 
-NpyHeader parse_npy_header(const std::string& where, std::span<const std::byte> bytes) {
+NpyHeader parse_npy_header(const std::string& where, std::span<const std::byte> bytes,
+                           std::uint64_t file_bytes) {
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   if (!text.starts_with(kMagic)) throw InputError(where + ": does not begin with the npy magic");
   if (text.size() < kMagic.size() + 4) throw InputError(where + ": header is truncated");
@@ -209,6 +210,12 @@ NpyHeader parse_npy_header(const std::string& where, std::span<const std::byte> 
   header.shape = dict.shape();
   header.data_offset = dict_begin + length;
   header.num_bytes = checked_tensor_bytes(where, header.shape, header.dtype);
+  const std::uint64_t data_bytes = file_bytes - header.data_offset;
+  if (data_bytes != header.num_bytes) {
+    throw InputError(fmt::format("{}: {} bytes of data, expected {} for {} of shape {}", where,
+                                 data_bytes, header.num_bytes, dtype_name(header.dtype),
+                                 shape_text(header.shape)));
+  }
   return header;
 }
 

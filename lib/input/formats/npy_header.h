@@ -23,8 +23,10 @@ struct NpyHeader {
 inline constexpr std::size_t kMaxNpyHeaderBytes = 1 << 16;
 
 // `bytes` is the start of the file, at least the header or kMaxNpyHeaderBytes of it. Versions 1, 2
-// and 3. InputError "<where>: ..." for anything that is not a little-endian array of a DType.
-NpyHeader parse_npy_header(const std::string& where, std::span<const std::byte> bytes);
+// and 3. InputError "<where>: ..." for anything that is not a little-endian array of a DType, or
+// whose data does not fill the file's `file_bytes`.
+NpyHeader parse_npy_header(const std::string& where, std::span<const std::byte> bytes,
+                           std::uint64_t file_bytes);
 
 // Version 1 header, padded so that the data begins at a multiple of 64 bytes. UnsupportedError for
 // BF16, which numpy does not have.

@@ -47,13 +47,7 @@ class NpzFile : public TensorTable {
     const std::string where = tensor_place(file(), name);
     std::vector<std::byte> start(std::min<std::uint64_t>(member.num_bytes, kMaxNpyHeaderBytes));
     unpack_zip_prefix(where, mapping_->bytes(), member, start);
-    NpyHeader header = parse_npy_header(where, start);
-    const std::uint64_t data_bytes = member.num_bytes - header.data_offset;
-    if (data_bytes != header.num_bytes) {
-      throw InputError(fmt::format("{}: {} bytes of data, expected {} for {} of shape {}", where,
-                                   data_bytes, header.num_bytes, dtype_name(header.dtype),
-                                   shape_text(header.shape)));
-    }
+    NpyHeader header = parse_npy_header(where, start, member.num_bytes);
     add({.name = name,
          .dtype = header.dtype,
          .shape = header.shape,
