@@ -42,7 +42,7 @@ struct QuantisedInput {
   // A head that quantise.h refuses has a NaN here (refused_scale) or what is not finite.
   float* key_scale = nullptr;    // [num_kv_heads]
   float* value_scale = nullptr;  // [num_kv_heads]
-  float* query_check = nullptr;  // [num_q_heads]: else 1
+  float* query_check = nullptr;  // [num_q_heads]; 1 where a head is not refused
   float* mean = nullptr;         // [num_kv_heads, head_dim], of k H
   float* parts = nullptr;        // [num_kv_heads, kQuantiseParts, 3 head_dim + 2]
 };
