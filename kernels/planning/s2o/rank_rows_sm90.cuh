@@ -32,8 +32,10 @@ inline constexpr int kRankRowsThreads = kRankRowsLists * 128 + 32;
 // Three blocks of a multiprocessor hide each other's selections and reductions.
 inline constexpr int kRankRowsBlocks = 3;
 inline constexpr int kRankRowsStages = 4;
-inline constexpr int kStageTiles = kKeyGroupTiles / 2;  // tiles of 64 keys
-inline constexpr int kStageBytes = kPackedGroupBytes / 2;
+inline constexpr int kGroupStages = 2;
+inline constexpr int kStageTiles = kKeyGroupTiles / kGroupStages;  // tiles of 64 keys
+inline constexpr int kStageBytes = kPackedGroupBytes / kGroupStages;
+static_assert(kRankRowsStages % kGroupStages == 0, "so that the stages of a group are neighbours");
 inline constexpr int kRangeWarps = 4;  // of a list
 
 struct SharedRankRows {
@@ -81,6 +83,7 @@ class RankRowsSm90 {
   }
 
  private:
+  using Ring = ProductRing<kRankRowsStages>;
   static constexpr int kKeyTileBytes = kPackedGroupBytes / kKeyGroupTiles;
 
   // Lists of a KV head in order of their tiles; a task is two that follow each other, and the lists
@@ -157,11 +160,12 @@ class RankRowsSm90 {
       }
       const unsigned char* const keys =
           args_.keys + task % args_.shape.num_kv_heads * groups * kPackedGroupBytes;
-      const int stages = (ceil_div(longest, kKeyGroup) - skipped) * 2;
+      const int stages = (ceil_div(longest, kKeyGroup) - skipped) * kGroupStages;
       for (int stage = 0; stage < stages; ++stage, ++entry) {
         Barrier* const barrier = s_.ring.begin_fill(entry, kStageBytes);
-        const int source = group_at(stage / 2, skipped) * 2 + stage % 2;
-        load_bytes_async(shared_address(s_.k[entry % kRankRowsStages]),
+        const int source =
+            group_at(stage / kGroupStages, skipped) * kGroupStages + stage % kGroupStages;
+        load_bytes_async(shared_address(s_.k[Ring::stage_of(entry)]),
                          keys + static_cast<std::int64_t>(source) * kStageBytes, kStageBytes,
                          barrier);
       }
@@ -204,12 +208,12 @@ class RankRowsSm90 {
         score(shared_address(s_.q[warpgroup]),
               {entry, num_groups, first_group_within(length, reach_of(list)), length, classes});
       } else {
-        for (int stage = 0; stage < 2 * num_groups; ++stage) {
+        for (int stage = 0; stage < kGroupStages * num_groups; ++stage) {
           s_.ring.wait(entry + stage);
           s_.ring.give_back(entry + stage);
         }
       }
-      entry += 2 * num_groups;
+      entry += kGroupStages * num_groups;
       sync_list();  // all have counted, and read the queries and the task
       if (thread_of_list() == 0) barrier_arrive(&s_.q_empty);
       if (!list.exists) continue;
@@ -241,10 +245,9 @@ class RankRowsSm90 {
 
   // ---- product and reduction ----
 
-  S2O_DEVICE static void issue(HalfAccumulators& d, std::uint32_t keys, std::uint64_t queries) {
-    const std::uint64_t a = packed_descriptor(keys, 64);
-    multiply_e4m3(d, a, queries, 0);
-    multiply_e4m3(d, descriptor_at(a, 2 * 64 * 16), descriptor_at(queries, 2 * kRankedRows * 16),
+  S2O_DEVICE static void issue(HalfAccumulators& d, std::uint64_t keys, std::uint64_t queries) {
+    multiply_e4m3(d, keys, queries, 0);
+    multiply_e4m3(d, descriptor_at(keys, 2 * 64 * 16), descriptor_at(queries, 2 * kRankedRows * 16),
                   1);
   }
 
@@ -257,69 +260,65 @@ class RankRowsSm90 {
 
   S2O_DEVICE void score(std::uint32_t q, const ListKeys& keys) {
     const std::uint64_t queries = packed_descriptor(q, kRankedRows);
+    const std::uint64_t first_tile = packed_descriptor(shared_address(s_.k), 64);
+    std::uint32_t* counts = list_->classes.counts[0];
+    int left_of_range = groups_per_range_;
     int entry = keys.entry;
-    for (int place = 0; place < keys.num_groups; ++place, entry += 2) {
+    for (int place = 0; place < keys.num_groups; ++place, entry += kGroupStages) {
+      if (left_of_range == 0) {
+        counts += kRowClasses;
+        left_of_range = groups_per_range_;
+      }
+      --left_of_range;
       const int group = group_at(place, skipped_);
+      unsigned char* const classes = keys.classes + place * kKeyGroup + own_key();
       if (group >= kLeadingGroups && group < keys.first_group) {  // for the other list
-        for (int stage = entry; stage < entry + 2; ++stage) {
+        for (int stage = entry; stage < entry + kGroupStages; ++stage) {
           s_.ring.wait(stage);
           s_.ring.give_back(stage);
         }
-        clear_classes(place, keys.classes);
+        *reinterpret_cast<std::uint16_t*>(classes) = 0;
         continue;
       }
       float kept[2];
-      weigh(queries, entry, kept);
-      classify(kept, group, place, keys.length, keys.classes);
+      weigh(queries, descriptor_at(first_tile, Ring::stage_of(entry) * kStageBytes), entry, kept);
+      classify(kept, group * kKeyGroup, keys.length, classes, counts);
     }
   }
 
-  // Address of tile b of the group in stages `entry` and the next.
-  S2O_DEVICE std::uint32_t key_tile(int entry, int b) const {
-    return shared_address(s_.k) +
-           static_cast<std::uint32_t>((entry + b / kStageTiles) % kRankRowsStages * kStageBytes +
-                                      b % kStageTiles * kKeyTileBytes);
-  }
-  S2O_DEVICE void weigh(std::uint64_t queries, int entry, float (&kept)[2]) {
+  // Of a group whose stages begin at `keys`. A group of four lanes holds parts of the weights of
+  // two keys of every tile; lane b keeps the sums of tile b.
+  S2O_DEVICE void weigh(std::uint64_t queries, std::uint64_t keys, int entry, float (&kept)[2]) {
     HalfAccumulators d;
+    float parts[2][kKeyGroupTiles];
 #pragma unroll
     for (int b = 0; b < kKeyGroupTiles; ++b) {
       const int stage = entry + b / kStageTiles;
       if (b % kStageTiles == 0) s_.ring.wait(stage);
       pin_registers(d);
       warpgroup_fence();
-      issue(d, key_tile(entry, b), queries);
+      issue(d, descriptor_at(keys, b * kKeyTileBytes), queries);
       warpgroup_commit();
       warpgroup_wait<0>();
       pin_registers(d);
       if (b % kStageTiles + 1 == kStageTiles) s_.ring.give_back(stage);
-      reduce(d, b, kept);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) parts[i][b] = part_of_weight(d, i);
     }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) kept[i] = transposed_quad_sum(parts[i]);
   }
 
-  // Reduces the scores of tile b over the queries; of four lanes the one of tile b keeps the
-  // results of its two keys.
-  S2O_DEVICE static void reduce(const HalfAccumulators& d, int b, float (&kept)[2]) {
+  // Over the queries whose columns the lane holds.
+  S2O_DEVICE static float part_of_weight(const HalfAccumulators& d, int i) {
     constexpr int kTiles = kRankedRows / 8;
-    std::uint32_t largest[2];
+    std::uint32_t largest = max_of_pairs(d[0][i], d[1][i], d[2][i]);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      largest[i] = max_of_pairs(d[0][i], d[1][i], d[2][i]);
-#pragma unroll
-      for (int j = 3; j < kTiles - 1; j += 2) {
-        largest[i] = max_of_pairs(largest[i], d[j][i], d[j + 1][i]);
-      }
-      largest[i] = max_of_pairs(largest[i], d[kTiles - 1][i]);
+    for (int j = 3; j < kTiles - 1; j += 2) {
+      largest = max_of_pairs(largest, d[j][i], d[j + 1][i]);
     }
-    float sum[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      sum[i] = quad_sum(exp2_fast(unpack_low<Fp16>(largest[i])) +
-                        exp2_fast(unpack_high<Fp16>(largest[i])));
-    }
-    const bool mine = lane_index() % 4 == b;
-    kept[0] = mine ? sum[0] : kept[0];
-    kept[1] = mine ? sum[1] : kept[1];
+    largest = max_of_pairs(largest, d[kTiles - 1][i]);
+    return exp2_fast(unpack_low<Fp16>(largest)) + exp2_fast(unpack_high<Fp16>(largest));
   }
 
   // Octaves and quarters are the leading bits of a float.
@@ -332,23 +331,20 @@ class RankRowsSm90 {
   S2O_DEVICE static int own_key() {
     return warp_index() % 4 * 64 + lane_index() / 4 * 8 + lane_index() % 4 * 2;
   }
-  S2O_DEVICE static void clear_classes(int place, unsigned char* classes) {
-    *reinterpret_cast<std::uint16_t*>(classes + place * kKeyGroup + own_key()) = 0;
-  }
 
-  S2O_DEVICE void classify(const float (&kept)[2], int group, int place, int length,
-                           unsigned char* classes) {
-    const int key = group * kKeyGroup + own_key();
-    std::uint32_t c[2];
+  // Two keys of the group that begins at key `first`.
+  S2O_DEVICE void classify(const float (&kept)[2], int first, int length, unsigned char* classes,
+                           std::uint32_t* counts) const {
+    std::uint32_t c[2] = {class_of(kept[0]), class_of(kept[1])};
+    if (first < args_.sink || first + kKeyGroup > length) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      c[i] = class_of(kept[i]);
-      if (key + i < args_.sink) c[i] = kRowClasses - 1;
-      if (key + i >= length) c[i] = 0;
+      for (int i = 0; i < 2; ++i) {
+        const int key = first + own_key() + i;
+        if (key < args_.sink) c[i] = kRowClasses - 1;
+        if (key >= length) c[i] = 0;
+      }
     }
-    *reinterpret_cast<std::uint16_t*>(classes + place * kKeyGroup + own_key()) =
-        static_cast<std::uint16_t>(c[0] | c[1] << 8);
-    std::uint32_t* const counts = list_->classes.counts[place / groups_per_range_];
+    *reinterpret_cast<std::uint16_t*>(classes) = static_cast<std::uint16_t>(c[0] | c[1] << 8);
     if (c[0] != 0) atomic_count(&counts[c[0]]);
     if (c[1] != 0) atomic_count(&counts[c[1]]);
   }

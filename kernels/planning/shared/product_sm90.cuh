@@ -44,12 +44,20 @@ S2O_DEVICE void run_product(const Fill& fill, const Consume& consume) {
   }
 }
 
-// Entry e lies in stage e % kStages.
+// Entry e lies in stage e % kStages, the (e / kStages)-th to do so. Entries count from 0.
 template <int kStages>
 struct ProductRing {
   static_assert((kStages & (kStages - 1)) == 0, "so that places need no division");
   Barrier full[kStages];
   Barrier empty[kStages];  // given back by every warp that reads the stage
+
+  // NOTE: unsigned, or a division by a power of two takes four instructions.
+  S2O_DEVICE static int stage_of(int entry) {
+    return static_cast<int>(static_cast<std::uint32_t>(entry) % kStages);
+  }
+  S2O_DEVICE static int parity_of(int entry) {
+    return static_cast<int>(static_cast<std::uint32_t>(entry) / kStages % 2);
+  }
 
   // One thread; a block barrier must follow.
   S2O_DEVICE void init(int reading_warps) {
@@ -63,16 +71,17 @@ struct ProductRing {
   // The filling thread: waits until the stage of the entry is free and says how much will come.
   // The copies then complete on the barrier returned.
   S2O_DEVICE Barrier* begin_fill(int entry, int bytes) {
-    barrier_wait(&empty[entry % kStages], (entry / kStages + 1) % 2);
-    barrier_arrive_expect(&full[entry % kStages], bytes);
-    return &full[entry % kStages];
+    const int stage = stage_of(entry);
+    barrier_wait(&empty[stage], parity_of(entry) ^ 1);
+    barrier_arrive_expect(&full[stage], bytes);
+    return &full[stage];
   }
 
   // Consumers. After give_back the warp reads the entry no more.
-  S2O_DEVICE void wait(int entry) { barrier_wait(&full[entry % kStages], entry / kStages % 2); }
+  S2O_DEVICE void wait(int entry) { barrier_wait(&full[stage_of(entry)], parity_of(entry)); }
   S2O_DEVICE void give_back(int entry) {
     sync_warp();
-    if (lane_index() == 0) barrier_arrive(&empty[entry % kStages]);
+    if (lane_index() == 0) barrier_arrive(&empty[stage_of(entry)]);
   }
 };
 
