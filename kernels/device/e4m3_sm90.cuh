@@ -1,5 +1,5 @@
-// Products of e4m3 operands on warpgroups (sm_90a) with fp16 accumulators, 64 rows by 128, 32
-// or 16 columns, and what surrounds them: conversion, plain bulk copies, maxima of packed fp16.
+// Products of e4m3 operands on warpgroups (sm_90a) with fp16 accumulators, 64 rows by 128 or
+// 64 columns, and what surrounds them: conversion, plain bulk copies, maxima of packed fp16.
 //
 // Operands lie in shared memory without swizzle: core matrices of 8 rows by 16 bytes, 128
 // consecutive bytes each, so that a tile that was packed that way comes by one bulk copy and needs
@@ -19,13 +19,6 @@ S2O_HOST_DEVICE constexpr std::uint64_t packed_descriptor(std::uint32_t address,
   return static_cast<std::uint64_t>((address & 0x3ffffu) >> 4) |
          static_cast<std::uint64_t>(static_cast<std::uint32_t>(rows * 16) >> 4) << 16 |
          static_cast<std::uint64_t>(128u >> 4) << 32;
-}
-
-// The same of every `step`-th group of eight rows.
-S2O_HOST_DEVICE constexpr std::uint64_t strided_descriptor(std::uint32_t address, int rows,
-                                                           int step) {
-  return packed_descriptor(address, rows) +
-         (static_cast<std::uint64_t>((static_cast<std::uint32_t>(step) - 1u) * 128u >> 4) << 32);
 }
 
 // Two fp16 accumulators a register: d[j][i] holds columns 8 j + 2 (lane % 4) and the next of row
@@ -88,21 +81,24 @@ S2O_DEVICE void multiply_e4m3(HalfAccumulators& d, std::uint64_t a, std::uint64_
         "+r"(d[14][0]), "+r"(d[14][1]), "+r"(d[15][0]), "+r"(d[15][1])
       : "l"(a), "l"(b), "r"(accumulate) : "memory");
 }
-// The same for 32 and 16 columns.
-S2O_DEVICE void multiply_e4m3(std::uint32_t (&d)[4][2], std::uint64_t a, std::uint64_t b,
+// The same for 64 columns.
+S2O_DEVICE void multiply_e4m3(std::uint32_t (&d)[8][2], std::uint64_t a, std::uint64_t b,
                               int accumulate) {
   asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %10, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n32k32.f16.e4m3.e4m3 {%0, %1, %2, %3, %4, %5, %6, %7}, "
-      "%8, %9, p, 1, 1;}"
+      "{.reg .pred p; setp.ne.b32 p, %18, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k32.f16.e4m3.e4m3 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+      "%16, %17, p, 1, 1;}"
       : "+r"(d[0][0]), "+r"(d[0][1]), "+r"(d[1][0]), "+r"(d[1][1]),
-        "+r"(d[2][0]), "+r"(d[2][1]), "+r"(d[3][0]), "+r"(d[3][1])
+        "+r"(d[2][0]), "+r"(d[2][1]), "+r"(d[3][0]), "+r"(d[3][1]),
+        "+r"(d[4][0]), "+r"(d[4][1]), "+r"(d[5][0]), "+r"(d[5][1]),
+        "+r"(d[6][0]), "+r"(d[6][1]), "+r"(d[7][0]), "+r"(d[7][1])
       : "l"(a), "l"(b), "r"(accumulate) : "memory");
 }
 // clang-format on
-S2O_DEVICE void pin_registers(std::uint32_t (&d)[4][2]) {
+S2O_DEVICE void pin_registers(std::uint32_t (&d)[8][2]) {
 #pragma unroll
-  for (int j = 0; j < 4; ++j) asm volatile("" : "+r"(d[j][0]), "+r"(d[j][1])::"memory");
+  for (int j = 0; j < 8; ++j) asm volatile("" : "+r"(d[j][0]), "+r"(d[j][1])::"memory");
 }
 
 #else
@@ -139,7 +135,7 @@ inline std::uint32_t max_of_pairs(std::uint32_t a, std::uint32_t b, std::uint32_
   return max_of_pairs(max_of_pairs(a, b), c);
 }
 
-inline void pin_registers(std::uint32_t (&)[4][2]) {}
+inline void pin_registers(std::uint32_t (&)[8][2]) {}
 
 struct ModelE4m3Product {
   std::uint32_t (*d)[2];  // [tiles]
@@ -193,9 +189,9 @@ inline void multiply_e4m3(HalfAccumulators& d, std::uint64_t a, std::uint64_t b,
   simt::warpgroup_product("wgmma.e4m3", new ModelE4m3Product{d, 16, a, b, accumulate},
                           model_e4m3_product);
 }
-inline void multiply_e4m3(std::uint32_t (&d)[4][2], std::uint64_t a, std::uint64_t b,
+inline void multiply_e4m3(std::uint32_t (&d)[8][2], std::uint64_t a, std::uint64_t b,
                           int accumulate) {
-  simt::warpgroup_product("wgmma.e4m3.n32", new ModelE4m3Product{d, 4, a, b, accumulate},
+  simt::warpgroup_product("wgmma.e4m3.n64", new ModelE4m3Product{d, 8, a, b, accumulate},
                           model_e4m3_product);
 }
 
