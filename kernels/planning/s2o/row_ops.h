@@ -152,32 +152,22 @@ struct PackKeysArgs {
   std::int32_t num_segments = 0;
 };
 
-// Estimates of the normaliser of every query: exact over its own segment up to itself, the window
-// before that and the sink, and sampled over the rest.
-struct RowNormalizerArgs {
-  const void* q = nullptr;                // [num_q_heads, seqlen, head_dim], 16-bit
-  const void* k = nullptr;                // [num_kv_heads, seqlen, head_dim], 16-bit
-  const void* samples = nullptr;          // as in PackKeysArgs
-  float* log2_normalizers = nullptr;      // [num_q_heads, seqlen]
+// Queries in e4m3 with their estimated normalisers, which are exact over the own segment up to the
+// query itself, the window before that and the sink, and sampled over the rest.
+struct PackQueriesArgs {
+  const void* q = nullptr;        // [num_q_heads, seqlen, head_dim], 16-bit
+  const void* k = nullptr;        // [num_kv_heads, seqlen, head_dim], 16-bit
+  const void* samples = nullptr;  // as in PackKeysArgs
+  RowProfile profile;
+  unsigned char* packed = nullptr;        // as RankRowsArgs::queries
   const std::int32_t* reaches = nullptr;  // as in RankRowsArgs
+  std::uint32_t* bad_row = nullptr;       // as in PackKeysArgs
   TileSet tiles;
   HistoryShape shape;
   std::int64_t sample_stride = 1;
   std::int64_t num_samples = 0;
   std::int32_t sink = 0;
   std::int32_t heads_of_block = 1;  // a part of the heads of a group
-  float softmax_scale = 0.0f;
-};
-
-struct PackQueriesArgs {
-  const void* q = nullptr;  // [num_q_heads, seqlen, head_dim], 16-bit
-  RowProfile profile;
-  const float* log2_normalizers = nullptr;  // as in RowNormalizerArgs
-  unsigned char* packed = nullptr;          // as RankRowsArgs::queries
-  const std::int32_t* reaches = nullptr;    // as in RankRowsArgs
-  std::uint32_t* bad_row = nullptr;         // as in PackKeysArgs
-  TileSet tiles;
-  HistoryShape shape;
   float softmax_scale = 0.0f;
 };
 

@@ -14,7 +14,6 @@ namespace {
 
 void run_op(const PlanDevice&, const RowProfileArgs&, const Elements&) { refuse(); }
 void run_op(const PlanDevice&, const PackKeysArgs&, const Elements&) { refuse(); }
-void run_op(const PlanDevice&, const RowNormalizerArgs&, const Elements&) { refuse(); }
 void run_op(const PlanDevice&, const PackQueriesArgs&, const Elements&) { refuse(); }
 void run_op(const PlanDevice&, const FindReachArgs&, const Elements&) { refuse(); }
 void run_op(const PlanDevice&, const RankRowsArgs&, const Elements&) { refuse(); }

@@ -1,8 +1,8 @@
 // Operations of the ranking by rows. Conversions to e4m3 and warpgroup products: sm_90a only.
-#include "kernels/planning/s2o/pack_rows.cuh"
+#include "kernels/planning/s2o/pack_keys.cuh"
+#include "kernels/planning/s2o/pack_queries_sm90.cuh"
 #include "kernels/planning/s2o/probe_rows_sm90.cuh"
 #include "kernels/planning/s2o/rank_rows_sm90.cuh"
-#include "kernels/planning/s2o/row_normalizers_sm90.cuh"
 #include "kernels/planning/s2o/row_profile.cuh"
 
 namespace s2o::device {
@@ -17,14 +17,6 @@ bool run_op_sm90(const PlanDevice& device, const RowProfileArgs& args, const Ele
 bool run_op_sm90(const PlanDevice& device, const PackKeysArgs& args, const Elements& elements) {
   dispatch_elements(elements, [&]<class Element, int kHeadDim>() {
     device.launch_sm90<PackKeysKernel<Element, kHeadDim>>(args, elements);
-  });
-  return true;
-}
-
-bool run_op_sm90(const PlanDevice& device, const RowNormalizerArgs& args,
-                 const Elements& elements) {
-  dispatch_elements(elements, [&]<class Element, int kHeadDim>() {
-    device.launch_sm90<RowNormalizersKernel<Element, kHeadDim>>(args, elements);
   });
   return true;
 }

@@ -56,7 +56,6 @@ class RowPlanner final : public Planner {
                                              problem.head_dim);
     keys_ = workspace_.add<unsigned char>(problem.num_kv_heads * groups * kPackedGroupBytes);
     queries_ = workspace_.add<unsigned char>(tiles * kPackedQueryBytes);
-    normalizers_ = workspace_.add<float>(problem.num_q_heads * problem.seqlen);
     if (looks_for_reaches()) {
       masses_ =
           workspace_.add<float>(std::int64_t{probes().count()} * problem.num_q_heads * groups);
@@ -126,7 +125,7 @@ class RowPlanner final : public Planner {
                              .num_segments = shape_.num_segments},
                 elements);
     if (looks_for_reaches()) {
-      prepare_queries(probes(), nullptr, 1, input, kernels);
+      pack_queries(probes(), nullptr, 1, input, kernels);
       kernels.run(FindReachArgs{.queries = queries_.data(),
                                 .keys = keys_.data(),
                                 .masses = masses_.data(),
@@ -137,8 +136,8 @@ class RowPlanner final : public Planner {
                                 .sink = static_cast<std::int32_t>(ranking_.sink)},
                   elements);
     }
-    prepare_queries({.end = shape_.num_segments}, reaches_.data(), problem_.group_size(), input,
-                    kernels);
+    pack_queries({.end = shape_.num_segments}, reaches_.data(), problem_.group_size(), input,
+                 kernels);
     plan_next(0, input, kernels);
   }
 
@@ -227,29 +226,21 @@ class RowPlanner final : public Planner {
     return heads;
   }
   // Heads apart where tiles are few.
-  void prepare_queries(const TileSet& tiles, const std::int32_t* reaches, int heads_of_block,
-                       const DeviceInput& input, PlanningKernels& kernels) const {
-    kernels.run(RowNormalizerArgs{.q = input.q,
-                                  .k = input.k,
-                                  .samples = samples_.data(),
-                                  .log2_normalizers = normalizers_.data(),
-                                  .reaches = reaches,
-                                  .tiles = tiles,
-                                  .shape = shape_,
-                                  .sample_stride = sample_stride_,
-                                  .num_samples = num_samples(),
-                                  .sink = static_cast<std::int32_t>(ranking_.sink),
-                                  .heads_of_block = heads_of_block,
-                                  .softmax_scale = problem_.softmax_scale},
-                input.elements());
+  void pack_queries(const TileSet& tiles, const std::int32_t* reaches, int heads_of_block,
+                    const DeviceInput& input, PlanningKernels& kernels) const {
     kernels.run(PackQueriesArgs{.q = input.q,
+                                .k = input.k,
+                                .samples = samples_.data(),
                                 .profile = profile(),
-                                .log2_normalizers = normalizers_.data(),
                                 .packed = queries_.data(),
                                 .reaches = reaches,
                                 .bad_row = bad_row_.data(),
                                 .tiles = tiles,
                                 .shape = shape_,
+                                .sample_stride = sample_stride_,
+                                .num_samples = num_samples(),
+                                .sink = static_cast<std::int32_t>(ranking_.sink),
+                                .heads_of_block = heads_of_block,
                                 .softmax_scale = problem_.softmax_scale},
                 input.elements());
   }
@@ -289,7 +280,7 @@ class RowPlanner final : public Planner {
   // Empty: whole histories.
   Workspace::Array<float> masses_;
   Workspace::Array<std::int32_t> reaches_;
-  Workspace::Array<float> key_means_, key_scales_, query_scales_, normalizers_;
+  Workspace::Array<float> key_means_, key_scales_, query_scales_;
   Workspace::Array<std::uint16_t> samples_;
   Workspace::Array<unsigned char> keys_, queries_, classes_;
   Workspace::Array<std::int64_t> order_offsets_, item_offsets_;

@@ -1,12 +1,14 @@
-// Estimated normalisers (RowNormalizerArgs) by warpgroup products: a block of threads holds a tile
-// of queries of one head after another of a KV head's group and walks steps of 64 keys: the tile's
-// own, those of the window before it, the sink, then samples. Two warpgroups have 64 queries each,
-// two more the same queries and every other step: exponentials of some run under products of
-// others.
+// Queries in e4m3 with their estimated normalisers (PackQueriesArgs). A block of threads holds a
+// tile of queries of one head after another of a KV head's group and walks steps of 64 keys: the
+// tile's own, those of the window before it, the sink, then samples. Two warpgroups have 64 queries
+// each, two more the same queries and every other step: exponentials of some run under products of
+// others. Of two warpgroups with the same queries one adds up and packs a head, the other the next.
 #pragma once
 
+#include "kernels/device/e4m3_sm90.cuh"
 #include "kernels/planning/launch.cuh"
 #include "kernels/planning/s2o/lse_rows.cuh"
+#include "kernels/planning/s2o/pack_keys.cuh"
 #include "kernels/planning/s2o/row_ops.h"
 #include "kernels/planning/shared/product_sm90.cuh"
 
@@ -25,7 +27,7 @@ struct NearMaps {
   TensorMap k;        // [num_kv_heads, seqlen, head_dim]
   TensorMap samples;  // [num_kv_heads, num_samples, head_dim]
 };
-inline NearMaps near_maps(const RowNormalizerArgs& args, int head_dim, const AddedBy& by) {
+inline NearMaps near_maps(const PackQueriesArgs& args, int head_dim, const AddedBy& by) {
   const HistoryShape& shape = args.shape;
   const auto map = [&](const void* x, int heads, std::int64_t rows, int box_rows) {
     return by.tensor_map(mapped_heads(x, heads, rows, head_dim), box_rows);
@@ -43,16 +45,20 @@ struct SharedNear {
   static constexpr int kQueryBuffers = 2;
   alignas(1024) unsigned char q[kQueryBuffers][tile_bytes(kNearRows, kHeadDim)];
   alignas(1024) unsigned char k[kNearStages][tile_bytes(kNearKeys, kHeadDim)];
-  float largest[2][kNearRows];  // of the two warpgroups that leave the sum to the others; heads
-  float sums[2][kNearRows];     // take turns
+  // Of the KV head; what stands for columns that are no dimensions is not read.
+  alignas(16) float key_means[kHeadDim];
+  alignas(16) float scales[kPackedColumns];
+  alignas(16) std::int32_t dims[kPackedColumns];
+  float largest[2][kNearRows];  // of the warpgroups that leave a head to the others; heads take
+  float sums[2][kNearRows];     // turns
   ProductRing<kQueryBuffers> queries;
   ProductRing<kNearStages> ring;
 };
 
 template <class Element, int kHeadDim>
-class RowNormalizersSm90 {
+class PackQueriesSm90 {
  public:
-  S2O_DEVICE RowNormalizersSm90(const RowNormalizerArgs& args, const NearMaps& maps)
+  S2O_DEVICE PackQueriesSm90(const PackQueriesArgs& args, const NearMaps& maps)
       : args_(args), maps_(maps), s_(*reinterpret_cast<SharedNear<kHeadDim>*>(shared_memory())) {
     // Long histories first.
     const HistoryShape& shape = args.shape;
@@ -80,6 +86,8 @@ class RowNormalizersSm90 {
   }
 
   S2O_DEVICE void run() {
+    if (history_ == 0) return;
+    load_profile();
     if (thread_index() == 0) {
       s_.queries.init(kNearConsumers * 4);
       s_.ring.init(kNearConsumers / 2 * 4);
@@ -94,6 +102,19 @@ class RowNormalizersSm90 {
   using Shared = SharedNear<kHeadDim>;
 
   S2O_DEVICE int group() const { return args_.shape.lists_per_kv_head; }
+
+  S2O_DEVICE void load_profile() const {
+    constexpr int kThreads = product_threads(kNearConsumers);
+    const RowProfile& profile = args_.profile;
+    for (int i = thread_index(); i < kPackedColumns; i += kThreads) {
+      const int place = kv_head_ * kPackedColumns + i;
+      s_.dims[i] = i < kRankedDims ? load_global(profile.dims + place) : 0;
+      s_.scales[i] = i < kRankedDims ? load_global(profile.query_scales + place) : 0.0f;
+    }
+    for (int d = thread_index(); d < kHeadDim; d += kThreads) {
+      s_.key_means[d] = load_global(profile.key_means + kv_head_ * kHeadDim + d);
+    }
+  }
 
   // Heads of the group that rank something are shown to the consumers one after the other.
   S2O_DEVICE int head_from(int head) const {
@@ -180,12 +201,12 @@ class RowNormalizersSm90 {
       }
       entry += steps_;
       const int barrier = kNearSumBarrier + rows + shown % 2 * 2;
-      if (turn == 1) {
+      if ((turn + shown) % 2 == 1) {
         leave(rows, shown % 2, sums);
         arrive_named(barrier, 256);
       } else {
         sync_named(barrier, 256);
-        write(head, rows, shown % 2, sums);
+        pack(head, rows, shown, sums);
       }
       s_.queries.give_back(shown);  // not before: then sums two heads later have a place
     }
@@ -240,23 +261,88 @@ class RowNormalizersSm90 {
       s_.sums[buffer][row_of(rows, i)] = own.sum;
     }
   }
-  S2O_DEVICE void write(int head, int rows, int buffer, const LseSum (&sums)[2]) const {
-    const std::int64_t q_head = kv_head_ * group() + head;
-#pragma unroll
+  // The warp's 16 queries: a lane makes columns [16 c, 16 c + 16), c = lane % 4, of its two rows.
+  S2O_DEVICE void pack(int head, int rows, int shown, const LseSum (&sums)[2]) const {
+    const unsigned char* const q = s_.q[shown % Shared::kQueryBuffers];
+    const int c = lane_index() % 4;
+    const std::int64_t tile =
+        std::int64_t{kv_head_ * group() + head} * args_.shape.num_segments + segment_;
+    const float first = normalizer(row_of(rows, 0), shown % 2, sums[0]);
+    const float second = normalizer(row_of(rows, 1), shown % 2, sums[1]);
+#pragma unroll 1
     for (int i = 0; i < 2; ++i) {
-      const QuadSum own = of_quad(sums[i]);
       const int row = row_of(rows, i);
-      const float other = s_.largest[buffer][row];
-      const float all = max_of(own.largest, other);
-      const float sum =
-          own.sum * exp2_fast(own.largest - all) + s_.sums[buffer][row] * exp2_fast(other - all);
-      const std::int64_t token = static_cast<std::int64_t>(segment_) * kNearRows + row;
-      if (lane_index() % 4 != 0 || token >= args_.shape.seqlen) continue;
-      args_.log2_normalizers[q_head * args_.shape.seqlen + token] = all + log2_fast(sum);
+      const bool exists = std::int64_t{segment_} * kNearRows + row < args_.shape.seqlen;
+      const float dot = quad_sum(part_of_dot(q, row)) * (args_.softmax_scale * kLog2E);
+      const float shift = kScoreBias - ((i == 0 ? first : second) - dot);
+      if (exists && !is_finite(shift)) {
+        atomic_max(args_.bad_row, ~static_cast<std::uint32_t>(tile));
+      }
+      store_global_16(args_.packed + tile * kPackedQueryBytes + (c * kNearRows + row) * 16,
+                      columns(q, row, c, packed_shift(exists ? shift : -kLargestE4m3)));
     }
   }
+  S2O_DEVICE float normalizer(int row, int buffer, const LseSum& sum) const {
+    const QuadSum own = of_quad(sum);
+    const float other = s_.largest[buffer][row];
+    const float all = max_of(own.largest, other);
+    return all + log2_fast(own.sum * exp2_fast(own.largest - all) +
+                           s_.sums[buffer][row] * exp2_fast(other - all));
+  }
+  // Of the query and the mean key, over a quarter of the dimensions; not finite if the query is
+  // not. Lanes begin at chunks of different banks.
+  S2O_DEVICE float part_of_dot(const unsigned char* q, int row) const {
+    constexpr int kChunks = kHeadDim / kChunkElements / 4;
+    const int part = lane_index() % 4;
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) {
+      const int chunk = part * kChunks + (i + part) % kChunks;
+      const Words4 words =
+          load_shared_16(shared_address(q) +
+                         static_cast<std::uint32_t>(swizzled_chunk_offset(kNearRows, row, chunk)));
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const Words4 means =
+            load_shared_16(shared_address(&s_.key_means[chunk * kChunkElements + half * 4]));
+#pragma unroll
+        for (int w = 0; w < 2; ++w) {
+          const std::uint32_t pair = words.word[half * 2 + w];
+          sum = fused(unpack_low<Element>(pair), bits_float(means.word[2 * w]), sum);
+          sum = fused(unpack_high<Element>(pair), bits_float(means.word[2 * w + 1]), sum);
+        }
+      }
+    }
+    return sum;
+  }
+  // In two parts, the last columns.
+  S2O_DEVICE static std::uint32_t packed_shift(float shift) {
+    const std::uint32_t high = pack_e4m3(shift * (1.0f / kShiftHigh), 0.0f) & 0xffu;
+    const float rest = shift - kShiftHigh * unpack_e4m3(high);
+    return high | pack_e4m3(0.0f, rest * (1.0f / kShiftLow));
+  }
+  S2O_DEVICE Words4 columns(const unsigned char* q, int row, int c, std::uint32_t last) const {
+    Words4 result;
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      const int first = c * 16 + w * 4;
+      const Words4 dims = load_shared_16(shared_address(&s_.dims[first]));
+      const Words4 scales = load_shared_16(shared_address(&s_.scales[first]));
+      float x[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) x[i] = at(q, row, dims.word[i]) * bits_float(scales.word[i]);
+      const std::uint32_t upper = pack_e4m3(x[2], x[3]);
+      result.word[w] = pack_e4m3(x[0], x[1]) | (first + 2 < kRankedDims ? upper : last) << 16;
+    }
+    return result;
+  }
+  S2O_DEVICE static float at(const unsigned char* q, int row, std::uint32_t d) {
+    const int offset = swizzled_chunk_offset(kNearRows, row, static_cast<int>(d / kChunkElements)) +
+                       static_cast<int>(d % kChunkElements) * 2;
+    return unpack_low<Element>(*reinterpret_cast<const std::uint16_t*>(q + offset));
+  }
 
-  const RowNormalizerArgs& args_;
+  const PackQueriesArgs& args_;
   const NearMaps& maps_;
   Shared& s_;
   int segment_;
@@ -269,22 +355,22 @@ class RowNormalizersSm90 {
 };
 
 template <class Element, int kHeadDim>
-struct RowNormalizersKernel {
-  static constexpr const char* kName = "planning: normalisers of rows";
+struct PackQueriesKernel {
+  static constexpr const char* kName = "planning: packed queries";
   static constexpr int kThreads = product_threads(kNearConsumers);
   static constexpr int kMinBlocks = 1;
   static constexpr int kBlockRegisters = block_registers(kNearConsumers);
   using Added = NearMaps;
-  static Added added(const RowNormalizerArgs& args, const AddedBy& by) {
+  static Added added(const PackQueriesArgs& args, const AddedBy& by) {
     return near_maps(args, kHeadDim, by);
   }
-  static Grid grid(const RowNormalizerArgs& args, const Added& /*added*/) {
+  static Grid grid(const PackQueriesArgs& args, const Added& /*added*/) {
     return {
         .blocks = std::int64_t{args.shape.num_lists()} / args.heads_of_block * args.tiles.count(),
         .shared_bytes = sizeof(SharedNear<kHeadDim>)};
   }
-  S2O_DEVICE static void run(const RowNormalizerArgs& args, const Added& added) {
-    RowNormalizersSm90<Element, kHeadDim>(args, added).run();
+  S2O_DEVICE static void run(const PackQueriesArgs& args, const Added& added) {
+    PackQueriesSm90<Element, kHeadDim>(args, added).run();
   }
 };
 
