@@ -105,22 +105,27 @@ RowAgreement expect_row_agreement(const AttentionInput& input, const RowRankingS
   return total;
 }
 
-AttentionInput input_of_many_reaches(std::int64_t seqlen, StorageDType dtype) {
+AttentionInput input_of_many_reaches(std::int64_t seqlen, StorageDType dtype, int num_kv_heads,
+                                     int group_size) {
   constexpr std::int64_t kCodes = 40;  // a dimension for each 128 tokens
   constexpr std::int64_t kHeadDim = 64;
-  AttentionInput input = structured_input(Shape{seqlen, 5, 1, kHeadDim}, "mixed", dtype);
+  AttentionInput input = structured_input(
+      Shape{seqlen, num_kv_heads * group_size, num_kv_heads, kHeadDim}, "mixed", dtype);
   for (std::int64_t t = 0; t < seqlen; ++t) {
-    float* const k = input.k.data() + t * kHeadDim;
-    std::fill(k, k + kCodes, 0.0f);
     const std::int64_t own = t / 128;
-    k[own] = 8.0f;
-    for (int head = 0; head < 5; ++head) {
+    for (int head = 0; head < num_kv_heads; ++head) {
+      float* const k = input.k.data() + (head * seqlen + t) * kHeadDim;
+      std::fill(k, k + kCodes, 0.0f);
+      k[own] = 8.0f;
+    }
+    for (int head = 0; head < num_kv_heads * group_size; ++head) {
       float* const q = input.q.data() + (head * seqlen + t) * kHeadDim;
+      const int kind = head % 5;
       for (std::int64_t c = 0; c < kCodes; ++c) {
-        const bool reads = head == 0 ? c + 12 > own : head == 1 ? c == own : c < 3;
-        q[c] = head >= 3 ? 0.0f : reads ? 8.0f : -8.0f;
+        const bool reads = kind == 0 ? c + 12 > own : kind == 1 ? c == own : c < 3;
+        q[c] = kind >= 3 ? 0.0f : reads ? 8.0f : -8.0f;
       }
-      if (head >= 3) continue;
+      if (kind >= 3) continue;
       for (std::int64_t d = kCodes; d < kHeadDim; ++d) q[d] *= 0.0625f;
     }
   }

@@ -39,8 +39,9 @@ struct RowAgreement {
 RowAgreement expect_row_agreement(const AttentionInput& input, const RowRankingSettings& settings,
                                   const SparsePlan& plan);
 
-// Five heads over one KV head that read, in this order: the last 1,500 tokens; their own tile; the
+// Query heads that read, in this order and then again: the last 1,500 tokens; their own tile; the
 // first 384 tokens; everything; everything. Up to 5,120 tokens.
-AttentionInput input_of_many_reaches(std::int64_t seqlen, StorageDType dtype);
+AttentionInput input_of_many_reaches(std::int64_t seqlen, StorageDType dtype, int num_kv_heads = 1,
+                                     int group_size = 5);
 
 }  // namespace s2o::testing

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "lib/methods/s2o/row_ranking.h"
@@ -63,6 +64,26 @@ TEST(S2oRowsModel, lists_of_heads_that_do_not_read_far_agree_with_the_definition
   EXPECT_GE(total.weight, 0.999 * total.expected_weight);
   EXPECT_GT(total.sinks, 0);
   EXPECT_GT(total.skipped, 0);
+}
+
+// Probes of a KV head are weighed together.
+TEST(S2oRowsModel, probes_of_groups_of_any_size_agree_with_the_definition) {
+  struct Case {
+    int num_kv_heads, group_size, num_probes;
+  };
+  for (const Case& c : {Case{3, 1, 3}, Case{2, 3, 4}, Case{1, 9, 3}}) {
+    SCOPED_TRACE("group size " + std::to_string(c.group_size));
+    const AttentionInput input =
+        testing::input_of_many_reaches(3000, StorageDType::kBF16, c.num_kv_heads, c.group_size);
+    RowRankingSettings settings = testing::probing_ranking();
+    settings.num_probes = c.num_probes;
+    const testing::ModelPlan result = plan_rows(input, settings);
+    EXPECT_EQ(result.error_word, 0u);
+    const RowAgreement total = expect_row_agreement(input, settings, result.plan);
+    EXPECT_LE(total.others, total.keys / 32);
+    EXPECT_GT(total.sinks, 0);
+    EXPECT_GT(total.skipped, 0);
+  }
 }
 
 // Heads with settings of their own in one plan, on a device and by definition, against plans in
