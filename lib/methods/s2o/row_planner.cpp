@@ -96,7 +96,7 @@ class RowPlanner final : public Planner {
     const double estimated = queries * static_cast<double>(num_samples()) / 2.0 +
                              queries * (kRankedRows + static_cast<double>(shape_.local_window));
     return {.flops = 2.0 * scores * kPackedColumns + 2.0 * estimated * d,
-            .bytes = 2.0 * d * (2.0 * queries + keys) + 2.0 * kPackedColumns * (queries + keys)};
+            .bytes = 2.0 * (d + kPackedColumns) * (queries + keys)};
   }
 
   void plan(const DeviceInput& input, PlanningKernels& kernels) const override {
