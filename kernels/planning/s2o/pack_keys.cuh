@@ -15,8 +15,6 @@ inline constexpr int kPackThreads = 256;
 inline constexpr int kPackRows = kKeyGroup / 2;
 inline constexpr int kPackChunks = kPackedColumns / 16;
 
-S2O_DEVICE bool is_finite(float x) { return absolute(x) < -kNegativeInfinity; }
-
 template <int kHeadDim>
 struct SharedPack {
   static constexpr int kRowWords = kHeadDim / 2 + 1;

@@ -8,7 +8,6 @@
 #include "kernels/device/e4m3_sm90.cuh"
 #include "kernels/planning/launch.cuh"
 #include "kernels/planning/s2o/lse_rows.cuh"
-#include "kernels/planning/s2o/pack_keys.cuh"
 #include "kernels/planning/s2o/row_ops.h"
 #include "kernels/planning/shared/product_sm90.cuh"
 

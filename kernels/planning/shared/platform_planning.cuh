@@ -233,6 +233,8 @@ inline std::uint32_t min_pairs(std::uint32_t a, std::uint32_t b) {
 
 #endif
 
+S2O_DEVICE bool is_finite(float x) { return absolute(x) < -kNegativeInfinity; }
+
 // Lane q of a quad gets the sum of x[q] over the quad.
 S2O_DEVICE float transposed_quad_sum(const float (&x)[4]) {
   const bool odd = lane_index() % 2 != 0;
