@@ -89,6 +89,11 @@ S2O_DEVICE void atomic_or(std::uint32_t* address, std::uint32_t bits) { atomicOr
 S2O_DEVICE int count_bits(std::uint32_t bits) { return __popc(bits); }
 S2O_DEVICE int lowest_bit(std::uint32_t bits) { return __ffs(static_cast<int>(bits)) - 1; }
 
+S2O_DEVICE std::uint32_t load_shared_2(std::uint32_t address) {
+  std::uint32_t value;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
 S2O_DEVICE std::uint32_t load_shared(std::uint32_t address) {
   std::uint32_t value;
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");

@@ -116,6 +116,11 @@ inline void atomic_or(std::uint32_t* address, std::uint32_t bits) { *address |= 
 inline int count_bits(std::uint32_t bits) { return __builtin_popcount(bits); }
 inline int lowest_bit(std::uint32_t bits) { return __builtin_ctz(bits); }
 
+inline std::uint32_t load_shared_2(std::uint32_t address) {
+  std::uint16_t value;
+  std::memcpy(&value, shared_pointer(address, 2), sizeof(value));
+  return value;
+}
 inline std::uint32_t load_shared(std::uint32_t address) {
   std::uint32_t value;
   std::memcpy(&value, shared_pointer(address, 4), sizeof(value));

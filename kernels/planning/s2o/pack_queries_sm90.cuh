@@ -47,7 +47,7 @@ struct SharedNear {
   // Of the KV head; what stands for columns that are no dimensions is not read.
   alignas(16) float key_means[kHeadDim];
   alignas(16) float scales[kPackedColumns];
-  alignas(16) std::int32_t dims[kPackedColumns];
+  alignas(16) std::int32_t places[kPackedColumns];  // place_of the dimensions
   float largest[2][kNearRows];  // of the warpgroups that leave a head to the others; heads take
   float sums[2][kNearRows];     // turns
   ProductRing<kQueryBuffers> queries;
@@ -96,9 +96,11 @@ class PackQueriesSm90 {
   }
 
  private:
+  static_assert(kNearRows == 2 * kNearKeys);
   static constexpr int kPanels = kHeadDim / kPanelColumns;
   static constexpr int kColumnTiles = kNearKeys / 8;
   using Shared = SharedNear<kHeadDim>;
+  using Ring = ProductRing<kNearStages>;
 
   S2O_DEVICE int group() const { return args_.shape.lists_per_kv_head; }
 
@@ -107,7 +109,7 @@ class PackQueriesSm90 {
     const RowProfile& profile = args_.profile;
     for (int i = thread_index(); i < kPackedColumns; i += kThreads) {
       const int place = kv_head_ * kPackedColumns + i;
-      s_.dims[i] = i < kRankedDims ? load_global(profile.dims + place) : 0;
+      s_.places[i] = i < kRankedDims ? place_of(load_global(profile.dims + place)) : 0;
       s_.scales[i] = i < kRankedDims ? load_global(profile.query_scales + place) : 0.0f;
     }
     for (int d = thread_index(); d < kHeadDim; d += kThreads) {
@@ -142,7 +144,7 @@ class PackQueriesSm90 {
               segment_ * kNearRows, kv_head_ * group() + head);
   }
   S2O_DEVICE void fill_keys(int entry, int step) {
-    unsigned char* const k = s_.k[entry % kNearStages];
+    unsigned char* const k = s_.k[Ring::stage_of(entry)];
     Barrier* const barrier = s_.ring.begin_fill(entry, sizeof(s_.k[0]));
     const bool sampled = step >= near_steps_;
     load_rows(k, kNearKeys, sampled ? &maps_.samples : &maps_.k, barrier, first_row(step),
@@ -179,24 +181,32 @@ class PackQueriesSm90 {
   S2O_DEVICE void consume(int warpgroup) {
     const int rows = warpgroup % 2;  // which half of the queries
     const int turn = warpgroup / 2;  // which of two steps
-    float logit[kColumnTiles][4];
+    const std::uint64_t first_keys = panel_descriptor(shared_address(s_.k));
+    constexpr int kStageBytes = sizeof(s_.k[0]);
+    float logits[kColumnTiles][4];
     int entry = 0;
     int shown = 0;
     for (int head = head_from(first_head_); head < end_head_; head = head_from(head + 1), ++shown) {
       s_.queries.wait(shown);
+      const std::uint64_t queries =
+          panel_descriptor(shared_address(s_.q[shown % Shared::kQueryBuffers]) +
+                           static_cast<std::uint32_t>(rows * 64 * kPanelRowBytes));
       LseSum sums[2];
       for (int step = (entry + turn) % 2; step < steps_; step += 2) {
         s_.ring.wait(entry + step);
-        pin_registers(logit);
+        if (step < own_steps_ && step > rows) {  // keys behind all of these queries
+          s_.ring.give_back(entry + step);
+          continue;
+        }
+        pin_registers(logits);
         issue_product<Element, kPanels>(
-            logit,
-            shared_address(s_.q[shown % Shared::kQueryBuffers]) +
-                static_cast<std::uint32_t>(rows * 64 * kPanelRowBytes),
-            kNearRows, shared_address(s_.k[(entry + step) % kNearStages]), kNearKeys, false);
+            logits, queries, kNearRows,
+            descriptor_at(first_keys, Ring::stage_of(entry + step) * kStageBytes), kNearKeys,
+            false);
         warpgroup_wait<0>();
-        pin_registers(logit);
+        pin_registers(logits);
         s_.ring.give_back(entry + step);
-        add_columns(step, rows, logit, sums);
+        add_columns(step, rows, logits, sums);
       }
       entry += steps_;
       const int barrier = kNearSumBarrier + rows + shown % 2 * 2;
@@ -215,7 +225,7 @@ class PackQueriesSm90 {
     return rows * 64 + warp_index() % 4 * 16 + lane_index() / 4 + i * 8;
   }
 
-  S2O_DEVICE void add_columns(int step, int rows, const float (&logit)[kColumnTiles][4],
+  S2O_DEVICE void add_columns(int step, int rows, const float (&logits)[kColumnTiles][4],
                               LseSum (&sums)[2]) const {
     const float scale = args_.softmax_scale * kLog2E;
     const float bias = step >= near_steps_ ? sample_weight_ : 0.0f;
@@ -223,22 +233,25 @@ class PackQueriesSm90 {
     const bool whole = step >= own_steps_ && columns.first <= 0 && columns.end >= kNearKeys;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      // Of the own segment up to the row itself.
-      const int end = step < own_steps_ ? row_of(rows, i) + 1 - step * kNearKeys : columns.end;
       float x[2 * kColumnTiles];
 #pragma unroll
-      for (int j = 0; j < 2 * kColumnTiles; ++j) {
-        x[j] = fused(logit[j / 2][2 * i + j % 2], scale, bias);
-      }
+      for (int j = 0; j < 2 * kColumnTiles; ++j) x[j] = logits[j / 2][2 * i + j % 2];
       if (!whole) {
+        // Of the own segment up to the row itself.
+        const int end = step < own_steps_ ? row_of(rows, i) + 1 - step * kNearKeys : columns.end;
+        const std::uint32_t counts = own_columns_below(end) & ~own_columns_below(columns.first);
 #pragma unroll
         for (int j = 0; j < 2 * kColumnTiles; ++j) {
-          const int column = j / 2 * 8 + lane_index() % 4 * 2 + j % 2;
-          if (column < columns.first || column >= end) x[j] = kNoTerm;
+          if ((counts >> j & 1u) == 0) x[j] = kNoTerm;
         }
       }
-      sums[i].add(x);
+      sums[i].add(x, scale, bias);
     }
+  }
+  // A bit for each of the lane's columns.
+  S2O_DEVICE static std::uint32_t own_columns_below(int limit) {
+    const int within = min_of(limit - lane_index() % 4 * 2, kNearKeys);
+    return within <= 0 ? 0u : (1u << (within / 8 * 2 + min_of(within % 8, 2))) - 1u;
   }
 
   // Over the quad that holds the row.
@@ -321,24 +334,29 @@ class PackQueriesSm90 {
     return high | pack_e4m3(0.0f, rest * (1.0f / kShiftLow));
   }
   S2O_DEVICE Words4 columns(const unsigned char* q, int row, int c, std::uint32_t last) const {
+    const std::uint32_t first_of_row =
+        shared_address(q) + static_cast<std::uint32_t>(row * kPanelRowBytes);
+    const auto swizzle = static_cast<std::uint32_t>(row % 8 * kChunkBytes);
     Words4 result;
 #pragma unroll
     for (int w = 0; w < 4; ++w) {
       const int first = c * 16 + w * 4;
-      const Words4 dims = load_shared_16(shared_address(&s_.dims[first]));
+      const Words4 places = load_shared_16(shared_address(&s_.places[first]));
       const Words4 scales = load_shared_16(shared_address(&s_.scales[first]));
       float x[4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) x[i] = at(q, row, dims.word[i]) * bits_float(scales.word[i]);
+      for (int i = 0; i < 4; ++i) {
+        const std::uint32_t element = load_shared_2(first_of_row + (places.word[i] ^ swizzle));
+        x[i] = unpack_low<Element>(element) * bits_float(scales.word[i]);
+      }
       const std::uint32_t upper = pack_e4m3(x[2], x[3]);
       result.word[w] = pack_e4m3(x[0], x[1]) | (first + 2 < kRankedDims ? upper : last) << 16;
     }
     return result;
   }
-  S2O_DEVICE static float at(const unsigned char* q, int row, std::uint32_t d) {
-    const int offset = swizzled_chunk_offset(kNearRows, row, static_cast<int>(d / kChunkElements)) +
-                       static_cast<int>(d % kChunkElements) * 2;
-    return unpack_low<Element>(*reinterpret_cast<const std::uint16_t*>(q + offset));
+  // Of a dimension in row 0; rows exchange chunks by their number (swizzled_chunk_offset).
+  S2O_DEVICE static std::int32_t place_of(std::int32_t d) {
+    return swizzled_chunk_offset(kNearRows, 0, d / kChunkElements) + d % kChunkElements * 2;
   }
 
   const PackQueriesArgs& args_;

@@ -85,14 +85,17 @@ struct ProductRing {
   }
 };
 
-// Issues d = a b^T (+ d) over kPanels panels of 64 columns and commits. `a` is the address of the
-// warpgroup's first row in a tile of a_rows rows, `b` that of 8 kTiles rows in a tile of b_rows.
+// Of rows in a tile that begin at `address`.
+S2O_DEVICE std::uint64_t panel_descriptor(std::uint32_t address) {
+  return warpgroup_descriptor(address, 16, 8 * kPanelRowBytes);
+}
+
+// Issues d = a b^T (+ d) over kPanels panels of 64 columns and commits. `rows` (panel_descriptor)
+// are the warpgroup's in a tile of a_rows rows, `columns` 8 kTiles rows in a tile of b_rows.
 // NOTE: registers must have been pinned since they were last touched.
 template <class Element, int kPanels, int kTiles>
-S2O_DEVICE void issue_product(float (&d)[kTiles][4], std::uint32_t a, int a_rows, std::uint32_t b,
-                              int b_rows, bool accumulate) {
-  const std::uint64_t rows = warpgroup_descriptor(a, 16, 8 * kPanelRowBytes);
-  const std::uint64_t columns = warpgroup_descriptor(b, 16, 8 * kPanelRowBytes);
+S2O_DEVICE void issue_product(float (&d)[kTiles][4], std::uint64_t rows, int a_rows,
+                              std::uint64_t columns, int b_rows, bool accumulate) {
   warpgroup_fence();
 #pragma unroll
   for (int step = 0; step < 4 * kPanels; ++step) {
@@ -103,6 +106,14 @@ S2O_DEVICE void issue_product(float (&d)[kTiles][4], std::uint32_t a, int a_rows
         accumulate || step > 0 ? 1 : 0);
   }
   warpgroup_commit();
+}
+
+// The same by the addresses of the first rows.
+template <class Element, int kPanels, int kTiles>
+S2O_DEVICE void issue_product(float (&d)[kTiles][4], std::uint32_t a, int a_rows, std::uint32_t b,
+                              int b_rows, bool accumulate) {
+  issue_product<Element, kPanels>(d, panel_descriptor(a), a_rows, panel_descriptor(b), b_rows,
+                                  accumulate);
 }
 
 }  // namespace s2o::device
