@@ -96,6 +96,10 @@ def llama3_scaling(frequency_factors, theta, head_dim, context):
 
 def make_config(meta, tensors):
     heads, hidden = meta.size("attention.head_count"), meta.size("embedding_length")
+    kv_heads = meta.size("attention.head_count_kv", heads)
+    if heads % kv_heads != 0:
+        raise Refused(f"{meta.arch}.attention.head_count_kv: found {kv_heads}, expected a divisor of "
+                      f"head_count {heads}")
     head_dim = meta.size("attention.key_length", hidden // heads)
     if meta.size("attention.value_length", head_dim) != head_dim:
         raise Refused(f"{meta.arch}.attention.value_length: differs from key_length {head_dim}, "
@@ -136,7 +140,7 @@ def make_config(meta, tensors):
         "intermediate_size": meta.size("feed_forward_length"),
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": meta.size("attention.head_count_kv", heads),
+        "num_key_value_heads": kv_heads,
         "head_dim": head_dim,
         "hidden_act": "silu",
         "max_position_embeddings": positions,

@@ -90,7 +90,7 @@ def bpe_model(vocab, merges, **extra):
 
 
 def byte_level_tokenizer(meta, pieces, types):
-    pre = meta.optional("tokenizer.ggml.pre", str, "gpt-2")
+    pre = meta.get("tokenizer.ggml.pre", kind=str)
     rule = PRE_TOKENIZERS.get(pre)
     if rule is None:
         raise Refused(f"tokenizer.ggml.pre: found '{pre}', supported: {', '.join(PRE_TOKENIZERS)}")

@@ -18,7 +18,8 @@
 #   --build FOLDER   of a built s2o [built here]
 #   --device DEVICE  cuda or cpu [cuda where there is one]. On the CPU, Qwen needs days: use SmolLM2
 #   --samples N      prompts of each task and length [50]
-#   --budget SECONDS for each run of s2o; what is missing then is computed by the next call [none]
+#   --budget SECONDS for each run of s2o; what is missing then is computed by the next call, a capture from
+#                    its beginning: leave it the time of one [none]
 #   OUT              [results/real]. It belongs to the models that it was begun with.
 #
 # Exit codes: 0 done, 1 something is missing (a run cut off by --budget, a cell or a figure that failed; it
@@ -180,7 +181,7 @@ capture_layers() {
   "$S2O" capture --device "$device" --model "$1" --tokens "$2" --seqlen "$3" --layers "$4" \
     --out "$captured" || status=$?
   [ "$status" -ne 0 ] || return 0
-  cut_off "$status" "capture of $5"
+  cut_off "$status" "capture of $5" "begins it again"
   return 1
 }
 

@@ -21,10 +21,10 @@ run_resumed() {
   if [ -e "$folder/results.json" ]; then run_folders+=("$folder"); fi
 }
 
-# cut_off STATUS WHAT: ends the script unless it was --budget that ended the run.
+# cut_off STATUS WHAT [NEXT]: ends the script unless it was --budget that ended the run. NEXT: what the next call does.
 cut_off() {
   [ "$1" -eq 124 ] || exit "$1"
-  echo "$2: cut off by --budget; the next call goes on" >&2
+  echo "$2: cut off by --budget; the next call ${3:-goes on}" >&2
   failed=1
 }
 

@@ -229,6 +229,11 @@ class GgufToHfTest(unittest.TestCase):
         self.expect_refused("general.architecture: found 'gemma3'", "llama, qwen2, qwen3")
         write_gguf(self.gguf, "llama_untied", "llama", tokenizer={"pre": "deepseek-v3"})
         self.expect_refused("tokenizer.ggml.pre: found 'deepseek-v3'", "smollm", "qwen2")
+        write_gguf(self.gguf, "llama_untied", "llama", keys={"tokenizer.ggml.pre": None})
+        self.expect_refused("tokenizer.ggml.pre: missing")
+        write_gguf(self.gguf, "llama_untied", "llama",
+                   keys={"llama.attention.head_count_kv": (3, GGUFValueType.UINT32)})
+        self.expect_refused("llama.attention.head_count_kv: found 3", "divisor of head_count")
         write_gguf(self.gguf, "llama_untied", "llama", tokenizer={"kind": "bert"})
         self.expect_refused("tokenizer.ggml.model: found 'bert'", "gpt2", "llama")
         write_gguf(self.gguf, "llama_untied", "llama", skip=("blk.1.ffn_up.weight",))
