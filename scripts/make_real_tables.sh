@@ -269,6 +269,7 @@ loss_tables() {
 
 qwen_layers=2,6,14,22,26
 smollm2_layers=3,9,17,25,29
+# What each model's own chat template says where a prompt has no system message.
 qwen_system="You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 smollm2_system="You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 if [ -n "$qwen" ]; then

@@ -114,8 +114,9 @@ class EnergyRowsSm90 {
       for (int panel = 0; panel < kPanels; ++panel) {
         barrier_wait(&shared().full[place.stage()], place.parity());
         issue_product<Element, 1>(
-            d, shared_address(stage(place.stage())), kEnergyKeys,
-            columns + static_cast<std::uint32_t>(panel * kEnergyBlock * kPanelRowBytes),
+            d, panel_descriptor(shared_address(stage(place.stage()))), kEnergyKeys,
+            panel_descriptor(columns +
+                             static_cast<std::uint32_t>(panel * kEnergyBlock * kPanelRowBytes)),
             kEnergyBlock, panel > 0);
         place.advance(grid_.num_stages);
       }

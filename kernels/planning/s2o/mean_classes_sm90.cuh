@@ -129,8 +129,9 @@ class MeanClassesSm90 {
       s_.ring.wait(tile);
       if (tile < own_tiles) {
         pin_registers(d);
-        issue_product<Element, kPanels>(d, means, kMeanRows,
-                                        shared_address(s_.k[tile % kMeanStages]), kMeanKeys, false);
+        issue_product<Element, kPanels>(d, panel_descriptor(means), kMeanRows,
+                                        panel_descriptor(shared_address(s_.k[tile % kMeanStages])),
+                                        kMeanKeys, false);
         warpgroup_wait<0>();
         pin_registers(d);
       }

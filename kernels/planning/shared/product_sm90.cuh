@@ -108,12 +108,4 @@ S2O_DEVICE void issue_product(float (&d)[kTiles][4], std::uint64_t rows, int a_r
   warpgroup_commit();
 }
 
-// The same by the addresses of the first rows.
-template <class Element, int kPanels, int kTiles>
-S2O_DEVICE void issue_product(float (&d)[kTiles][4], std::uint32_t a, int a_rows, std::uint32_t b,
-                              int b_rows, bool accumulate) {
-  issue_product<Element, kPanels>(d, panel_descriptor(a), a_rows, panel_descriptor(b), b_rows,
-                                  accumulate);
-}
-
 }  // namespace s2o::device

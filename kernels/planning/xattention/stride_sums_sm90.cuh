@@ -119,9 +119,10 @@ class StrideSumsSm90 {
   S2O_DEVICE void multiply(float (&d)[kStrideColumns / 8][4], int warpgroup, int entry,
                            bool accumulate) const {
     const SharedStrideSm90::Stage& stage = s_.stage[entry % kStrideStagesSm90];
-    issue_product<Element, 1>(
-        d, shared_address(stage.q) + static_cast<std::uint32_t>(warpgroup * 64 * kPanelRowBytes),
-        kStrideRows, shared_address(stage.k), kStrideColumns, accumulate);
+    const std::uint64_t rows = panel_descriptor(
+        shared_address(stage.q) + static_cast<std::uint32_t>(warpgroup * 64 * kPanelRowBytes));
+    const std::uint64_t columns = panel_descriptor(shared_address(stage.k));
+    issue_product<Element, 1>(d, rows, kStrideRows, columns, kStrideColumns, accumulate);
   }
 
   // kWhole: no column lies beyond the diagonal, and nothing branches.
